@@ -1,0 +1,71 @@
+"""Ablation: take a part away and see what the model loses."""
+
+from pathlib import Path
+from typing import Literal
+
+from interp.causal.targets import Positions, Sites, targets
+from interp.core.metrics import Metric, resolve_metric
+from interp.core.pairs import Pairs
+from interp.core.results import Results
+from interp.engine.engines import EngineName
+from interp.engine.interventions import Cell, Intervention, Mean, Reference, Resample, Value, Zero
+from interp.engine.run import Side, Sweep, run
+from interp.models.model import Model
+
+
+def ablate(
+    model: Model,
+    pairs: Pairs,
+    sites: Sites,
+    *,
+    method: Literal["zero", "mean", "resample"] = "mean",
+    positions: Positions = "all",
+    reference: Side | Pairs = "corrupt",
+    metric: str | Metric = "logit_diff",
+    engine: EngineName = "auto",
+    memory: int | None = None,
+    checkpoint: Path | None = None,
+) -> Results:
+    """Replace each site's activation on the clean run, one site at a time.
+
+    Args:
+        sites: `"heads"`, `"mlps"`, `"attn"`, a site, or a list; heads are ablated at z.
+        method: `"zero"`; `"mean"`: the mean over the reference prompts of the row's own cluster
+            and length, position by position (Wang et al. 2022, sec. 2.1: the mean over p_ABC within
+            the template); `"resample"`: the corrupt prompt of the same row.
+        positions: `"all"`, a named position, a list of them (one ablation each), or `"each"`.
+        reference: whose mean: a side of these pairs, or the corrupt side of others, which should
+            be many (a warning under 30 prompts a group). Unused by the other methods.
+        memory: bytes to hold beside the weights.
+        checkpoint: a folder where finished batches are kept, so that a killed run goes on.
+
+    Returns:
+        One row for each site, position and example; `effect` is the metric under ablation minus
+        the clean run's.
+
+    Raises:
+        SiteError, PositionError, MetricError, Unsupported: as their names say, before any run.
+    """
+    value: Value
+    if method == "mean":
+        side: Side = reference if isinstance(reference, str) else "corrupt"
+        value = Mean(Reference(pairs if isinstance(reference, str) else reference, side))
+    else:
+        value = {"zero": Zero(), "resample": Resample("corrupt")}[method]
+    cells = [
+        Cell(site, str(place), (Intervention(site, value, place),))
+        for site, place in targets(model, pairs, sites, positions)
+    ]
+    return run(
+        Sweep(
+            model=model,
+            pairs=pairs,
+            cells=cells,
+            method=f"ablate {method}",
+            base="clean",
+            metric=resolve_metric(metric),
+            engine=engine,
+            memory=memory,
+            checkpoint=checkpoint,
+        )
+    )

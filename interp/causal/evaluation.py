@@ -1,0 +1,81 @@
+"""What the model does: the metric on the clean and on the corrupt run, before anything is changed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from interp.core.metrics import Answers, Metric, resolve_metric
+from interp.core.pairs import Pairs
+from interp.core.results import COLUMNS, Results
+from interp.engine.engines import EngineName, Score, choose
+from interp.engine.plan import blocks
+from interp.engine.provenance import provenance
+from interp.models.model import Model
+
+ROWS = 64
+"""Prompts in one forward."""
+
+
+@torch.inference_mode()
+def evaluate(
+    model: Model,
+    pairs: Pairs,
+    *,
+    metric: str | Metric | Sequence[str | Metric] = ("logit_diff", "accuracy"),
+    engine: EngineName = "auto",
+) -> Results:
+    """Metrics of both sides of the pairs, per example.
+
+    The answers are the clean prompt's on both sides. Rows have `method="evaluate"`, the side in
+    `position` and the metric's number in `value`; there is no intervention, so `base` and `effect`
+    are NaN and `summary()` gives intervals of the value.
+
+    Raises:
+        MetricError: unknown metric, or one that is not a finite float per example.
+        ModelError: a submodule is in training mode.
+    """
+    given = [metric] if isinstance(metric, str | Metric) else metric
+    metrics = [resolve_metric(m) for m in given]
+    served = choose(model, engine)
+    values = {(m.name, side): np.full(len(pairs), np.nan) for m in metrics for side in SIDES}
+    for rows in blocks(pairs.lengths, ROWS):
+        length = int(pairs.lengths[rows[0]])
+        correct, wrong = (x[rows].to(model.device) for x in (pairs.correct, pairs.wrong))
+        runs = {
+            side: served.trace(getattr(pairs, side)[rows, :length].to(model.device), keep=())
+            for side in SIDES
+        }
+        for m in metrics:
+            read = pairs.at(m.position)[rows].to(model.device)
+            clean = served.logits(runs["clean"], read) if m.needs_reference else None
+            score = Score(m, Answers(correct, wrong, clean), read)
+            for side, run in runs.items():
+                values[m.name, side][rows] = served.plain(run, score).double().cpu().numpy()
+    parts = [
+        pd.DataFrame(
+            {
+                **dict.fromkeys(COLUMNS, ""),
+                "method": "evaluate",
+                "site": "logits",
+                "kind": "logits",
+                "position": side,
+                "metric": name,
+                "layer": pd.array([None] * len(pairs), dtype="Int16"),
+                "head": pd.array([None] * len(pairs), dtype="Int16"),
+                "engine": served.name,
+                "example": np.arange(len(pairs), dtype=np.int32),
+                "cluster": list(pairs.cluster),
+                "base": np.nan,
+                "value": found,
+                "effect": np.nan,
+            }
+        )
+        for (name, side), found in values.items()
+    ]
+    note = provenance(model, pairs, engine=served.name)
+    return Results(pd.concat(parts, ignore_index=True)[COLUMNS], note)
+
+
+SIDES = ("clean", "corrupt")

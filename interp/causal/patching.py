@@ -1,0 +1,71 @@
+"""Activation patching: put one run's activation into the other (Zhang & Nanda 2024)."""
+
+from pathlib import Path
+from typing import Literal
+
+from interp.causal.targets import Positions, Sites, targets
+from interp.core.metrics import Metric, resolve_metric
+from interp.core.pairs import Pairs
+from interp.core.results import Results
+from interp.engine.engines import EngineName
+from interp.engine.interventions import Cell, Intervention, Resample
+from interp.engine.run import Side, Sweep, run
+from interp.models.model import Model
+
+Direction = Literal["noise", "denoise"]
+
+RUNS: dict[str, tuple[Side, Side]] = {
+    "noise": ("clean", "corrupt"),
+    "denoise": ("corrupt", "clean"),
+}
+"""For each direction the run that is intervened on, and the run that gives the value."""
+
+
+def patch(
+    model: Model,
+    pairs: Pairs,
+    sites: Sites,
+    *,
+    positions: Positions = "all",
+    direction: Direction = "denoise",
+    metric: str | Metric = "logit_diff",
+    engine: EngineName = "auto",
+    memory: int | None = None,
+    checkpoint: Path | None = None,
+) -> Results:
+    """Give each site the value it has in the other run, one site at a time.
+
+    Args:
+        sites: `"heads"`, `"mlps"`, `"attn"`, `"layers"`, `"resid_pre"`, `"resid_mid"`,
+            `"resid_post"`, any site, or a list.
+        positions: `"all"`, a named position, a list of them (one patch each), or `"each"`.
+        direction: `"denoise"` puts clean values into the corrupt run (what is enough to restore
+            the behaviour), `"noise"` corrupt values into the clean run (what it needs).
+        memory: bytes to hold beside the weights.
+        checkpoint: a folder where finished batches are kept, so that a killed run goes on.
+
+    Returns:
+        One row for each site, position and example; `effect` is the metric under the patch minus
+        that of the run that was patched.
+
+    Raises:
+        SiteError, PositionError, MetricError, Unsupported: as their names say, before any run.
+    """
+    base, other = RUNS[direction]
+    cells = [
+        Cell(site, str(place), (Intervention(site, Resample(other), place),))
+        for site, place in targets(model, pairs, sites, positions)
+    ]
+    return run(
+        Sweep(
+            model=model,
+            pairs=pairs,
+            cells=cells,
+            method="patch",
+            base=base,
+            metric=resolve_metric(metric),
+            engine=engine,
+            memory=memory,
+            checkpoint=checkpoint,
+        )
+    )

@@ -1,0 +1,52 @@
+"""What the library says when it refuses.
+
+Every message states what happened, the values, the likely cause and the remedy.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InterpError(Exception):
+    """Base of every error that interp raises on purpose."""
+
+
+class SiteError(InterpError, ValueError):
+    """A site that cannot be parsed or that the model does not have."""
+
+
+class PairsError(InterpError, ValueError):
+    """Prompt pairs that cannot be compared token by token."""
+
+
+class PositionError(InterpError, KeyError):
+    """A named position that the pairs do not have."""
+
+    def __str__(self) -> str:  # KeyError would print the repr of the message
+        return str(self.args[0])
+
+
+class MetricError(InterpError, ValueError):
+    """A metric that does not return one finite float per example."""
+
+
+class ModelError(InterpError, RuntimeError):
+    """A model that cannot be found, fetched, read or trusted."""
+
+
+class Unsupported(InterpError, NotImplementedError):
+    """A question that this engine cannot answer exactly on this model."""
+
+
+class ResultsError(InterpError, ValueError):
+    """A results file or run folder that cannot be read or written."""
+
+
+def nearest(word: str, choices: Iterable[str], *, n: int = 3) -> str:
+    """A clause that names the choices nearest to `word`, or all of a short list."""
+    choices = list(choices)
+    found = get_close_matches(word, choices, n=n, cutoff=0.4)
+    if found:
+        return "did you mean " + " or ".join(repr(f) for f in found) + "?"
+    shown = ", ".join(repr(c) for c in choices[:12])
+    return f"known: {shown}{', ...' if len(choices) > 12 else ''}."

@@ -1,0 +1,54 @@
+"""What the methods need to know of an architecture, and nothing else."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The shape of a transformer and the order of its parts.
+
+    Attributes:
+        architecture: the Hugging Face class name, e.g. "LlamaForCausalLM".
+        n_layers, n_heads, n_kv_heads: counts; n_kv_heads < n_heads is grouped-query attention.
+        d_model, d_head, d_mlp, d_vocab, n_ctx: widths in scalars, context in tokens. d_mlp is 0
+            when the blocks have no MLP.
+        norm: LayerNorm or RMSNorm.
+        positions: how a token's place enters the computation.
+        block: where the norms sit: before the parts ("pre"), after the sum ("post") or
+            on both sides of each part ("sandwich").
+        parallel: attention and MLP read the same residual stream.
+        gated: the MLP has a gate, so three matrices instead of two.
+        causal: a position attends only to itself and earlier ones.
+        language_model: there is an unembedding.
+    """
+
+    architecture: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+    d_head: int
+    d_mlp: int
+    d_vocab: int
+    n_ctx: int
+    norm: Literal["layer", "rms", "none"]
+    positions: Literal["learned", "rotary", "alibi", "sinusoidal", "none", "other"]
+    block: Literal["pre", "post", "sandwich"]
+    parallel: bool
+    gated: bool
+    causal: bool
+    language_model: bool
+
+    @property
+    def group_size(self) -> int:
+        """Query heads that share one key and value."""
+        return self.n_heads // self.n_kv_heads
+
+    def __str__(self) -> str:
+        kv = "" if self.n_kv_heads == self.n_heads else f" ({self.n_kv_heads} key-value groups)"
+        return (
+            f"{self.architecture}: {self.n_layers} layers, {self.n_heads} heads{kv}, "
+            f"d_model {self.d_model}, d_head {self.d_head}, d_mlp {self.d_mlp}, "
+            f"vocabulary {self.d_vocab}"
+        )

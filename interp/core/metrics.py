@@ -1,0 +1,121 @@
+"""Metrics: logits at the read position -> one float per example.
+
+The reduction over examples is not a metric's business; it belongs to Results, where it gets
+its interval.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.errors import MetricError, nearest
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a metric may know of the examples beside the logits.
+
+    Attributes:
+        correct, wrong: token ids.
+        reference: logits of the clean run at the read position.
+    """
+
+    correct: Int[Tensor, " batch"]
+    wrong: Int[Tensor, " batch"]
+    reference: Float[Tensor, "batch d_vocab"] | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A function of the logits at one position.
+
+    Attributes:
+        name: the word in the `metric` column.
+        fn: takes logits and `Answers`, returns one float per example (last axis: batch).
+        reads: `"answers"` gets two columns, the correct and the wrong answer's logit, and saves
+            the rest of the unembedding; `"vocabulary"` gets every logit.
+        position: the named position whose next-token logits are read.
+        needs_reference: `Answers.reference` is filled with the clean run's logits.
+    """
+
+    name: str
+    fn: Callable[[Tensor, Answers], Tensor]
+    reads: Literal["answers", "vocabulary"] = "vocabulary"
+    position: str = "end"
+    needs_reference: bool = False
+
+    def __call__(
+        self, logits: Float[Tensor, "cells batch columns"], answers: Answers
+    ) -> Float[Tensor, "cells batch"]:
+        """Apply, and refuse anything but one float per example.
+
+        Raises:
+            MetricError: the function reduced over the batch, or returned NaN or infinity.
+        """
+        values = self.fn(logits, answers)
+        if values.shape != logits.shape[:2]:
+            raise MetricError(
+                f"metric {self.name!r} returned shape {tuple(values.shape)} for logits of shape "
+                f"{tuple(logits.shape)} (cells, batch, columns); it must return one value per "
+                f"example, {tuple(logits.shape[:2])}. Do not take the mean over the batch in the "
+                "metric: Results.summary() does it and gives the interval."
+            )
+        if not torch.isfinite(values).all():
+            cell, example = (~torch.isfinite(values)).nonzero()[0].tolist()
+            raise MetricError(
+                f"metric {self.name!r} is {values[cell, example].item()} for example {example}; "
+                "the logits hold NaN or infinity there, or the metric divides by zero."
+            )
+        return values.float() if values.dtype != torch.float64 else values
+
+
+def _at(logits: Tensor, ids: Tensor) -> Tensor:
+    index = ids.to(logits.device).expand(logits.shape[:-1]).unsqueeze(-1)
+    return logits.gather(-1, index).squeeze(-1)
+
+
+def _log_prob(logits: Tensor, answers: Answers) -> Tensor:
+    return _at(logits, answers.correct) - logits.logsumexp(-1)
+
+
+def _rank(logits: Tensor, answers: Answers) -> Tensor:
+    return (logits > _at(logits, answers.correct).unsqueeze(-1)).sum(-1).to(logits.dtype)
+
+
+def _kl(logits: Tensor, answers: Answers) -> Tensor:
+    assert answers.reference is not None  # the engine fills it: needs_reference
+    reference = answers.reference.log_softmax(-1)
+    return (reference.exp() * (reference - logits.log_softmax(-1))).sum(-1)
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        # logit(correct) - logit(wrong): the IOI logit difference (Wang et al. 2022, sec. 2.1)
+        Metric("logit_diff", lambda x, a: x[..., 0] - x[..., 1], reads="answers"),
+        # 1 where the correct answer scores above the wrong one
+        Metric("accuracy", lambda x, a: (x[..., 0] > x[..., 1]).to(x.dtype), reads="answers"),
+        Metric("log_prob", _log_prob),  # nats
+        Metric("loss", lambda x, a: -_log_prob(x, a)),  # next-token cross-entropy, nats
+        Metric("prob", lambda x, a: _log_prob(x, a).exp()),
+        Metric("rank", _rank),  # 0: the correct answer is the first choice
+        Metric("kl", _kl, needs_reference=True),  # KL(clean run || this run), nats
+    )
+}
+
+
+def resolve_metric(metric: str | Metric) -> Metric:
+    """A metric by name, or the user's own.
+
+    Raises:
+        MetricError: unknown name.
+    """
+    if isinstance(metric, Metric):
+        return metric
+    if metric not in METRICS:
+        raise MetricError(f"unknown metric {metric!r}; {nearest(metric, METRICS)}")
+    return METRICS[metric]

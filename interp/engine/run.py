@@ -1,0 +1,400 @@
+"""Run a list of cells: traces once, batches by plan, one number per cell and example."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, ParamSpec
+
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp.core.errors import InterpError, ResultsError
+from interp.core.metrics import Answers, Metric
+from interp.core.pairs import Pairs
+from interp.core.results import COLUMNS, Results
+from interp.core.sites import Kind, Site
+from interp.engine import means
+from interp.engine.edits import Edit
+from interp.engine.engines import Engine, EngineName, Score, choose
+from interp.engine.interventions import Cell, Freeze, Intervention, Reference
+from interp.engine.means import Group, Means
+from interp.engine.plan import Batch, Plan, blocks, make_plan, places, receiving
+from interp.engine.provenance import provenance
+from interp.engine.trace import KEPT, Trace
+from interp.models.model import Model
+
+Side = Literal["clean", "corrupt"]
+DEFAULT_MEMORY = 1 << 30
+"""Bytes; more makes no sweep faster, so free memory decides only when it is short."""
+NULL_TOLERANCE = 1e4
+"""Units in the last place of the largest logit that a null intervention may move a metric."""
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """A list of cells and everything that their numbers depend on.
+
+    Attributes:
+        method: the word in the `method` column.
+        base: the run that is intervened on.
+        memory: bytes that the run may hold beside the weights; None takes 1 GiB, or a quarter
+            of what is free if that is less.
+        checkpoint: a folder for finished batches; a run that was killed goes on from there.
+    """
+
+    model: Model
+    pairs: Pairs
+    cells: Sequence[Cell]
+    method: str
+    base: Side
+    metric: Metric
+    engine: EngineName = "auto"
+    memory: int | None = None
+    checkpoint: Path | None = None
+
+
+class _Planned(Exception):
+    """Carries the plan out of a method that was asked to explain itself."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+
+_explaining: ContextVar[bool] = ContextVar("explaining", default=False)
+
+
+def explain(method: Callable[P, Results], *args: P.args, **kwargs: P.kwargs) -> Plan:
+    """What a call would do, without doing it: `print(explain(ablate, model, pairs, "heads"))`.
+
+    Returns:
+        The plan: cells, layers and positions that are re-run, stacked batches, peak bytes,
+        FLOPs against one full forward for each cell.
+    """
+    token = _explaining.set(True)
+    try:
+        method(*args, **kwargs)
+    except _Planned as planned:
+        return planned.plan
+    finally:
+        _explaining.reset(token)
+    raise InterpError(
+        f"{getattr(method, '__name__', method)} runs no sweep of interventions, so there is no "
+        "plan; explain() takes ablate, patch, path_patch or intervene."
+    )
+
+
+@torch.inference_mode()
+def run(sweep: Sweep) -> Results:
+    """Run a sweep and return one row for each cell and example.
+
+    Raises:
+        ModelError: a submodule is in training mode.
+        MetricError: the metric is not one finite float per example.
+        InterpError: intervening with a run's own values changed the metric (null control).
+        ResultsError: the checkpoint folder cannot be written.
+    """
+    engine = choose(sweep.model, sweep.engine)
+    pairs, cells = sweep.pairs, list(sweep.cells)
+    plan = make_plan(
+        sweep.model.facts,
+        pairs,
+        cells,
+        budget=_budget(sweep.memory),
+        itemsize=sweep.model.dtype.itemsize,
+        read=sweep.metric.position,
+        engine=engine.name,
+    )
+    if _explaining.get():
+        raise _Planned(plan)
+    references = _references(sweep, engine, plan.budget)
+    base = np.full(len(pairs), np.nan)
+    values = np.full((len(cells), len(pairs)), np.nan)
+    null = 0.0
+    block: _Block | None = None
+    with tqdm(
+        total=len(cells) * len(pairs), desc=sweep.method, unit="run", delay=2, disable=None
+    ) as bar:
+        for batch in plan.batches:
+            rows = list(batch.rows)
+            store = _Store(sweep, engine, batch)
+            found = store.load()
+            if found is None:
+                if block is None or block.rows != batch.rows:
+                    block = _Block(sweep, engine, batch.rows, references)
+                    if np.isnan(base).all():
+                        null = block.null(cells, batch)
+                found = np.concatenate([block.plain()[None], block.run(cells, batch)])
+                found = store.save(np.vstack([found, np.full(len(rows), null)]))
+            base[rows] = found[0]
+            values[np.ix_(batch.cells, rows)] = found[1:-1]
+            null = max(null, float(found[-1, 0]))
+            bar.update(len(batch.cells) * len(rows))
+    note = provenance(
+        sweep.model,
+        pairs,
+        null=null,
+        engine=engine.name,
+        base=sweep.base,
+        metric=sweep.metric.name,
+        references={r.fingerprint: min(m.sizes.values()) for r, m in references.items()},
+    )
+    return Results(_table(sweep, engine.name, base, values), note)
+
+
+class _Block:
+    """Rows of one length: their traces, and what turns interventions into edits."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        engine: Engine,
+        rows: tuple[int, ...],
+        references: dict[Reference, Means],
+    ) -> None:
+        self.sweep, self.engine, self.rows, self.references = sweep, engine, rows, references
+        pairs, device = sweep.pairs, sweep.model.device
+        index = list(rows)
+        self.length = int(pairs.lengths[index[0]])
+        self.groups: list[Group] = [(pairs.cluster[i], self.length) for i in index]
+        self.tokens = {
+            side: getattr(pairs, side)[index, : self.length].to(device)
+            for side in ("clean", "corrupt")
+        }
+        sources = {i.value.source for c in sweep.cells for i in c.interventions if _side(i)}
+        needed = {sweep.base, *sources}
+        self.traces: dict[str, Trace] = {
+            str(side): engine.trace(self.tokens[str(side)], keep=KEPT)
+            for side in sorted(map(str, needed))
+        }
+        read = pairs.at(sweep.metric.position)[index].to(device)
+        reference = None
+        if sweep.metric.needs_reference:
+            clean = self.traces.get("clean") or engine.trace(self.tokens["clean"], keep=())
+            reference = engine.logits(clean, read)
+        answers = Answers(pairs.correct[index].to(device), pairs.wrong[index].to(device), reference)
+        self.score = Score(sweep.metric, answers, read)
+
+    @property
+    def base(self) -> Trace:
+        return self.traces[self.sweep.base]
+
+    def plain(self) -> Float[np.ndarray, " batch"]:
+        """The metric of the run that is intervened on."""
+        return self.engine.plain(self.base, self.score).double().cpu().numpy()
+
+    def run(self, cells: Sequence[Cell], batch: Batch) -> Float[np.ndarray, "cells batch"]:
+        """The metric of the batch's cells."""
+        return self._run([cells[i] for i in batch.cells], batch)
+
+    def null(self, cells: Sequence[Cell], batch: Batch) -> float:
+        """Largest effect of giving sites of the batch the values that they have anyway.
+
+        Raises:
+            InterpError: it is more than float noise.
+        """
+        chosen = sorted({batch.cells[i * (len(batch.cells) - 1) // 2] for i in range(3)})
+        frozen = [
+            Cell(
+                site=cells[i].site,
+                position=cells[i].position,
+                interventions=tuple(
+                    Intervention(x.site, Freeze(), x.positions) for x in cells[i].interventions
+                ),
+                hop=cells[i].hop,
+            )
+            for i in chosen
+        ]
+        plain = self.plain()
+        worst = float(np.abs(self._run(frozen, batch) - plain).max())
+        noise = torch.finfo(self.sweep.model.dtype).eps * max(1.0, float(np.abs(plain).max()))
+        if worst > NULL_TOLERANCE * noise:
+            raise InterpError(
+                f"null control failed: giving {', '.join(str(c.site) for c in frozen)} the values "
+                f"of the run itself moved {self.sweep.metric.name} by {worst:.2e}, more than float "
+                f"noise. The {self.engine.name} engine is wrong on this model; use the other one."
+            )
+        return worst
+
+    def _run(self, cells: Sequence[Cell], batch: Batch) -> Float[np.ndarray, "cells batch"]:
+        hop = cells[0].hop
+        device = self.sweep.model.device
+        window = torch.zeros(len(self.rows), 0, dtype=torch.long)
+        if hop is not None:
+            window = receiving(self.sweep.pairs, hop, self.rows, self.sweep.metric.position)
+        values = self.engine.run(
+            self.base,
+            self.tokens[self.sweep.base],
+            [[self._edit(i) for i in cell.interventions] for cell in cells],
+            hop=hop,
+            receiving=window.to(device),
+            start=batch.start,
+            score=self.score,
+        )
+        return values.double().cpu().numpy()
+
+    def _edit(self, intervention: Intervention) -> Edit:
+        site, value = intervention.site, intervention.value
+        mask = places(self.sweep.pairs, intervention.positions, self.rows)
+        source = value.source
+        found: Tensor | None = None
+        if isinstance(source, Reference):
+            found = self.references[source].at(site, self.groups)
+        elif isinstance(source, Tensor):
+            found = source[list(self.rows), : self.length].to(self.base.final)
+        elif source is not None:
+            found = (self.base if source == "base" else self.traces[source]).at(site)
+        return Edit(site, value, mask.to(self.base.final.device), found)
+
+
+def _side(intervention: Intervention) -> bool:
+    source = intervention.value.source
+    return isinstance(source, str) and source != "base"
+
+
+def _references(sweep: Sweep, engine: Engine, budget: int) -> dict[Reference, Means]:
+    """Each mean reference of the sweep, averaged once."""
+    kinds: dict[Reference, set[Kind]] = {}
+    for cell in sweep.cells:
+        for intervention in cell.interventions:
+            source = intervention.value.source
+            if isinstance(source, Reference):
+                kinds.setdefault(source, set()).add(_kept(intervention.site))
+    found = {}
+    for reference, wanted in kinds.items():
+        pairs = reference.pairs
+        tokens: Int[Tensor, "batch pos"] = getattr(pairs, reference.side)
+        parts = [
+            (
+                [(pairs.cluster[i], int(pairs.lengths[i])) for i in rows],
+                tokens[rows, : int(pairs.lengths[rows[0]])].to(sweep.model.device),
+            )
+            for rows in blocks(pairs.lengths, 64)
+        ]
+        keep = tuple(kind for kind in KEPT if kind in wanted)
+        found[reference] = means.collect(
+            tqdm(parts, desc="mean reference", unit="block", delay=2, disable=None),
+            lambda tokens, keep: engine.trace(tokens, keep=keep),
+            kinds=keep,
+        )
+    return found
+
+
+def _kept(site: Site) -> Kind:
+    return "resid_pre" if site.kind in ("embed", "resid_post") else site.kind
+
+
+class _Store:
+    """One finished batch on disk, under a name that says everything its numbers depend on."""
+
+    def __init__(self, sweep: Sweep, engine: Engine, batch: Batch) -> None:
+        self.path: Path | None = None
+        if sweep.checkpoint is None:
+            return
+        metric = sweep.metric
+        code = getattr(metric.fn, "__code__", None)
+        key = [
+            *(sweep.model.weight_hash, str(sweep.model.dtype), sweep.pairs.fingerprint),
+            *(engine.name, sweep.method, sweep.base, batch.rows),
+            *(metric.name, metric.position, code.co_code.hex() if code else repr(metric.fn)),
+            *(_identity(sweep.cells[i]) for i in batch.cells),
+        ]
+        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:24]
+        self.path = Path(sweep.checkpoint) / f"{digest}.npy"
+
+    def load(self) -> Float[np.ndarray, "lines batch"] | None:
+        if self.path is None or not self.path.exists():
+            return None
+        return np.load(self.path, allow_pickle=False)
+
+    def save(self, values: Float[np.ndarray, "lines batch"]) -> Float[np.ndarray, "lines batch"]:
+        if self.path is None:
+            return values
+        partial = self.path.with_suffix(f".{os.getpid()}.part")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                np.save(file, values)
+            os.replace(partial, self.path)
+        except OSError as error:
+            raise ResultsError(
+                f"cannot write the checkpoint {self.path}: {error.strerror or error}. Choose a "
+                "folder that you may write to and that has room."
+            ) from error
+        return values
+
+
+def _identity(cell: Cell) -> str:
+    """Everything about a cell that can change its number, as text."""
+
+    def source(value: object) -> str:
+        if isinstance(value, Reference):
+            return value.fingerprint
+        if isinstance(value, Tensor):
+            raw = value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            return hashlib.sha256(raw).hexdigest()
+        return repr(value)
+
+    parts = [
+        (
+            str(i.site),
+            i.positions,
+            type(i.value).__name__,
+            source(i.value.source),
+            getattr(i.value, "factor", None),
+        )
+        for i in cell.interventions
+    ]
+    return repr((parts, str(cell.hop), cell.hop and (cell.hop.through, cell.hop.positions)))
+
+
+def _table(
+    sweep: Sweep,
+    engine: str,
+    base: Float[np.ndarray, " examples"],
+    values: Float[np.ndarray, "cells examples"],
+) -> pd.DataFrame:
+    """The long table: cells in the order of the list, examples in the order of the pairs."""
+    cells, n = sweep.cells, len(sweep.pairs)
+    direction = "noise" if sweep.base == "clean" else "denoise"
+
+    def words(column: Sequence[str]) -> pd.Categorical:
+        return pd.Categorical(np.repeat(np.asarray(column, dtype=object), n))
+
+    def numbers(column: Sequence[int | None]) -> pd.arrays.IntegerArray:
+        return pd.array(np.repeat(np.asarray(column, dtype=object), n), dtype="Int16")
+
+    frame = pd.DataFrame(
+        {
+            "method": words([sweep.method] * len(cells)),
+            "site": words([str(c.site) for c in cells]),
+            "position": words([c.position for c in cells]),
+            "receiver": words([str(c.hop) if c.hop else "" for c in cells]),
+            "direction": words([direction] * len(cells)),
+            "metric": words([sweep.metric.name] * len(cells)),
+            "kind": words([c.site.kind for c in cells]),
+            "layer": numbers([c.site.layer for c in cells]),
+            "head": numbers([c.site.head for c in cells]),
+            "through": words([c.hop.through if c.hop else "" for c in cells]),
+            "engine": words([engine] * len(cells)),
+            "example": np.tile(np.arange(n, dtype=np.int32), len(cells)),
+            "cluster": pd.Categorical(np.tile(np.asarray(sweep.pairs.cluster, object), len(cells))),
+            "base": np.tile(base, len(cells)),
+            "value": values.reshape(-1),
+            "effect": (values - base).reshape(-1),
+        }
+    )
+    return frame[COLUMNS]
+
+
+def _budget(memory: int | None) -> int:
+    return memory or min(DEFAULT_MEMORY, psutil.virtual_memory().available // 4)

@@ -1,0 +1,18 @@
+"""Figures: a table in, a matplotlib Figure out. Nothing is shown and nothing is saved here.
+
+| figure | question |
+| --- | --- |
+| `heads` | which heads (and MLPs) do it |
+| `bars` | how large and how sure is the effect of each site |
+| `positions` | in which layer and at which position is it |
+| `attention` | where do these heads look |
+| `pattern` | one head's attention on one prompt |
+
+Save with `figure.savefig(path)`, or with `Run.figure`, which puts the table beside it.
+"""
+
+from interp.figures.attention import attention as attention
+from interp.figures.attention import pattern as pattern
+from interp.figures.bars import bars as bars
+from interp.figures.heads import heads as heads
+from interp.figures.positions import positions as positions

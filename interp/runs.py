@@ -1,0 +1,257 @@
+"""A run's folder: what was asked, on what, and every result so far.
+
+    runs/<name>/<config-hash>/
+        config.json  provenance.json  results.parquet  summary.md
+        stages/*.parquet  figures/*.pdf *.svg *.png *.csv
+
+The same config opens the same folder: what is finished there is loaded, not computed again. A
+file under its final name is whole; it is written beside it and then renamed.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from importlib import metadata
+from io import BytesIO
+from pathlib import Path, PurePath
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from interp.core.errors import ResultsError
+from interp.core.results import Results
+
+PACKAGES = ("interp", "torch", "transformer-lens", "transformers", "numpy", "pandas")
+OUTPUT = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "interp"}
+"""Matplotlib settings that are read when a file is written; interp.figures draws with the same."""
+UNDATED: dict[str, dict[str, None]] = {
+    "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
+}
+"""Metadata left out, so that the same figure gives the same bytes."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one config. Made by `open_run`."""
+
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """`finish` was called: `results` loads instead of computing."""
+        return (self.folder / "results.parquet").exists()
+
+    def results(self) -> Results:
+        """The results of a finished run.
+
+        Raises:
+            ResultsError: not finished, or written by another version.
+        """
+        return Results.load(self.folder / "results.parquet")
+
+    def stage(self, name: str, compute: Callable[[Path], Results]) -> Results:
+        """The results of one step: loaded if they are there, else computed and kept.
+
+        Args:
+            name: of the file, `stages/<name>.parquet`.
+            compute: is given a folder that outlives an interruption, to keep finished parts in;
+                the folder goes when the stage is done.
+
+        Raises:
+            ResultsError: the file is there but unreadable or of another version, or `compute`
+                returned no Results.
+        """
+        path = self.folder / "stages" / f"{_named(name, 'a stage')}.parquet"
+        checkpoint = self.folder / ".checkpoint" / name
+        if not path.exists():
+            _make(checkpoint)
+            found = compute(checkpoint)
+            if not isinstance(found, Results):
+                raise ResultsError(
+                    f"stage {name!r} gave a {type(found).__name__}, not Results; does its function "
+                    "end in `return`?"
+                )
+            found.save(path)
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        # also after computing: the table of a resumed run and of an unbroken one are then the same
+        return Results.load(path)
+
+    def figure(self, name: str, figure: Figure, table: pd.DataFrame) -> list[Path]:
+        """Write `figures/<name>` as .pdf, .svg and .png, and the table it shows as .csv.
+
+        The same figure gives the same bytes on the same machine.
+        """
+        base = self.folder / "figures" / _named(name, "a figure")
+        pages = {"csv": table.to_csv(index=False, lineterminator="\n").encode()}
+        with mpl.rc_context(OUTPUT):
+            for kind, undated in UNDATED.items():
+                page = BytesIO()
+                figure.savefig(page, format=kind, metadata=undated)
+                pages[kind] = page.getvalue()
+        return [
+            _write(base.with_name(f"{base.name}.{kind}"), pages[kind]) for kind in sorted(pages)
+        ]
+
+    def finish(self, results: Results, summary: str) -> None:
+        """Write `summary.md`, then `results.parquet`, whose presence says that all is done."""
+        _write(self.folder / "summary.md", (summary.rstrip() + "\n").encode())
+        results.save(self.folder / "results.parquet")
+
+
+def open_run(name: str, config: Any, *, root: str | os.PathLike[str] = Path("runs")) -> Run:
+    """The folder of this config, with config.json and provenance.json in it.
+
+    Args:
+        name: of the experiment.
+        config: a frozen dataclass. Fields with `metadata={"hash": False}` (where to write, how
+            much memory to use) do not change the folder.
+        root: under which every experiment has its folder.
+
+    Raises:
+        ResultsError: the folder cannot be written, or the config holds what JSON cannot.
+    """
+    run = Run(Path(root) / _named(name, "an experiment") / config_hash(config))
+    if run.finished:  # only to be read: it may lie where nothing can be written
+        return run
+    _write(run.folder / "config.json", _json(plain(config, "config")))
+    path, now = run.folder / "provenance.json", provenance()
+    earlier = json.loads(path.read_text()) if path.exists() else {"sessions": []}
+    # a run resumed after an upgrade was made by both versions, and says so
+    sessions = [s for s in earlier["sessions"] if s != now]
+    _write(path, _json({"sessions": [*sessions, now]}))
+    return run
+
+
+def config_hash(config: Any) -> str:
+    """12 hex digits of the sha256 of the config's canonical JSON."""
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise ResultsError(
+            f"a config is an instance of a frozen dataclass, not {config!r}; write Config() with "
+            "its brackets, and @dataclass(frozen=True) above its class."
+        )
+    kept = plain(config, "config", hashed_only=True)
+    return hashlib.sha256(_json(kept, indent=None)).hexdigest()[:12]
+
+
+def plain(value: Any, where: str, *, hashed_only: bool = False) -> Any:
+    """A config value as JSON has it: paths, dtypes and enum members as text, tuples as lists.
+
+    Raises:
+        ResultsError: a value without a stable text, such as a function or a model.
+    """
+
+    def inner(part: Any, name: str) -> Any:
+        return plain(part, f"{where}.{name}", hashed_only=hashed_only)
+
+    match value:
+        case Enum():
+            return value.name
+        case None | bool() | int() | float() | str():
+            return value
+        case PurePath():
+            return value.as_posix()
+        case dict():
+            return {str(key): inner(part, str(key)) for key, part in value.items()}
+        case list() | tuple():
+            return [inner(part, str(i)) for i, part in enumerate(value)]
+        case set() | frozenset():
+            return sorted((inner(part, "item") for part in value), key=json.dumps)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        kept = [f for f in fields if not hashed_only or f.metadata.get("hash", True)]
+        return {f.name: inner(getattr(value, f.name), f.name) for f in kept}
+    if type(value).__module__.partition(".")[0] in ("torch", "numpy"):
+        if "dtype" in type(value).__name__.lower() or type(value).__name__ == "device":
+            return str(value)
+        if getattr(value, "shape", None) == () and hasattr(value, "item"):
+            return inner(value.item(), "item")
+    raise ResultsError(
+        f"{where} is a {type(value).__name__}, which has no stable text to name a folder by. Put "
+        "numbers, text, paths, tuples or dataclasses of these into a config, and build the rest "
+        "from them in run()."
+    )
+
+
+def provenance() -> dict[str, Any]:
+    """What computes here: versions, machine, and the commit of the interp checkout."""
+    return {
+        "python": platform.python_version(),
+        "versions": {package: _version(package) for package in PACKAGES},
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "commit": _commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Commit of the checkout this file is tracked in, "-dirty" after it if files differ."""
+    here = Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here.parent), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # not just any repository around us
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _named(name: str, what: str) -> str:
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ResultsError(
+            f"{name!r} cannot name {what}: it becomes a file name; use letters, digits, _ . - +"
+        )
+    return name
+
+
+def _json(value: Any, *, indent: int | None = 2) -> bytes:
+    return (json.dumps(value, indent=indent, sort_keys=True) + "\n").encode()
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Write a whole file or none."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    _make(path.parent)
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+    return path
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ResultsError:
+    return ResultsError(
+        f"cannot write {path}: {error.strerror or error}. A run keeps its results there; choose "
+        "a root folder that you may write to and that has room."
+    )

@@ -1,0 +1,114 @@
+import pytest
+import torch
+
+from interp.core.errors import Unsupported
+from interp.models import checks, load
+
+CLEAN = ["gpt2", "llama", "mistral", "qwen2", "qwen3", "neox", "neox-sequential", "phi"]
+
+
+@pytest.mark.parametrize("family", CLEAN)
+def test_identities_hold(family, save):
+    model = load(save(family))
+    assert model.checks.problems() == {}
+    for identity in ("residual", "heads", "pattern", "parity"):
+        model.require(identity)
+    assert (model.checks.resid_mid is None) == model.facts.parallel
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_float64_is_exact(family, save):
+    model = load(save(family), dtype=torch.float64)
+    assert model.checks.tolerance == 1e-9
+    assert model.checks.problems() == {}
+    assert model.parity() < 1e-9
+
+
+def test_bfloat16_holds_to_its_own_tolerance(save):
+    assert load(save("llama"), dtype=torch.bfloat16).checks.problems() == {}
+
+
+def test_sandwich_norm_breaks_head_writes_only(save):
+    model = load(save("gemma2"))
+    assert set(model.checks.problems()) == {"heads"}
+    message = (
+        r"Gemma2ForCausalLM\): sum of head outputs \+ b_O = attn_out is off by .* times its size "
+        r"\(tolerance 1e-04\).*norm follows the attention.*problems\(\).*another model"
+    )
+    with pytest.raises(Unsupported, match=message):
+        model.require("heads")
+
+
+def test_post_norm_blocks_are_recorded_not_fatal(save):
+    model = load(save("bert"))
+    assert set(model.checks.problems()) == {"residual", "heads", "pattern"}
+    with pytest.raises(Unsupported, match=r"resid_pre \+ attn_out = resid_mid.*as in BERT"):
+        model.require("residual")
+
+
+def test_a_read_only_pattern_is_found_out(save):
+    with pytest.raises(Unsupported, match=r"moves the output by 0.0e\+00.*pattern is read-only"):
+        load(save("opt")).require("pattern")
+
+
+def test_missing_hooks_say_so(save):
+    t5 = load(save("t5"))  # its hooks are decoder_blocks.*, not blocks.*
+    with pytest.raises(Unsupported, match="resid_mid cannot be tried: a hook is missing"):
+        t5.require("residual")
+    with pytest.raises(Unsupported, match="hook_pattern does not fire"):
+        t5.require("pattern")
+
+
+def test_disagreement_with_hugging_face_is_found_out(save):
+    model = load(save("llama"))
+    wrong = checks.run_checks(
+        model.bridge,
+        model.facts,
+        tokens=model.reference.tokens,
+        reference=model.reference.output * 2,
+    )
+    assert set(wrong.problems()) == {"parity"}
+    assert (
+        "the bridge's output = Hugging Face's output is off by 5.0e-01"
+        in wrong.problems()["parity"]
+    )
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "bert"])
+def test_no_hook_remains(family, save):
+    def hooks(bridge):
+        return {n: (len(p.fwd_hooks), len(p.bwd_hooks)) for n, p in bridge.hook_dict.items()}
+
+    model = load(save(family))
+    before = hooks(model.bridge)  # on BERT the bridge keeps some of its own
+    checks.run_checks(
+        model.bridge, model.facts, tokens=model.reference.tokens, reference=model.reference.output
+    )
+    assert hooks(model.bridge) == before
+    if family != "bert":
+        assert set(before.values()) == {(0, 0)}
+
+
+def test_output_weight_is_a_view_in_either_orientation(save):
+    for family, n_heads in (("gpt2", 3), ("llama", 6)):
+        linear = load(save(family)).bridge.blocks[0].attn.o.original_component
+        w_o = checks.output_weight(linear, n_heads=n_heads, d_head=4)
+        assert w_o.untyped_storage().data_ptr() == linear.weight.untyped_storage().data_ptr()
+        z = torch.randn(5, n_heads, 4, generator=torch.Generator().manual_seed(0))
+        bias = 0 if linear.bias is None else linear.bias
+        mine = torch.einsum("bhd,hdm->bm", z, w_o) + bias
+        assert torch.allclose(mine, linear(z.flatten(1)), atol=1e-6)
+
+
+def test_nan_never_passes():
+    value = torch.tensor([1.0, float("nan")])
+    assert checks.off(value, torch.ones(2)) == float("inf")
+    assert checks.off(torch.ones(3), torch.ones(2)) == float("inf")
+    assert checks.off(None, torch.ones(2)) is None
+
+
+def test_sample_tokens_are_the_same_every_time():
+    cpu = torch.device("cpu")
+    first, second = (checks.sample_tokens(29, device=cpu) for _ in range(2))
+    assert first.shape == (2, 6)
+    assert torch.equal(first, second)

@@ -1,0 +1,340 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from matplotlib.figure import Figure
+
+from interp import runs
+from interp.core.errors import ResultsError
+from interp.core.results import Results
+from interp.runs import config_hash, open_run
+
+ROOT = Path(runs.__file__).parents[1]
+
+
+class Task(Enum):
+    IOI = "ioi"
+
+
+@dataclass(frozen=True)
+class Inner:
+    layers: tuple[int, ...] = (0, 1)
+
+
+@dataclass(frozen=True)
+class Config:
+    model: str = "smollm2-135m"
+    n: int = 64
+    data: Path = Path("a/b")
+    task: Task = Task.IOI
+    inner: Inner = Inner()
+    out: Path = field(default=Path("runs"), metadata={"hash": False})
+
+
+def small(effect: float = 1.0) -> Results:
+    n = 6
+    frame = pd.DataFrame(
+        {
+            **{"method": "zero", "site": "0.1", "position": "end", "receiver": None},
+            **{"direction": "noise", "metric": "logit_diff", "kind": "z", "layer": 0, "head": 1},
+            **{"through": None, "engine": "replay", "example": range(n), "cluster": range(n)},
+            **{"base": 3.0, "value": 3.0 + effect, "effect": effect},
+        }
+    )
+    return Results(frame, {"model": "tiny", "null": 0.0, "shape": (2, 3)})
+
+
+def drawing() -> Figure:
+    figure = Figure(figsize=(2, 2))
+    figure.subplots().scatter([0, 1], [1, 0], label="a")
+    figure.axes[0].set_title("hello")
+    return figure
+
+
+def test_same_config_same_folder_and_what_the_hash_leaves_out():
+    assert config_hash(Config()) == config_hash(Config(out=Path("elsewhere")))
+    assert config_hash(Config()) != config_hash(Config(n=65))
+    assert config_hash(Config()) != config_hash(Config(inner=Inner((0, 2))))
+    assert config_hash(Config(n=np.int64(64))) == config_hash(Config())
+    assert re.fullmatch(r"[0-9a-f]{12}", config_hash(Config()))
+
+
+def test_hash_does_not_change_between_versions_of_this_library():
+    """Every finished run would be computed again."""
+    assert config_hash(Inner()) == "67c0b618110d"
+
+
+def test_dtypes_and_sets_have_a_stable_text():
+    torch = pytest.importorskip("torch")
+
+    @dataclass(frozen=True)
+    class Odd:
+        dtype: object = torch.float32
+        device: object = torch.device("cpu")
+        array_dtype: object = np.dtype("float64")
+        words: frozenset[str] = frozenset({"b", "a"})
+        rate: float = np.float32(0.5)
+
+    assert runs.plain(Odd(), "config") == {
+        **{"dtype": "torch.float32", "device": "cpu", "array_dtype": "float64"},
+        **{"words": ["a", "b"], "rate": 0.5},
+    }
+
+
+def test_config_that_has_no_text_is_refused():
+    @dataclass(frozen=True)
+    class Bad:
+        inner: tuple = (1, print)
+
+    with pytest.raises(ResultsError, match=r"config\.inner\.1 is a builtin_function_or_method"):
+        config_hash(Bad())
+    with pytest.raises(ResultsError, match="write Config\\(\\) with its brackets"):
+        config_hash(Config)
+    with pytest.raises(ResultsError, match="frozen dataclass, not {'n': 3}"):
+        config_hash({"n": 3})
+
+
+def test_folder_holds_config_and_provenance(tmp_path):
+    run = open_run("ioi", Config(), root=tmp_path)
+    assert run.folder == tmp_path / "ioi" / config_hash(Config())
+    config = json.loads((run.folder / "config.json").read_text())
+    assert config == {
+        **{"model": "smollm2-135m", "n": 64, "data": "a/b", "task": "IOI"},
+        **{"inner": {"layers": [0, 1]}, "out": "runs"},
+    }
+    (session,) = json.loads((run.folder / "provenance.json").read_text())["sessions"]
+    assert session["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert session["versions"]["pandas"] == pd.__version__
+    assert set(session) == {"python", "versions", "platform", "cpus", "commit"}
+
+
+def test_reopening_records_another_version_once(tmp_path, monkeypatch):
+    run = open_run("ioi", Config(), root=tmp_path)
+    open_run("ioi", Config(), root=tmp_path)
+    monkeypatch.setattr(runs, "_version", lambda package: "9.9")
+    open_run("ioi", Config(), root=tmp_path)
+    sessions = json.loads((run.folder / "provenance.json").read_text())["sessions"]
+    assert len(sessions) == 2
+    assert sessions[1]["versions"]["torch"] == "9.9"
+
+
+def test_no_git_no_commit(monkeypatch):
+    def gone(*_, **__):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", gone)
+    assert runs.provenance()["commit"] is None
+
+
+def test_stage_computes_once_and_gives_what_it_saved(tmp_path):
+    run, calls = open_run("ioi", Config(), root=tmp_path), []
+
+    def compute(checkpoint: Path) -> Results:
+        calls.append(checkpoint)
+        assert checkpoint.is_dir() and not list(checkpoint.iterdir())
+        (checkpoint / "chunk").write_text("half")
+        return small()
+
+    first, second = run.stage("heads", compute), run.stage("heads", compute)
+    assert len(calls) == 1 and not calls[0].exists()
+    pd.testing.assert_frame_equal(first.frame, second.frame)
+    assert first.provenance == second.provenance == {"model": "tiny", "null": 0.0, "shape": [2, 3]}
+
+
+def test_stage_keeps_the_checkpoint_when_it_fails(tmp_path):
+    run = open_run("ioi", Config(), root=tmp_path)
+
+    def fails(checkpoint: Path) -> Results:
+        (checkpoint / "chunk").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.stage("heads", fails)
+
+    def resumes(checkpoint: Path) -> Results:
+        assert (checkpoint / "chunk").read_text() == "half"
+        return small()
+
+    run.stage("heads", resumes)
+
+
+def test_stage_refuses_what_is_not_results(tmp_path):
+    run = open_run("ioi", Config(), root=tmp_path)
+    with pytest.raises(ResultsError, match="stage 'heads' gave a NoneType, not Results.*return"):
+        run.stage("heads", lambda checkpoint: None)
+    assert not list((run.folder).glob("stages/*"))
+
+
+def test_stage_of_another_version_is_refused(tmp_path):
+    run = open_run("ioi", Config(), root=tmp_path)
+    run.stage("heads", lambda checkpoint: small())
+    path = run.folder / "stages" / "heads.parquet"
+    table = pq.read_table(path)
+    note = {b"interp": json.dumps({"version": 0, "provenance": {}}).encode()}
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, **note}), path)
+    with pytest.raises(ResultsError, match="has results version 0"):
+        run.stage("heads", lambda checkpoint: small())
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b"])
+def test_names_that_are_no_file_names_are_refused(tmp_path, name):
+    run = open_run("ioi", Config(), root=tmp_path)
+    with pytest.raises(ResultsError, match="cannot name an experiment"):
+        open_run(name, Config(), root=tmp_path)
+    with pytest.raises(ResultsError, match="cannot name a stage"):
+        run.stage(name, lambda checkpoint: small())
+    with pytest.raises(ResultsError, match="cannot name a figure"):
+        run.figure(name, drawing(), pd.DataFrame())
+
+
+def test_figure_has_three_forms_and_its_table(tmp_path):
+    run = open_run("ioi", Config(), root=tmp_path)
+    table = pd.DataFrame({"site": ["23.3"], "effect": [0.1 + 0.2]})
+    written = run.figure("heads.v2", drawing(), table)
+    assert [p.name for p in written] == [
+        f"heads.v2.{kind}" for kind in ("csv", "pdf", "png", "svg")
+    ]
+    assert sorted(p.name for p in (run.folder / "figures").iterdir()) == [p.name for p in written]
+    again = pd.read_csv(written[0], dtype={"site": str})
+    pd.testing.assert_frame_equal(again, table)
+    first = [p.read_bytes() for p in written]
+    assert [p.read_bytes() for p in run.figure("heads.v2", drawing(), table)] == first
+    pdf, svg = first[1], first[3]
+    assert b"Date" not in pdf and b"/FontFile2" in pdf
+    assert b"dc:date" not in svg and b">hello<" in svg
+
+
+def test_finish_writes_the_results_last(tmp_path, monkeypatch):
+    run = open_run("ioi", Config(), root=tmp_path)
+    assert not run.finished
+    with pytest.raises(ResultsError, match="there is no results file"):
+        run.results()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Results, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run.finish(small(), "# IOI\n")
+    assert not run.finished
+    run.finish(small(), "# IOI\n\n")
+    assert (run.folder / "summary.md").read_text() == "# IOI\n"
+    assert open_run("ioi", Config(), root=tmp_path).finished
+    assert len(run.results()) == 6
+
+
+def test_finished_run_is_opened_without_writing(tmp_path):
+    run = open_run("ioi", Config(), root=tmp_path)
+    run.finish(small(), "done")
+    before = {p: p.stat().st_mtime_ns for p in run.folder.rglob("*")}
+    open_run("ioi", Config(), root=tmp_path).results()
+    assert {p: p.stat().st_mtime_ns for p in run.folder.rglob("*")} == before
+
+
+def test_folder_that_cannot_be_written_is_refused_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match=r"cannot write .*file.*choose a root folder that you"):
+        open_run("ioi", Config(), root=tmp_path / "file")
+
+
+def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    run = open_run("ioi", Config(), root=tmp_path)
+    run.figure("a", drawing(), pd.DataFrame({"x": [1]}))
+    old = (run.folder / "figures" / "a.csv").read_bytes()
+
+    def full(self, data):
+        with open(self, "wb") as file:
+            file.write(data[:3])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ResultsError, match="a.csv: No space left on device.*has room"):
+        run.figure("a", drawing(), pd.DataFrame({"x": [2]}))
+    assert (run.folder / "figures" / "a.csv").read_bytes() == old
+    assert len(list((run.folder / "figures").iterdir())) == 4
+
+
+SCRIPT = """
+import os, signal, sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from interp.core.results import Results
+from interp.runs import open_run
+
+root, die = Path(sys.argv[1]), sys.argv[2:]
+
+
+@dataclass(frozen=True)
+class Config:
+    n: int = 6
+
+
+def say(word):
+    with open(root / "count", "a") as file:
+        file.write(word + "\\n")
+
+
+def make(layer):
+    def compute(checkpoint):
+        parts = []
+        for head in range(3):
+            chunk = checkpoint / f"{head}.npy"
+            if not chunk.exists():
+                say(f"{layer}.{head}")
+                np.save(chunk, np.random.default_rng([layer, head]).normal(size=6))
+            if die == [f"{layer}.{head}"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            effect = np.load(chunk)
+            parts.append(pd.DataFrame({
+                "method": "zero", "site": f"{layer}.{head}", "position": None, "receiver": None,
+                "direction": "noise", "metric": "logit_diff", "kind": "z", "layer": layer,
+                "head": head, "through": None, "engine": "replay", "example": range(6),
+                "cluster": range(6), "base": 0.0, "value": effect, "effect": effect}))
+        return Results(pd.concat(parts, ignore_index=True), {"null": 0.0, "shape": (1, 2)})
+    return compute
+
+
+run = open_run("ioi", Config(), root=root)
+stages = [run.stage(f"layer{i}", make(i)) for i in range(3)]
+run.finish(Results.concat(stages), "done")
+print(run.folder)
+"""
+
+
+def test_killed_run_resumes_where_it_was(tmp_path):
+    script = tmp_path / "experiment.py"
+    script.write_text(SCRIPT)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def start(root: str, *die: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / root).mkdir(exist_ok=True)
+        command = [sys.executable, str(script), str(tmp_path / root), *die]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+    killed = start("a", "1.1")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (folder,) = (tmp_path / "a" / "ioi").iterdir()
+    assert [p.name for p in (folder / "stages").iterdir()] == ["layer0.parquet"]
+    assert not (folder / "results.parquet").exists()
+
+    resumed, unbroken = start("a"), start("b")
+    assert resumed.returncode == unbroken.returncode == 0, resumed.stderr + unbroken.stderr
+    cells = [f"{layer}.{head}" for layer in range(3) for head in range(3)]
+    assert (tmp_path / "a" / "count").read_text().split() == cells  # nothing was done twice
+    other = Path(unbroken.stdout.strip())
+    assert other.name == folder.name
+    for name in ("results.parquet", "summary.md", "config.json"):
+        assert (folder / name).read_bytes() == (other / name).read_bytes()
+    assert not list((folder / ".checkpoint").iterdir())
