@@ -56,7 +56,9 @@ class Metric:
         Raises:
             MetricError: the function reduced over the batch, or returned NaN or infinity.
         """
-        values = self.fn(logits, answers)
+        if logits.dtype != torch.float64:
+            logits = logits.float()  # half precision cannot hold a rank or a small difference
+        values = torch.as_tensor(self.fn(logits, answers))
         if values.shape != logits.shape[:2]:
             raise MetricError(
                 f"metric {self.name!r} returned shape {tuple(values.shape)} for logits of shape "
@@ -66,11 +68,13 @@ class Metric:
             )
         if not torch.isfinite(values).all():
             cell, example = (~torch.isfinite(values)).nonzero()[0].tolist()
+            ids = f"correct token {answers.correct[example]}, wrong token {answers.wrong[example]}"
             raise MetricError(
-                f"metric {self.name!r} is {values[cell, example].item()} for example {example}; "
-                "the logits hold NaN or infinity there, or the metric divides by zero."
+                f"metric {self.name!r} is {values[cell, example].item()} for example {example} of "
+                f"a batch of {values.shape[1]} ({ids}); the logits hold NaN or infinity there, or "
+                "the metric divides by zero."
             )
-        return values.float() if values.dtype != torch.float64 else values
+        return values.to(logits.dtype)
 
 
 def _at(logits: Tensor, ids: Tensor) -> Tensor:
@@ -83,12 +87,12 @@ def _log_prob(logits: Tensor, answers: Answers) -> Tensor:
 
 
 def _rank(logits: Tensor, answers: Answers) -> Tensor:
-    return (logits > _at(logits, answers.correct).unsqueeze(-1)).sum(-1).to(logits.dtype)
+    return (logits > _at(logits, answers.correct).unsqueeze(-1)).sum(-1)
 
 
 def _kl(logits: Tensor, answers: Answers) -> Tensor:
     assert answers.reference is not None  # the engine fills it: needs_reference
-    reference = answers.reference.log_softmax(-1)
+    reference = answers.reference.to(logits).log_softmax(-1)
     return (reference.exp() * (reference - logits.log_softmax(-1))).sum(-1)
 
 
@@ -97,12 +101,12 @@ METRICS: dict[str, Metric] = {
     for metric in (
         # logit(correct) - logit(wrong): the IOI logit difference (Wang et al. 2022, sec. 2.1)
         Metric("logit_diff", lambda x, a: x[..., 0] - x[..., 1], reads="answers"),
-        # 1 where the correct answer scores above the wrong one
-        Metric("accuracy", lambda x, a: (x[..., 0] > x[..., 1]).to(x.dtype), reads="answers"),
+        # 1 where the correct answer scores above the wrong one; a tie is 0
+        Metric("accuracy", lambda x, a: x[..., 0] > x[..., 1], reads="answers"),
         Metric("log_prob", _log_prob),  # nats
         Metric("loss", lambda x, a: -_log_prob(x, a)),  # next-token cross-entropy, nats
         Metric("prob", lambda x, a: _log_prob(x, a).exp()),
-        Metric("rank", _rank),  # 0: the correct answer is the first choice
+        Metric("rank", _rank),  # tokens that score above the correct answer; 0: none does
         Metric("kl", _kl, needs_reference=True),  # KL(clean run || this run), nats
     )
 }

@@ -6,8 +6,9 @@ padded on; the engines run rows of one length together, so that no number depend
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Protocol
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from interp.core.errors import PairsError, PositionError, nearest
 
 
+@runtime_checkable
 class Encodes(Protocol):
     """What building pairs from text needs of a model."""
 
@@ -80,9 +82,19 @@ class Pairs:
         return self.positions[position]
 
     def select(self, rows: Sequence[int] | Int[Tensor, " rows"]) -> "Pairs":
-        """The given rows, in the given order."""
-        index = torch.as_tensor(rows, dtype=torch.long)
+        """A copy of the given rows, in the given order.
+
+        Raises:
+            PairsError: no rows, a row that there is not, or a mask in place of row numbers.
+        """
+        index = torch.as_tensor(rows)
         chosen = index.tolist()
+        valid = index.dtype != torch.bool and all(0 <= row < len(self) for row in chosen)
+        if not valid or not chosen:
+            raise PairsError(
+                f"select takes row numbers, 0 to {len(self) - 1}, at least one; got {chosen[:8]}. "
+                "Of a mask, take mask.nonzero().flatten()."
+            )
         return type(self)(
             clean=self.clean[index],
             corrupt=self.corrupt[index],
@@ -114,12 +126,12 @@ class Pairs:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that can change a number."""
-        digest = hashlib.sha256(repr((self.cluster, self.bos, sorted(self.positions))).encode())
-        tensors = [getattr(self, f.name) for f in fields(self)[:5]]
-        for tensor in [*tensors, *(self.positions[name] for name in sorted(self.positions))]:
-            digest.update(repr(tuple(tensor.shape)).encode())
-            digest.update(tensor.to(torch.int64).contiguous().numpy().tobytes())
+        """Hash of everything that can change a number; how wide the padding is cannot."""
+        names = sorted(self.positions)
+        digest = hashlib.sha256(repr((self.cluster, self.bos, names)).encode())
+        answers = (self.lengths, self.correct, self.wrong, *(self.positions[n] for n in names))
+        for tensor in (self.clean[self.mask], self.corrupt[self.mask], *answers):
+            digest.update(tensor.to(torch.int64).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @classmethod
@@ -146,17 +158,18 @@ class Pairs:
         Raises:
             PairsError: a pair of unequal length, an answer of several tokens, two BOS tokens.
         """
-        rows = {
-            side: [model.encode(text, bos=bos) for text in texts]
-            for side, texts in (("clean", clean), ("corrupt", corrupt))
-        }
-        strings = tuple(
+        given = {"clean": clean, "corrupt": corrupt, "correct": correct, "wrong": wrong}
+        if single := [name for name, texts in given.items() if isinstance(texts, str)]:
+            raise PairsError(f"{' and '.join(single)}: give a list of texts, not one text")
+        before = [model.encode(text, bos=bos) for text in clean]
+        after = [model.encode(text, bos=bos) for text in corrupt]
+        strings = [
             (tuple(model.show(a)), tuple(model.show(b)))
-            for a, b in zip(rows["clean"], rows["corrupt"], strict=False)
-        )
+            for a, b in zip(before, after, strict=False)
+        ]
         return cls.from_tokens(
-            clean=rows["clean"],
-            corrupt=rows["corrupt"],
+            clean=before,
+            corrupt=after,
             correct=[model.token_id(text) for text in correct],
             wrong=[model.token_id(text) for text in wrong],
             positions=positions,
@@ -189,53 +202,58 @@ class Pairs:
         Raises:
             PairsError: no rows, unequal lengths, a mask with holes, or counts that differ.
         """
-        sides = {
-            "clean": _rows(clean, mask),
-            "corrupt": _rows(corrupt, mask),
-        }
-        n = len(sides["clean"])
-        counts = {"corrupt": len(sides["corrupt"]), "correct": len(correct), "wrong": len(wrong)}
-        counts |= {name: len(at) for name, at in (positions or {}).items()}
-        counts |= {"cluster": n if cluster is None else len(cluster)}
+        n = len(clean)
+        positions = positions or {}
+        cluster = [str(i) for i in range(n)] if cluster is None else cluster
+        per_row = {"corrupt": corrupt, "correct": correct, "wrong": wrong, "cluster": cluster}
+        per_row |= {f"position {name!r}": at for name, at in positions.items()}
+        per_row |= {} if mask is None else {"mask": mask}
+        counts = {name: len(values) for name, values in per_row.items()}
         if n == 0:
             raise PairsError("no pairs were given (n = 0); at least one prompt pair is needed")
-        if odd := {name: count for name, count in counts.items() if count != n}:
-            raise PairsError(f"there are {n} clean prompts but {odd}; give one of each per prompt")
-        for row, (a, b) in enumerate(zip(sides["clean"], sides["corrupt"], strict=True)):
+        if odd := [f"{count} of {name}" for name, count in counts.items() if count != n]:
+            raise PairsError(
+                f"there are {n} clean prompts but {', '.join(odd)}; give one of each per prompt"
+            )
+        rows = {"clean": _rows(clean, mask), "corrupt": _rows(corrupt, mask)}
+        for row, (a, b) in enumerate(zip(rows["clean"], rows["corrupt"], strict=True)):
             if len(a) != len(b) or not a:
                 raise PairsError(_unequal(row, a, b, strings))
-        lengths = torch.tensor([len(row) for row in sides["clean"]])
-        shift = torch.zeros(n, dtype=torch.long) if mask is None else mask.int().argmax(-1)
-        named = {name: torch.as_tensor(at) - shift for name, at in (positions or {}).items()}
+        lengths = torch.tensor([len(row) for row in rows["clean"]])
+        first = torch.zeros(n, dtype=torch.long) if mask is None else mask.int().argmax(-1)
+        named = {name: torch.as_tensor(at) - first for name, at in positions.items()}
         for name, at in named.items():
             if bad := ((at < 0) | (at >= lengths)).nonzero().flatten().tolist():
+                row = bad[0]
                 raise PairsError(
-                    f"position {name!r} is {int(at[bad[0]])} in row {bad[0]}, which has "
-                    f"{int(lengths[bad[0]])} tokens"
+                    f"position {name!r} is {int(positions[name][row])} in row {row}, whose tokens "
+                    f"stand at {int(first[row])} to {int(first[row] + lengths[row]) - 1}"
                 )
         return cls(
-            clean=_pad(sides["clean"]),
-            corrupt=_pad(sides["corrupt"]),
+            clean=_pad(rows["clean"]),
+            corrupt=_pad(rows["corrupt"]),
             lengths=lengths,
-            correct=torch.as_tensor(correct),
-            wrong=torch.as_tensor(wrong),
+            correct=torch.as_tensor(correct).clone(),
+            wrong=torch.as_tensor(wrong).clone(),
             positions={"end": lengths - 1, **named},
-            cluster=tuple(cluster) if cluster is not None else tuple(str(i) for i in range(n)),
+            cluster=tuple(map(str, cluster)),
             strings=tuple(strings),
             bos=bos,
         )
 
 
 def _rows(tokens: Sequence[Sequence[int]] | Tensor, mask: Tensor | None) -> list[list[int]]:
-    rows = [[int(t) for t in row] for row in tokens]
+    """The ids of each row without its padding."""
     if mask is None:
-        return rows
+        return [[int(t) for t in row] for row in tokens]
     kept = []
-    for index, (row, keep) in enumerate(zip(rows, mask.tolist(), strict=True)):
-        first, count = keep.index(True) if any(keep) else 0, sum(keep)
-        if not all(keep[first : first + count]):
+    for index, (row, keep) in enumerate(zip(tokens, mask.tolist(), strict=True)):
+        if len(row) != len(keep):
+            raise PairsError(f"row {index} has {len(row)} ids but a mask of {len(keep)}")
+        at = [i for i, token in enumerate(keep) if token]
+        if at and at[-1] - at[0] + 1 != len(at):
             raise PairsError(f"the mask of row {index} has a hole; tokens must be contiguous")
-        kept.append(row[first : first + count])
+        kept.append([int(row[i]) for i in at])
     return kept
 
 
@@ -245,16 +263,11 @@ def _pad(rows: list[list[int]]) -> Int[Tensor, "batch pos"]:
 
 def _unequal(row: int, clean: Sequence[int], corrupt: Sequence[int], strings: Sequence) -> str:
     """The message for a pair that does not align, with both rows under one another."""
-    a, b = strings[row] if strings else (list(map(str, clean)), list(map(str, corrupt)))
-    width = [
-        max(len(x) for x in pair)
-        for pair in zip(
-            [*a, *[""] * (len(b) - len(a))], [*b, *[""] * (len(a) - len(b))], strict=True
-        )
-    ]
+    sides = strings[row] if strings else (list(map(str, clean)), list(map(str, corrupt)))
+    columns = list(zip_longest(*sides, fillvalue=""))
     shown = [
-        " | ".join(t.ljust(w) for t, w in zip([*side, *[""] * len(width)], width, strict=False))
-        for side in (a, b)
+        " | ".join(column[side].ljust(max(map(len, column))) for column in columns).rstrip(" |")
+        for side in (0, 1)
     ]
     return (
         f"pair {row}: clean has {len(clean)} tokens and corrupt {len(corrupt)}; patching compares "

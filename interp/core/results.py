@@ -4,8 +4,9 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -16,13 +17,14 @@ from interp.core import stats
 from interp.core.errors import ResultsError
 
 VERSION = 1
-CELL = ["method", "site", "position", "receiver", "direction", "metric"]
-"""Columns that together name one intervention; the rest of a row is its example and numbers."""
 COLUMNS = [
-    *CELL,
+    *("method", "site", "position", "receiver", "direction", "metric"),
     *("kind", "layer", "head", "through", "engine"),
     *("example", "cluster", "base", "value", "effect"),
 ]
+CELL = ["method", "site", "position", "receiver", "through", "direction", "metric"]
+"""Columns that together name one intervention; the rest of a row is its example and numbers."""
+MEASURED = ["base", "value", "effect"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,64 +52,84 @@ class Results:
     def summary(self, *, seed: int = 0) -> pd.DataFrame:
         """Mean effect of each intervention over the examples, with its uncertainty.
 
-        Columns: those that name the intervention, then `base` and `value` (means), `effect`
-        (mean), `low` and `high` (95 % cluster bootstrap), `p` (two-sided paired sign flip of
-        whole clusters), `q` (Benjamini-Hochberg over all rows of this table), `n`, `clusters`.
+        Columns: those that name the intervention, then `base`, `value` and `effect` (means),
+        `low` and `high` (95 % cluster bootstrap), `p` (two-sided paired sign flip of whole
+        clusters), `q` (Benjamini-Hochberg over all rows of this table), `n`, `clusters`.
+
+        `low` and `high` are of the effect. Where nothing was intervened on, so that no example
+        has an effect (methods "evaluate" and "attention"), they are of the value, and `p` and
+        `q` are NaN: there is no difference to test.
+
+        Raises:
+            ResultsError: an intervention that lacks examples, or has one twice.
         """
-        frame = self.frame.reset_index(drop=True)
+        frame = self.frame
         cell, first = _cells(frame)
+        _refuse_doubled(frame, cell)
         example, _ = pd.factorize(frame["example"], sort=True)
-        grid = np.full((cell.max() + 1, example.max() + 1), np.nan)
-        grid[cell, example] = frame["effect"]
-        if np.isnan(grid).any():
+        cluster, names = pd.factorize(frame["cluster"], sort=True)
+        shape = (len(first), int(example.max(initial=-1)) + 1)
+        value, effect = np.full(shape, np.nan), np.full(shape, np.nan)
+        value[cell, example], effect[cell, example] = frame["value"], frame["effect"]
+        outcome = np.where(np.isnan(effect).all(axis=1, keepdims=True), value, effect)
+        clusters = np.zeros(shape[1], dtype=int)
+        clusters[example] = cluster
+        if np.isnan(outcome).any() or (clusters[example] != cluster).any():
             raise ResultsError(
                 "the interventions were not all measured on the same examples; summarise each "
                 "set by itself (results.query(...).summary())"
             )
-        clusters = np.empty(grid.shape[1], dtype=int)
-        clusters[example] = pd.factorize(frame["cluster"], sort=True)[0]
-        low, high = stats.bootstrap_interval(grid, clusters, seed=seed)
-        p = stats.sign_flip_p(grid, clusters, seed=seed)
-        table = first[[*CELL, "kind", "layer", "head"]].reset_index(drop=True)
-        means = frame.groupby(cell)[["base", "value", "effect"]].mean()
-        return table.assign(
-            **means,
-            low=low,
-            high=high,
-            p=p,
-            q=stats.fdr(p),
-            n=grid.shape[1],
-            clusters=clusters.max() + 1,
+        low, high = stats.bootstrap_interval(outcome, clusters, seed=seed)
+        means = _means(frame, cell)
+        p = stats.sign_flip_p(outcome, clusters, seed=seed)
+        p = np.where(np.isnan(means["effect"]), np.nan, p)
+        return (
+            first[[*CELL, "kind", "layer", "head"]]
+            .join(means)
+            .assign(low=low, high=high, p=p, q=stats.fdr(p), n=shape[1], clusters=len(names))
         )
 
     def top(self, n: int = 10, *, by: str = "effect") -> pd.DataFrame:
-        """The n rows of `summary()` with the largest absolute value of column `by`."""
+        """The n rows of `summary()` with the largest absolute value of column `by`.
+
+        By `value` where there is no effect to rank by.
+        """
         table = self.summary()
-        order = table[by].abs().sort_values(ascending=False, kind="stable").index
-        return table.loc[order[:n]].reset_index(drop=True)
+        if by == "effect" and np.isnan(table["effect"]).all():
+            by = "value"
+        order = np.argsort(-np.abs(table[by].to_numpy(dtype=float)), kind="stable")  # NaN: last
+        return table.iloc[order[:n]].reset_index(drop=True)
 
     def grid(self, column: str = "effect") -> np.ndarray:
         """Mean of a column as an array: layers x heads, or layers x positions, or layers.
 
-        A place that was not measured is NaN.
+        Args:
+            column: `"effect"`, `"value"` or `"base"`. A place that was not measured is NaN.
 
         Raises:
-            ResultsError: the table holds several interventions for one place.
+            ResultsError: several interventions for one place, or sites without a layer only.
         """
         cell, first = _cells(self.frame)
-        first = first.assign(mean=self.frame.groupby(cell)[column].mean().to_numpy())
-        first = first[first["layer"].notna()]
-        across = "head" if first["head"].notna().any() else "position"
-        keys = first.set_index(["layer", across])["mean"]
-        if keys.index.has_duplicates:
-            raise ResultsError(
-                f"the table holds more than one intervention for a layer and {across}; choose "
-                "one set first: results.query(\"position == 'end'\").grid()"
-            )
-        table = keys.unstack(across, sort=False).sort_index()
-        rows = range(int(table.index.max()) + 1)
-        columns = range(int(max(table.columns)) + 1) if across == "head" else list(table.columns)
-        array = table.reindex(index=rows, columns=columns).to_numpy(dtype=float)
+        first["mean"] = _means(self.frame, cell)[column]
+        first = first.dropna(subset=["layer"])
+        if first.empty:
+            raise ResultsError("no row of the table has a layer, so there is no grid of layers")
+        of_heads = ~np.asarray(first["head"].isna())
+        if of_heads.any() and not of_heads.all():
+            raise _several(first, ["kind"], "some sites are heads and some are not")
+        across = "head" if of_heads.any() else "position"
+        twice = np.flatnonzero(first.duplicated(["layer", across]))
+        if len(twice):
+            same = first.iloc[twice[:1]][["layer", across]].merge(first)
+            place = f"layer {same['layer'][0]}, {across} {same[across][0]}"
+            raise _several(same, CELL, f"{place} has {len(same)} interventions")
+        rows = first["layer"].to_numpy(dtype=int)
+        if across == "head":
+            columns = first["head"].to_numpy(dtype=int)
+        else:
+            columns, _ = pd.factorize(first["position"], use_na_sentinel=False)
+        array = np.full((rows.max() + 1, columns.max() + 1), np.nan)
+        array[rows, columns] = first["mean"]
         return array[:, 0] if across == "position" and array.shape[1] == 1 else array
 
     def query(self, expression: str) -> "Results":
@@ -127,10 +149,12 @@ class Results:
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, partial)
-            os.replace(partial, path)
+            try:
+                pq.write_table(table, partial)
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise ResultsError(
                 f"cannot write {path}: {error.strerror or error}. Choose a folder that you may "
                 "write to and that has room."
@@ -148,8 +172,8 @@ class Results:
         try:
             table = pq.read_table(path)
         except FileNotFoundError:
-            raise ResultsError(f"there is no results file at {path}") from None
-        except (pa.ArrowInvalid, OSError) as error:
+            raise ResultsError(f"there is no results file at {path}; see what save wrote") from None
+        except (pa.ArrowException, OSError) as error:
             raise ResultsError(f"{path} is no readable parquet file: {error}") from error
         note = (table.schema.metadata or {}).get(b"interp")
         if note is None:
@@ -165,24 +189,68 @@ class Results:
 
     @classmethod
     def concat(cls, parts: Sequence["Results"]) -> "Results":
-        """Several tables as one; the provenance of the first, and every null control."""
-        provenance = dict(parts[0].provenance)
+        """Several tables as one.
+
+        Provenance that differs between them becomes a list; of the null controls the largest.
+
+        Raises:
+            ResultsError: no tables.
+        """
+        if not parts:
+            raise ResultsError("no results were given to concat; at least one table is needed")
+        provenance: dict[str, Any] = {}
+        for key in dict.fromkeys(key for part in parts for key in part.provenance):
+            given = [part.provenance[key] for part in parts if key in part.provenance]
+            distinct = [x for i, x in enumerate(given) if x not in given[:i]]
+            provenance[key] = distinct[0] if len(distinct) == 1 else distinct
         provenance["null"] = max(part.provenance.get("null", 0.0) for part in parts)
         return cls(pd.concat([part.frame for part in parts], ignore_index=True), provenance)
 
     def __repr__(self) -> str:
-        return f"Results: {len(self)} rows\n{self.top().to_string(float_format='{:.4g}'.format)}"
+        return f"Results: {len(self)} rows\n{self._shown().to_string(float_format='{:.4g}'.format)}"
 
     def _repr_html_(self) -> str:
-        shown = self.top()[["method", "site", "position", "receiver", "effect", "low", "high", "q"]]
-        return (
-            f"<p><b>{len(self)} rows</b>, {self.provenance.get('model', '')}: "
-            f"the strongest interventions</p>{shown.to_html(float_format='{:.3g}'.format)}"
-        )
+        title = f"<p><b>{len(self)} rows</b>, {escape(str(self.provenance.get('model', '')))}</p>"
+        return title + self._shown().to_html(float_format="{:.3g}".format)
+
+    def _shown(self) -> pd.DataFrame:
+        """The strongest interventions, or the first rows of a table that has no summary."""
+        try:
+            table = self.top()[[*CELL, *MEASURED, "low", "high", "q", "n"]]
+        except ResultsError:
+            table = self.frame.head(10)
+        nothing = {"", "nan", "None", "<NA>"}
+        return table.drop(columns=[c for c in table.columns if set(map(str, table[c])) <= nothing])
 
 
 def _cells(frame: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
     """A number for the intervention of each row, and the first row of each, in table order."""
-    keys = pd.MultiIndex.from_frame(frame[CELL].astype(str))
-    cell, _ = pd.factorize(keys)
-    return cell, frame.loc[~pd.Series(cell, index=frame.index).duplicated()]
+    cell = frame.groupby(CELL, sort=False, dropna=False, observed=True).ngroup().to_numpy()
+    _, first = np.unique(cell, return_index=True)
+    return cell, frame.iloc[first].reset_index(drop=True)
+
+
+def _means(frame: pd.DataFrame, cell: np.ndarray) -> pd.DataFrame:
+    """Of each intervention over the examples; NaN where no example has the number."""
+    columns = {name: np.asarray(frame[name], dtype=float) for name in MEASURED}
+    return cast(pd.DataFrame, pd.DataFrame(columns).groupby(cell).mean())
+
+
+def _refuse_doubled(frame: pd.DataFrame, cell: np.ndarray) -> None:
+    places = pd.MultiIndex.from_arrays([cell, frame["example"]])
+    twice = places.duplicated()
+    if twice.any():
+        same = frame.iloc[np.flatnonzero(places == places[twice][0])]
+        fact = f"site {same['site'].iloc[0]} has {len(same)} rows for one example"
+        raise _several(same, [c for c in COLUMNS if c not in MEASURED], fact)
+
+
+def _several(frame: pd.DataFrame, columns: Sequence[str], fact: str) -> ResultsError:
+    """The refusal of rows that stand in one place; names the columns in which they differ."""
+    options = {c: found for c in columns if len(found := frame[c].unique()) > 1}
+    if not options:
+        return ResultsError(f"{fact}, alike in every column; a table was joined to itself")
+    found = "; ".join(f"{c}: {', '.join(map(str, x[:6]))}" for c, x in options.items())
+    column, value = next((c, x[0]) for c, x in options.items())
+    chosen = f"{column} == {value!r}" if pd.notna(value) else f"{column}.isna()"
+    return ResultsError(f'{fact} ({found}). Choose one set first: results.query("{chosen}").')

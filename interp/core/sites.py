@@ -3,20 +3,23 @@
 | text | site |
 | --- | --- |
 | `"23.3"` | z, the output of head 3 in layer 23 before W_O |
-| `"23.3.q"`, `"23.3.k"`, `"23.3.v"` | query, key, value of that head; key and value *as this query head reads them* |
+| `"23.3.q"`, `"23.3.k"`, `"23.3.v"` | query, key, value of that head, *as this head reads them* |
 | `"23.kv1.k"`, `"23.kv1.v"` | key and value of a whole group (grouped-query attention) |
 | `"23.3.pattern"` | attention probabilities of that head |
 | `"12.attn"`, `"12.mlp"` | what the attention, the MLP writes into the residual stream |
 | `"12.mlp[307]"` | activation of MLP neuron 307 |
-| `"12.resid_pre"`, `"12.resid_mid"`, `"12.resid_post"` | residual stream before the layer, between its halves, after it |
+| `"12.resid_pre"` | residual stream before the layer |
+| `"12.resid_mid"`, `"12.resid_post"` | ... between its attention and its MLP, after the layer |
 | `"embed"`, `"logits"` | token (and learned position) embedding; the output |
 """
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import total_ordering
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from interp.core.errors import SiteError, nearest
 from interp.core.facts import Facts
@@ -40,10 +43,14 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 """In the order of computation within a layer."""
 
 HEAD_KINDS = ("q", "k", "v", "pattern", "z")
-_WHOLE = {"attn": "attn_out", "mlp": "mlp_out"} | {
-    k: k for k in ("resid_pre", "resid_mid", "resid_post")
+_WHOLE: dict[str, Kind] = {
+    "attn": "attn_out",
+    "mlp": "mlp_out",
+    "resid_pre": "resid_pre",
+    "resid_mid": "resid_mid",
+    "resid_post": "resid_post",
 }
-_SHORT = {"attn_out": "attn", "mlp_out": "mlp"}
+_SHORT = {kind: word for word, kind in _WHOLE.items()}
 _TEXT = re.compile(
     r"(?P<layer>\d+)\."
     r"(?:(?P<head>\d+)(?:\.(?P<head_kind>q|k|v|pattern|z))?"
@@ -51,6 +58,7 @@ _TEXT = re.compile(
     r"|mlp\[(?P<neuron>\d+)\]"
     r"|(?P<whole>attn|mlp|resid_pre|resid_mid|resid_post))"
 )
+_EXAMPLES = ("23.3", "23.3.q", "23.kv1.k", "12.mlp", "12.attn", "12.resid_pre", "12.mlp[307]")
 _SELECTORS: dict[str, Kind] = {
     "heads": "z",
     "mlps": "mlp_out",
@@ -61,6 +69,15 @@ _SELECTORS: dict[str, Kind] = {
     "resid_mid": "resid_mid",
     "resid_post": "resid_post",
 }
+
+
+def _axes(kind: Kind) -> tuple[tuple[str, ...], ...]:
+    """The indices that an address of this kind has; keys and values have two forms."""
+    if kind in ("embed", "logits"):
+        return ((),)
+    if kind in HEAD_KINDS:
+        return (("layer", "head"), ("layer", "group"))[: 2 if kind in ("k", "v") else 1]
+    return (("layer", "neuron") if kind == "mlp_act" else ("layer",),)
 
 
 @total_ordering
@@ -82,6 +99,16 @@ class Site:
     group: int | None = None
     neuron: int | None = None
 
+    def __post_init__(self) -> None:
+        axes = ("layer", "head", "group", "neuron")
+        given = tuple(axis for axis in axes if getattr(self, axis) is not None)
+        if given not in _axes(self.kind):
+            needed = " or ".join(" and ".join(form) or "nothing" for form in _axes(self.kind))
+            raise SiteError(
+                f"a {self.kind!r} site is addressed by {needed}, not by "
+                f"{' and '.join(given) or 'nothing'}"
+            )
+
     @classmethod
     def parse(cls, text: "str | Site") -> "Site":
         """Read the text form.
@@ -99,9 +126,9 @@ class Site:
             raise SiteError(f"{text!r} is not a site; {_hint(word)}")
         layer = int(found["layer"])
         if found["head"] is not None:
-            return cls(found["head_kind"] or "z", layer, head=int(found["head"]))
+            return cls(cast(Kind, found["head_kind"] or "z"), layer, head=int(found["head"]))
         if found["group"] is not None:
-            return cls(found["group_kind"], layer, group=int(found["group"]))
+            return cls(cast(Kind, found["group_kind"]), layer, group=int(found["group"]))
         if found["neuron"] is not None:
             return cls("mlp_act", layer, neuron=int(found["neuron"]))
         return cls(_WHOLE[found["whole"]], layer)
@@ -115,14 +142,16 @@ class Site:
             return f"{self.layer}.kv{self.group}.{self.kind}"
         if self.neuron is not None:
             return f"{self.layer}.mlp[{self.neuron}]"
-        return f"{self.layer}.{_SHORT.get(self.kind, self.kind)}"
+        return f"{self.layer}.{_SHORT[self.kind]}"
 
     @property
-    def order(self) -> tuple[float, ...]:
+    def order(self) -> tuple[int, ...]:
         """Sort key: layer, place in the layer, then head, group or neuron."""
-        layer = {"embed": -1.0, "logits": float("inf")}.get(self.kind, self.layer)
         inner = (-1 if i is None else i for i in (self.head, self.group, self.neuron))
-        return (-1.0 if layer is None else layer, KINDS.index(self.kind), *inner)
+        layer = self.layer
+        if layer is None:
+            layer = -1 if self.kind == "embed" else sys.maxsize
+        return (layer, KINDS.index(self.kind), *inner)
 
     def __lt__(self, other: "Site") -> bool:
         return self.order < other.order
@@ -133,6 +162,12 @@ class Site:
         Raises:
             SiteError: it has not; gives the nearest site that it has and the model's shape.
         """
+        if self.kind in ("mlp_out", "mlp_act", "resid_mid") and facts.d_mlp == 0:
+            raise SiteError(f"there is no site '{self}': the model has no MLPs. It is {facts}.")
+        if self.kind == "logits" and not facts.language_model:
+            raise SiteError(
+                f"there is no site 'logits': the model has no unembedding. It is {facts}."
+            )
         limits = {
             "layer": facts.n_layers,
             "head": facts.n_heads,
@@ -142,24 +177,18 @@ class Site:
         fixed, wrong = self, []
         for axis, limit in limits.items():
             index = getattr(self, axis)
-            if index is not None and index >= limit:
+            if index is not None and not 0 <= index < limit:
                 name = "key-value group" if axis == "group" else axis
-                wrong.append(
-                    f"{name} {index} is outside 0 to {limit - 1}" if limit else f"it has no {name}s"
-                )
-                fixed = replace(fixed, **{axis: max(limit - 1, 0)})
-        if self.kind in ("mlp_out", "mlp_act", "resid_mid") and facts.d_mlp == 0:
-            raise SiteError(f"site '{self}': the model has no MLPs ({facts})")
+                wrong.append(f"{name} {index} is outside 0 to {limit - 1}")
+                fixed = replace(fixed, **{axis: min(max(index, 0), limit - 1)})
         if self.kind == "resid_mid" and facts.parallel:
-            raise SiteError(
-                f"site '{self}': attention and MLP run in parallel in this model, so there is no "
-                f"residual stream between them; use '{self.layer}.resid_pre'. ({facts})"
+            fixed = replace(fixed, kind="resid_pre")
+            wrong.append(
+                "attention and MLP run in parallel, so no residual stream stands between them"
             )
-        if self.kind == "logits" and not facts.language_model:
-            raise SiteError(f"site 'logits': the model has no unembedding ({facts})")
         if wrong:
             raise SiteError(
-                f"the model has no site '{self}': {' and '.join(wrong)}. "
+                f"there is no site '{self}': {' and '.join(wrong)}. "
                 f"The nearest site is '{fixed}'. The model is {facts}."
             )
         return self
@@ -176,7 +205,7 @@ def resolve(selector: "str | Site | Iterable[str | Site]", facts: Facts) -> tupl
     """
     sites = sorted(set(_expand(selector, facts)))
     if not sites:
-        raise SiteError(f"the selection {selector!r} names no site; give at least one")
+        raise SiteError(f"the selection {selector!r} names no site; give at least one. ({facts})")
     return tuple(site.check(facts) for site in sites)
 
 
@@ -197,14 +226,37 @@ def _expand(selector: "str | Site | Iterable[str | Site]", facts: Facts) -> Sequ
 
 
 def _hint(word: str) -> str:
-    examples = ["23.3", "23.3.q", "23.kv1.k", "12.mlp", "12.attn", "12.resid_pre", "12.mlp[307]"]
-    digits = re.match(r"[Ll]?(\d+)[.Hh]+(\d+)", word)
-    if digits:
-        return f"did you mean '{digits[1]}.{digits[2]}'?"
-    layer = re.match(r"(\d+)\.(.+)", word)
-    if layer:
-        forms = [*_WHOLE, "0", "0.q", "0.k", "0.v", "kv0.k", "kv0.v", "mlp[0]"]
-        return nearest(layer[2], forms).replace("'", f"'{layer[1]}.", 1)
-    return nearest(word, [*_SELECTORS, "embed", "logits"]) + (
-        " Sites are written like " + ", ".join(examples) + "."
-    )
+    """What may have been meant by a text that is not a site."""
+    if "->" in word:
+        return "a path has two ends: give them as senders= and receivers= of path_patch."
+    if re.search(r"(?<!\d)-\d", word):
+        return "layers, heads and neurons are counted from 0, and none from the end."
+    # names of TransformerLens: blocks.5.hook_mlp_out, blocks.5.attn.hook_q
+    word = re.sub(r"^blocks\.|(attn\.)?hook_", "", word)
+    if found := re.fullmatch(r"[Ll]?(\d+)[.,:\s]*[.,:\sHh](\d+)(.*)", word):
+        head = f"{int(found[1])}.{int(found[2])}"
+        if not found[3]:
+            return f"did you mean '{head}'?"
+        parts = ", ".join(f"'{head}.{kind}'" for kind in HEAD_KINDS if kind != "z")
+        return f"head {found[2]} of layer {found[1]} has {parts}, and '{head}', its output."
+    if found := re.match(r"[Ll]?(\d+)\.?(kv|mlp)\D?(\d+)", word):
+        layer, form, index = found.groups()
+        if form == "mlp":
+            return f"did you mean '{layer}.mlp[{index}]'?"
+        group = f"{layer}.kv{index}"
+        return f"a key-value group has a key, '{group}.k', and a value, '{group}.v'."
+    if found := re.fullmatch(r"[Ll]?(\d+)\.?(.*)", word):
+        layer, rest = found.groups()
+        if rest in HEAD_KINDS:
+            return (
+                f"{rest!r} belongs to a head: '{Site(rest, int(layer), head=0)}' is that of head 0."
+            )
+        near = get_close_matches(rest, _WHOLE, n=3, cutoff=0.5)
+        if near:
+            return "did you mean " + " or ".join(f"'{layer}.{form}'" for form in near) + "?"
+        forms = ", ".join(f"'{layer}.{form}'" for form in _WHOLE)
+        return f"layer {layer} has heads, '{layer}.0', neurons, '{layer}.mlp[0]', and {forms}."
+    meant = nearest(word, [*_SELECTORS, "embed", "logits"])
+    if word in _SELECTORS:
+        meant = "it selects many."
+    return f"{meant} Sites are written like {', '.join(_EXAMPLES)}."

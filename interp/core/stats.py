@@ -12,6 +12,8 @@ from scipy import stats
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 PERMUTATIONS = 9_999
+BLOCK = 1_000
+"""Cells at once, which bounds the memory. The draws are the same for every cell."""
 
 
 def cluster_sums(
@@ -34,21 +36,29 @@ def bootstrap_interval(
     NaN with fewer than two clusters: one cluster says nothing about another.
     """
     sums, counts = cluster_sums(values, cluster)
-    if sums.shape[1] < 2:
+    clusters = len(counts)
+    if clusters < 2:
         return np.full(len(values), np.nan), np.full(len(values), np.nan)
-    found = stats.bootstrap(
-        (sums, np.broadcast_to(counts, sums.shape)),
-        lambda total, n, axis: total.sum(axis) / n.sum(axis),
-        paired=True,
-        axis=-1,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=max(1, 2_000_000 // sums.size),
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    return found.confidence_interval.low, found.confidence_interval.high
+
+    def interval(sums: ndarray) -> ndarray:
+        def mean(drawn: ndarray, axis: int) -> ndarray:
+            times = _times_drawn(drawn, clusters)
+            return (sums @ times.T) / (times @ counts)
+
+        found = stats.bootstrap(
+            (np.arange(clusters),),
+            mean,
+            vectorized=True,
+            n_resamples=resamples,
+            batch=1_000,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+        return np.stack(found.confidence_interval)
+
+    low, high = np.concatenate([interval(block) for block in _blocks(sums)], axis=1)
+    return low, high
 
 
 def sign_flip_p(
@@ -61,22 +71,30 @@ def sign_flip_p(
     """Two-sided p that the mean is zero, the sign of whole clusters flipped.
 
     Exact up to 13 clusters (all 2^n flips), else `permutations` random flips. With n clusters
-    no p is below 2^(1-n); NaN with fewer than two.
+    no p is below 2^(1-n); NaN with fewer than two, and where a value is NaN.
     """
     sums, _ = cluster_sums(values, cluster)
     if sums.shape[1] < 2:
         return np.full(len(values), np.nan)
-    found = stats.permutation_test(
-        (sums,),
-        lambda x, axis: x.mean(axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=permutations,
-        batch=max(1, 2_000_000 // sums.size),
-        axis=-1,
-        rng=np.random.default_rng(seed),
-    )
-    return found.pvalue
+    # whole numbers, so that sums that are equal tie in whatever order they are added up
+    size = np.abs(sums).sum(1, keepdims=True)
+    whole = np.rint(sums / np.where(size == 0, 1, size) * 2**40)
+
+    def p_values(sums: ndarray) -> ndarray:
+        found = stats.permutation_test(
+            (np.ones(sums.shape[1]),),
+            lambda signs, axis: signs @ sums.T,
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=permutations,
+            batch=1_000,
+            axis=-1,
+            rng=np.random.default_rng(seed),
+        )
+        return np.asarray(found.pvalue)
+
+    p = np.concatenate([p_values(block) for block in _blocks(whole)])
+    return np.where(np.isnan(sums).any(1), np.nan, p)
 
 
 def fdr(p: Float[ndarray, " tests"]) -> Float[ndarray, " tests"]:
@@ -84,5 +102,17 @@ def fdr(p: Float[ndarray, " tests"]) -> Float[ndarray, " tests"]:
     q = np.full(len(p), np.nan)
     tested = ~np.isnan(p)
     if tested.any():
-        q[tested] = stats.false_discovery_control(p[tested])
+        q[tested] = np.asarray(stats.false_discovery_control(p[tested]))
     return q
+
+
+def _blocks(sums: Float[ndarray, "cells clusters"]) -> list[ndarray]:
+    return np.array_split(sums, max(1, -(-len(sums) // BLOCK)))
+
+
+def _times_drawn(
+    drawn: Integer[ndarray, "draws clusters"], clusters: int
+) -> Integer[ndarray, "draws clusters"]:
+    """How often each draw holds each cluster."""
+    first = clusters * np.arange(len(drawn))[:, None]
+    return np.bincount((drawn + first).ravel(), minlength=drawn.size).reshape(drawn.shape)

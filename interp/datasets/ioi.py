@@ -7,17 +7,16 @@ again, `{S2}`.
 
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from itertools import islice
 from string import Formatter
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
 from interp.core.errors import PairsError, nearest
-from interp.core.pairs import Encodes, Pairs
+from interp.core.pairs import Pairs
 from interp.datasets.files import folder
 from interp.models.tokens import Bos, Offsets, token_at
 
@@ -27,10 +26,12 @@ Corruption = Literal["abc", "swap"]
 FEWEST = {"names": 10, "places": 2, "objects": 2}
 
 
-class Spans(Encodes, Protocol):
-    """A model that can also say which characters a token covers."""
+@runtime_checkable
+class Spans(Protocol):
+    """What the task needs of a model: ids with the characters that they cover."""
 
     def encode_with_offsets(self, text: str, *, bos: Bos = ...) -> tuple[list[int], Offsets]: ...
+    def show(self, ids: list[int]) -> list[str]: ...
 
 
 def ioi(
@@ -49,7 +50,7 @@ def ioi(
     same clean prompts under either corruption.
 
     Args:
-        model: anything with `encode`, `encode_with_offsets`, `token_id` and `show`.
+        model: anything with `encode_with_offsets` and `show`.
         n: number of pairs.
         corruption: `"abc"` puts three unrelated names in the three name slots (p_ABC, Wang et al.
             2022, sec. 2.1), so that neither answer is right; `"swap"` puts IO in the place of S2
@@ -74,38 +75,37 @@ def ioi(
         raise PairsError(
             f"ioi has no corruption {corruption!r}; {nearest(corruption, get_args(Corruption))}"
         )
-    words = {kind: _single(model, kind, all_words) for kind, all_words in vocabulary().items()}
+    ids_of = {kind: _single(model, kind, words) for kind, words in vocabulary().items()}
+    names, places, objects = (list(words) for words in ids_of.values())
     rng = np.random.default_rng([*b"ioi", seed])
     sides: dict[str, list[list[int]]] = {"clean": [], "corrupt": []}
     marks: list[dict[str, int]] = []
-    answers: list[tuple[int, int]] = []
     clusters = _schedule(rng, n)
-    for name, order in clusters:
-        template = templates()[name]
+    for cluster, order in clusters:
+        template = templates()[cluster]
         template = _exchange(template) if order == "BABA" else template
-        io, s, *others = rng.choice(words["names"], 5, replace=False).tolist()
-        scene = {"PLACE": rng.choice(words["places"]), "OBJECT": rng.choice(words["objects"])}
+        io, s, *others = rng.choice(names, 5, replace=False).tolist()
+        scene = {"PLACE": str(rng.choice(places)), "OBJECT": str(rng.choice(objects))}
         corrupt = (io, s, io) if corruption == "swap" else others
         row = {}
         for side, people in (("clean", (io, s, s)), ("corrupt", corrupt)):
             slots = dict(zip(("IO", "S", "S2"), people, strict=True)) | scene
-            ids, row[side] = _tokenise(model, template, slots, bos)
+            ids, row[side] = _tokenise(model, template, slots, ids_of["names"], bos)
             sides[side].append(ids)
         if row["clean"] != row["corrupt"]:
             raise PairsError(
-                f"the names of template {name!r} stand at {row['clean']} in the clean prompt and "
-                f"at {row['corrupt']} in the corrupt one, though each is one token alone: the "
+                f"the names of template {cluster!r} stand at {row['clean']} in the clean prompt "
+                f"and at {row['corrupt']} in the corrupt one, though each is one token: the "
                 "tokenizer merges words across spaces. Use another tokenizer for this task."
             )
         marks.append(row["clean"])
-        answers.append((model.token_id(f" {io}"), model.token_id(f" {s}")))
     return Pairs.from_tokens(
         clean=sides["clean"],
         corrupt=sides["corrupt"],
-        correct=[io for io, _ in answers],
-        wrong=[s for _, s in answers],
+        correct=[ids[at["io"]] for ids, at in zip(sides["clean"], marks, strict=True)],
+        wrong=[ids[at["s1"]] for ids, at in zip(sides["clean"], marks, strict=True)],
         positions={name: [row[name] for row in marks] for name in marks[0]},
-        cluster=[name for name, _ in clusters],
+        cluster=[cluster for cluster, _ in clusters],
         strings=[
             (tuple(model.show(a)), tuple(model.show(b)))
             for a, b in zip(sides["clean"], sides["corrupt"], strict=True)
@@ -146,23 +146,20 @@ def _schedule(rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
     return list(islice(cells(), n))
 
 
-def _single(model: Encodes, kind: str, words: Sequence[str]) -> list[str]:
-    """The words that are one token of their own after a space.
+def _single(model: Spans, kind: str, words: Sequence[str]) -> dict[str, int]:
+    """The words that are one token after another word, with their ids.
 
     Raises:
         PairsError: fewer are left than the task needs.
     """
-    ids = {}
+    kept = {}
     for word in words:
-        try:
-            token = model.token_id(f" {word}")
-        except PairsError:
-            continue
+        # In context, not alone: some tokenizers put a space of their own before a text.
+        ids, offsets = model.encode_with_offsets(f"to {word}", bos="none")
+        i = token_at(offsets, len(word) + 2)
         # An unknown-word token is single too, but it does not spell the word.
-        if word.lower() in model.show([token])[0].lower():
-            ids[word] = token
-    shared = {token for token, count in Counter(ids.values()).items() if count > 1}
-    kept = [word for word, token in ids.items() if token not in shared]
+        if offsets[i][0] in (2, 3) and word.lower() in model.show([ids[i]])[0].lower():
+            kept[word] = ids[i]
     if len(kept) < FEWEST[kind]:
         raise PairsError(
             f"only {len(kept)} of the {len(words)} {kind} of the ioi task are single tokens after "
@@ -174,12 +171,12 @@ def _single(model: Encodes, kind: str, words: Sequence[str]) -> list[str]:
 
 
 def _tokenise(
-    model: Spans, template: str, slots: dict[str, str], bos: Bos
+    model: Spans, template: str, slots: dict[str, str], ids_of: dict[str, int], bos: Bos
 ) -> tuple[list[int], dict[str, int]]:
     """Ids of a filled template and the index of each named position.
 
     Raises:
-        PairsError: a name is not the one token that it is alone.
+        PairsError: a name is not the one token that it is after another word.
     """
     text, last = "", {}
     for literal, slot, _, _ in Formatter().parse(template):
@@ -189,9 +186,9 @@ def _tokenise(
     ids, offsets = model.encode_with_offsets(text, bos=bos)
     at = {slot: token_at(offsets, last[slot]) for slot in ("IO", "S", "S2")}
     for slot, i in at.items():
-        if ids[i] != model.token_id(f" {slots[slot]}"):
+        if ids[i] != ids_of[slots[slot]]:
             raise PairsError(
-                f"the name {slots[slot]!r} is one token alone but not in the prompt {text!r}, "
+                f'the name {slots[slot]!r} is one token after "to" but not in {text!r}, '
                 f"where {model.show(ids[i : i + 1])[0]!r} ends it: {_describe(model)} tokenises a "
                 "word by its surroundings. Use another tokenizer for this task."
             )
@@ -199,5 +196,5 @@ def _tokenise(
     return ids, {"io": at["IO"], "s1": at["S"], "s1+1": at["S"] + 1, "s2": at["S2"], "end": end}
 
 
-def _describe(model: Encodes) -> str:
+def _describe(model: Spans) -> str:
     return f"the tokenizer of {getattr(model, 'name', type(model).__name__)}"

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -53,6 +53,7 @@ class Score:
         return self((at_read if columns is None else at_read.gather(1, columns))[None])
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What can trace a run, read logits off it, and run cells of interventions."""
 

@@ -51,7 +51,7 @@ def rotation(w: Weights, pos: int) -> Rotation | None:
 def rotate(
     x: Float[Tensor, "*batch pos head d_head"],
     r: Rotation | None,
-    place: Int[Tensor, "*rows pos"],
+    place: Int[Tensor, "rows pos"],
 ) -> Float[Tensor, "*batch pos head d_head"]:
     """Turn each pair (i, i + d/2) of features by the angle of its position."""
     if r is None:

@@ -6,7 +6,7 @@ number per example; a `Hop` makes it a path.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,7 @@ Source = Literal["clean", "corrupt", "base"] | Reference | Tensor | None
 """Where a value comes from: a run of the same rows, a mean, a tensor of one's own, or nowhere."""
 
 
+@runtime_checkable
 class Value(Protocol):
     """A new value for an activation, from the current one and what `source` holds there."""
 

@@ -63,7 +63,7 @@ class Batch:
     positions: int
     layers: tuple[int, int]
     bytes: int
-    flops: float
+    flops: int
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class Plan:
 
     batches: tuple[Batch, ...]
     budget: int
-    naive_flops: float
+    naive_flops: int
     facts: Facts
     engine: str
 
     @property
-    def flops(self) -> float:
+    def flops(self) -> int:
         if self.engine == "hooks":
             return self.naive_flops
         return sum(batch.flops for batch in self.batches)
@@ -195,7 +195,7 @@ def _cut(
 
 def _cell_flops(
     facts: Facts, entry: tuple[int, int], hop: Hop | None, length: int, start: int, positions: int
-) -> float:
+) -> int:
     """Matrix products of one cell in one row."""
     layer, step = entry
     attention, mlp = _layer_flops(facts, length)
@@ -204,20 +204,20 @@ def _cell_flops(
         own = (attention if step < STEPS["z"] else 0) + (mlp if step < STEPS["mlp_out"] else 0)
         return positions * (own + (last - layer - 1) * (attention + mlp))
     ends = [last if s.kind == "logits" else s.layer or 0 for s in hop.receivers]
-    passed = positions * mlp * max(0, max(ends) - layer) if hop.through == "mlps" else 0.0
+    passed = positions * mlp * max(0, max(ends) - layer) if hop.through == "mlps" else 0
     if hop.receivers[0].kind == "logits":
         return passed
     return passed + (length - start) * (last - min(ends)) * (attention + mlp)
 
 
-def _layer_flops(facts: Facts, length: int) -> tuple[float, float]:
+def _layer_flops(facts: Facts, length: int) -> tuple[int, int]:
     """Attention and MLP, of one position."""
     inner, group = facts.n_heads * facts.d_head, facts.n_kv_heads * facts.d_head
     attention = 2 * facts.d_model * (2 * inner + 2 * group) + 4 * inner * length
     return attention, 2 * facts.d_model * facts.d_mlp * (3 if facts.gated else 2)
 
 
-def _forward_flops(facts: Facts, length: int) -> float:
+def _forward_flops(facts: Facts, length: int) -> int:
     per_position = facts.n_layers * sum(_layer_flops(facts, length))
     return length * (per_position + 2 * facts.d_model * facts.d_vocab)
 

@@ -1,5 +1,6 @@
 """Where a number came from, as a flat dictionary that goes into every results file."""
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -9,6 +10,7 @@ from interp.models.model import Model
 PACKAGES = ("interp", "torch", "transformer-lens", "transformers", "numpy", "pandas", "scipy")
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of the packages that numbers can depend on."""
     found = {}

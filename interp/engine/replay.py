@@ -82,7 +82,8 @@ def wave(
         else:
             attn_out = stack.join(resid[:0], "attn_out", layer, "z", window)
             if edited := stack.edited(layer, "z"):
-                z = stack.join(base.final.new_empty(0), "z", layer, "z", window)
+                empty = resid.new_empty(0, *window.shape, w.facts.n_heads, w.facts.d_head)
+                z = stack.join(empty, "z", layer, "z", window)
                 z = stack.apply(z, layer, ("z",), window)[edited]
                 attn_out[edited] = block.attention.o(z.flatten(-2))
         resid = stack.join(resid, "resid_pre", layer, "attn_out", window)
@@ -119,7 +120,9 @@ def _attend(
     window: Int[Tensor, "batch window"],
     query: Int[Tensor, "batch query"],
     turn: forward.Rotation | None,
-) -> tuple[Float[Tensor, "cells batch query d_model"], Float[Tensor, "cells batch query head d"]]:
+) -> tuple[
+    Float[Tensor, "joined batch query d_model"], Float[Tensor, "joined batch query head d_head"]
+]:
     """Residual stream and z at the query positions, for the cells that have joined by then."""
     p, d_head = block.attention, w.facts.d_head
     x = forward.norm(resid, p.norm)

@@ -83,8 +83,8 @@ def _pattern(
     q: Float[Tensor, "batch pos head d_head"],
     k: Float[Tensor, "batch pos group d_head"],
 ) -> Float[Tensor, "1 batch group in_group query key"]:
-    pos = q.shape[1]
-    place = torch.arange(pos, device=q.device)[None]
+    batch, pos = q.shape[:2]
+    place = torch.arange(pos, device=q.device).expand(batch, -1)
     turn = forward.rotation(w, pos)
     rotated = (forward.rotate(t, turn, place)[None] for t in (q, k))
     return forward.pattern(*rotated, k[:, :0], forward.causal(place, pos), p.scale)

@@ -21,6 +21,7 @@ from interp.models import shipped
 from interp.models.checks import output_of, run_checks, sample_tokens
 from interp.models.facts import facts_of
 from interp.models.model import Model, Reference
+from interp.models.precision import exact
 from interp.models.quiet import quiet
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -54,6 +55,8 @@ def load(
         tokenizer = _tokenizer(folder)
         hf, architecture, headless = _read(folder, dtype)
         hf = hf.to(where).eval().requires_grad_(False)
+        if dtype == torch.float64:
+            exact(hf)
         parameters = dict(hf.named_parameters())
         tokens = sample_tokens(hf.get_input_embeddings().weight.shape[0], device=where)
         output = output_of(hf, tokens, language_model=not headless)

@@ -1,5 +1,6 @@
 """The IOI pairs: the data, the balance, and every named token where its name says."""
 
+import inspect
 from collections import Counter
 from itertools import pairwise
 from string import Formatter
@@ -7,7 +8,15 @@ from string import Formatter
 import pytest
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from interp.core.errors import InterpError, PairsError
 from interp.datasets import files, ioi
@@ -119,7 +128,8 @@ def test_templates_and_orders_are_balanced(model, n):
     assert abs(orders - (n - orders)) <= 1
     assert max(cells.values()) - min(cells.values()) <= (n % 40 > 0)
     if n % 40 == 0:
-        assert set(cells.values()) == {n // 40} and len(cells) == 40
+        assert cells == dict.fromkeys(cells, n // 40)
+        assert len(cells) == 40
 
 
 def test_prompts_of_one_template_have_one_length(model):
@@ -147,7 +157,8 @@ def test_positions_point_to_their_tokens(corruption, frame):
 
 def test_bos_none_adds_nothing():
     pairs = ioi(reader(all_words(), frame="<s> $A"), n=8, bos="none")
-    assert pairs.bos == "none" and 0 not in pairs.clean[:, 0]
+    assert pairs.bos == "none"
+    assert 0 not in pairs.clean[:, 0]
 
 
 def test_positions_follow_the_order_of_the_clauses(model):
@@ -176,8 +187,24 @@ def test_names_that_the_tokenizer_does_not_know_are_left_out():
     backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     pairs = ioi(Reader(hf.PreTrainedTokenizerFast(tokenizer_object=backend)), n=40)
-    assert 0 not in pairs.correct and 0 not in pairs.wrong
+    assert 0 not in torch.cat([pairs.correct, pairs.wrong])
     assert at(pairs, "clean", "io") == pairs.correct.tolist()
+
+
+def test_a_tokenizer_that_puts_a_space_before_every_text():
+    # Llama 2: " Mary" alone is two tokens, the second of which follows "to".
+    words = [word for kind in vocabulary().values() for word in kind]
+    words += [word for text in templates().values() for word in text.replace(",", "").split()]
+    pieces = ["<unk>", "▁", *dict.fromkeys(f"▁{word}" for word in words)]
+    backend = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0))
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    model = Reader(hf.PreTrainedTokenizerFast(tokenizer_object=backend))
+    pairs = ioi(model, n=40)
+    assert len(model.encode(" Mary")) == 2
+    assert at(pairs, "clean", "io") == pairs.correct.tolist()
+    assert set(model.show(pairs.correct.tolist())) <= {f"␣{n}" for n in vocabulary()["names"]}
 
 
 # The corruptions
@@ -188,10 +215,10 @@ def test_abc_puts_three_unrelated_names_in_the_slots(model):
     names = {model.token_id(f" {name}") for name in vocabulary()["names"] if name not in SPLIT}
     columns = [at(pairs, "corrupt", p) for p in ("io", "s1", "s2")]
     for row in zip(*columns, pairs.correct.tolist(), pairs.wrong.tolist(), strict=True):
-        assert len(set(row)) == 5 and set(row) <= names
+        assert len(set(row) & names) == 5
 
 
-@pytest.mark.parametrize("corruption,changed", [("abc", {"io", "s1", "s2"}), ("swap", {"s2"})])
+@pytest.mark.parametrize(("corruption", "changed"), [("abc", {"io", "s1", "s2"}), ("swap", {"s2"})])
 def test_nothing_but_the_names_differs(model, corruption, changed):
     pairs = ioi(model, n=80, corruption=corruption)
     for row, (a, b) in enumerate(zip(pairs.clean, pairs.corrupt, strict=True)):
@@ -229,7 +256,7 @@ def test_clusters_are_templates_and_split(model):
 # Errors
 
 
-@pytest.mark.parametrize("n,seed", [(0, 0), (-3, 0), (4, -1)])
+@pytest.mark.parametrize(("n", "seed"), [(0, 0), (-3, 0), (4, -1)])
 def test_impossible_numbers_are_refused(model, n, seed):
     with pytest.raises(PairsError, match=rf"n={n} pairs with seed={seed}; n must be at least 1"):
         ioi(model, n=n, seed=seed)
@@ -237,11 +264,11 @@ def test_impossible_numbers_are_refused(model, n, seed):
 
 def test_an_unknown_corruption_is_refused(model):
     with pytest.raises(PairsError, match="no corruption 'swop'; did you mean 'swap'"):
-        ioi(model, corruption="swop")
+        inspect.unwrap(ioi)(model, corruption="swop")  # past the type checks of the tests
 
 
 @pytest.mark.parametrize(
-    "kind,keep,message",
+    ("kind", "keep", "message"),
     [
         ("names", 9, r"only 9 of the 120 names.*the tokenizer of tiny \(.*at least 10 are needed"),
         ("places", 1, r"only 1 of the 40 places.*at least 2 are needed.*Pairs.from_text"),
@@ -258,10 +285,24 @@ def test_a_name_that_is_another_token_in_its_prompt_is_refused(model):
     class Shifted(Reader):
         def encode_with_offsets(self, text, *, bos="model"):
             ids, offsets = super().encode_with_offsets(text, bos=bos)
-            return [(i + 1) % len(self.tokenizer) for i in ids], offsets
+            return [i + (len(ids) > 5) for i in ids], offsets
 
-    with pytest.raises(PairsError, match="is one token alone but not in the prompt.*of tiny"):
+    with pytest.raises(PairsError, match=r"is one token after .to. but not in .*of tiny"):
         ioi(Shifted(model.tokenizer))
+
+
+def test_prompts_that_do_not_align_are_refused(model):
+    class Stutters(Reader):
+        prompts = 0
+
+        def encode_with_offsets(self, text, *, bos="model"):
+            ids, offsets = super().encode_with_offsets(text, bos=bos)
+            self.prompts += len(ids) > 5
+            extra = self.prompts % 2
+            return [1] * extra + ids, [(0, 0)] * extra + offsets
+
+    with pytest.raises(PairsError, match=r"the names of template .* stand at .*merges words"):
+        ioi(Stutters(model.tokenizer))
 
 
 # The files
@@ -269,7 +310,7 @@ def test_a_name_that_is_another_token_in_its_prompt_is_refused(model):
 
 def test_data_lies_in_the_package_or_beside_it(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "__file__", str(tmp_path / "interp" / "datasets" / "files.py"))
-    with pytest.raises(InterpError, match="'ioi' is in neither .*installed package.*reinstall"):
+    with pytest.raises(InterpError, match=r"'ioi' is in neither .*installed package.*reinstall"):
         files.folder("ioi")
     beside, inside = tmp_path / "data" / "ioi", tmp_path / "interp" / "data" / "ioi"
     beside.mkdir(parents=True)

@@ -1,87 +1,11 @@
-"""Tiny random models on disk, every width another number so that no axis passes for another."""
+"""Tiny random models on disk."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 import transformers as hf
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-
-VOCAB = 29
-WORDS = ["<s>", "<unk>", "The", "ĠMary", "ĠJohn", "Ġgave", "Ġit", "Ġto", "Ċ", "Mary", "é", "Ġ"]
-
-LLAMA = {
-    "hidden_size": 24,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "head_dim": 4,
-    "num_hidden_layers": 2,
-    "intermediate_size": 20,
-    "vocab_size": VOCAB,
-    "max_position_embeddings": 16,
-    "pad_token_id": 0,
-}
-PLAIN = {k: v for k, v in LLAMA.items() if k not in ("num_key_value_heads", "head_dim")}
-GPTJ = {"n_embd": 24, "n_head": 6, "n_layer": 2, "vocab_size": VOCAB, "n_positions": 16}
-GPT2 = {"n_embd": 12, "n_head": 3, "n_layer": 2, "vocab_size": VOCAB, "n_positions": 16}
-OPT = {
-    "hidden_size": 24,
-    "num_attention_heads": 6,
-    "num_hidden_layers": 2,
-    "ffn_dim": 20,
-    "vocab_size": VOCAB,
-    "max_position_embeddings": 16,
-    "word_embed_proj_dim": 24,
-    "pad_token_id": 1,
-}
-T5 = {"d_model": 24, "d_kv": 5, "d_ff": 20, "num_layers": 3, "num_decoder_layers": 2}
-T5 |= {"num_heads": 6, "vocab_size": VOCAB, "decoder_start_token_id": 0}
-
-FAMILIES: dict[str, Callable[[], hf.PreTrainedModel]] = {
-    "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2)),
-    "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA)),
-    "mistral": lambda: hf.MistralForCausalLM(hf.MistralConfig(**LLAMA)),
-    "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**LLAMA)),
-    "qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**LLAMA)),
-    "gemma2": lambda: hf.Gemma2ForCausalLM(hf.Gemma2Config(**LLAMA)),
-    "gemma3": lambda: hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**LLAMA)),
-    "olmo2": lambda: hf.Olmo2ForCausalLM(hf.Olmo2Config(**LLAMA)),
-    "neox": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**PLAIN)),
-    "neox-sequential": lambda: hf.GPTNeoXForCausalLM(
-        hf.GPTNeoXConfig(**PLAIN, use_parallel_residual=False)
-    ),
-    "phi": lambda: hf.PhiForCausalLM(hf.PhiConfig(**PLAIN)),
-    "gptj": lambda: hf.GPTJForCausalLM(hf.GPTJConfig(**GPTJ, rotary_dim=2)),
-    "opt": lambda: hf.OPTForCausalLM(hf.OPTConfig(**OPT)),
-    "opt-post": lambda: hf.OPTForCausalLM(hf.OPTConfig(**OPT, do_layer_norm_before=False)),
-    "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**PLAIN)),
-    "bert-headless": lambda: hf.BertModel(hf.BertConfig(**PLAIN)),
-    "t5": lambda: hf.T5ForConditionalGeneration(hf.T5Config(**T5)),
-}
-
-
-def build(family: str) -> hf.PreTrainedModel:
-    """A random model of a family; norms and biases are random too, else they hide mistakes."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = FAMILIES[family]().eval()
-        for parameter in model.parameters():
-            parameter.data += 0.1 * torch.randn_like(parameter)
-    return model
-
-
-def word_tokenizer(*, adds_bos: bool) -> hf.PreTrainedTokenizerFast:
-    """Words with their leading space are tokens; the beginning-of-sequence token has id 0."""
-    vocab = {word: i for i, word in enumerate(WORDS)}
-    backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    if adds_bos:
-        backend.post_processor = processors.TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", 0)]
-        )
-    return hf.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>")
+from tiny import build, word_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,9 @@ EXPECTED = {  # norm, positions, block, parallel, causal
     "t5": ("rms", "other", "pre", False, True),
 }
 GROUPED = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2"}
-D_MLP = {"gpt2": 48, "gptj": 96}
+D_MODEL = {"gpt2": 12} | dict.fromkeys(GROUPED, 30)
+D_MLP = {"gpt2": 48, "gptj": 96, "opt": 20, "t5": 20}
+GATED = GROUPED
 
 
 @pytest.mark.parametrize("family", EXPECTED)
@@ -29,12 +31,13 @@ def test_facts(family, save):
     facts = load(save(family)).facts
     order = (facts.norm, facts.positions, facts.block, facts.parallel, facts.causal)
     assert order == EXPECTED[family]
-    assert facts.n_layers == 2
+    assert facts.n_layers == (2 if family == "t5" else 3)
     assert facts.n_heads == (3 if family == "gpt2" else 6)
     assert facts.n_kv_heads == (2 if family in GROUPED else facts.n_heads)
-    assert facts.d_model == (12 if family == "gpt2" else 24)
+    assert facts.d_model == D_MODEL.get(family, 24)
     assert facts.d_head == (5 if family == "t5" else 4)
-    assert facts.d_mlp == D_MLP.get(family, 20)
+    assert facts.d_mlp == D_MLP.get(family, 14)
+    assert facts.gated == (family in GATED)
     assert facts.d_vocab == 29
     assert facts.language_model
 

@@ -71,7 +71,7 @@ def test_parity_sees_changed_weights(save):
 def test_repr_tells_what_matters(gpt2_folder, save):
     lines = repr(load(gpt2_folder)).splitlines()
     assert lines[0] == f"{gpt2_folder} on cpu, float32"
-    assert lines[1].strip().startswith("GPT2LMHeadModel: 2 layers, 3 heads, d_model 12")
+    assert lines[1].strip().startswith("GPT2LMHeadModel: 3 layers, 3 heads, d_model 12")
     assert len(lines) == 2
     assert "no tokenizer" in repr(load(save("llama")))
     assert "note (residual)" in repr(load(save("bert")))

@@ -1,0 +1,75 @@
+"""Tiny models and pairs that every part is tested on; hooks on a bridge must not outlive a test."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import pytest
+import tiny
+import torch
+from oracle import Oracle
+
+import interp
+from interp.models.model import Model
+
+FAMILIES = ("gpt2", "llama-mha", "llama")
+"""What replay supports: learned positions, rotary, and rotary with grouped queries."""
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
+    """A loaded tiny model of a family, in float64 unless told otherwise."""
+    loaded: dict[tuple[str, torch.dtype], Model] = {}
+
+    def load(family: str, dtype: torch.dtype = torch.float64) -> Model:
+        if (family, dtype) not in loaded:
+            folder = tmp_path_factory.mktemp(family)
+            tiny.build(family).to(torch.float64).save_pretrained(folder)
+            tiny.word_tokenizer(adds_bos=False).save_pretrained(folder)
+            loaded[family, dtype] = interp.load(folder, dtype=dtype)
+        return loaded[family, dtype]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Callable[[str], Oracle]:
+    """The second opinion on the same weights."""
+    return cache(lambda family: Oracle(tiny.build(family).to(torch.float64)))
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def model(family: str, tiny_model: Callable[..., Model]) -> Iterator[Model]:
+    """Each tiny model; it must leave the test with the hooks it came with."""
+    found = tiny_model(family)
+    before = hooks_on(found)
+    yield found
+    assert hooks_on(found) == before
+
+
+def hooks_on(model: Model) -> dict[str, int]:
+    """Forward hooks at each point of the bridge."""
+    return {name: len(p.fwd_hooks) for name, p in model.bridge.hook_dict.items() if p.fwd_hooks}
+
+
+@pytest.fixture(scope="session")
+def pairs() -> interp.Pairs:
+    """Five random pairs of lengths 7 and 9 in three clusters, "mid" somewhere inside."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = [7, 9, 7, 9, 7]
+
+    def rows() -> list[list[int]]:
+        return [torch.randint(tiny.VOCAB, (n,), generator=generator).tolist() for n in lengths]
+
+    return interp.Pairs.from_tokens(
+        clean=rows(),
+        corrupt=rows(),
+        correct=[3, 5, 7, 11, 13],
+        wrong=[4, 6, 8, 12, 14],
+        positions={"mid": [2, 3, 4, 1, 2], "late": [5, 7, 5, 6, 4]},
+        cluster=["a", "b", "a", "c", "c"],
+    )
