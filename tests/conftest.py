@@ -11,6 +11,8 @@ from oracle import Oracle
 import interp
 from interp.models.model import Model
 
+torch.set_num_threads(1)  # tiny matrices: a second thread only waits
+
 FAMILIES = ("gpt2", "llama-mha", "llama")
 """What replay supports: learned positions, rotary, and rotary with grouped queries."""
 

@@ -1,9 +1,10 @@
 """Ablation: take a part away and see what the model loses."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from interp.causal.targets import Positions, Sites, targets
+from interp.core.errors import Unsupported, nearest
 from interp.core.metrics import Metric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.core.results import Results
@@ -11,6 +12,8 @@ from interp.engine.engines import EngineName
 from interp.engine.interventions import Cell, Intervention, Mean, Reference, Resample, Value, Zero
 from interp.engine.run import Side, Sweep, run
 from interp.models.model import Model
+
+METHODS = ("zero", "mean", "resample")
 
 
 def ablate(
@@ -47,6 +50,13 @@ def ablate(
         SiteError, PositionError, MetricError, Unsupported: as their names say, before any run.
     """
     value: Value
+    if method not in METHODS:
+        raise Unsupported(f"unknown method {method!r}; {nearest(method, METHODS)}")
+    if isinstance(reference, str) and reference not in get_args(Side):
+        raise Unsupported(
+            f"unknown reference {reference!r}: it is a side of these pairs, 'clean' or 'corrupt', "
+            "or other Pairs, whose corrupt side is averaged."
+        )
     if method == "mean":
         side: Side = reference if isinstance(reference, str) else "corrupt"
         value = Mean(Reference(pairs if isinstance(reference, str) else reference, side))

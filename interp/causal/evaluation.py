@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from interp.core.metrics import Answers, Metric, resolve_metric
+from interp.core.errors import MetricError
+from interp.core.metrics import METRICS, Answers, Metric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
-from interp.engine.engines import EngineName, Score, choose
+from interp.engine.engines import EngineName, Score, accept, choose
 from interp.engine.plan import blocks
 from interp.engine.provenance import provenance
 from interp.models.model import Model
@@ -35,10 +36,14 @@ def evaluate(
     Raises:
         MetricError: unknown metric, or one that is not a finite float per example.
         ModelError: a submodule is in training mode.
+        PairsError, Unsupported: tokens or answers that the model has not, or a model without logits.
     """
     given = [metric] if isinstance(metric, str | Metric) else metric
     metrics = [resolve_metric(m) for m in given]
+    if not metrics:
+        raise MetricError(f"no metric was given; known: {', '.join(METRICS)}")
     served = choose(model, engine)
+    accept(model, pairs)
     values = {(m.name, side): np.full(len(pairs), np.nan) for m in metrics for side in SIDES}
     for rows in blocks(pairs.lengths, ROWS):
         length = int(pairs.lengths[rows[0]])

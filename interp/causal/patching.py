@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from interp.causal.targets import Positions, Sites, targets
+from interp.core.errors import Unsupported, nearest
 from interp.core.metrics import Metric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.core.results import Results
@@ -19,6 +20,17 @@ RUNS: dict[str, tuple[Side, Side]] = {
     "denoise": ("corrupt", "clean"),
 }
 """For each direction the run that is intervened on, and the run that gives the value."""
+
+
+def sides(direction: Direction) -> tuple[Side, Side]:
+    """The run that is intervened on, and the one that gives the value.
+
+    Raises:
+        Unsupported: unknown direction.
+    """
+    if direction not in RUNS:
+        raise Unsupported(f"unknown direction {direction!r}; {nearest(direction, RUNS)}")
+    return RUNS[direction]
 
 
 def patch(
@@ -51,7 +63,7 @@ def patch(
     Raises:
         SiteError, PositionError, MetricError, Unsupported: as their names say, before any run.
     """
-    base, other = RUNS[direction]
+    base, other = sides(direction)
     cells = [
         Cell(site, str(place), (Intervention(site, Resample(other), place),))
         for site, place in targets(model, pairs, sites, positions)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from interp.causal.patching import RUNS, Direction
+from interp.causal.patching import Direction, sides
 from interp.causal.targets import Positions, Sites, each_position, targets
 from interp.core.errors import SiteError
 from interp.core.metrics import Metric, resolve_metric
@@ -55,7 +55,7 @@ def path_patch(
         SiteError: a site that the model has not, that cannot send or receive, or no path at all.
         PositionError, MetricError, Unsupported: as their names say, before any run.
     """
-    base, other = RUNS[direction]
+    base, other = sides(direction)
     ends = resolve(receivers, model.facts)
     each_position(pairs, receiver_positions)
     hop = Hop(ends, through, receiver_positions)

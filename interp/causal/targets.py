@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from interp.core.errors import PairsError
+from interp.core.errors import PairsError, PositionError
 from interp.core.pairs import Pairs
 from interp.core.sites import Site, resolve
 from interp.models.model import Model
@@ -22,11 +22,14 @@ def targets(
 
     Raises:
         SiteError, PositionError: what the model or the pairs do not have.
-        Unsupported: sites of heads on a model whose heads do not add up to the attention output.
+        Unsupported: sites of heads on a model whose heads do not add up to the attention output,
+            or resid_mid where it is not the sum of what was written before.
     """
     chosen = resolve(sites, model.facts)
     if any(site.kind in NEEDS_HEADS for site in chosen):
         model.require("heads")
+    if any(site.kind == "resid_mid" for site in chosen):
+        model.require("residual")
     for place in each_position(pairs, positions):
         for site in chosen:
             yield site, place
@@ -44,6 +47,10 @@ def each_position(pairs: Pairs, positions: Positions) -> list[str | int]:
             )
         return list(range(lengths[0]))
     names = [positions] if isinstance(positions, str) else list(positions)
+    if not names:
+        raise PositionError(
+            f"positions=[] names no position; give 'all' or some of {', '.join(pairs.positions)}."
+        )
     for name in names:
         if name != "all":
             pairs.at(name)

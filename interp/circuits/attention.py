@@ -10,7 +10,7 @@ from interp.core.errors import PositionError, SiteError
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
 from interp.core.sites import Site, resolve
-from interp.engine.engines import EngineName, choose
+from interp.engine.engines import EngineName, accept, choose
 from interp.engine.plan import blocks
 from interp.engine.provenance import provenance
 from interp.models.model import Model
@@ -49,7 +49,10 @@ def attention(
     sites = resolve(heads, model.facts)
     if odd := [str(site) for site in sites if site.kind != "z"]:
         raise SiteError(f"{', '.join(odd)} are no heads; give sites like '23.3', or 'heads'")
-    at = {name: torch.zeros_like(pairs.lengths) if name == "first" else pairs.at(name) for name in keys}
+    at = {
+        name: torch.zeros_like(pairs.lengths) if name == "first" else pairs.at(name)
+        for name in keys
+    }
     asked = pairs.at(query)
     for name, place in at.items():
         if model.facts.causal and bool((place > asked).any()):
@@ -58,6 +61,7 @@ def attention(
                 "cannot attend to what comes later; exchange query and key."
             )
     served = choose(model, engine)
+    accept(model, pairs, logits=False)
     layers = sorted({site.layer or 0 for site in sites})
     values = np.full((len(sites), len(keys), len(pairs)), np.nan)
     for rows in blocks(pairs.lengths, ROWS):

@@ -163,10 +163,7 @@ class Pairs:
             raise PairsError(f"{' and '.join(single)}: give a list of texts, not one text")
         before = [model.encode(text, bos=bos) for text in clean]
         after = [model.encode(text, bos=bos) for text in corrupt]
-        strings = [
-            (tuple(model.show(a)), tuple(model.show(b)))
-            for a, b in zip(before, after, strict=False)
-        ]
+        shown = [[tuple(model.show(ids)) for ids in side] for side in (before, after)]
         return cls.from_tokens(
             clean=before,
             corrupt=after,
@@ -174,7 +171,7 @@ class Pairs:
             wrong=[model.token_id(text) for text in wrong],
             positions=positions,
             cluster=cluster,
-            strings=strings,
+            strings=tuple(zip(*shown, strict=False)),
             bos=bos,
         )
 
@@ -207,14 +204,12 @@ class Pairs:
         cluster = [str(i) for i in range(n)] if cluster is None else cluster
         per_row = {"corrupt": corrupt, "correct": correct, "wrong": wrong, "cluster": cluster}
         per_row |= {f"position {name!r}": at for name, at in positions.items()}
-        per_row |= {} if mask is None else {"mask": mask}
+        per_row |= {"mask": clean if mask is None else mask}
         counts = {name: len(values) for name, values in per_row.items()}
         if n == 0:
             raise PairsError("no pairs were given (n = 0); at least one prompt pair is needed")
         if odd := [f"{count} of {name}" for name, count in counts.items() if count != n]:
-            raise PairsError(
-                f"there are {n} clean prompts but {', '.join(odd)}; give one of each per prompt"
-            )
+            raise PairsError(f"{n} clean prompts but {', '.join(odd)}; give one of each per prompt")
         rows = {"clean": _rows(clean, mask), "corrupt": _rows(corrupt, mask)}
         for row, (a, b) in enumerate(zip(rows["clean"], rows["corrupt"], strict=True)):
             if len(a) != len(b) or not a:
@@ -223,8 +218,7 @@ class Pairs:
         first = torch.zeros(n, dtype=torch.long) if mask is None else mask.int().argmax(-1)
         named = {name: torch.as_tensor(at) - first for name, at in positions.items()}
         for name, at in named.items():
-            if bad := ((at < 0) | (at >= lengths)).nonzero().flatten().tolist():
-                row = bad[0]
+            for row in ((at < 0) | (at >= lengths)).nonzero().flatten().tolist():
                 raise PairsError(
                     f"position {name!r} is {int(positions[name][row])} in row {row}, whose tokens "
                     f"stand at {int(first[row])} to {int(first[row] + lengths[row]) - 1}"
@@ -264,11 +258,8 @@ def _pad(rows: list[list[int]]) -> Int[Tensor, "batch pos"]:
 def _unequal(row: int, clean: Sequence[int], corrupt: Sequence[int], strings: Sequence) -> str:
     """The message for a pair that does not align, with both rows under one another."""
     sides = strings[row] if strings else (list(map(str, clean)), list(map(str, corrupt)))
-    columns = list(zip_longest(*sides, fillvalue=""))
-    shown = [
-        " | ".join(column[side].ljust(max(map(len, column))) for column in columns).rstrip(" |")
-        for side in (0, 1)
-    ]
+    width = [max(map(len, column)) for column in zip_longest(*sides, fillvalue="")]
+    shown = [" | ".join(map(str.ljust, side, width)).rstrip() for side in sides]
     return (
         f"pair {row}: clean has {len(clean)} tokens and corrupt {len(corrupt)}; patching compares "
         f"them token by token, so they must be equal and not empty.\n  clean   {shown[0]}\n"

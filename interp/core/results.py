@@ -220,7 +220,8 @@ class Results:
         except ResultsError:
             table = self.frame.head(10)
         nothing = {"", "nan", "None", "<NA>"}
-        return table.drop(columns=[c for c in table.columns if set(map(str, table[c])) <= nothing])
+        empty = [c for c in table.columns if set(map(str, table[c])) <= nothing]
+        return cast(pd.DataFrame, table).drop(columns=empty)
 
 
 def _cells(frame: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:

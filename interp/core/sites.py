@@ -251,7 +251,7 @@ def _hint(word: str) -> str:
             return (
                 f"{rest!r} belongs to a head: '{Site(rest, int(layer), head=0)}' is that of head 0."
             )
-        near = get_close_matches(rest, _WHOLE, n=3, cutoff=0.5)
+        near = [rest] if rest in _WHOLE else get_close_matches(rest, _WHOLE, n=3, cutoff=0.5)
         if near:
             return "did you mean " + " or ".join(f"'{layer}.{form}'" for form in near) + "?"
         forms = ", ".join(f"'{layer}.{form}'" for form in _WHOLE)

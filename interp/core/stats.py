@@ -20,7 +20,7 @@ def cluster_sums(
     values: Float[ndarray, "cells examples"], cluster: Integer[ndarray, " examples"]
 ) -> tuple[Float[ndarray, "cells clusters"], Integer[ndarray, " clusters"]]:
     """Sum of the values in each cluster, and the number of examples in it."""
-    members = np.eye(int(cluster.max()) + 1)[cluster]
+    members = np.eye(int(cluster.max(initial=-1)) + 1)[cluster]
     return values @ members, members.sum(0).astype(int)
 
 
@@ -33,7 +33,7 @@ def bootstrap_interval(
 ) -> tuple[Float[ndarray, " cells"], Float[ndarray, " cells"]]:
     """95 % percentile interval of the mean over examples, whole clusters drawn with replacement.
 
-    NaN with fewer than two clusters: one cluster says nothing about another.
+    NaN with fewer than two clusters (one says nothing about another), and where a value is NaN.
     """
     sums, counts = cluster_sums(values, cluster)
     clusters = len(counts)
@@ -57,7 +57,9 @@ def bootstrap_interval(
         )
         return np.stack(found.confidence_interval)
 
-    low, high = np.concatenate([interval(block) for block in _blocks(sums)], axis=1)
+    known = np.nan_to_num(sums)
+    found = np.concatenate([interval(block) for block in _blocks(known)], axis=1)
+    low, high = np.where(np.isnan(sums).any(axis=1), np.nan, found)
     return low, high
 
 
@@ -76,9 +78,9 @@ def sign_flip_p(
     sums, _ = cluster_sums(values, cluster)
     if sums.shape[1] < 2:
         return np.full(len(values), np.nan)
-    # whole numbers, so that sums that are equal tie in whatever order they are added up
-    size = np.abs(sums).sum(1, keepdims=True)
-    whole = np.rint(sums / np.where(size == 0, 1, size) * 2**40)
+    # whole numbers of at most 40 bits: their sums are exact, in whatever order they are added up
+    _, bits = np.frexp(np.abs(sums).sum(axis=1, keepdims=True))
+    whole = np.rint(np.ldexp(sums, 40 - bits))
 
     def p_values(sums: ndarray) -> ndarray:
         found = stats.permutation_test(
@@ -94,7 +96,7 @@ def sign_flip_p(
         return np.asarray(found.pvalue)
 
     p = np.concatenate([p_values(block) for block in _blocks(whole)])
-    return np.where(np.isnan(sums).any(1), np.nan, p)
+    return np.where(np.isnan(sums).any(axis=1), np.nan, p)
 
 
 def fdr(p: Float[ndarray, " tests"]) -> Float[ndarray, " tests"]:

@@ -4,14 +4,15 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.errors import Unsupported, nearest
+from interp.core.errors import PairsError, Unsupported, nearest
 from interp.core.metrics import Answers, Metric
+from interp.core.pairs import Pairs
 from interp.core.sites import Kind
 from interp.engine import forward, hooks, replay
 from interp.engine import trace as tracing
@@ -42,7 +43,9 @@ class Score:
             return None
         return torch.stack([self.answers.correct, self.answers.wrong], 1)
 
-    def __call__(self, logits: Float[Tensor, "cells batch columns"]) -> Float[Tensor, "cells batch"]:
+    def __call__(
+        self, logits: Float[Tensor, "cells batch columns"]
+    ) -> Float[Tensor, "cells batch"]:
         return self.metric(logits, self.answers)
 
     def of(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, "1 batch"]:
@@ -62,9 +65,7 @@ class Engine(Protocol):
 
     def trace(self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind]) -> Trace: ...
 
-    def logits(
-        self, run: Trace, read: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch d_vocab"]: ...
+    def logits(self, run: Trace, read: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_vocab"]: ...
 
     def plain(self, run: Trace, score: Score) -> Float[Tensor, " batch"]: ...
 
@@ -158,7 +159,9 @@ def _receivers_set(
     for site, (reached, values) in arrived.received.items():
         held = base.at(site)
         mask = held.new_zeros(held.shape[:2], dtype=torch.bool).scatter(1, receiving, True)
-        index = receiving[(...,) + (None,) * (held.ndim - 2)].expand(*receiving.shape, *held.shape[2:])
+        index = receiving[(...,) + (None,) * (held.ndim - 2)].expand(
+            *receiving.shape, *held.shape[2:]
+        )
         for cell, value in zip(reached, values, strict=True):
             edits[cell].append(Edit(site, Freeze(), mask, held.scatter(1, index, value)))
     return edits
@@ -204,6 +207,37 @@ class Hooks:
 
 
 _VERIFIED: WeakKeyDictionary[Model, Replay | str] = WeakKeyDictionary()
+_SAID: WeakSet[Model] = WeakSet()
+
+
+def accept(model: Model, pairs: Pairs, *, logits: bool = True) -> None:
+    """Refuse pairs that the model cannot run.
+
+    Raises:
+        Unsupported: logits are read and the model has none.
+        PairsError: ids outside the vocabulary, or prompts longer than the positions learned.
+    """
+    facts = model.facts
+    if logits and not facts.language_model:
+        raise Unsupported(
+            f"{model.name} has no trained language-model head, so there are no logits for a metric "
+            f"to read. Load a model with one. ({facts})"
+        )
+    for name in ("clean", "corrupt", "correct", "wrong"):
+        ids: Tensor = getattr(pairs, name)
+        bad = ((ids < 0) | (ids >= facts.d_vocab)).nonzero().tolist()
+        if bad:
+            raise PairsError(
+                f"row {bad[0][0]} of {name} has token {int(ids[tuple(bad[0])])}, and the model's "
+                f"vocabulary ends at {facts.d_vocab - 1}. Were the pairs made with another model's "
+                "tokenizer?"
+            )
+    longest = int(pairs.lengths.max())
+    if facts.positions == "learned" and longest > facts.n_ctx:
+        raise PairsError(
+            f"row {int(pairs.lengths.argmax())} has {longest} tokens, and the model has learned "
+            f"positions for {facts.n_ctx}. Shorten the prompts."
+        )
 
 
 def choose(model: Model, engine: EngineName = "auto") -> Engine:
@@ -220,13 +254,13 @@ def choose(model: Model, engine: EngineName = "auto") -> Engine:
         )
     if engine == "hooks":
         return Hooks(model)
-    said = model in _VERIFIED
     found = _VERIFIED.get(model) or _VERIFIED.setdefault(model, _verify(model))
     if isinstance(found, Replay):
         return found
     if engine == "replay":
         raise Unsupported(found)
-    if not said:
+    if model not in _SAID:
+        _SAID.add(model)
         log.warning("%s Running through hooks, one forward for each intervention.", found)
     return Hooks(model)
 

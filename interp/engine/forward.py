@@ -111,7 +111,10 @@ def _mlp(x: Float[Tensor, "rows d_model"], p: MLP) -> Float[Tensor, "rows d_mode
     x = norm(x, p.norm)
     if p.gate is None:
         return p.down(p.activation(p.up(x)))
-    return p.down(p.activation(p.gate(x)) * p.up(x))
+    hidden = p.activation(p.gate(x))
+    if torch.is_grad_enabled():
+        return p.down(hidden * p.up(x))
+    return p.down(hidden.mul_(p.up(x)))
 
 
 def unembed(

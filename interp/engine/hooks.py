@@ -42,8 +42,14 @@ def forward(
     """Run the bridge with hooks that are gone afterwards, whatever happens.
 
     Raises:
-        Unsupported: a hook did not fire exactly once.
+        Unsupported: a hook point that the bridge has not, or that did not fire exactly once.
     """
+    known = model.bridge.hook_dict
+    if lost := [name for name, _ in hooks if name not in known]:
+        raise Unsupported(
+            f"TransformerLens gives {model.facts.architecture} no hook point {lost[0]!r}, so what "
+            "this needs can be neither read nor changed. Encoder-decoder models are not supported."
+        )
     fired: Counter[int] = Counter()
 
     def counted(index: int, change: Hook) -> Callable[..., Tensor]:
@@ -64,11 +70,10 @@ def forward(
     return logits
 
 
-def trace(
-    model: Model, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] = KEPT
-) -> Trace:
-    """Activations of a plain run, copied, and its logits."""
+def trace(model: Model, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] = KEPT) -> Trace:
+    """Activations of a plain run, copied, and its logits. Parallel blocks have no resid_mid."""
     n_layers = model.facts.n_layers
+    keep = [kind for kind in keep if not (model.facts.parallel and kind == "resid_mid")]
     kept: dict[Kind, list[Tensor]] = {kind: [] for kind in keep}
     final: list[Tensor] = []
 

@@ -6,13 +6,13 @@ number per example; a `Hop` makes it a path.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.errors import SiteError
+from interp.core.errors import SiteError, Unsupported, nearest
 from interp.core.pairs import Pairs
 from interp.core.sites import Site
 
@@ -123,7 +123,16 @@ class Intervention:
     value: Value
     positions: str | int = "all"
 
+    def __post_init__(self) -> None:
+        if self.site.kind in READ_ONLY:
+            raise Unsupported(
+                f"no engine intervenes on '{self.site}' (kind {self.site.kind!r}); the activations "
+                "that can be changed are 'embed', the residual streams ('12.resid_pre'), q, k, v "
+                "and output of heads ('23.3.q', '23.3'), '12.attn' and '12.mlp'."
+            )
 
+
+READ_ONLY = ("pattern", "mlp_act", "logits")
 SENDERS = ("embed", "resid_pre", "z", "attn_out", "mlp_out")
 RECEIVERS = ("q", "k", "v", "mlp_out", "logits")
 
@@ -144,6 +153,10 @@ class Hop:
     positions: str | int = "all"
 
     def __post_init__(self) -> None:
+        if self.through not in get_args(Through):
+            raise Unsupported(
+                f"unknown through={self.through!r}; {nearest(self.through, get_args(Through))}"
+            )
         for site in self.receivers:
             if site.kind not in RECEIVERS:
                 raise SiteError(

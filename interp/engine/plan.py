@@ -18,6 +18,11 @@ from interp.engine.interventions import Cell, Hop
 from interp.engine.trace import KEPT
 
 
+TOKENS_AT_ONCE = 4096
+"""Cells x rows x positions in a batch: matrix products run at full speed from about a thousand on,
+and what a batch holds should stay in the cache between two of them (measured)."""
+
+
 def blocks(lengths: Int[Tensor, " batch"], most: int) -> list[list[int]]:
     """Rows of one length together, at most `most` at a time: so no row is ever padded."""
     by_length: dict[int, list[int]] = defaultdict(list)
@@ -30,9 +35,7 @@ def blocks(lengths: Int[Tensor, " batch"], most: int) -> list[list[int]]:
     ]
 
 
-def places(
-    pairs: Pairs, positions: str | int, rows: Sequence[int]
-) -> Bool[Tensor, "batch pos"]:
+def places(pairs: Pairs, positions: str | int, rows: Sequence[int]) -> Bool[Tensor, "batch pos"]:
     """Which positions of these rows (all of one length) a name or an index means."""
     length = int(pairs.lengths[rows[0]])
     if positions == "all":
@@ -92,8 +95,10 @@ class Plan:
         groups: dict[tuple[int, int], list[Batch]] = defaultdict(list)
         for batch in self.batches:
             groups[int(batch.start), batch.positions].append(batch)
-        lines = [f"{'cells':>7} {'prompts':>8} {'layers':>9} {'positions':>10} {'batches':>8} "
-                 f"{'peak MB':>8} {'GFLOP':>9}"]
+        lines = [
+            f"{'cells':>7} {'prompts':>8} {'layers':>9} {'positions':>10} {'batches':>8} "
+            f"{'peak MB':>8} {'GFLOP':>9}"
+        ]
         for (start, positions), found in sorted(groups.items()):
             low, high = min(b.layers[0] for b in found), max(b.layers[1] for b in found)
             lines.append(
@@ -121,9 +126,13 @@ def make_plan(
     budget: int,
     itemsize: int,
     read: str,
+    columns: int,
     engine: str,
 ) -> Plan:
-    """Sort cells by where and when they change something, and cut them to the budget."""
+    """Sort cells by where and when they change something, and cut them to the budget.
+
+    `read` is the position of the logits that the metric takes, `columns` how many of them.
+    """
     longest = int(pairs.lengths.max())
     most = max(1, budget // 2 // (2 * _trace_bytes(facts, longest, itemsize)))
     batches = []
@@ -133,7 +142,9 @@ def make_plan(
             groups[cell.hop, _start(pairs, cell, rows, read)].append(index)
         for (hop, start), members in groups.items():
             members.sort(key=lambda i: _entry(cells[i]))
-            batches += _cut(facts, pairs, cells, rows, hop, start, members, budget, itemsize)
+            batches += _cut(
+                facts, pairs, cells, rows, hop, start, members, budget, itemsize, columns
+            )
     full = sum(_forward_flops(facts, length) for length in pairs.lengths.tolist())
     passes = sum(2 if c.hop and c.hop.receivers[0].kind != "logits" else 1 for c in cells)
     return Plan(tuple(batches), budget, full * passes, facts, engine)
@@ -173,6 +184,7 @@ def _cut(
     members: Sequence[int],
     budget: int,
     itemsize: int,
+    columns: int,
 ) -> Iterator[Batch]:
     length = int(pairs.lengths[rows[0]])
     positions = length - start
@@ -182,44 +194,73 @@ def _cut(
     width = facts.n_heads * facts.d_head + facts.n_kv_heads * facts.d_head
     one = len(rows) * positions * itemsize * (5 * facts.d_model + 4 * width)
     one += 0 if hop else 3 * len(rows) * facts.n_heads * positions * length * itemsize
-    size = max(1, budget // 2 // one)
+    size = max(1, min(budget // 2 // one, TOKENS_AT_ONCE // (len(rows) * positions)))
     last = facts.n_layers - 1
     for i in range(0, len(members), size):
         chosen = members[i : i + size]
         first = _entry(cells[chosen[0]])[0]
         flops = len(rows) * sum(
-            _cell_flops(facts, _entry(cells[c]), hop, length, start, positions) for c in chosen
+            _cell_flops(facts, cells[c], length, start, positions) + 2 * facts.d_model * columns
+            for c in chosen
         )
-        yield Batch(tuple(rows), tuple(chosen), start, positions, (first, last), one * size, flops)
+        yield Batch(
+            tuple(rows), tuple(chosen), start, positions, (first, last), one * len(chosen), flops
+        )
 
 
-def _cell_flops(
-    facts: Facts, entry: tuple[int, int], hop: Hop | None, length: int, start: int, positions: int
-) -> int:
-    """Matrix products of one cell in one row."""
-    layer, step = entry
-    attention, mlp = _layer_flops(facts, length)
-    last = facts.n_layers
-    if hop is None:
-        own = (attention if step < STEPS["z"] else 0) + (mlp if step < STEPS["mlp_out"] else 0)
-        return positions * (own + (last - layer - 1) * (attention + mlp))
-    ends = [last if s.kind == "logits" else s.layer or 0 for s in hop.receivers]
-    passed = positions * mlp * max(0, max(ends) - layer) if hop.through == "mlps" else 0
-    if hop.receivers[0].kind == "logits":
-        return passed
-    return passed + (length - start) * (last - min(ends)) * (attention + mlp)
+def _cell_flops(facts: Facts, cell: Cell, length: int, start: int, positions: int) -> int:
+    """Matrix products of one cell in one row, without the unembedding."""
+    if cell.hop is None:
+        return _wave_flops(facts, _entry(cell), length, positions)
+    receivers = cell.hop.receivers
+    logits = receivers[0].kind == "logits"
+    mlps = {r.layer for r in receivers if r.kind == "mlp_out"}
+    heads = [r for r in receivers if r.kind in ("q", "k", "v")]
+    if cell.hop.through == "mlps":
+        layer, step = _entry(cell)
+        first = layer + (step >= STEPS["mlp_out"])
+        end = facts.n_layers if logits else max(r.layer or 0 for r in receivers)
+        mlps |= set(range(first, end))
+    writes = {i.site.layer for i in cell.interventions if i.site.kind == "z"}
+    flops = positions * (
+        len(mlps) * _mlp_flops(facts)
+        + len(heads) * 2 * facts.d_model * facts.d_head
+        + len(writes) * 2 * facts.d_model * facts.n_heads * facts.d_head
+    )
+    if logits:
+        return flops
+    reached = min((r.layer or 0, STEPS[r.kind]) for r in receivers if cell.first < r)
+    return flops + _wave_flops(facts, reached, length, length - start)
 
 
-def _layer_flops(facts: Facts, length: int) -> tuple[int, int]:
-    """Attention and MLP, of one position."""
+def _wave_flops(facts: Facts, entry: tuple[int, int], length: int, positions: int) -> int:
+    """Matrix products above an entry; in the last layer only one position goes on."""
     inner, group = facts.n_heads * facts.d_head, facts.n_kv_heads * facts.d_head
-    attention = 2 * facts.d_model * (2 * inner + 2 * group) + 4 * inner * length
-    return attention, 2 * facts.d_model * facts.d_mlp * (3 if facts.gated else 2)
+    flops = 0
+    for layer in range(entry[0], facts.n_layers):
+        step = entry[1] if layer == entry[0] else 0
+        queries = 1 if layer == facts.n_layers - 1 else positions
+        if step < STEPS["q"]:
+            flops += 2 * facts.d_model * (inner * queries + 2 * group * positions)
+        if step < STEPS["z"]:
+            flops += 4 * inner * length * queries
+        if step < STEPS["attn_out"]:
+            flops += 2 * facts.d_model * inner * queries
+        if step < STEPS["mlp_out"]:
+            flops += _mlp_flops(facts) * queries
+    return flops
+
+
+def _mlp_flops(facts: Facts) -> int:
+    """Of one position."""
+    return 2 * facts.d_model * facts.d_mlp * (3 if facts.gated else 2)
 
 
 def _forward_flops(facts: Facts, length: int) -> int:
-    per_position = facts.n_layers * sum(_layer_flops(facts, length))
-    return length * (per_position + 2 * facts.d_model * facts.d_vocab)
+    inner, group = facts.n_heads * facts.d_head, facts.n_kv_heads * facts.d_head
+    attention = 2 * facts.d_model * (2 * inner + 2 * group) + 4 * inner * length
+    layer = attention + _mlp_flops(facts)
+    return length * (facts.n_layers * layer + 2 * facts.d_model * facts.d_vocab)
 
 
 def _trace_bytes(facts: Facts, length: int, itemsize: int) -> int:

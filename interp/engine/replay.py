@@ -24,6 +24,7 @@ from interp.engine.interventions import Through
 from interp.engine.trace import Trace
 from interp.engine.weights import Block, Weights
 
+
 @dataclass(frozen=True, eq=False)
 class Arrived:
     """What a wave brings to its end.
@@ -73,6 +74,8 @@ def wave(
         for site in receivers:
             if site.layer == layer and site.kind != "mlp_out":
                 received[site] = stack.order[: len(resid)], _input(w, block, resid, site)
+        if receivers and layer == end and Site("mlp_out", layer) not in receivers:
+            break
         if through is None:
             query = read if layer == last else window
             resid, z = _attend(w, block, stack, layer, resid, window, query, turn)
@@ -144,9 +147,7 @@ def _attend(
         k, v, old_k, old_v = (
             repeat(t, "... g d -> ... (g i) d", i=w.facts.group_size) for t in (k, v, old_k, old_v)
         )
-        k, v = (
-            stack.apply(t, layer, (kind,), window) for t, kind in ((k, "k"), (v, "v"))
-        )
+        k, v = (stack.apply(t, layer, (kind,), window) for t, kind in ((k, "k"), (v, "v")))
     q, k = forward.rotate(q, turn, query), forward.rotate(k, turn, window)
     allowed = forward.causal(query, stack.base.final.shape[1])
     pattern = forward.pattern(q, k, forward.rotate(old_k, turn, past), allowed, p.scale)

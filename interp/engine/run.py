@@ -1,7 +1,5 @@
 """Run a list of cells: traces once, batches by plan, one number per cell and example."""
 
-import hashlib
-import os
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,14 +14,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from interp.core.errors import InterpError, ResultsError
+from interp.core.errors import InterpError
 from interp.core.metrics import Answers, Metric
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
 from interp.core.sites import Kind, Site
 from interp.engine import means
+from interp.engine.checkpoint import Store, cell_identity, function_identity
 from interp.engine.edits import Edit
-from interp.engine.engines import Engine, EngineName, Score, choose
+from interp.engine.engines import Engine, EngineName, Score, accept, choose
 from interp.engine.interventions import Cell, Freeze, Intervention, Reference
 from interp.engine.means import Group, Means
 from interp.engine.plan import Batch, Plan, blocks, make_plan, places, receiving
@@ -35,7 +34,8 @@ Side = Literal["clean", "corrupt"]
 DEFAULT_MEMORY = 1 << 30
 """Bytes; more makes no sweep faster, so free memory decides only when it is short."""
 NULL_TOLERANCE = 1e4
-"""Units in the last place of the largest logit that a null intervention may move a metric."""
+"""Units in the last place of the largest logit that a null intervention may move a logit."""
+CONTROL = Metric("logits of both answers", lambda logits, _: logits.sum(-1), reads="answers")
 
 P = ParamSpec("P")
 
@@ -89,7 +89,7 @@ def explain(method: Callable[P, Results], *args: P.args, **kwargs: P.kwargs) -> 
         _explaining.reset(token)
     raise InterpError(
         f"{getattr(method, '__name__', method)} runs no sweep of interventions, so there is no "
-        "plan; explain() takes ablate, patch, path_patch or intervene."
+        "plan; explain() takes ablate, patch or path_patch."
     )
 
 
@@ -99,11 +99,13 @@ def run(sweep: Sweep) -> Results:
 
     Raises:
         ModelError: a submodule is in training mode.
+        PairsError, Unsupported: pairs or a question that the model or the engine has no answer to.
         MetricError: the metric is not one finite float per example.
         InterpError: intervening with a run's own values changed the metric (null control).
         ResultsError: the checkpoint folder cannot be written.
     """
     engine = choose(sweep.model, sweep.engine)
+    accept(sweep.model, sweep.pairs)
     pairs, cells = sweep.pairs, list(sweep.cells)
     plan = make_plan(
         sweep.model.facts,
@@ -112,6 +114,7 @@ def run(sweep: Sweep) -> Results:
         budget=_budget(sweep.memory),
         itemsize=sweep.model.dtype.itemsize,
         read=sweep.metric.position,
+        columns=2 if sweep.metric.reads == "answers" else sweep.model.facts.d_vocab,
         engine=engine.name,
     )
     if _explaining.get():
@@ -126,7 +129,7 @@ def run(sweep: Sweep) -> Results:
     ) as bar:
         for batch in plan.batches:
             rows = list(batch.rows)
-            store = _Store(sweep, engine, batch)
+            store = Store(sweep.checkpoint, _key(sweep, engine, batch))
             found = store.load()
             if found is None:
                 if block is None or block.rows != batch.rows:
@@ -194,13 +197,15 @@ class _Block:
 
     def run(self, cells: Sequence[Cell], batch: Batch) -> Float[np.ndarray, "cells batch"]:
         """The metric of the batch's cells."""
-        return self._run([cells[i] for i in batch.cells], batch)
+        return self._run([cells[i] for i in batch.cells], batch, self.score)
 
     def null(self, cells: Sequence[Cell], batch: Batch) -> float:
         """Largest effect of giving sites of the batch the values that they have anyway.
 
+        Judged by the logits of the answers: a rank or an accuracy jumps at the least noise.
+
         Raises:
-            InterpError: it is more than float noise.
+            InterpError: the logits move by more than float noise.
         """
         chosen = sorted({batch.cells[i * (len(batch.cells) - 1) // 2] for i in range(3)})
         frozen = [
@@ -214,18 +219,22 @@ class _Block:
             )
             for i in chosen
         ]
-        plain = self.plain()
-        worst = float(np.abs(self._run(frozen, batch) - plain).max())
+        effect = np.abs(self._run(frozen, batch, self.score) - self.plain())
+        logits = Score(CONTROL, self.score.answers, self.score.read)
+        plain = self.engine.plain(self.base, logits).double().cpu().numpy()
+        moved = float(np.abs(self._run(frozen, batch, logits) - plain).max())
         noise = torch.finfo(self.sweep.model.dtype).eps * max(1.0, float(np.abs(plain).max()))
-        if worst > NULL_TOLERANCE * noise:
+        if moved > NULL_TOLERANCE * noise:
             raise InterpError(
                 f"null control failed: giving {', '.join(str(c.site) for c in frozen)} the values "
-                f"of the run itself moved {self.sweep.metric.name} by {worst:.2e}, more than float "
-                f"noise. The {self.engine.name} engine is wrong on this model; use the other one."
+                f"of the run itself moved the logits by {moved:.2e}, more than float noise. The "
+                f"{self.engine.name} engine is wrong on this model; use the other one."
             )
-        return worst
+        return float(effect.max())
 
-    def _run(self, cells: Sequence[Cell], batch: Batch) -> Float[np.ndarray, "cells batch"]:
+    def _run(
+        self, cells: Sequence[Cell], batch: Batch, score: Score
+    ) -> Float[np.ndarray, "cells batch"]:
         hop = cells[0].hop
         device = self.sweep.model.device
         window = torch.zeros(len(self.rows), 0, dtype=torch.long)
@@ -238,7 +247,7 @@ class _Block:
             hop=hop,
             receiving=window.to(device),
             start=batch.start,
-            score=self.score,
+            score=score,
         )
         return values.double().cpu().numpy()
 
@@ -293,68 +302,15 @@ def _kept(site: Site) -> Kind:
     return "resid_pre" if site.kind in ("embed", "resid_post") else site.kind
 
 
-class _Store:
-    """One finished batch on disk, under a name that says everything its numbers depend on."""
-
-    def __init__(self, sweep: Sweep, engine: Engine, batch: Batch) -> None:
-        self.path: Path | None = None
-        if sweep.checkpoint is None:
-            return
-        metric = sweep.metric
-        code = getattr(metric.fn, "__code__", None)
-        key = [
-            *(sweep.model.weight_hash, str(sweep.model.dtype), sweep.pairs.fingerprint),
-            *(engine.name, sweep.method, sweep.base, batch.rows),
-            *(metric.name, metric.position, code.co_code.hex() if code else repr(metric.fn)),
-            *(_identity(sweep.cells[i]) for i in batch.cells),
-        ]
-        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:24]
-        self.path = Path(sweep.checkpoint) / f"{digest}.npy"
-
-    def load(self) -> Float[np.ndarray, "lines batch"] | None:
-        if self.path is None or not self.path.exists():
-            return None
-        return np.load(self.path, allow_pickle=False)
-
-    def save(self, values: Float[np.ndarray, "lines batch"]) -> Float[np.ndarray, "lines batch"]:
-        if self.path is None:
-            return values
-        partial = self.path.with_suffix(f".{os.getpid()}.part")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                np.save(file, values)
-            os.replace(partial, self.path)
-        except OSError as error:
-            raise ResultsError(
-                f"cannot write the checkpoint {self.path}: {error.strerror or error}. Choose a "
-                "folder that you may write to and that has room."
-            ) from error
-        return values
-
-
-def _identity(cell: Cell) -> str:
-    """Everything about a cell that can change its number, as text."""
-
-    def source(value: object) -> str:
-        if isinstance(value, Reference):
-            return value.fingerprint
-        if isinstance(value, Tensor):
-            raw = value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-            return hashlib.sha256(raw).hexdigest()
-        return repr(value)
-
-    parts = [
-        (
-            str(i.site),
-            i.positions,
-            type(i.value).__name__,
-            source(i.value.source),
-            getattr(i.value, "factor", None),
-        )
-        for i in cell.interventions
+def _key(sweep: Sweep, engine: Engine, batch: Batch) -> list[object]:
+    """Everything that the numbers of a batch depend on."""
+    metric = sweep.metric
+    return [
+        *(sweep.model.weight_hash, str(sweep.model.dtype), sweep.pairs.fingerprint),
+        *(engine.name, sweep.method, sweep.base, batch.rows),
+        *(metric.name, metric.position, metric.reads, function_identity(metric.fn)),
+        *(cell_identity(sweep.cells[i]) for i in batch.cells),
     ]
-    return repr((parts, str(cell.hop), cell.hop and (cell.hop.through, cell.hop.positions)))
 
 
 def _table(
@@ -397,4 +353,6 @@ def _table(
 
 
 def _budget(memory: int | None) -> int:
+    if memory is not None and memory < 1:
+        raise InterpError(f"memory={memory} bytes holds nothing; leave it out, or give more than 0")
     return memory or min(DEFAULT_MEMORY, psutil.virtual_memory().available // 4)

@@ -47,18 +47,17 @@ class Trace:
         return whole[:, :, index]
 
 
-def trace(
-    w: Weights, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] = KEPT
-) -> Trace:
+def trace(w: Weights, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] = KEPT) -> Trace:
     """Run the model plainly and keep the activations of the given kinds."""
     kept: dict[Kind, list[Tensor]] = {kind: [] for kind in KEPT}
     resid = forward.embed(w, tokens)
     d_head = w.facts.d_head
+    turn = forward.rotation(w, tokens.shape[1])
     for block in w.blocks:
         p = block.attention
         x = forward.norm(resid, p.norm)
         q, k, v = (forward.project(x, part, d_head) for part in (p.q, p.k, p.v))
-        z = forward.mix(_pattern(w, block.attention, q, k), v[None], v[:, :0])[0]
+        z = forward.mix(_pattern(block.attention, q, k, turn), v[None], v[:, :0])[0]
         attn_out = p.o(z.flatten(-2))
         resid_mid = resid + attn_out
         mlp_out = forward.mlp(resid_mid, block.mlp)
@@ -74,17 +73,17 @@ def trace(
 def pattern(w: Weights, run: Trace, layer: int) -> Float[Tensor, "batch head query key"]:
     """Attention probabilities of every head of a layer, from a trace's queries and keys."""
     q, k = run.kept["q"][layer], run.kept["k"][layer]
-    return _pattern(w, w.blocks[layer].attention, q, k)[0].flatten(1, 2)
+    turn = forward.rotation(w, q.shape[1])
+    return _pattern(w.blocks[layer].attention, q, k, turn)[0].flatten(1, 2)
 
 
 def _pattern(
-    w: Weights,
     p: Attention,
     q: Float[Tensor, "batch pos head d_head"],
     k: Float[Tensor, "batch pos group d_head"],
+    turn: forward.Rotation | None,
 ) -> Float[Tensor, "1 batch group in_group query key"]:
     batch, pos = q.shape[:2]
     place = torch.arange(pos, device=q.device).expand(batch, -1)
-    turn = forward.rotation(w, pos)
     rotated = (forward.rotate(t, turn, place)[None] for t in (q, k))
     return forward.pattern(*rotated, k[:, :0], forward.causal(place, pos), p.scale)

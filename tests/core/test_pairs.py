@@ -1,0 +1,321 @@
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interp.core.errors import PairsError, PositionError
+from interp.core.pairs import Pairs
+
+CLEAN = [[5, 6, 7, 8], [5, 9, 1], [2, 0, 3, 4, 0]]
+CORRUPT = [[5, 1, 7, 8], [5, 2, 1], [2, 9, 3, 4, 7]]
+REST = {"correct": [1, 2, 3], "wrong": [4, 5, 6], "cluster": ["a", "b", "a"]}
+
+
+def make(**changed) -> Pairs:
+    given = dict(clean=CLEAN, corrupt=CORRUPT, positions={"s": [1, 0, 3]}, **REST)
+    return Pairs.from_tokens(**{**given, **changed})
+
+
+def padded(rows: Sequence[Sequence[int]], width: int, left: bool) -> torch.Tensor:
+    fill = [[99] * (width - len(row)) for row in rows]
+    return torch.tensor([f + r if left else r + f for f, r in zip(fill, rows, strict=True)])
+
+
+def same(a: Pairs, b: Pairs) -> bool:
+    tensors = all(
+        torch.equal(getattr(a, name), getattr(b, name))
+        for name in ("clean", "corrupt", "lengths", "correct", "wrong")
+    )
+    at = {k: v.tolist() for k, v in a.positions.items()}
+    return (
+        tensors
+        and at == {k: v.tolist() for k, v in b.positions.items()}
+        and ((a.cluster, a.strings, a.bos) == (b.cluster, b.strings, b.bos))
+    )
+
+
+class Words:
+    """A tokenizer of whole words."""
+
+    words = ("<s>", "When", "Mary", "John", "and", "went", "gave", "it", "to", "␣Mary")
+
+    def encode(self, text: str, *, bos: str = "model") -> list[int]:
+        ids = [self.words.index(w) for w in text.split()]
+        return [0, *ids] if bos == "model" else ids
+
+    def token_id(self, text: str) -> int:
+        (only,) = self.encode(text, bos="none")
+        return only
+
+    def show(self, ids: Sequence[int]) -> list[str]:
+        return [self.words[i] for i in ids]
+
+
+def test_rows_are_stored_padded_on_the_right():
+    pairs = make()
+    assert len(pairs) == 3
+    assert pairs.clean.tolist() == [[5, 6, 7, 8, 0], [5, 9, 1, 0, 0], [2, 0, 3, 4, 0]]
+    assert pairs.corrupt.tolist() == [[5, 1, 7, 8, 0], [5, 2, 1, 0, 0], [2, 9, 3, 4, 7]]
+    assert pairs.lengths.tolist() == [4, 3, 5]
+    assert pairs.mask.sum(1).tolist() == [4, 3, 5]
+    assert [row[keep].tolist() for row, keep in zip(pairs.clean, pairs.mask, strict=True)] == CLEAN
+    assert pairs.at("s").tolist() == [1, 0, 3]
+    assert pairs.at("end").tolist() == [3, 2, 4]
+    assert repr(pairs) == "Pairs: 3 prompts of 3 to 5 tokens, 2 clusters, positions end, s"
+
+
+@st.composite
+def prompts(draw):
+    lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=5))
+    rows = [draw(st.lists(st.integers(0, 20), min_size=2 * n, max_size=2 * n)) for n in lengths]
+    at = [draw(st.integers(0, n - 1)) for n in lengths]
+    return [r[: len(r) // 2] for r in rows], [r[len(r) // 2 :] for r in rows], at
+
+
+@given(prompts(), st.integers(0, 3))
+def test_padding_changes_nothing(prompt, extra):
+    clean, corrupt, at = prompt
+    n = len(clean)
+    rest = {"correct": list(range(n)), "wrong": list(range(1, n + 1))}
+    plain = Pairs.from_tokens(clean=clean, corrupt=corrupt, positions={"s": at}, **rest)
+    width = max(map(len, clean)) + extra
+    for left in (True, False):
+        mask = padded([[1] * len(row) for row in clean], width, left) == 1
+        shifted = [i + (width - len(row)) * left for i, row in zip(at, clean, strict=True)]
+        found = Pairs.from_tokens(
+            clean=padded(clean, width, left),
+            corrupt=padded(corrupt, width, left),
+            mask=mask,
+            positions={"s": shifted},
+            **rest,
+        )
+        assert same(found, plain)
+        assert found.fingerprint == plain.fingerprint
+
+
+def test_equal_lengths_as_tensors_and_end_of_ones_own():
+    clean = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    pairs = Pairs.from_tokens(
+        clean=clean, corrupt=clean + 1, correct=[0, 0], wrong=[1, 1], positions={"end": [1, 2]}
+    )
+    assert pairs.at("end").tolist() == [1, 2]
+    assert pairs.cluster == ("0", "1")
+
+
+def test_from_text():
+    pairs = Pairs.from_text(
+        Words(),
+        clean=["When Mary and John", "John went"],
+        corrupt=["When John and John", "Mary went"],
+        correct=["Mary", "to"],
+        wrong=["John", "it"],
+        positions={"name": [2, 1]},
+        cluster=["x", "y"],
+    )
+    assert pairs.clean.tolist() == [[0, 1, 2, 4, 3], [0, 3, 5, 0, 0]]
+    assert pairs.correct.tolist() == [2, 8]
+    assert pairs.wrong.tolist() == [3, 7]
+    assert pairs.at("name").tolist() == [2, 1]
+    assert pairs.strings[1] == (("<s>", "John", "went"), ("<s>", "Mary", "went"))
+    assert "clean   <s> When Mary and John\n  corrupt <s> When John and John" in repr(pairs)
+    bare = Pairs.from_text(
+        *[Words()], clean=["John"], corrupt=["Mary"], correct=["to"], wrong=["it"], bos="none"
+    )
+    assert bare.clean.tolist() == [[3]]
+    assert bare.bos == "none"
+
+
+def test_one_text_is_no_list_of_texts():
+    with pytest.raises(PairsError, match="clean and wrong: give a list of texts, not one text"):
+        Pairs.from_text(Words(), clean="Mary", corrupt=["John"], correct=["to"], wrong="it")
+
+
+def test_unequal_lengths_show_both_rows_aligned():
+    with pytest.raises(PairsError) as caught:
+        Pairs.from_text(
+            Words(),
+            clean=["John went", "When Mary and"],
+            corrupt=["Mary went", "it John"],
+            correct=["to", "to"],
+            wrong=["it", "it"],
+        )
+    assert str(caught.value).split("\n") == [
+        "pair 1: clean has 4 tokens and corrupt 3; patching compares them token by token, so they "
+        "must be equal and not empty.",
+        "  clean   <s> | When | Mary | and",
+        "  corrupt <s> | it   | John",
+        "Exchange words for ones with as many tokens.",
+    ]
+    with pytest.raises(PairsError, match=r"clean   5 \| 6  \| 7\n  corrupt 5 \| 11\nEx"):
+        Pairs.from_tokens(clean=[[5, 6, 7]], corrupt=[[5, 11]], correct=[1], wrong=[2])
+
+
+def test_empty_rows_are_refused():
+    with pytest.raises(PairsError, match="no pairs were given"):
+        Pairs.from_tokens(clean=[], corrupt=[], correct=[], wrong=[])
+    with pytest.raises(PairsError, match="pair 1: clean has 0 tokens and corrupt 0"):
+        Pairs.from_tokens(clean=[[1], []], corrupt=[[1], []], correct=[1, 1], wrong=[2, 2])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"corrupt": CORRUPT[:2]}, "2 of corrupt"),
+        ({"correct": [1]}, "1 of correct"),
+        ({"wrong": [1, 2, 3, 4], "cluster": ["a"]}, "4 of wrong, 1 of cluster"),
+        ({"positions": {"s": [1, 0]}}, "2 of position 's'"),
+    ],
+)
+def test_counts_that_differ(changed, message):
+    with pytest.raises(PairsError, match=f"3 clean prompts but {message}; give one of each"):
+        make(**changed)
+
+
+def test_masks_that_do_not_fit():
+    tokens = [[1, 2, 3], [4, 5, 6]]
+    rest = {"clean": tokens, "corrupt": tokens, "correct": [1, 1], "wrong": [2, 2]}
+    hole = torch.tensor([[True, True, True], [True, False, True]])
+    with pytest.raises(PairsError, match="mask of row 1 has a hole"):
+        Pairs.from_tokens(mask=hole, **rest)
+    with pytest.raises(PairsError, match="row 0 has 3 ids but a mask of 2"):
+        Pairs.from_tokens(mask=hole[:, :2], **rest)
+    with pytest.raises(PairsError, match="2 clean prompts but 1 of mask"):
+        Pairs.from_tokens(mask=hole[:1], **rest)
+    with pytest.raises(PairsError, match="pair 1: clean has 0 tokens"):
+        Pairs.from_tokens(mask=hole & torch.tensor([[True], [False]]), **rest)
+
+
+@pytest.mark.parametrize("bad", [3, -1])
+def test_a_position_outside_its_row(bad):
+    with pytest.raises(PairsError, match=f"'s' is {bad} in row 1, whose tokens stand at 0 to 2"):
+        make(positions={"s": [3, bad, 0]})
+
+
+def test_a_position_in_the_padding_is_named_as_it_was_given():
+    mask = torch.tensor([[False, False, True, True, True]])
+    row = torch.tensor([[0, 0, 7, 8, 9]])
+    with pytest.raises(PairsError, match="'io' is 1 in row 0, whose tokens stand at 2 to 4"):
+        Pairs.from_tokens(
+            clean=row, corrupt=row, mask=mask, correct=[1], wrong=[2], positions={"io": [1]}
+        )
+
+
+def test_unknown_position():
+    with pytest.raises(PositionError) as caught:
+        make(positions={"subject": [0, 0, 0]}).at("subjct")
+    assert str(caught.value).startswith(
+        "the pairs have no position 'subjct'; did you mean 'subject'? Name positions when"
+    )
+
+
+def test_select_takes_rows_in_order():
+    pairs = make(strings=[((str(i),), ("x",)) for i in range(3)])
+    found = pairs.select([2, 0, 2])
+    for name in ("clean", "corrupt", "lengths", "correct", "wrong", "mask"):
+        assert torch.equal(getattr(found, name), getattr(pairs, name)[[2, 0, 2]])
+    assert found.at("s").tolist() == [3, 1, 3]
+    assert found.cluster == ("a", "a", "a")
+    assert [clean for clean, _ in found.strings] == [("2",), ("0",), ("2",)]
+    assert same(pairs.select(torch.tensor([0, 1, 2])), pairs)
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [3], [-1], torch.tensor([1, 3]), [True, False, True]], ids=str
+)
+def test_select_refuses_what_are_no_rows(rows):
+    with pytest.raises(PairsError, match="select takes row numbers, 0 to 2, at least one; got"):
+        make().select(rows)
+
+
+def test_nothing_is_shared_with_what_it_was_made_from():
+    clean, answers, at = torch.tensor([[1, 2], [3, 4]]), torch.tensor([5, 6]), torch.tensor([0, 1])
+    pairs = Pairs.from_tokens(
+        clean=clean, corrupt=clean, correct=answers, wrong=answers, positions={"s": at}
+    )
+    chosen = pairs.select([0, 1])
+    before = pairs.fingerprint
+    for tensor in (clean, answers, at):
+        tensor += 1
+    assert pairs.fingerprint == before
+    for tensor in (pairs.clean, pairs.corrupt, pairs.lengths, pairs.correct, pairs.wrong):
+        tensor += 1
+    for tensor in pairs.positions.values():
+        tensor += 1
+    assert chosen.fingerprint == before
+
+
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=20), st.integers(0, 5))
+def test_split_shares_no_cluster_and_loses_no_row(labels, seed):
+    pairs = Pairs.from_tokens(
+        clean=[[i] for i in range(len(labels))],
+        corrupt=[[i] for i in range(len(labels))],
+        correct=[0] * len(labels),
+        wrong=[1] * len(labels),
+        cluster=[str(c) for c in labels],
+    )
+    if len(set(labels)) == 1:
+        with pytest.raises(PairsError, match="belong to one cluster"):
+            pairs.split(seed=seed)
+        return
+    a, b = pairs.split(seed=seed)
+    assert not set(a.cluster) & set(b.cluster)
+    assert sorted([*a.clean[:, 0].tolist(), *b.clean[:, 0].tolist()]) == list(range(len(labels)))
+    assert abs(len(set(a.cluster)) - len(set(b.cluster))) <= 1
+    again = pairs.split(seed=seed)
+    assert (again[0].fingerprint, again[1].fingerprint) == (a.fingerprint, b.fingerprint)
+
+
+def test_split_depends_on_the_seed():
+    pairs = Pairs.from_tokens(
+        clean=[[i] for i in range(12)],
+        corrupt=[[i] for i in range(12)],
+        correct=[0] * 12,
+        wrong=[1] * 12,
+    )
+    assert len({pairs.split(seed=s)[0].fingerprint for s in range(5)}) == 5
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"clean": [[5, 6, 7, 9], *CLEAN[1:]]},
+        {"corrupt": [*CORRUPT[:2], [2, 9, 3, 4, 8]]},
+        {"clean": [[5, 6, 7, 8, 0], *CLEAN[1:]], "corrupt": [[5, 1, 7, 8, 0], *CORRUPT[1:]]},
+        {"correct": [1, 2, 4]},
+        {"wrong": [4, 5, 7]},
+        {"correct": REST["wrong"], "wrong": REST["correct"]},
+        {"clean": CORRUPT, "corrupt": CLEAN},
+        {"positions": {"s": [1, 1, 3]}},
+        {"positions": {"t": [1, 0, 3]}},
+        {"positions": {"s": [1, 0, 3], "end": [3, 2, 3]}},
+        {"positions": {}},
+        {"cluster": ["a", "b", "b"]},
+        {"bos": "none"},
+    ],
+    ids=str,
+)
+def test_fingerprint_changes_with_whatever_can_change_a_number(changed):
+    assert make(**changed).fingerprint != make().fingerprint
+
+
+def test_fingerprint_knows_where_a_row_ends():
+    rest = {"correct": [1, 1], "wrong": [2, 2], "positions": {"end": [0, 0]}}
+    splits = ([[1, 2], [3]], [[1], [2, 3]])
+    found = {Pairs.from_tokens(clean=x, corrupt=x, **rest).fingerprint for x in splits}
+    assert len(found) == 2
+
+
+def test_fingerprint_knows_no_padding_strings_or_order_of_names():
+    pairs = make()
+    assert make().fingerprint == pairs.fingerprint
+    assert make(strings=[(("x",), ("y",))] * 3).fingerprint == pairs.fingerprint
+    two = {"s": [1, 0, 3], "t": [0, 0, 0]}
+    turned = dict(reversed(two.items()))
+    assert make(positions=two).fingerprint == make(positions=turned).fingerprint
+    alone = {k: v[:2] for k, v in REST.items()}
+    short = make(clean=CLEAN[:2], corrupt=CORRUPT[:2], positions={"s": [1, 0]}, **alone)
+    assert pairs.select([0, 1]).clean.shape != short.clean.shape  # the padding of the long row
+    assert pairs.select([0, 1]).fingerprint == short.fingerprint
+    assert pairs.select([1, 0]).fingerprint != short.fingerprint

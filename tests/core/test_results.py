@@ -1,0 +1,425 @@
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from interp.core import stats
+from interp.core.errors import ResultsError
+from interp.core.results import CELL, COLUMNS, VERSION, Results
+from interp.core.sites import Site
+
+CLUSTER = list("aabbbcd")
+N = len(CLUSTER)
+BASE = np.linspace(3, 5, N)
+NOTE = {"model": "tiny", "null": 1e-6, "versions": {"interp": "0.1.0"}}
+
+
+def build(sites, *, positions=("end",), seed=0, **changed) -> Results:
+    """A table with the columns and dtypes that a sweep writes; every effect is another number."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for text in sites:
+        site = Site.parse(text)
+        for position in positions:
+            effect = rng.normal(0, 1, N) + rng.normal(0, 2)
+            row = {"method": "patch", "site": text, "position": position, "receiver": ""}
+            row |= {"direction": "noise", "metric": "logit_diff", "kind": site.kind}
+            row |= {"layer": site.layer, "head": site.head, "through": "", "engine": "replay"}
+            row |= {"example": np.arange(N, dtype=np.int32), "cluster": CLUSTER}
+            row |= {"base": BASE, "value": BASE + effect, "effect": effect}
+            parts.append(pd.DataFrame(row | changed))
+    frame = pd.concat(parts, ignore_index=True)
+    words = [c for c in COLUMNS[:11] if c not in ("layer", "head")] + ["cluster"]
+    types = dict.fromkeys(words, "category") | {"layer": "Int16", "head": "Int16"}
+    return Results(frame[COLUMNS].astype(types), NOTE)
+
+
+def looked(sites=("logits",), seed=1, **changed) -> Results:
+    """Rows that nothing was intervened on, as evaluate and attention write them."""
+    found = build(sites, seed=seed, **changed)
+    nothing = {"base": np.nan, "effect": np.nan, "method": "evaluate"}
+    return Results(found.frame.assign(**nothing), found.provenance)
+
+
+HEADS = [f"{layer}.{head}" for layer in range(2) for head in range(3)]
+
+
+def test_summary_by_hand():
+    results = build(["0.1", "2.mlp"])
+    table = results.summary()
+    assert table["site"].tolist() == ["0.1", "2.mlp"]
+    for i, site in enumerate(["0.1", "2.mlp"]):
+        rows = results.frame[results.frame["site"] == site]
+        for column in ("base", "value", "effect"):
+            assert table[column][i] == pytest.approx(np.mean(rows[column]))
+        values, clusters = rows["effect"].to_numpy()[None], np.array([0, 0, 1, 1, 1, 2, 3])
+        low, high = stats.bootstrap_interval(values, clusters)
+        assert (table["low"][i], table["high"][i]) == pytest.approx((low[0], high[0]))
+        assert table["p"][i] == pytest.approx(stats.sign_flip_p(values, clusters)[0])
+    p = sorted(table["p"])
+    assert sorted(table["q"]) == pytest.approx([min(2 * p[0], p[1]), p[1]])
+    assert table["n"].tolist() == [7, 7]
+    assert table["clusters"].tolist() == [4, 4]
+    assert table["layer"].tolist() == [0, 2]
+    assert table["head"].isna().tolist() == [False, True]
+    assert list(table) == [
+        *(*CELL, "kind", "layer", "head", "base", "value", "effect"),
+        *("low", "high", "p", "q", "n", "clusters"),
+    ]
+
+
+def test_summary_does_not_depend_on_the_order_or_index_of_the_rows():
+    results = build(HEADS, positions=("end", "s2"))
+    shuffled = results.frame.sample(frac=1, random_state=0)
+    keys = ["site", "position"]
+    found = Results(shuffled, NOTE).summary().sort_values(keys, ignore_index=True)
+    expected = results.summary().sort_values(keys, ignore_index=True)
+    pd.testing.assert_frame_equal(found, expected, check_categorical=False, rtol=1e-12)
+
+
+def test_summary_keeps_the_order_of_the_table_and_what_is_missing_apart():
+    table = build(["1.2", "0.0"], positions=("s2", "end")).summary()
+    place = list(zip(table["site"], table["position"], strict=True))
+    assert place == [("1.2", "s2"), ("1.2", "end"), ("0.0", "s2"), ("0.0", "end")]
+    frame = build(["0.0", "0.1"]).frame.assign(receiver=None, position=None)
+    assert len(Results(frame, NOTE).summary()) == 2
+
+
+def test_paths_through_different_parts_are_different_interventions():
+    both = Results.concat([build(["0.1"], through=t, seed=len(t)) for t in ("mlps", "direct")])
+    assert both.summary()["through"].tolist() == ["mlps", "direct"]
+    assert both.summary()["effect"].nunique() == 2
+
+
+def test_one_cluster_has_means_but_no_interval():
+    table = build(["0.1"], cluster="a").summary()
+    assert table["effect"].notna().all()
+    assert table[["low", "high", "p", "q"]].isna().all(axis=None)
+
+
+def test_seed_decides():
+    results = build(["0.1"], cluster=list("abcdefg"))
+    pd.testing.assert_frame_equal(results.summary(seed=3), results.summary(seed=3))
+    assert results.summary(seed=3)["low"][0] != results.summary(seed=4)["low"][0]
+
+
+def test_nothing_was_intervened_on():
+    results = looked(["0.1", "1.0"])
+    table = results.summary()
+    values = results.frame["value"].to_numpy().reshape(2, N)
+    low, high = stats.bootstrap_interval(values, np.array([0, 0, 1, 1, 1, 2, 3]))
+    np.testing.assert_allclose(table["value"], values.mean(1))
+    np.testing.assert_allclose(table["low"], low)
+    np.testing.assert_allclose(table["high"], high)
+    assert table[["base", "effect", "p", "q"]].isna().all(axis=None)
+    assert table["n"].tolist() == [7, 7]
+
+
+def test_a_table_of_both_has_each_row_in_its_own_way():
+    done, seen = build(["0.1", "1.0"]), looked()
+    table = Results.concat([done, seen]).summary()
+    for name in ("low", "high", "p", "q"):  # the row without a test does not count in the family
+        np.testing.assert_allclose(table[name][:2], done.summary()[name])
+        np.testing.assert_allclose(table[name][2:], seen.summary()[name])
+    assert Results.concat([seen, done]).top()["method"].tolist() == ["patch", "patch", "evaluate"]
+
+
+def test_examples_must_be_the_same_for_every_intervention():
+    frame = build(["0.1", "0.2"]).frame
+    message = "not all measured on the same examples; summarise each set by itself"
+    gone = frame.copy()
+    gone.loc[3, ["value", "effect"]] = np.nan
+    turned = frame.copy()
+    turned.loc[3, "cluster"] = "a"
+    for broken in (frame.drop(index=3), gone, turned):
+        with pytest.raises(ResultsError, match=message):
+            Results(broken, NOTE).summary()
+    assert len(Results(frame[frame["example"] != 3], NOTE).summary()) == 2
+
+
+def test_a_doubled_row_is_refused_and_what_varies_is_named():
+    results = build(["0.1", "0.2"])
+    other = build(["0.2"], engine="hooks", seed=5)
+    with pytest.raises(ResultsError) as caught:
+        Results.concat([results, other]).summary()
+    assert str(caught.value) == (
+        "site 0.2 has 2 rows for one example (engine: replay, hooks). Choose one set first: "
+        "results.query(\"engine == 'replay'\")."
+    )
+    with pytest.raises(ResultsError, match="alike in every column; a table was joined to itself"):
+        Results.concat([results, results]).summary()
+
+
+def test_top_is_ordered_by_size_not_sign():
+    results = build(HEADS)
+    table, top = results.summary(), results.top(4)
+    order = np.argsort(-table["effect"].abs())
+    assert top["site"].tolist() == table["site"].iloc[order[:4]].tolist()
+    assert set(np.sign(top["effect"])) == {-1, 1}
+    assert results.top(100)["effect"].abs().is_monotonic_decreasing
+    by_value = results.top(6, by="value")["value"].abs()
+    assert len(by_value) == 6
+    assert by_value.is_monotonic_decreasing
+
+
+def test_top_ranks_by_value_where_there_is_no_effect():
+    results = looked(HEADS)
+    top = results.top(3)
+    assert len(top) == 3
+    best = results.summary()["value"].abs().nlargest(3)
+    assert top["value"].abs().tolist() == best.tolist()
+    assert top["effect"].isna().all()
+
+
+def test_grid_of_heads_has_nan_where_nothing_was_measured():
+    results = build(["0.1", "2.0", "2.3"])
+    grid = results.grid()
+    assert grid.shape == (3, 4)
+    assert np.argwhere(~np.isnan(grid)).tolist() == [[0, 1], [2, 0], [2, 3]]
+    for site, value in (("0.1", grid[0, 1]), ("2.0", grid[2, 0]), ("2.3", grid[2, 3])):
+        rows = results.frame[results.frame["site"] == site]
+        assert value == pytest.approx(rows["effect"].mean())
+    assert results.grid("value")[2, 3] == pytest.approx(rows["value"].mean())
+    assert results.grid("base")[0, 1] == pytest.approx(BASE.mean())
+
+
+def test_grid_of_one_head_keeps_two_axes():
+    assert build(["0.0", "1.0", "2.0"]).grid().shape == (3, 1)
+    assert build(["0.0"]).grid().shape == (1, 1)
+
+
+def test_grid_of_mlps_is_a_row_of_layers():
+    results = build(["3.mlp", "1.mlp", "embed"])
+    grid = results.grid()
+    assert grid.shape == (4,)
+    assert np.isnan(grid).tolist() == [True, False, True, False]
+    assert grid[3] == pytest.approx(results.summary()["effect"][0])
+
+
+def test_grid_of_positions_is_in_the_order_of_the_table():
+    results = build(["0.resid_pre", "1.resid_pre"], positions=("10", "2", "9"))
+    half = results.query("not (site == '1.resid_pre' and position == '2')")
+    grid = half.grid()
+    assert grid.shape == (2, 3)
+    np.testing.assert_allclose(grid[0], results.summary()["effect"][:3])
+    assert np.isnan(grid[1]).tolist() == [False, True, False]
+
+
+def test_grid_of_what_was_not_intervened_on():
+    results = looked(HEADS)
+    assert np.isnan(results.grid()).all()
+    np.testing.assert_allclose(results.grid("value").ravel(), results.summary()["value"])
+
+
+def test_several_interventions_for_a_place_are_named():
+    several = build(["0.1", "0.2"], positions=("end", "s2"))
+    with pytest.raises(ResultsError) as caught:
+        several.grid()
+    assert str(caught.value) == (
+        "layer 0, head 1 has 2 interventions (position: end, s2). Choose one set first: "
+        "results.query(\"position == 'end'\")."
+    )
+    assert several.query("position == 'end'").grid().shape == (1, 3)
+    with pytest.raises(ResultsError, match=r"layer 1, head 2 has 3 interv.*site: 1.2.q, 1.2.k, 1."):
+        build(["0.0.q", "1.2.q", "1.2.k", "1.2.v"]).grid()
+    with pytest.raises(ResultsError, match=r"layer 0, position end has 2 .*site: 0.mlp, 0.attn"):
+        build(["0.mlp", "0.attn"]).grid()
+    directions = [build(["0.1"], direction=d) for d in ("noise", "denoise")]
+    with pytest.raises(ResultsError, match=r"\(direction: noise, denoise\).*direction == 'noise'"):
+        Results.concat(directions).grid()
+    with pytest.raises(ResultsError, match=r"kind: z, mlp_out\).*query\(\"kind == 'z'\"\)"):
+        build(["0.1", "0.mlp"]).grid()
+
+
+def test_no_layer_no_grid():
+    with pytest.raises(ResultsError, match="no row of the table has a layer"):
+        build(["logits", "embed"]).grid()
+
+
+def test_query():
+    results = build(HEADS)
+    found = results.query("layer == 1 and head > 0")
+    assert found.frame["site"].unique().tolist() == ["1.1", "1.2"]
+    assert found.frame.index.tolist() == list(range(2 * N))
+    assert found.provenance == results.provenance
+    assert len(results) == 6 * N
+
+
+def test_columns_that_are_absent():
+    with pytest.raises(ResultsError, match=r"\['cluster', 'effect'\] are absent"):
+        Results(build(["0.1"]).frame.drop(columns=["effect", "cluster"]), {})
+
+
+def test_an_empty_table():
+    empty = build(["0.1"]).query("layer == 5")
+    assert len(empty.summary()) == len(empty.top()) == 0
+    assert list(empty.summary()) == list(build(["0.1"]).summary())
+    assert repr(empty).startswith("Results: 0 rows")
+
+
+def test_save_and_load(tmp_path):
+    results = build([*HEADS, "0.mlp"])
+    path = results.save(tmp_path / "new" / "folder" / "results.parquet")
+    assert path == tmp_path / "new" / "folder" / "results.parquet"
+    found = Results.load(path)
+    pd.testing.assert_frame_equal(found.frame, results.frame)
+    assert found.frame["site"].dtype == "category"
+    assert found.frame["head"].dtype == "Int16"
+    assert found.frame["example"].dtype == "int32"
+    assert found.provenance == NOTE
+    assert [p.name for p in path.parent.iterdir()] == ["results.parquet"]
+    pd.testing.assert_frame_equal(found.summary(), results.summary())
+
+
+def test_the_provenance_is_in_the_metadata_and_the_file_is_plain_parquet(tmp_path):
+    path = build(["0.1"]).save(str(tmp_path / "r.parquet"))
+    note = json.loads(pq.read_schema(path).metadata[b"interp"])
+    assert note == {"version": VERSION, "provenance": NOTE}
+    assert pd.read_parquet(path)["effect"].tolist() == build(["0.1"]).frame["effect"].tolist()
+
+
+def test_equal_tables_make_equal_files(tmp_path):
+    a = build(HEADS).save(tmp_path / "a.parquet")
+    b = Results(build(HEADS).frame, dict(reversed(NOTE.items()))).save(tmp_path / "b.parquet")
+    assert a.read_bytes() == b.read_bytes()
+    assert a.read_bytes() != build(HEADS, seed=1).save(tmp_path / "c").read_bytes()
+    assert Results.load(a).save(tmp_path / "d").read_bytes() == a.read_bytes()
+
+
+def test_save_replaces_what_was_there(tmp_path):
+    path = build(HEADS).save(tmp_path / "r.parquet")
+    build(["0.1"]).save(path)
+    assert len(Results.load(path)) == N
+
+
+def rewrite(path: Path, **changed) -> None:
+    table = pq.read_table(path)
+    note = json.loads(table.schema.metadata[b"interp"]) | changed
+    metadata = {**table.schema.metadata, b"interp": json.dumps(note).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def test_another_version_is_refused(tmp_path):
+    path = build(["0.1"]).save(tmp_path / "r.parquet")
+    rewrite(path)
+    assert len(Results.load(path)) == N
+    rewrite(path, version=VERSION + 1)
+    with pytest.raises(ResultsError) as caught:
+        Results.load(path)
+    assert str(caught.value) == (
+        f"{path} has results version {VERSION + 1}; this interp reads version {VERSION}. Run the "
+        "experiment again, or read it with the interp that wrote it (0.1.0)."
+    )
+    rewrite(path, provenance={})
+    with pytest.raises(ResultsError, match="version unknown"):
+        Results.load(path)
+
+
+def test_what_is_no_results_file(tmp_path):
+    foreign = tmp_path / "foreign.parquet"
+    pq.write_table(pa.table({"x": [1, 2]}), foreign)
+    text = tmp_path / "text.parquet"
+    text.write_text("not parquet at all, though long enough to hold a footer")
+    cut = build(["0.1"]).save(tmp_path / "cut.parquet")
+    cut.write_bytes(cut.read_bytes()[:-100])
+    (tmp_path / "folder").mkdir()
+    for path, message in (
+        (foreign, "was not written by interp"),
+        (text, "is no readable parquet file"),
+        (cut, "is no readable parquet file"),
+        (tmp_path / "absent.parquet", r"there is no results file at .*absent"),
+        (tmp_path / "folder", "folder"),
+        (text / "below", "below"),
+    ):
+        with pytest.raises(ResultsError, match=message):
+            Results.load(path)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "taken" / "x").mkdir(parents=True)
+    for path in (tmp_path / "file" / "r.parquet", tmp_path / "file" / "a" / "r.parquet"):
+        with pytest.raises(ResultsError, match=r"cannot write .*r\.parquet: .*Choose a folder"):
+            build(["0.1"]).save(path)
+    with pytest.raises(ResultsError, match=r"cannot write .*taken"):
+        build(["0.1"]).save(tmp_path / "taken")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "taken"]
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_no_part(tmp_path):
+    path = build(["0.1"]).save(tmp_path / "r.parquet")
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        Results(build(HEADS).frame, {"path": Path("x")}).save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["r.parquet"]
+
+
+def test_concat_joins_tables_and_keeps_every_provenance(tmp_path):
+    heads, mlps = build(HEADS), build(["0.mlp", "1.mlp"], seed=1)
+    other = {**NOTE, "null": 3e-6, "model": "other", "query": "end"}
+    both = Results.concat([heads, Results(mlps.frame, other), heads.query("head == 9")])
+    assert len(both) == 8 * N
+    assert both.frame["site"].tolist() == [*heads.frame["site"], *mlps.frame["site"]]
+    assert both.frame["layer"].dtype == "Int16"
+    assert both.provenance == {
+        "model": ["tiny", "other"],
+        "null": 3e-6,
+        "versions": {"interp": "0.1.0"},
+        "query": "end",
+    }
+    table = both.summary()
+    np.testing.assert_allclose(table["effect"][:6], heads.summary()["effect"])
+    np.testing.assert_allclose(table["low"][6:], mlps.summary()["low"])
+    found = Results.load(both.save(tmp_path / "both.parquet"))
+    pd.testing.assert_frame_equal(found.frame, both.frame)
+    with pytest.raises(ResultsError, match="no results were given to concat"):
+        Results.concat([])
+
+
+@pytest.mark.parametrize(
+    "results",
+    [build(HEADS), looked(HEADS), Results.concat([build(["0.1"]), looked()])],
+    ids=["acted", "looked", "both"],
+)
+def test_repr_shows_the_strongest(results):
+    for text in (repr(results), results._repr_html_()):
+        assert f"{len(results)} rows" in text
+        assert results.top()["site"][0] in text
+        assert "receiver" not in text  # empty columns are left out
+        assert "value" in text
+    assert "tiny" in results._repr_html_()
+
+
+def test_repr_of_a_table_without_a_summary_and_markup_in_names():
+    results = Results.concat([build(["0.1"])] * 2)
+    assert repr(results).startswith("Results: 14 rows\n")
+    assert "0.1" in results._repr_html_()
+    named = Results(build(["0.1"]).frame, {"model": "<b>x"})
+    assert "&lt;b&gt;x" in named._repr_html_()
+
+
+def test_summary_of_a_whole_model_is_fast():
+    cells, n = 300, 64
+    rng = np.random.default_rng(0)
+    effect = rng.normal(0, 1, cells * n)
+    frame = pd.DataFrame(
+        {
+            **dict.fromkeys(COLUMNS, ""),
+            "site": np.repeat([f"{i // 10}.{i % 10}" for i in range(cells)], n),
+            "layer": np.repeat(np.arange(cells) // 10, n),
+            "head": np.repeat(np.arange(cells) % 10, n),
+            "example": np.tile(np.arange(n), cells),
+            "cluster": np.tile(np.arange(n), cells),
+            **{"base": 1.0, "value": 1 + effect, "effect": effect},
+        }
+    )
+    start = time.process_time()
+    table = Results(frame, {}).summary()
+    assert len(table) == cells
+    assert time.process_time() - start < 4  # 0.5 s on one idle core

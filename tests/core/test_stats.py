@@ -1,0 +1,212 @@
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats as scipy_stats
+
+from interp.core import stats
+
+
+def clustered(cells: int, sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Values that share a part within a cluster; the rows of a cluster do not stand together."""
+    rng = np.random.default_rng(seed)
+    cluster = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    shared = rng.normal(0, 1, (cells, len(sizes)))[:, cluster]
+    return 0.5 + shared + rng.normal(0, 0.3, (cells, len(cluster))), cluster
+
+
+def test_sums_and_sizes():
+    values, cluster = clustered(3, [4, 1, 2])
+    sums, counts = stats.cluster_sums(values, cluster)
+    assert counts.tolist() == [4, 1, 2]
+    expected = [[row[cluster == c].sum() for c in range(3)] for row in values]
+    np.testing.assert_allclose(sums, expected)
+
+
+def test_bootstrap_against_a_loop_over_the_same_draws():
+    values, cluster = clustered(2, [3, 1, 5, 2])
+    low, high = stats.bootstrap_interval(values, cluster, resamples=300, seed=7)
+    rng = np.random.default_rng(7)
+    means = np.empty((2, 300))
+    for draw in range(300):
+        chosen = rng.integers(0, 4, 4)
+        rows = np.concatenate([np.flatnonzero(cluster == c) for c in chosen])
+        means[:, draw] = values[:, rows].mean(1)
+    np.testing.assert_allclose(low, np.quantile(means, 0.025, axis=1))
+    np.testing.assert_allclose(high, np.quantile(means, 0.975, axis=1))
+
+
+def test_bootstrap_against_scipy_on_single_examples():
+    values, _ = clustered(1, [1] * 30)
+    low, high = stats.bootstrap_interval(values, np.arange(30))
+    peer = scipy_stats.bootstrap(
+        (values[0],), np.mean, method="percentile", n_resamples=10_000, rng=1
+    ).confidence_interval
+    np.testing.assert_allclose([low[0], high[0]], [peer.low, peer.high], atol=0.03)
+
+
+def test_interval_covers_the_true_mean():
+    covered = 0
+    for seed in range(200):
+        values, cluster = clustered(1, [5, 1, 3, 2] * 5, seed)
+        low, high = stats.bootstrap_interval(values, cluster, resamples=1_000, seed=seed)
+        covered += low[0] <= 0.5 <= high[0]
+    assert 0.85 <= covered / 200 <= 0.99
+
+
+def test_clusters_are_the_unit_and_examples_the_weight():
+    # one big cluster at 1, three single ones at 0: the mean over examples is 0.7, over clusters 1/4
+    cluster = np.array([0] * 7 + [1, 2, 3])
+    values = (cluster == 0).astype(float)[None]
+    low, high = stats.bootstrap_interval(values, cluster)
+    # every mean is 7k / (7k + 4 - k), k the times that the big cluster is drawn
+    possible = [7 * k / (6 * k + 4) for k in range(5)]
+    assert low[0] == pytest.approx(possible[0])
+    assert high[0] == pytest.approx(possible[3])  # P(k = 4) = 1/256, P(k >= 3) = 13/256
+    alone_low, alone_high = stats.bootstrap_interval(values, np.arange(10))
+    assert alone_high[0] - alone_low[0] < high[0] - low[0]
+
+
+@settings(max_examples=30)
+@given(
+    arrays(float, (3, 8), elements=st.floats(-100, 100)),
+    st.floats(-10, 10),
+    st.floats(0.1, 10),
+)
+def test_interval_moves_and_scales_with_the_values(values, shift, scale):
+    cluster = np.array([0, 0, 1, 2, 2, 2, 3, 4])
+    low, high = stats.bootstrap_interval(values, cluster, resamples=100)
+    assert (low <= high).all()
+    assert (low >= values.min(1) - 1e-9).all()
+    assert (high <= values.max(1) + 1e-9).all()
+    moved = np.array(stats.bootstrap_interval(scale * values + shift, cluster, resamples=100))
+    np.testing.assert_allclose(moved, scale * np.array([low, high]) + shift, atol=1e-9)
+    flipped = np.array(stats.bootstrap_interval(-values, cluster, resamples=100))
+    np.testing.assert_allclose(flipped, [-high, -low], atol=1e-9)
+
+
+def test_one_cluster_says_nothing():
+    values, cluster = np.arange(6.0).reshape(2, 3), np.zeros(3, dtype=int)
+    found = [*stats.bootstrap_interval(values, cluster), stats.sign_flip_p(values, cluster)]
+    assert np.isnan(found).all()
+    assert np.shape(found) == (3, 2)
+
+
+def brute_force_p(values: np.ndarray, cluster: np.ndarray) -> float:
+    """All signs of all clusters: how many make a mean as far from 0 as the one found?"""
+    n = cluster.max() + 1
+    found = abs(values.mean())
+    far = [
+        abs((np.array(signs)[cluster] * values).mean()) >= found - 1e-12
+        for signs in product([1, -1], repeat=n)
+    ]
+    return float(np.mean(far))
+
+
+@pytest.mark.parametrize("sizes", [[1, 1], [3, 1, 2], [1, 4, 2, 2, 1], [2, 1] * 5])
+def test_sign_flip_is_exact_for_few_clusters(sizes):
+    values, cluster = clustered(4, sizes)
+    values[1] += 5
+    values[2] = np.round(values[2])
+    expected = [brute_force_p(row, cluster) for row in values]
+    np.testing.assert_allclose(stats.sign_flip_p(values, cluster), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 13])
+def test_smallest_p(n):
+    rng = np.random.default_rng(n)
+    values = rng.uniform(0.1, 1, (5, n))
+    values[1::2] *= -1
+    np.testing.assert_allclose(stats.sign_flip_p(values, np.arange(n)), 2.0 ** (1 - n))
+
+
+@given(arrays(float, 6, elements=st.integers(-4, 4)), st.sampled_from([1.0, 0.25, 2.0**-60]))
+def test_ties_are_counted(values, scale):
+    expected = brute_force_p(values, np.arange(6))
+    assert stats.sign_flip_p(scale * values[None], np.arange(6))[0] == pytest.approx(expected)
+
+
+@given(arrays(float, 7, elements=st.floats(-1, 1)), st.permutations(range(7)))
+def test_p_does_not_depend_on_the_order_of_the_clusters(values, order):
+    rows = np.stack([values, values[list(order)], -values])
+    p = stats.sign_flip_p(rows, np.arange(7))
+    assert p[0] == p[1] == p[2] >= 2**-6
+
+
+def test_many_clusters_take_random_flips():
+    values, cluster = clustered(3, [2] * 14)
+    values[0] += 10
+    p = stats.sign_flip_p(values, cluster, permutations=999)
+    assert p[0] == pytest.approx(2 / 1000)  # never 0
+    exact = [brute_force_p(row, cluster) for row in values[1:]]
+    np.testing.assert_allclose(p[1:], exact, atol=0.06)
+
+
+@pytest.mark.parametrize("clusters", [10, 30])
+def test_p_is_uniform_under_the_null(clusters):
+    rng = np.random.default_rng(3)
+    cluster = np.repeat(np.arange(clusters), 3)
+    shared = rng.standard_t(3, (1_000, clusters))[:, cluster]
+    p = stats.sign_flip_p(shared + rng.normal(0, 0.5, shared.shape), cluster, permutations=999)
+    assert scipy_stats.kstest(p, "uniform").pvalue > 0.01
+    assert 0.035 < (p <= 0.05).mean() < 0.065
+    # examples taken for independent would be far from it
+    naive = stats.sign_flip_p(shared, np.arange(3 * clusters), permutations=999)
+    assert (naive <= 0.05).mean() > 0.15
+
+
+def test_the_seed_and_nothing_else_decides():
+    values, cluster = clustered(7, [2, 1, 3] * 6)
+    for one in (stats.bootstrap_interval, stats.sign_flip_p):
+        first, again = one(values, cluster, seed=1), one(values, cluster, seed=1)
+        np.testing.assert_array_equal(first, again)
+        assert (np.array(first) != np.array(one(values, cluster, seed=2))).any()
+        # a cell gets the same number whatever stands beside it in the table
+        alone = np.array(one(values[3:4], cluster, seed=1))
+        np.testing.assert_allclose(alone[..., 0], np.array(first)[..., 3], rtol=1e-12)
+
+
+def test_blocks_of_cells_change_no_number(monkeypatch):
+    values, cluster = clustered(7, [2, 1, 3] * 6)
+    whole = np.array(stats.bootstrap_interval(values, cluster, resamples=200))
+    p = stats.sign_flip_p(values, cluster, permutations=200)
+    monkeypatch.setattr(stats, "BLOCK", 3)
+    blocks = np.array(stats.bootstrap_interval(values, cluster, resamples=200))
+    np.testing.assert_allclose(blocks, whole, rtol=1e-12)
+    np.testing.assert_array_equal(stats.sign_flip_p(values, cluster, permutations=200), p)
+
+
+def test_nan_stays_with_its_cell():
+    values, cluster = clustered(3, [2, 1, 3])
+    low, high = stats.bootstrap_interval(values, cluster)
+    p = stats.sign_flip_p(values, cluster)
+    values[1, 2] = np.nan
+    for found, before in zip(stats.bootstrap_interval(values, cluster), (low, high), strict=True):
+        np.testing.assert_allclose(found, [before[0], np.nan, before[2]])
+    np.testing.assert_array_equal(stats.sign_flip_p(values, cluster), [p[0], np.nan, p[2]])
+
+
+def test_no_cells():
+    values, cluster = np.empty((0, 4)), np.array([0, 0, 1, 2])
+    assert [x.shape for x in stats.bootstrap_interval(values, cluster)] == [(0,), (0,)]
+    assert stats.sign_flip_p(values, cluster).shape == (0,)
+
+
+@given(arrays(float, st.integers(1, 12), elements=st.floats(0, 1)))
+def test_fdr_by_its_definition(p):
+    m = len(p)
+    rank = np.argsort(np.argsort(p, kind="stable"), kind="stable") + 1
+    expected = [min(1, min(p[j] * m / rank[j] for j in range(m) if p[j] >= p[i])) for i in range(m)]
+    q = stats.fdr(p)
+    np.testing.assert_allclose(q, expected)
+    assert (q >= p - 1e-12).all()
+
+
+def test_fdr_by_hand_and_nan_is_not_counted():
+    q = stats.fdr(np.array([0.01, np.nan, 0.04, 0.03, np.nan, 0.5]))
+    np.testing.assert_allclose(q, [0.04, np.nan, 0.16 / 3, 0.16 / 3, np.nan, 0.5])
+    assert np.isnan(stats.fdr(np.array([np.nan, np.nan]))).all()
+    assert stats.fdr(np.array([])).shape == (0,)
