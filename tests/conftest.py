@@ -17,6 +17,16 @@ FAMILIES = ("gpt2", "llama-mha", "llama")
 """What replay supports: learned positions, rotary, and rotary with grouped queries."""
 
 
+@pytest.fixture(autouse=True)
+def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tiny products gain nothing from threads, and wait long for them on a busy machine."""
+    before = torch.get_num_threads()
+    if "real" not in request.keywords:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
     """A loaded tiny model of a family, in float64 unless told otherwise."""

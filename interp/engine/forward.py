@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.engine.weights import MLP, Linear, Norm, Weights
 
-ROWS_AT_ONCE = 2048
+ROWS_AT_ONCE = 1024
 """Tokens that an MLP takes at a time: its hidden layer then stays in the cache (measured)."""
 
 

@@ -52,14 +52,11 @@ def forward(
         )
     fired: Counter[int] = Counter()
 
-    def counted(index: int, change: Hook) -> Callable[..., Tensor]:
-        def call(activation: Tensor, hook: object) -> Tensor:
-            fired[index] += 1
-            return change(activation)
+    def fire(index: int, activation: Tensor) -> Tensor:
+        fired[index] += 1
+        return hooks[index][1](activation)
 
-        return call
-
-    points = [(name, counted(i, hook)) for i, (name, hook) in enumerate(hooks)]
+    points = [(name, lambda x, hook, i=i: fire(i, x)) for i, (name, _) in enumerate(hooks)]
     with model.bridge.hooks(fwd_hooks=points):
         logits = model.bridge(tokens)
     if wrong := {hooks[i][0]: fired[i] for i in range(len(hooks)) if fired[i] != 1}:
@@ -78,11 +75,7 @@ def trace(model: Model, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind
     final: list[Tensor] = []
 
     def into(store: list[Tensor]) -> Hook:
-        def hook(activation: Tensor) -> Tensor:
-            store.append(activation.clone())
-            return activation
-
-        return hook
+        return lambda activation: _copy(store, activation)
 
     hooks = [(POINTS[kind].format(i), into(kept[kind])) for i in range(n_layers) for kind in keep]
     hooks.append((POINTS["resid_post"].format(n_layers - 1), into(final)))
@@ -90,21 +83,19 @@ def trace(model: Model, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind
     return Trace(model.facts, {k: tuple(x) for k, x in kept.items()}, final[0], logits)
 
 
+def _copy(store: list[Tensor], activation: Tensor) -> Tensor:
+    store.append(activation.clone())
+    return activation
+
+
 def patterns(
     model: Model, tokens: Int[Tensor, "batch pos"], layers: Sequence[int]
 ) -> dict[int, Float[Tensor, "batch head query key"]]:
     """Attention probabilities of every head of some layers."""
-    found: dict[int, Tensor] = {}
-
-    def into(layer: int) -> Hook:
-        def hook(activation: Tensor) -> Tensor:
-            found[layer] = activation.clone()
-            return activation
-
-        return hook
-
-    forward(model, tokens, [(POINTS["pattern"].format(i), into(i)) for i in layers])
-    return found
+    found: list[Tensor] = []
+    points = [POINTS["pattern"].format(layer) for layer in sorted(layers)]
+    forward(model, tokens, [(point, lambda x: _copy(found, x)) for point in points])
+    return dict(zip(sorted(layers), found, strict=True))
 
 
 def run(
@@ -126,14 +117,11 @@ def run(
     if hop is None:
         return forward(model, tokens, _writes(model.facts, edits))
     frozen: list[tuple[str, Hook]] = []
-    noted: dict[str, Tensor] = {}
+    noted: dict[str, list[Tensor]] = {}
 
     def note(point: str) -> Hook:
-        def hook(activation: Tensor) -> Tensor:
-            noted[point] = activation.clone()
-            return activation
-
-        return hook
+        store = noted[point] = []
+        return lambda activation: _copy(store, activation)
 
     def freeze(value: Tensor) -> Hook:
         return lambda activation: value
@@ -152,7 +140,7 @@ def run(
     second = []
     for site in hop.receivers:
         index = _index(model.facts, site)
-        found = noted[POINTS[site.kind].format(site.layer)]
+        [found] = noted[POINTS[site.kind].format(site.layer)]
         second.append((site, found if index is None else found[:, :, index]))
     mask = torch.zeros_like(tokens, dtype=torch.bool).scatter(1, receiving, True)
     received = [Edit(site, Freeze(), mask, found) for site, found in second]
@@ -172,16 +160,17 @@ def _writes(facts: Facts, edits: Sequence[Edit]) -> list[tuple[str, Hook]]:
 
 
 def _write(edit: Edit, index: int | None) -> Hook:
-    def hook(activation: Tensor) -> Tensor:
-        everywhere = torch.arange(activation.shape[1], device=activation.device)
-        window = everywhere.expand(activation.shape[:2])
-        if index is None:
-            return edit(activation, window)
-        changed = activation.clone()
-        changed[:, :, index] = edit(activation[:, :, index], window)
-        return changed
+    return lambda activation: _written(edit, index, activation)
 
-    return hook
+
+def _written(edit: Edit, index: int | None, activation: Tensor) -> Tensor:
+    everywhere = torch.arange(activation.shape[1], device=activation.device)
+    window = everywhere.expand(activation.shape[:2])
+    if index is None:
+        return edit(activation, window)
+    changed = activation.clone()
+    changed[:, :, index] = edit(activation[:, :, index], window)
+    return changed
 
 
 def _write_resid_mid(edit: Edit) -> list[tuple[str, Hook]]:

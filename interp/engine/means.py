@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from interp.core.errors import PairsError
 from interp.core.sites import Kind, Site
@@ -48,7 +49,7 @@ class Means:
 
 
 def collect(
-    blocks: Sequence[tuple[Sequence[Group], Int[Tensor, "batch pos"]]],
+    blocks: Sequence[tuple[Sequence[Group], Int[Tensor, "_ _"]]],
     trace: Callable[[Int[Tensor, "batch pos"], tuple[Kind, ...]], Trace],
     *,
     kinds: tuple[Kind, ...],
@@ -64,7 +65,7 @@ def collect(
         )
     sums: dict[Group, dict[Kind | None, list[Tensor]]] = {}  # None: the final residual stream
     facts = None
-    for groups, tokens in blocks:
+    for groups, tokens in tqdm(blocks, desc="mean reference", unit="block", delay=2, disable=None):
         run = trace(tokens, kinds)
         facts = run.facts
         found = {**{kind: run.kept[kind] for kind in kinds}, None: (run.final,)}

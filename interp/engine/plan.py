@@ -18,7 +18,7 @@ from interp.engine.interventions import Cell, Hop
 from interp.engine.trace import KEPT
 
 
-TOKENS_AT_ONCE = 4096
+TOKENS_AT_ONCE = 2048
 """Cells x rows x positions in a batch: matrix products run at full speed from about a thousand on,
 and what a batch holds should stay in the cache between two of them (measured)."""
 

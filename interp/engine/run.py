@@ -73,7 +73,7 @@ class _Planned(Exception):
 _explaining: ContextVar[bool] = ContextVar("explaining", default=False)
 
 
-def explain(method: Callable[P, Results], *args: P.args, **kwargs: P.kwargs) -> Plan:
+def explain(method: Callable[P, Results], /, *args: P.args, **kwargs: P.kwargs) -> Plan:
     """What a call would do, without doing it: `print(explain(ablate, model, pairs, "heads"))`.
 
     Returns:
@@ -133,6 +133,7 @@ def run(sweep: Sweep) -> Results:
             found = store.load()
             if found is None:
                 if block is None or block.rows != batch.rows:
+                    block = None  # its traces go before the next ones come
                     block = _Block(sweep, engine, batch.rows, references)
                     if np.isnan(base).all():
                         null = block.null(cells, batch)
@@ -291,7 +292,7 @@ def _references(sweep: Sweep, engine: Engine, budget: int) -> dict[Reference, Me
         ]
         keep = tuple(kind for kind in KEPT if kind in wanted)
         found[reference] = means.collect(
-            tqdm(parts, desc="mean reference", unit="block", delay=2, disable=None),
+            parts,
             lambda tokens, keep: engine.trace(tokens, keep=keep),
             kinds=keep,
         )

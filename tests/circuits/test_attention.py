@@ -1,0 +1,106 @@
+"""Attention probabilities at named positions, against a softmax written out."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import interp
+from interp.core.errors import PositionError, SiteError
+from interp.core.pairs import Pairs
+from interp.core.results import COLUMNS
+
+ENGINES = ["replay", "hooks"]
+
+
+def pattern(judge, tokens, layer, head):
+    """One head's probabilities, `query key`, from the oracle's queries and keys."""
+    _, acts = judge.forward(tokens)
+    q, k = judge.turn(acts[f"{layer}.{head}.q"])[0], judge.turn(acts[f"{layer}.{head}.k"])[0]
+    n = len(q)
+    found = torch.zeros(n, n, dtype=torch.float64)
+    for i in range(n):
+        weight = torch.stack([(q[i] @ k[j] / math.sqrt(judge.d_head)).exp() for j in range(i + 1)])
+        found[i, : i + 1] = weight / weight.sum()
+    return found
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_against_the_oracle(model, family, oracle, pairs, engine):
+    found = interp.attention(
+        model, pairs, ["2.1", "0.2"], keys=["mid", "first"], query="late", engine=engine
+    )
+    frame = found.frame
+    assert list(frame.columns) == COLUMNS
+    assert list(frame["site"]) == ["0.2"] * 10 + ["2.1"] * 10
+    assert list(frame["position"]) == (["mid"] * 5 + ["first"] * 5) * 2
+    assert list(frame["layer"][::10]) == [0, 2]
+    assert list(frame["head"][::10]) == [2, 1]
+    assert list(frame["cluster"][:5]) == list("abacc")
+    assert set(frame["engine"]) == {engine}
+    assert set(frame["kind"]) == {"pattern"}
+    assert frame[["base", "effect"]].isna().all().all()
+    assert found.provenance["query"] == "late"
+    judge = oracle(family)
+    for line in frame.itertuples():
+        row = line.example
+        tokens = pairs.clean[row : row + 1, : int(pairs.lengths[row])]
+        key = 0 if line.position == "first" else int(pairs.at("mid")[row])
+        truth = pattern(judge, tokens, line.layer, line.head)[int(pairs.at("late")[row]), key]
+        assert abs(line.value - truth.item()) < 1e-9
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("query", [0, 4, 6])
+def test_what_a_position_may_see_sums_to_one(model, engine, query):
+    """Over every key up to the query; there is nothing left for later ones."""
+    generator = torch.Generator().manual_seed(2)
+    pairs = Pairs.from_tokens(
+        clean=torch.randint(29, (2, 7), generator=generator),
+        corrupt=torch.randint(29, (2, 7), generator=generator),
+        correct=[1, 2],
+        wrong=[3, 4],
+        positions={f"p{i}": [i, i] for i in range(7)},
+    )
+    keys = [f"p{i}" for i in range(query + 1)]
+    found = interp.attention(model, pairs, keys=keys, query=f"p{query}", engine=engine).frame
+    total = found.groupby(["site", "example"], observed=True)["value"].sum()
+    assert len(total) == model.facts.n_layers * model.facts.n_heads * 2
+    assert np.abs(total - 1).max() < 1e-12
+    assert found["value"].between(0, 1 + 1e-12).all()
+
+
+def test_engines_agree_on_every_head(model, pairs):
+    replay, hooks = (
+        interp.attention(model, pairs, keys=["first", "mid", "end"], engine=engine).frame
+        for engine in ENGINES
+    )
+    assert (replay["value"] - hooks["value"]).abs().max() < 1e-9
+    assert replay["site"].nunique() == model.facts.n_layers * model.facts.n_heads
+
+
+def test_first_is_the_first_token(tiny_model, pairs):
+    """Also when no position of that name was given."""
+    rows = [row[:n].tolist() for row, n in zip(pairs.clean, pairs.lengths, strict=True)]
+    named = Pairs.from_tokens(
+        clean=rows,
+        corrupt=rows,
+        correct=pairs.correct,
+        wrong=pairs.wrong,
+        positions={"start": [0] * len(rows)},
+    )
+    model = tiny_model("llama")
+    found = interp.attention(model, named, "1.4", keys=["first", "start"]).frame["value"]
+    assert np.array_equal(found[:5], found[5:])
+    assert found.min() > 0
+
+
+def test_bad_input(tiny_model, pairs):
+    model = tiny_model("llama")
+    with pytest.raises(PositionError, match="'end' stands after 'late'.*exchange query and key"):
+        interp.attention(model, pairs, keys=["mid", "end"], query="late")
+    with pytest.raises(PositionError, match="no position 'io'"):
+        interp.attention(model, pairs)
+    with pytest.raises(SiteError, match=r"1\.mlp, 1\.0\.q|1\.0\.q, 1\.mlp are no heads.*'23\.3'"):
+        interp.attention(model, pairs, ["1.mlp", "1.0.q"], keys=["mid"])

@@ -1,0 +1,308 @@
+"""What is said when something is refused: what happened, the values, and what to do.
+
+Each case names the parts that a reader needs; how they are worded is free.
+"""
+
+import inspect
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tiny
+import torch
+
+import interp
+from interp.core.errors import (
+    MetricError,
+    ModelError,
+    PairsError,
+    PositionError,
+    ResultsError,
+    SiteError,
+    Unsupported,
+)
+from interp.core.pairs import Pairs
+from interp.core.results import Results
+from interp.models.model import Model
+
+
+@pytest.fixture
+def llama(tiny_model: Callable[..., Model]) -> Model:
+    """3 layers, 6 query heads, 2 key-value groups."""
+    return tiny_model("llama")
+
+
+def refusal(kind: type[Exception], call: Callable, *args, **kwargs) -> str:
+    with pytest.raises(kind) as caught:
+        call(*args, **kwargs)
+    return str(caught.value)
+
+
+def says(message: str, *parts: str) -> None:
+    missing = [part for part in parts if part not in message]
+    assert not missing, f"{missing} not in: {message}"
+
+
+# sites
+
+
+@pytest.mark.parametrize(
+    ("site", "parts"),
+    [
+        ("30.0", ["'30.0'", "layer 30", "0 to 2", "nearest site is '2.0'", "3 layers"]),
+        ("1.9", ["'1.9'", "head 9", "0 to 5", "nearest site is '1.5'", "6 heads"]),
+        ("1.kv3.k", ["group 3", "0 to 1", "nearest site is '1.kv1.k'", "2 key-value groups"]),
+        ("9.mlp", ["layer 9", "nearest site is '2.mlp'"]),
+        ("7.8", ["layer 7", "head 8", "nearest site is '2.5'"]),
+        ("1.mpl", ["'1.mpl'", "did you mean '1.mlp'"]),
+        ("1.-1", ["'1.-1'", "counted from 0"]),
+        ("head", ["'head'", "did you mean 'heads'"]),
+        ("L1H2", ["'L1H2'", "did you mean '1.2'"]),
+        ("blocks.1.attn.hook_q", ["belongs to a head", "'1.0.q'"]),
+        ("0.1 -> 1.0.q", ["senders=", "receivers="]),
+    ],
+)
+def test_sites_that_are_not_there(llama, pairs, site, parts):
+    for call in (
+        lambda: interp.ablate(llama, pairs, site, method="zero"),
+        lambda: interp.patch(llama, pairs, [site, "0.1"]),
+        lambda: interp.path_patch(llama, pairs, senders=site),
+        lambda: interp.attention(llama, pairs, site, keys=["mid"]),
+    ):
+        says(refusal(SiteError, call), *parts)
+
+
+@pytest.mark.parametrize("site", ["0.1.pattern", "1.mlp[3]", "neurons", "logits"])
+def test_sites_that_no_engine_writes(llama, pairs, site):
+    message = refusal(Unsupported, interp.patch, llama, pairs, site)
+    says(message, "intervenes on", "'23.3.q'", "'12.mlp'", "'12.resid_pre'")
+
+
+# pairs
+
+
+def test_unequal_lengths_show_both_rows_aligned(llama):
+    message = refusal(
+        PairsError,
+        Pairs.from_text,
+        llama,
+        clean=["The Mary", "The Mary gave it to"],
+        corrupt=["The John", "The Mary gave to"],
+        correct=[" Mary"] * 2,
+        wrong=[" John"] * 2,
+    )
+    says(message, "pair 1", "clean has 5 tokens", "corrupt 4", "Exchange words")
+    clean, corrupt = (
+        line.split(None, 1)[1] for line in message.splitlines() if line.startswith("  c")
+    )
+    starts = [[i for i, c in enumerate(row) if c == "|"] for row in (clean, corrupt)]
+    assert starts[1] == starts[0][: len(starts[1])]  # column under column
+    assert len(starts[0]) == 4
+    says(clean, "Mary", "gave", "it", "to")
+    assert "it" not in corrupt
+
+
+def test_an_answer_of_several_tokens(llama):
+    message = refusal(
+        PairsError,
+        Pairs.from_text,
+        llama,
+        clean=["The Mary"],
+        corrupt=["The John"],
+        correct=[" Mary gave"],
+        wrong=[" John"],
+    )
+    says(message, "' Mary gave'", "2 tokens", "one token")
+
+
+def test_no_pairs(llama):
+    empty = {"clean": [], "corrupt": [], "correct": [], "wrong": []}
+    for call in (
+        lambda: Pairs.from_tokens(**empty),
+        lambda: Pairs.from_text(llama, **empty),
+    ):
+        says(refusal(PairsError, call), "n = 0", "at least one")
+
+
+def test_counts_that_differ():
+    message = refusal(
+        PairsError, Pairs.from_tokens, clean=[[1], [2]], corrupt=[[1]], correct=[1], wrong=[1, 2]
+    )
+    says(message, "2 clean prompts", "1 of corrupt", "1 of correct", "one of each")
+
+
+def test_tokens_of_another_model(llama):
+    odd = {"clean": [[1, 2, 30]], "corrupt": [[1, 2, 3]], "correct": [1], "wrong": [2]}
+    for call in (interp.evaluate, lambda m, p: interp.patch(m, p, "heads")):
+        message = refusal(PairsError, call, llama, Pairs.from_tokens(**odd))
+        says(message, "row 0 of clean", "token 30", "ends at 28", "another model's tokenizer")
+    answer = Pairs.from_tokens(**{**odd, "clean": [[1, 2, 4]], "wrong": [99]})
+    says(refusal(PairsError, interp.evaluate, llama, answer), "of wrong", "token 99")
+
+
+def test_prompts_longer_than_the_model(tiny_model):
+    long = Pairs.from_tokens(clean=[[1] * 17], corrupt=[[2] * 17], correct=[1], wrong=[2])
+    message = refusal(PairsError, interp.evaluate, tiny_model("gpt2"), long)
+    says(message, "row 0", "17 tokens", "positions for 16", "Shorten")
+
+
+# positions
+
+
+def test_unknown_position(llama, pairs):
+    for call in (
+        lambda: interp.patch(llama, pairs, "heads", positions="ends"),
+        lambda: interp.ablate(llama, pairs, "heads", positions=["mid", "ends"]),
+        lambda: interp.path_patch(llama, pairs, senders="heads", sender_positions="ends"),
+        lambda: interp.attention(llama, pairs, keys=["mid"], query="ends"),
+    ):
+        says(refusal(PositionError, call), "'ends'", "did you mean 'end'", "positions={...}")
+    far = interp.Metric("far", lambda x, a: x[..., 0], position="s2")
+    message = refusal(PositionError, interp.evaluate, llama, pairs, metric=far)
+    says(message, "'s2'", "'end', 'mid', 'late'")
+
+
+def test_each_on_unequal_lengths(llama, pairs):
+    message = refusal(PairsError, interp.patch, llama, pairs, "mlps", positions="each")
+    says(message, '"each"', "one length", "[7, 9]", "end, mid, late", "select")
+
+
+# metrics
+
+
+@pytest.mark.parametrize("engine", ["replay", "hooks"])
+def test_a_metric_that_is_a_scalar(llama, pairs, engine):
+    mean = interp.Metric("mine", lambda x, a: x[..., 0].mean())
+    for call in (
+        lambda: interp.evaluate(llama, pairs, metric=mean, engine=engine),
+        lambda: interp.patch(llama, pairs, "heads", metric=mean, engine=engine),
+    ):
+        message = refusal(MetricError, call)
+        says(message, "'mine'", "shape ()", "29", "one value per example", "Results.summary()")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_metric_that_is_no_number(llama, pairs, bad):
+    odd = interp.Metric("mine", lambda x, a: torch.where(a.correct == 5, bad, x[..., 0]))
+    message = refusal(MetricError, interp.patch, llama, pairs, "heads", metric=odd)
+    says(message, "'mine'", str(bad), "correct token 5", "wrong token 6", "divides by zero")
+
+
+def test_an_unknown_metric(llama, pairs):
+    message = refusal(MetricError, interp.patch, llama, pairs, "heads", metric="logitdiff")
+    says(message, "'logitdiff'", "did you mean 'logit_diff'")
+
+
+# models and engines
+
+
+def test_training_mode(tmp_path, pairs):
+    tiny.build("gpt2").save_pretrained(tmp_path)
+    model = interp.load(tmp_path)
+    model.bridge.blocks[1].mlp.train()
+    for call in (
+        lambda: interp.evaluate(model, pairs),
+        lambda: interp.ablate(model, pairs, "heads", method="zero", engine="hooks"),
+        lambda: interp.attention(model, pairs, keys=["mid"]),
+    ):
+        says(
+            refusal(ModelError, call),
+            *("training mode", "blocks.1.mlp", "Dropout", "model.bridge.eval()"),
+        )
+    model.bridge.eval()
+    interp.evaluate(model, pairs)
+
+
+def test_unknown_engine(llama, pairs):
+    for method, *args in (
+        (interp.evaluate,),
+        (interp.ablate, "heads"),
+        (interp.patch, "heads"),
+        (interp.attention, "heads"),
+    ):
+        keys = {"keys": ["mid"]} if method is interp.attention else {}
+        message = refusal(
+            Unsupported, inspect.unwrap(method), llama, pairs, *args, engine="reply", **keys
+        )
+        says(message, "'reply'", "did you mean 'replay'")
+
+
+def test_a_model_without_logits(tiny_model, pairs):
+    model = tiny_model("bert-headless")
+    for call in (
+        lambda: interp.evaluate(model, pairs),
+        lambda: interp.patch(model, pairs, "mlps"),
+    ):
+        says(refusal(Unsupported, call), "no trained language-model head", "BertForMaskedLM")
+
+
+def test_an_encoder_decoder(tiny_model, pairs):
+    model = tiny_model("t5")
+    message = refusal(Unsupported, interp.patch, model, pairs, "mlps")
+    says(message, "T5ForConditionalGeneration", "no hook point", "not supported")
+
+
+def test_streams_that_are_no_sum(tiny_model, pairs):
+    """BERT's norm stands between: what the hook is called is not what it holds."""
+    message = refusal(Unsupported, interp.patch, tiny_model("bert"), pairs, "1.resid_mid")
+    says(message, "resid_pre + attn_out = resid_mid", "off by", "norm")
+    message = refusal(Unsupported, interp.ablate, tiny_model("gemma2"), pairs, "heads")
+    says(message, "sum of head outputs", "Gemma 2", "model.checks.problems()")
+
+
+# paths
+
+
+def test_a_sender_after_its_receiver(llama, pairs):
+    for sender, receiver in (("2.0", "1.0.q"), ("1.mlp", "1.mlp"), ("1.0", "1.3.k")):
+        message = refusal(
+            SiteError, interp.path_patch, llama, pairs, senders=sender, receivers=receiver
+        )
+        says(message, f"{sender} -> {receiver}", "after its receiver", "Exchange", "later receiver")
+
+
+def test_logits_with_other_receivers(llama, pairs):
+    ends = ["1.0.q", "logits"]
+    message = refusal(SiteError, interp.path_patch, llama, pairs, senders="0.0", receivers=ends)
+    says(message, "'logits'", "no longer matter", "two path patches")
+
+
+# means
+
+
+@pytest.mark.parametrize("engine", ["replay", "hooks"])
+def test_a_reference_without_the_rows_group(llama, pairs, engine):
+    others = pairs.select([1] * 30)
+    message = refusal(
+        PairsError, interp.ablate, llama, pairs, "heads", reference=others, engine=engine
+    )
+    says(message, "cluster 'a'", "7 tokens", "same templates", "corrupt side")
+
+
+# files
+
+
+def test_a_folder_that_cannot_be_written(llama, pairs, tmp_path):
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    inside = taken / "inside"
+    results = interp.evaluate(llama, pairs)
+    for call in (
+        lambda: results.save(inside / "results.parquet"),
+        lambda: interp.patch(llama, pairs, "mlps", checkpoint=inside),
+    ):
+        says(refusal(ResultsError, call), "cannot write", str(inside), "that you may write to")
+    assert taken.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [taken]
+
+
+def test_a_results_file_of_another_version(llama, pairs, tmp_path):
+    path = interp.evaluate(llama, pairs).save(tmp_path / "results.parquet")
+    table = pq.read_table(path)
+    note = table.schema.metadata[b"interp"].replace(b'"version": 1', b'"version": 7')
+    pq.write_table(table.replace_schema_metadata({b"interp": note}), path)
+    message = refusal(ResultsError, Results.load, path)
+    says(message, str(path), "version 7", "reads version 1", "Run the experiment again")
+    pq.write_table(pa.table({"a": [1]}), path)
+    says(refusal(ResultsError, Results.load, path), str(path), "not written by interp")
