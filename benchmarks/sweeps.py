@@ -85,7 +85,9 @@ class Peer:
             return z
 
         name = f"blocks.{site.layer}.attn.hook_z"
-        return self.logit_diff(self.model.bridge.run_with_hooks(self.pairs.clean, fwd_hooks=[(name, zero)]))
+        return self.logit_diff(
+            self.model.bridge.run_with_hooks(self.pairs.clean, fwd_hooks=[(name, zero)])
+        )
 
     def frozen(self, site: interp.Site) -> list[tuple[str, Callable[..., Tensor]]]:
         """Every head keeps its clean output, but the sender gets its corrupt one."""

@@ -1,10 +1,10 @@
 """Which heads find the indirect object, and along which paths?
 
-"Mary and John went to the market, and John gave a book to" -> " Mary". We follow Wang et al. 2022 on
-a model of choice. Behaviour comes first: without the task there is no circuit. Then every head and
-MLP is mean-ablated, every head is path-patched into the logits, the strongest heads are *chosen* on
-half of the templates and *reported* on the other half, every head is path-patched into the queries
-of the chosen ones, and we look where the chosen ones attend.
+"Mary and John went to the market, and John gave a book to" -> " Mary". We follow Wang et al. 2022
+on a model of choice. Behaviour comes first: without the task there is no circuit. Then every head
+and MLP is mean-ablated, every head is path-patched into the logits, the strongest heads are
+*chosen* on half of the templates and *reported* on the other half, every head is path-patched into
+the queries of the chosen ones, and we look where the chosen ones attend.
 
     python experiments/ioi.py                 # the demo: SmolLM2-135M, a few minutes on two cores
     python experiments/ioi.py --size full     # ten times the prompts
@@ -18,7 +18,6 @@ import pandas as pd
 import tyro
 
 import interp
-from interp.core.results import CELL
 from interp.figures.attention import attention_summary
 
 ENOUGH = 0.75
@@ -32,6 +31,8 @@ class Config:
     Attributes:
         size: of the defaults below; a number given by hand wins.
         prompts: prompt pairs; a multiple of 40 balances templates and orders.
+        ablated: how many of them the ablation sweep takes, which costs most by far; each template
+            once for every 20.
         reference: prompts of the mean in mean ablation (30 for each of the 20 templates).
         heads: how many heads are chosen and reported.
     """
@@ -39,6 +40,7 @@ class Config:
     model: str = "smollm2-135m"
     size: Literal["smoke", "default", "full"] = "default"
     prompts: int | None = None
+    ablated: int | None = None
     reference: int | None = None
     heads: int = 5
     corruption: Literal["abc", "swap"] = "abc"
@@ -48,10 +50,12 @@ class Config:
 
     def sized(self) -> "Config":
         """With the numbers that its size stands for."""
-        prompts, reference = {"smoke": (10, 40), "default": (40, 600), "full": (400, 2000)}[self.size]
+        sizes = {"smoke": (10, 5, 40), "default": (40, 20, 600), "full": (400, 200, 2000)}
+        prompts, ablated, reference = sizes[self.size]
         return replace(
             self,
             prompts=self.prompts or prompts,
+            ablated=self.ablated or ablated,
             reference=self.reference or reference,
         )
 
@@ -74,7 +78,7 @@ def run(config: Config) -> interp.Results:
         "ablation",
         lambda kept: interp.ablate(
             model,
-            pairs,
+            pairs.select(range(min(config.ablated or 0, len(pairs)))),
             ["heads", "mlps"],
             method="mean",
             reference=references,
@@ -109,9 +113,7 @@ def run(config: Config) -> interp.Results:
     reported = within(logits, reporting)
     reported = reported.query(f"site in {chosen}")
     draw(run, ablation, logits, reported, queries, attention, chosen)
-    everything = interp.Results.concat(
-        [behaviour, ablation, logits, *queries.values(), attention]
-    )
+    everything = interp.Results.concat([behaviour, ablation, logits, *queries.values(), attention])
     run.finish(everything, summarise(model, behaviour, ablation, reported, queries, attention))
     return run.results()
 
@@ -175,11 +177,12 @@ def summarise(
     looks = attention_summary(attention)
     best = looks.loc[looks[looks["position"] != "first"].groupby("site")["value"].idxmax()]
     feeding = {head: results.top(1).iloc[0] for head, results in queries.items()}
+    null = max(r.provenance["null"] for r in (ablation, reported, *queries.values()))
     sentences = [
         f"On {int(difference['n'])} IOI prompts from {int(difference['clusters'])} templates, "
         f"{model.name} prefers the indirect object by a logit difference of "
         f"{interval(difference, 'value')} and is right on {interval(accuracy, 'value')} of them.",
-        "Mean ablation hurts most at "
+        f"Mean ablation (of {int(lost['n'].iloc[0])} of them) hurts most at "
         + ", ".join(f"{row['site']} ({interval(row)})" for _, row in lost.iterrows())
         + ".",
         "The heads with the largest direct effect on the logits, chosen on half of the templates, "
@@ -195,8 +198,8 @@ def summarise(
         "Their queries there are fed most by "
         + ", ".join(f"{row['site']} -> {head}.q ({interval(row)})" for head, row in feeding.items())
         + ".",
-        "Brackets are 95 % bootstrap intervals over templates; the null control moved the metric by "
-        f"at most {max(r.provenance['null'] for r in (ablation, reported, *queries.values())):.0e}.",
+        "Brackets are 95 % bootstrap intervals over templates; the null control moved the metric "
+        f"by at most {null:.0e}.",
     ]
     if accuracy["value"] < ENOUGH:
         sentences.insert(

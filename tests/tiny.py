@@ -1,4 +1,4 @@
-"""Tiny random models of many families, every width another number so that no axis passes for another."""
+"""Tiny random models of many families; every width is a number of its own."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What the model does: the metric on the clean and on the corrupt run, before anything is changed."""
+"""What the model does: the metric on the clean and the corrupt run, before anything is changed."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,7 @@ def evaluate(
     Raises:
         MetricError: unknown metric, or one that is not a finite float per example.
         ModelError: a submodule is in training mode.
-        PairsError, Unsupported: tokens or answers that the model has not, or a model without logits.
+        PairsError, Unsupported: ids that the model has not, or a model without logits.
     """
     given = [metric] if isinstance(metric, str | Metric) else metric
     metrics = [resolve_metric(m) for m in given]

@@ -17,7 +17,6 @@ from interp.engine.edits import STEPS
 from interp.engine.interventions import Cell, Hop
 from interp.engine.trace import KEPT
 
-
 TOKENS_AT_ONCE = 2048
 """Cells x rows x positions in a batch: matrix products run at full speed from about a thousand on,
 and what a batch holds should stay in the cache between two of them (measured)."""

@@ -95,12 +95,13 @@ def wave(
         resid_mid = stack.join(resid_mid, "resid_mid", layer, "resid_mid", window)
         resid_mid = stack.apply(resid_mid, layer, ("resid_mid",), window)
         site = Site("mlp_out", layer)
+        mlp_out = resid_mid[:0]
         if through != "direct" or site in receivers:
-            mlp_out = forward.mlp(resid_mid, block.mlp)
+            recomputed = forward.mlp(resid_mid, block.mlp)
             if site in receivers:
-                received[site] = stack.order[: len(resid_mid)], mlp_out
-        if through == "direct":
-            mlp_out = resid_mid[:0]
+                received[site] = stack.order[: len(resid_mid)], recomputed
+            if through != "direct":
+                mlp_out = recomputed
         resid_mid = stack.join(resid_mid, "resid_mid", layer, "mlp_out", window)
         mlp_out = stack.join(mlp_out, "mlp_out", layer, "mlp_out", window)
         resid = resid_mid + stack.apply(mlp_out, layer, ("mlp_out",), window)

@@ -324,8 +324,8 @@ def _table(
     cells, n = sweep.cells, len(sweep.pairs)
     direction = "noise" if sweep.base == "clean" else "denoise"
 
-    def words(column: Sequence[str]) -> pd.Categorical:
-        return pd.Categorical(np.repeat(np.asarray(column, dtype=object), n))
+    def words(column: Sequence[str]) -> np.ndarray:
+        return np.repeat(np.asarray(column, dtype=object), n)
 
     def numbers(column: Sequence[int | None]) -> pd.arrays.IntegerArray:
         return pd.array(np.repeat(np.asarray(column, dtype=object), n), dtype="Int16")
@@ -344,7 +344,7 @@ def _table(
             "through": words([c.hop.through if c.hop else "" for c in cells]),
             "engine": words([engine] * len(cells)),
             "example": np.tile(np.arange(n, dtype=np.int32), len(cells)),
-            "cluster": pd.Categorical(np.tile(np.asarray(sweep.pairs.cluster, object), len(cells))),
+            "cluster": np.tile(np.asarray(sweep.pairs.cluster, object), len(cells)),
             "base": np.tile(base, len(cells)),
             "value": values.reshape(-1),
             "effect": (values - base).reshape(-1),

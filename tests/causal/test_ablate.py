@@ -82,20 +82,20 @@ def test_the_mean_can_be_of_either_side_or_of_other_prompts(tiny_model, pairs):
 def test_bad_input(tiny_model, pairs):
     model = tiny_model("llama")
     ablate = inspect.unwrap(interp.ablate)
-    with pytest.raises(Unsupported, match="'median'.*did you mean 'mean'"):
+    with pytest.raises(Unsupported, match=r"'median'.*did you mean 'mean'"):
         ablate(model, pairs, "heads", method="median")
-    with pytest.raises(Unsupported, match="'corupt'.*'clean' or 'corrupt', or other Pairs"):
+    with pytest.raises(Unsupported, match=r"'corupt'.*'clean' or 'corrupt', or other Pairs"):
         ablate(model, pairs, "heads", reference="corupt")
     with pytest.raises(PositionError, match=r"positions=\[\].*'all' or some of end, mid, late"):
         interp.ablate(model, pairs, "heads", method="zero", positions=[])
-    with pytest.raises(PositionError, match="no position 'lat'; did you mean 'late'"):
+    with pytest.raises(PositionError, match=r"no position 'lat'; did you mean 'late'"):
         interp.ablate(model, pairs, "heads", method="zero", positions=["mid", "lat"])
     with pytest.raises(PairsError, match=r"one length.*\[7, 9\].*end, mid, late"):
         interp.ablate(model, pairs, "heads", method="zero", positions="each")
-    with pytest.raises(SiteError, match="names no site"):
+    with pytest.raises(SiteError, match=r"names no site"):
         interp.ablate(model, pairs, [], method="zero")
     for site in ("0.1.pattern", "1.mlp[3]", "neurons", "logits"):
-        with pytest.raises(Unsupported, match="no engine intervenes on '.*can be changed are"):
+        with pytest.raises(Unsupported, match=r"no engine intervenes on '.*can be changed are"):
             interp.ablate(model, pairs, site, method="zero")
-    with pytest.raises(interp.InterpError, match="memory=0 bytes holds nothing"):
+    with pytest.raises(interp.InterpError, match=r"memory=0 bytes holds nothing"):
         interp.ablate(model, pairs, "heads", method="zero", memory=0)

@@ -72,9 +72,9 @@ def test_bad_input(tiny_model, pairs):
     model = tiny_model("gpt2")
     with pytest.raises(interp.InterpError, match=r"'logit_dif'.*did you mean 'logit_diff'"):
         interp.evaluate(model, pairs, metric="logit_dif")
-    with pytest.raises(interp.InterpError, match="no metric was given; known: logit_diff"):
+    with pytest.raises(interp.InterpError, match=r"no metric was given; known: logit_diff"):
         interp.evaluate(model, pairs, metric=[])
-    with pytest.raises(interp.InterpError, match="'hook'.*did you mean 'hooks'"):
+    with pytest.raises(interp.InterpError, match=r"'hook'.*did you mean 'hooks'"):
         inspect.unwrap(interp.evaluate)(model, pairs, engine="hook")
 
 

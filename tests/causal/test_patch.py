@@ -65,5 +65,5 @@ def test_rank_survives_the_null_control(tiny_model, pairs):
 
 
 def test_bad_direction(tiny_model, pairs):
-    with pytest.raises(Unsupported, match="'noising'.*did you mean 'noise'"):
+    with pytest.raises(Unsupported, match=r"'noising'.*did you mean 'noise'"):
         inspect.unwrap(interp.patch)(tiny_model("gpt2"), pairs, "heads", direction="noising")

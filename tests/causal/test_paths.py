@@ -86,17 +86,17 @@ def test_bad_input(tiny_model, pairs):
         interp.path_patch(model, pairs, senders="2.0", receivers="1.0.q")
     with pytest.raises(SiteError, match=r"2\.0 -> 1\.0\.q"):  # one that was named is not dropped
         interp.path_patch(model, pairs, senders=["0.0", "2.0"], receivers="1.0.q")
-    with pytest.raises(SiteError, match="none of 'heads' is computed before 0.0.q"):
+    with pytest.raises(SiteError, match=r"none of 'heads' is computed before 0.0.q"):
         interp.path_patch(model, pairs, senders="heads", receivers="0.0.q")
-    with pytest.raises(SiteError, match="'logits' cannot be patched together.*two path patches"):
+    with pytest.raises(SiteError, match=r"'logits' cannot be patched together.*two path patches"):
         interp.path_patch(model, pairs, senders="heads", receivers=["logits", "1.0.q"])
     with pytest.raises(SiteError, match=r"'1\.0' cannot receive.*'23\.3\.q'.*'logits'"):
         interp.path_patch(model, pairs, senders="0.0", receivers="1.0")
     with pytest.raises(SiteError, match=r"'0\.resid_post' cannot send.*'embed'"):
         interp.path_patch(model, pairs, senders="layers")
-    with pytest.raises(PositionError, match="'s2'; known: 'end', 'mid', 'late'"):
+    with pytest.raises(PositionError, match=r"'s2'; known: 'end', 'mid', 'late'"):
         interp.path_patch(model, pairs, senders="heads", receivers="1.0.q", receiver_positions="s2")
-    with pytest.raises(Unsupported, match="through='all'; .*'direct'"):
+    with pytest.raises(Unsupported, match=r"through='all'; .*'direct'"):
         inspect.unwrap(interp.path_patch)(model, pairs, senders="heads", through="all")
-    with pytest.raises(Unsupported, match="'denoised'; did you mean 'denoise'"):
+    with pytest.raises(Unsupported, match=r"'denoised'; did you mean 'denoise'"):
         inspect.unwrap(interp.path_patch)(model, pairs, senders="0.0", direction="denoised")

@@ -98,9 +98,9 @@ def test_first_is_the_first_token(tiny_model, pairs):
 
 def test_bad_input(tiny_model, pairs):
     model = tiny_model("llama")
-    with pytest.raises(PositionError, match="'end' stands after 'late'.*exchange query and key"):
+    with pytest.raises(PositionError, match=r"'end' stands after 'late'.*exchange query and key"):
         interp.attention(model, pairs, keys=["mid", "end"], query="late")
-    with pytest.raises(PositionError, match="no position 'io'"):
+    with pytest.raises(PositionError, match=r"no position 'io'"):
         interp.attention(model, pairs)
     with pytest.raises(SiteError, match=r"1\.mlp, 1\.0\.q|1\.0\.q, 1\.mlp are no heads.*'23\.3'"):
         interp.attention(model, pairs, ["1.mlp", "1.0.q"], keys=["mid"])

@@ -180,11 +180,7 @@ def test_grid_of_heads_has_nan_where_nothing_was_measured():
         assert value == pytest.approx(rows["effect"].mean())
     assert results.grid("value")[2, 3] == pytest.approx(rows["value"].mean())
     assert results.grid("base")[0, 1] == pytest.approx(BASE.mean())
-
-
-def test_grid_of_one_head_keeps_two_axes():
     assert build(["0.0", "1.0", "2.0"]).grid().shape == (3, 1)
-    assert build(["0.0"]).grid().shape == (1, 1)
 
 
 def test_grid_of_mlps_is_a_row_of_layers():
@@ -193,6 +189,8 @@ def test_grid_of_mlps_is_a_row_of_layers():
     assert grid.shape == (4,)
     assert np.isnan(grid).tolist() == [True, False, True, False]
     assert grid[3] == pytest.approx(results.summary()["effect"][0])
+    with pytest.raises(ResultsError, match="no row of the table has a layer"):
+        build(["logits", "embed"]).grid()
 
 
 def test_grid_of_positions_is_in_the_order_of_the_table():
@@ -228,11 +226,6 @@ def test_several_interventions_for_a_place_are_named():
         Results.concat(directions).grid()
     with pytest.raises(ResultsError, match=r"kind: z, mlp_out\).*query\(\"kind == 'z'\"\)"):
         build(["0.1", "0.mlp"]).grid()
-
-
-def test_no_layer_no_grid():
-    with pytest.raises(ResultsError, match="no row of the table has a layer"):
-        build(["logits", "embed"]).grid()
 
 
 def test_query():
