@@ -115,7 +115,11 @@ class Model:
         Raises:
             ModelError: naming the parts.
         """
-        training = [name or "the model" for name, m in self.bridge.named_modules() if m.training]
+        training = [
+            name.replace("_original_component.", "") or "the model"
+            for name, module in self.bridge.named_modules()
+            if module.training
+        ]
         if training:
             more = f" and {len(training) - 3} more" if len(training) > 3 else ""
             raise ModelError(

@@ -28,12 +28,13 @@ def truth(judge, pairs, row, name, value, where):
 @pytest.mark.parametrize("method", ["zero", "resample"])
 def test_rows_in_order_against_the_oracle(model, family, oracle, pairs, engine, method):
     """Two sites by two places: places outermost, sites in order of computation."""
+    pairs = pairs.select([1, 2])
     found = interp.ablate(
         model, pairs, ["1.mlp", "0.2"], method=method, positions=["mid", "all"], engine=engine
     )
     frame = found.frame
-    assert list(frame["position"]) == ["mid"] * 10 + ["all"] * 10
-    assert list(frame["site"]) == (["0.2"] * 5 + ["1.mlp"] * 5) * 2
+    assert list(frame["position"]) == ["mid"] * 4 + ["all"] * 4
+    assert list(frame["site"]) == (["0.2"] * 2 + ["1.mlp"] * 2) * 2
     assert set(frame["method"]) == {f"ablate {method}"}
     assert set(frame["direction"]) == {"noise"}
     for line in frame.itertuples():

@@ -5,15 +5,18 @@ import inspect
 import pytest
 
 import interp
+from interp.causal.patching import sides
 from interp.core.errors import PositionError, SiteError, Unsupported
+from interp.core.sites import Site
+from interp.engine.interventions import Hop
 from interp.engine.plan import places
 
 
 @pytest.mark.parametrize("engine", ["replay", "hooks"])
-@pytest.mark.parametrize("direction", ["noise", "denoise"])
-@pytest.mark.parametrize("through", ["mlps", "direct"])
+@pytest.mark.parametrize(("direction", "through"), [("noise", "mlps"), ("denoise", "direct")])
 @pytest.mark.parametrize("receivers", [["logits"], ["2.1.q", "1.mlp"]])
 def test_against_the_algorithm(model, family, oracle, pairs, engine, direction, through, receivers):
+    pairs = pairs.select([1, 2])
     found = interp.path_patch(
         model,
         pairs,
@@ -25,8 +28,8 @@ def test_against_the_algorithm(model, family, oracle, pairs, engine, direction, 
         direction=direction,
         engine=engine,
     ).frame
-    assert list(found["site"][::5]) == ["embed", "0.1", "0.mlp"] * 2
-    assert list(found["position"][::15]) == ["late", "all"]
+    assert list(found["site"][::2]) == ["embed", "0.1", "0.mlp"] * 2
+    assert list(found["position"][::6]) == ["late", "all"]
     assert set(found["receiver"]) == {"logits" if receivers == ["logits"] else "1.mlp+2.1.q"}
     assert set(found["through"]) == {through}
     for line in found.itertuples():
@@ -96,7 +99,13 @@ def test_bad_input(tiny_model, pairs):
         interp.path_patch(model, pairs, senders="layers")
     with pytest.raises(PositionError, match=r"'s2'; known: 'end', 'mid', 'late'"):
         interp.path_patch(model, pairs, senders="heads", receivers="1.0.q", receiver_positions="s2")
+
+
+def test_unknown_words():
+    """What beartype catches before us in tests, and no one does outside them."""
+    hop = Hop((Site("logits"),))
+    object.__setattr__(hop, "through", "all")
     with pytest.raises(Unsupported, match=r"through='all'; .*'direct'"):
-        inspect.unwrap(interp.path_patch)(model, pairs, senders="heads", through="all")
+        hop.__post_init__()
     with pytest.raises(Unsupported, match=r"'denoised'; did you mean 'denoise'"):
-        inspect.unwrap(interp.path_patch)(model, pairs, senders="0.0", direction="denoised")
+        inspect.unwrap(sides)("denoised")
