@@ -21,6 +21,7 @@ class Facts:
         gated: the MLP has a gate, so three matrices instead of two.
         causal: a position attends only to itself and earlier ones.
         language_model: there is an unembedding.
+        n_encoder_layers: of an encoder-decoder; the other facts are then its decoder's.
     """
 
     architecture: str
@@ -39,6 +40,7 @@ class Facts:
     gated: bool
     causal: bool
     language_model: bool
+    n_encoder_layers: int = 0
 
     @property
     def group_size(self) -> int:
@@ -47,8 +49,9 @@ class Facts:
 
     def __str__(self) -> str:
         kv = "" if self.n_kv_heads == self.n_heads else f" ({self.n_kv_heads} key-value groups)"
+        stacks = f"{self.n_encoder_layers} encoder and " if self.n_encoder_layers else ""
         return (
-            f"{self.architecture}: {self.n_layers} layers, {self.n_heads} heads{kv}, "
+            f"{self.architecture}: {stacks}{self.n_layers} layers, {self.n_heads} heads{kv}, "
             f"d_model {self.d_model}, d_head {self.d_head}, d_mlp {self.d_mlp}, "
             f"vocabulary {self.d_vocab}"
         )

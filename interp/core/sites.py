@@ -11,14 +11,17 @@
 | `"12.resid_pre"` | residual stream before the layer |
 | `"12.resid_mid"`, `"12.resid_post"` | ... between its attention and its MLP, after the layer |
 | `"embed"`, `"logits"` | token (and learned position) embedding; the output |
+| `"enc.0.3"`, `"dec.1.3.q"`, `"dec.1.cross.3"` | of an encoder-decoder: the stack comes first |
+
+An edge names who reads: `"20.1 -> 23.3.q"` is the output of head 20.1 as the query of 23.3 reads it.
 """
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import total_ordering
+from functools import partial, total_ordering
 from typing import Literal, cast, get_args
 
 from interp.core.errors import SiteError, nearest
@@ -42,6 +45,7 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """In the order of computation within a layer."""
 
+Stack = Literal["enc", "dec"]
 HEAD_KINDS = ("q", "k", "v", "pattern", "z")
 _WHOLE: dict[str, Kind] = {
     "attn": "attn_out",
@@ -52,7 +56,7 @@ _WHOLE: dict[str, Kind] = {
 }
 _SHORT = {kind: word for word, kind in _WHOLE.items()}
 _TEXT = re.compile(
-    r"(?P<layer>\d+)\."
+    r"(?:(?P<stack>enc|dec)\.)?(?P<layer>\d+)\.(?:(?P<cross>cross)\.)?"
     r"(?:(?P<head>\d+)(?:\.(?P<head_kind>q|k|v|pattern|z))?"
     r"|kv(?P<group>\d+)\.(?P<group_kind>k|v)"
     r"|mlp\[(?P<neuron>\d+)\]"
@@ -91,6 +95,8 @@ class Site:
         head: query head of a `q k v pattern z` site.
         group: key-value group of a `k` or `v` site that stands for the whole group.
         neuron: index into the MLP's hidden layer.
+        stack: of an encoder-decoder, which of the two.
+        cross: the decoder's attention to the encoder, not to itself.
     """
 
     kind: Kind
@@ -98,6 +104,8 @@ class Site:
     head: int | None = None
     group: int | None = None
     neuron: int | None = None
+    stack: Stack | None = None
+    cross: bool = False
 
     def __post_init__(self) -> None:
         axes = ("layer", "head", "group", "neuron")
@@ -107,6 +115,13 @@ class Site:
             raise SiteError(
                 f"a {self.kind!r} site is addressed by {needed}, not by "
                 f"{' and '.join(given) or 'nothing'}"
+            )
+        if self.layer is None and self.stack is not None:
+            raise SiteError(f"{self.kind!r} belongs to no stack; 'enc.0.resid_pre' is what enters")
+        if self.cross and (self.stack != "dec" or self.kind not in (*HEAD_KINDS, "attn_out")):
+            raise SiteError(
+                f"cross-attention is the decoder's, with heads and an output: 'dec.1.cross.3', "
+                f"'dec.1.cross.attn'; not a {self.kind!r} of stack {self.stack!r}"
             )
 
     @classmethod
@@ -125,33 +140,43 @@ class Site:
         if found is None:
             raise SiteError(f"{text!r} is not a site; {_hint(word)}")
         layer = int(found["layer"])
+        make = partial(cls, stack=cast(Stack | None, found["stack"]), cross=bool(found["cross"]))
         if found["head"] is not None:
-            return cls(cast(Kind, found["head_kind"] or "z"), layer, head=int(found["head"]))
+            return make(cast(Kind, found["head_kind"] or "z"), layer, head=int(found["head"]))
         if found["group"] is not None:
-            return cls(cast(Kind, found["group_kind"]), layer, group=int(found["group"]))
+            return make(cast(Kind, found["group_kind"]), layer, group=int(found["group"]))
         if found["neuron"] is not None:
-            return cls("mlp_act", layer, neuron=int(found["neuron"]))
-        return cls(_WHOLE[found["whole"]], layer)
+            return make("mlp_act", layer, neuron=int(found["neuron"]))
+        return make(_WHOLE[found["whole"]], layer)
 
     def __str__(self) -> str:
         if self.layer is None:
             return self.kind
+        layer = ".".join(
+            part
+            for part in (self.stack, str(self.layer), "cross" if self.cross else None)
+            if part is not None
+        )
         if self.head is not None:
-            return f"{self.layer}.{self.head}" + ("" if self.kind == "z" else f".{self.kind}")
+            return f"{layer}.{self.head}" + ("" if self.kind == "z" else f".{self.kind}")
         if self.group is not None:
-            return f"{self.layer}.kv{self.group}.{self.kind}"
+            return f"{layer}.kv{self.group}.{self.kind}"
         if self.neuron is not None:
-            return f"{self.layer}.mlp[{self.neuron}]"
-        return f"{self.layer}.{_SHORT[self.kind]}"
+            return f"{layer}.mlp[{self.neuron}]"
+        return f"{layer}.{_SHORT[self.kind]}"
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Sort key: layer, place in the layer, then head, group or neuron."""
+        """Sort key: stack, layer, place in the layer, then head, group or neuron."""
         inner = (-1 if i is None else i for i in (self.head, self.group, self.neuron))
-        layer = self.layer
+        layer, late = self.layer, self.stack == "dec"
         if layer is None:
-            layer = -1 if self.kind == "embed" else sys.maxsize
-        return (layer, KINDS.index(self.kind), *inner)
+            late = self.kind == "logits"
+            layer = sys.maxsize if late else -1
+        kind = KINDS.index(self.kind)
+        # a decoder's cross-attention stands between its resid_mid and its MLP
+        step = 1 if self.cross else 2 * (kind > KINDS.index("resid_mid"))
+        return (int(late), layer, step, kind, *inner)
 
     def __lt__(self, other: "Site") -> bool:
         return self.order < other.order
@@ -168,8 +193,24 @@ class Site:
             raise SiteError(
                 f"there is no site 'logits': the model has no unembedding. It is {facts}."
             )
+        if self.layer is not None and (self.stack is None) == bool(facts.n_encoder_layers):
+            raise SiteError(
+                f"there is no site '{self}': the model "
+                + (
+                    "has an encoder and a decoder, so say which: 'enc.0.3', 'dec.0.3', "
+                    "'dec.0.cross.3'"
+                    if facts.n_encoder_layers
+                    else "is one stack of layers, so sites have no 'enc.' or 'dec.' before them"
+                )
+                + f". It is {facts}."
+            )
+        if self.kind == "embed" and facts.n_encoder_layers:
+            raise SiteError(
+                "there is no site 'embed': the model has an encoder and a decoder; give "
+                "'enc.0.resid_pre' or 'dec.0.resid_pre'."
+            )
         limits = {
-            "layer": facts.n_layers,
+            "layer": facts.n_encoder_layers if self.stack == "enc" else facts.n_layers,
             "head": facts.n_heads,
             "group": facts.n_kv_heads,
             "neuron": facts.d_mlp,
@@ -217,18 +258,34 @@ def _expand(selector: "str | Site | Iterable[str | Site]", facts: Facts) -> Sequ
     kind = _SELECTORS.get(selector)
     if kind is None:
         return [Site.parse(selector)]
-    layers = range(facts.n_layers)
+    return [site for make in _layers(facts, kind) for site in _in_layer(make, kind, facts)]
+
+
+def _layers(facts: Facts, kind: Kind) -> Iterator[Callable[..., Site]]:
+    """What makes a site of each layer, given the rest of its address."""
+    if not facts.n_encoder_layers:
+        yield from (partial(Site, layer=layer) for layer in range(facts.n_layers))
+        return
+    for layer in range(facts.n_encoder_layers):
+        yield partial(Site, layer=layer, stack="enc")
+    for layer in range(facts.n_layers):
+        yield partial(Site, layer=layer, stack="dec")
+        if kind in ("z", "attn_out"):
+            yield partial(Site, layer=layer, stack="dec", cross=True)
+
+
+def _in_layer(make: Callable[..., Site], kind: Kind, facts: Facts) -> Iterator[Site]:
     if kind == "z":
-        return [Site(kind, layer, head=h) for layer in layers for h in range(facts.n_heads)]
+        return (make(kind, head=h) for h in range(facts.n_heads))
     if kind == "mlp_act":
-        return [Site(kind, layer, neuron=i) for layer in layers for i in range(facts.d_mlp)]
-    return [Site(kind, layer) for layer in layers]
+        return (make(kind, neuron=i) for i in range(facts.d_mlp))
+    return iter([make(kind)])
 
 
 def _hint(word: str) -> str:
     """What may have been meant by a text that is not a site."""
     if "->" in word:
-        return "a path has two ends: give them as senders= and receivers= of path_patch."
+        return "it is an edge: writer, then reader; Edge.parse reads it, and ablate and patch do."
     if re.search(r"(?<!\d)-\d", word):
         return "layers, heads and neurons are counted from 0, and none from the end."
     # names of TransformerLens: blocks.5.hook_mlp_out, blocks.5.attn.hook_q

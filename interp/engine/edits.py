@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.core.errors import Unsupported
 from interp.core.sites import Kind, Site
 from interp.engine.interventions import Value
 
@@ -15,9 +16,11 @@ STEPS: dict[Kind, int] = {
     "q": 1,
     "k": 1,
     "v": 1,
+    "pattern": 1,
     "z": 2,
     "attn_out": 3,
     "resid_mid": 4,
+    "mlp_act": 4,
     "mlp_out": 5,
     "resid_post": 6,
 }
@@ -30,13 +33,18 @@ class Edit:
 
     Attributes:
         mask: the positions that it touches, `batch pos`.
-        found: what the value's source holds at the site, `batch pos *axes`, if it has one.
+        found: what the value's source holds at the site, `batch pos *axes`, if it has one. Axes:
+            `d_head` of q k v z, `key` of a pattern, none of a neuron, else `d_model`.
+        readers: who sees it; None is everyone.
+        normalise: of a pattern: its rows must sum to 1.
     """
 
     site: Site
     value: Value
     mask: Bool[Tensor, "batch pos"]
     found: Float[Tensor, "batch pos *axes"] | None
+    readers: tuple[Site, ...] | None = None
+    normalise: bool = True
 
     @property
     def entry(self) -> tuple[int, int]:
@@ -48,7 +56,10 @@ class Edit:
     ) -> Float[Tensor, "batch window *axes"]:
         found = current if self.found is None else take(self.found, window)
         mask = self.mask.gather(1, window)
-        return torch.where(_like(mask, current), self.value(current, found), current)
+        new = torch.where(_like(mask, current), self.value(current, found), current)
+        if self.site.kind == "pattern" and self.normalise:
+            _require_sum(new, self.site)
+        return new
 
 
 def take(
@@ -60,3 +71,15 @@ def take(
 
 def _like(rows: Tensor, x: Tensor) -> Tensor:
     return rows[(...,) + (None,) * (x.ndim - 2)]
+
+
+def _require_sum(pattern: Float[Tensor, "batch query key"], site: Site) -> None:
+    sums = pattern.sum(-1)
+    tolerance = 1e2 * torch.finfo(pattern.dtype).eps
+    if not ((sums - 1).abs() <= tolerance).all():
+        row, query = ((sums - 1).abs() > tolerance).nonzero()[0].tolist()
+        raise Unsupported(
+            f"the attention pattern written at '{site}' sums to {sums[row, query].item():.4g} over "
+            f"the keys (example {row} of its batch), not to 1, so it is no attention. Write "
+            "probabilities, or say normalise=False, which goes into the provenance."
+        )

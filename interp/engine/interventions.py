@@ -2,7 +2,7 @@
 
 A *value* (`Zero`, `Mean`, ...) says what an activation becomes; an `Intervention` puts it at a
 site and positions; a `Cell` is the set of interventions of one run of the model, and gives one
-number per example; a `Hop` makes it a path.
+number per example; a `Hop` makes it a path; `readers` make it an edge.
 """
 
 from dataclasses import dataclass, field
@@ -12,11 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.core.edges import READERS, Edge
 from interp.core.errors import SiteError, Unsupported, nearest
 from interp.core.pairs import Pairs
 from interp.core.sites import Site
 
-Through = Literal["direct", "mlps"]
+Through = Literal["direct", "mlps", "all"]
+LN = Literal["recompute", "freeze"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,24 +119,32 @@ class Scale:
 
 @dataclass(frozen=True, eq=False)
 class Intervention:
-    """A value at a site; `positions` is `"all"`, a named position of the pairs, or an index."""
+    """A value at a site.
+
+    Attributes:
+        positions: `"all"`, a named position of the pairs, or an index. Of a pattern: the queries.
+        readers: who sees the value; None is everyone. For them alone the site's contribution to
+            what they read is the new one, and the site itself keeps its value.
+        normalise: refuse a pattern whose rows do not sum to 1.
+    """
 
     site: Site
     value: Value
     positions: str | int = "all"
+    readers: tuple[Site, ...] | None = None
+    normalise: bool = True
 
     def __post_init__(self) -> None:
-        if self.site.kind in READ_ONLY:
+        if self.site.kind == "logits":
             raise Unsupported(
-                f"no engine intervenes on '{self.site}' (kind {self.site.kind!r}); the activations "
-                "that can be changed are 'embed', the residual streams ('12.resid_pre'), q, k, v "
-                "and output of heads ('23.3.q', '23.3'), '12.attn' and '12.mlp'."
+                "no engine intervenes on 'logits': nothing reads them but the metric. Give the "
+                "metric another function instead."
             )
+        for reader in self.readers or ():
+            Edge(self.site, reader)  # refuses what cannot be the ends of one
 
 
-READ_ONLY = ("pattern", "mlp_act", "logits")
-SENDERS = ("embed", "resid_pre", "z", "attn_out", "mlp_out")
-RECEIVERS = ("q", "k", "v", "mlp_out", "logits")
+SENDERS = ("embed", "resid_pre", "z", "attn_out", "mlp_act", "mlp_out")
 
 
 @dataclass(frozen=True)
@@ -144,21 +154,27 @@ class Hop:
     Attributes:
         receivers: queries, keys, values of heads, MLPs (their input), or the logits alone.
         through: `"direct"`: only the residual edge; `"mlps"`: MLPs are recomputed and every
-            attention head keeps the base run's output (Wang et al. 2022, App. B, Algorithm 1).
+            attention head keeps the base run's output (Wang et al. 2022, App. B, Algorithm 1);
+            `"all"`: nothing is frozen between senders and receivers.
         positions: where the receivers take the changed input: `"all"` or a named position.
+        ln: `"recompute"` norms of the residual stream on the way, or `"freeze"` their scale
+            (standard deviation, root mean square) at the base run's.
     """
 
     receivers: tuple[Site, ...]
     through: Through = "mlps"
     positions: str | int = "all"
+    ln: LN = "recompute"
 
     def __post_init__(self) -> None:
-        if self.through not in get_args(Through):
-            raise Unsupported(
-                f"unknown through={self.through!r}; {nearest(self.through, get_args(Through))}"
-            )
+        for name, given, known in (
+            ("through", self.through, get_args(Through)),
+            ("ln", self.ln, get_args(LN)),
+        ):
+            if given not in known:
+                raise Unsupported(f"unknown {name}={given!r}; {nearest(str(given), known)}")
         for site in self.receivers:
-            if site.kind not in RECEIVERS:
+            if site.kind not in READERS:
                 raise SiteError(
                     f"'{site}' cannot receive a path; receivers are the q, k, v of heads "
                     "('23.3.q'), MLPs ('12.mlp') and 'logits'."
@@ -168,6 +184,13 @@ class Hop:
                 "'logits' cannot be patched together with other receivers: once the final "
                 "residual stream is set, they no longer matter. Run two path patches."
             )
+        if len(set(self.receivers)) < len(self.receivers):
+            raise SiteError(f"a receiver is given twice in {self}")
+
+    @property
+    def ends(self) -> bool:
+        """Is this the last hop, into the logits?"""
+        return self.receivers[0].kind == "logits"
 
     def __str__(self) -> str:
         return "+".join(str(site) for site in self.receivers)
@@ -177,30 +200,64 @@ class Hop:
 class Cell:
     """One intervened run: interventions made together, and the path they may take.
 
+    With hops, the first runs the model with the interventions made and everything frozen that the
+    hop does not pass through, and notes what its receivers compute. Each further hop does the same
+    with nothing but those receivers set to what was noted. After the last, the receivers are set
+    and everything is recomputed; if they are the logits, those of the last frozen run count.
+
+    In a frozen run a head keeps the base run's z, unless its own q, k or v is set there: then its
+    z is recomputed from those, and from the base run's where they are not set.
+
     Attributes:
-        site, position: what the row of the table is called.
+        name, position: what the row of the table is called.
         interventions: made in the same run; later sites see the effect of earlier ones.
-        hop: None recomputes everything after the interventions.
+        hops: none recomputes everything after the interventions.
+        site: the one site that this is about, if there is one.
     """
 
-    site: Site
+    name: str
     position: str
     interventions: tuple[Intervention, ...]
-    hop: Hop | None = None
+    hops: tuple[Hop, ...] = ()
+    site: Site | None = None
     first: Site = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "first", min(i.site for i in self.interventions))
-        if self.hop is None:
+        self._refuse_twice()
+        if not self.hops:
             return
         for intervention in self.interventions:
-            if intervention.site.kind not in SENDERS:
+            if intervention.site.kind not in SENDERS or intervention.readers is not None:
                 raise SiteError(
                     f"'{intervention.site}' cannot send along a path; senders are heads ('20.1'), "
-                    "attention ('20.attn'), MLPs ('12.mlp'), 'embed' and 'L.resid_pre'."
+                    "attention ('20.attn'), MLPs ('12.mlp'), neurons, 'embed' and 'L.resid_pre', "
+                    "for all their readers."
                 )
-        if not self.first < max(self.hop.receivers):
-            raise SiteError(
-                f"the path {self.first} -> {self.hop} does not exist: the sender is computed "
-                "after its receiver. Exchange them, or choose a later receiver."
-            )
+        before = self.first
+        for hop in self.hops:
+            if not before < max(hop.receivers):
+                raise SiteError(
+                    f"the path {before} -> {hop} does not exist: the sender is computed after its "
+                    "receiver. Exchange them, or choose a later receiver."
+                )
+            before = min(hop.receivers)
+        if any(hop.ends for hop in self.hops[:-1]):
+            raise SiteError("a path ends at 'logits'; nothing comes after them.")
+
+    def _refuse_twice(self) -> None:
+        """Two values for one site, at one position, for one reader."""
+        taken: dict[tuple[Site, Site | None], list[str | int]] = {}
+        for i in self.interventions:
+            everyone = taken.get((i.site, None), [])
+            named = [k for k in taken if k[0] == i.site] if i.readers is None else ()
+            for reader in i.readers or (None,):
+                held = [*everyone, *taken.get((i.site, reader), ())]
+                held += [at for key in named for at in taken[key]]
+                if i.positions in held or "all" in held or (held and i.positions == "all"):
+                    seen = "" if reader is None else f", as '{reader}' reads it,"
+                    raise SiteError(
+                        f"two interventions set '{i.site}'{seen} at position {i.positions!r} in "
+                        f"one run ({self.name!r}); which one holds is not said. Leave one out."
+                    )
+                taken.setdefault((i.site, reader), []).append(i.positions)

@@ -41,6 +41,7 @@ def facts_of(bridge: TransformerBridge, *, language_model: bool = True) -> Facts
         gated=bool(cfg.gated_mlp),
         causal=cfg.attention_dir == "causal",
         language_model=language_model,
+        n_encoder_layers=len(bridge.encoder_blocks) if config.is_encoder_decoder else 0,
     )
 
 
