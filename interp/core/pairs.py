@@ -39,6 +39,8 @@ class Pairs:
         cluster: the unit of resampling of each row (template, document).
         strings: readable clean and corrupt tokens, for figures and messages; may be empty.
         bos: the policy that the tokens were made with.
+        decoder: of an encoder-decoder: ids that the decoder has written already, in every row,
+            after its start token. The rows are the encoder's; logits are read after these ids.
     """
 
     clean: Int[Tensor, "batch pos"]
@@ -50,6 +52,7 @@ class Pairs:
     cluster: tuple[str, ...]
     strings: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = field(default=(), repr=False)
     bos: str = "model"
+    decoder: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return self.clean.shape[0]
@@ -105,6 +108,7 @@ class Pairs:
             cluster=tuple(self.cluster[i] for i in chosen),
             strings=tuple(self.strings[i] for i in chosen) if self.strings else (),
             bos=self.bos,
+            decoder=self.decoder,
         )
 
     def split(self, *, seed: int = 0) -> "tuple[Pairs, Pairs]":
@@ -128,7 +132,8 @@ class Pairs:
     def fingerprint(self) -> str:
         """Hash of everything that can change a number; how wide the padding is cannot."""
         names = sorted(self.positions)
-        digest = hashlib.sha256(repr((self.cluster, self.bos, names)).encode())
+        known = (self.cluster, self.bos, names, *([self.decoder] if self.decoder else ()))
+        digest = hashlib.sha256(repr(known).encode())
         answers = (self.lengths, self.correct, self.wrong, *(self.positions[n] for n in names))
         for tensor in (self.clean[self.mask], self.corrupt[self.mask], *answers):
             digest.update(tensor.to(torch.int64).numpy().tobytes())
@@ -146,6 +151,7 @@ class Pairs:
         positions: Mapping[str, Sequence[int]] | None = None,
         cluster: Sequence[str] | None = None,
         bos: str = "model",
+        decoder: Sequence[int] = (),
     ) -> "Pairs":
         """Tokenise prompts and answers with the model's tokenizer.
 
@@ -154,6 +160,7 @@ class Pairs:
             positions: token indices, one for each row, for each name.
             cluster: what each row belongs to; by default every row stands alone.
             bos: `"model"` does what the tokenizer does by default, `"none"` adds nothing.
+            decoder: ids after the start token that an encoder-decoder's decoder is given.
 
         Raises:
             PairsError: a pair of unequal length, an answer of several tokens, two BOS tokens.
@@ -173,6 +180,7 @@ class Pairs:
             cluster=cluster,
             strings=tuple(zip(*shown, strict=False)),
             bos=bos,
+            decoder=decoder,
         )
 
     @classmethod
@@ -188,6 +196,7 @@ class Pairs:
         mask: Bool[Tensor, "batch pos"] | None = None,
         strings: Sequence[tuple[tuple[str, ...], tuple[str, ...]]] = (),
         bos: str = "model",
+        decoder: Sequence[int] = (),
     ) -> "Pairs":
         """Align rows of token ids.
 
@@ -233,6 +242,7 @@ class Pairs:
             cluster=tuple(map(str, cluster)),
             strings=tuple(strings),
             bos=bos,
+            decoder=tuple(decoder),
         )
 
 

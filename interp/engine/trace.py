@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.facts import Facts
-from interp.core.sites import Kind, Site
+from interp.core.sites import HEAD_KINDS, Kind, Site
 from interp.engine import forward
 from interp.engine.weights import Attention, Weights
 
@@ -16,16 +16,24 @@ KEPT: tuple[Kind, ...] = ("resid_pre", "q", "k", "v", "z", "attn_out", "resid_mi
 """What a trace holds of each layer; resid_post is the next layer's resid_pre."""
 
 
+def shelf(site: Site) -> str:
+    """Where a trace keeps what a site names: its kind, after the stack where there are two."""
+    parts = (site.stack, "cross" if site.cross else None, site.kind)
+    return ".".join(part for part in parts if part is not None)
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Activations by kind and layer: `batch pos d_model`, or `batch pos head d_head`.
+    """Activations by `shelf` and layer: `batch pos d_model`, `batch pos head d_head`.
 
-    Queries and keys stand before the rotation. `final` is the residual stream after the last layer;
-    `logits` are there when the engine had to compute them all.
+    Queries and keys stand before the rotation (and before a norm of their own). A pattern is
+    `batch query head key`, neurons are `batch pos d_mlp`. `final` is the residual stream after the
+    last layer (a decoder's, where there are two stacks); `logits` are there when the engine had to
+    compute them all.
     """
 
     facts: Facts
-    kept: Mapping[Kind, tuple[Tensor, ...]]
+    kept: Mapping[str, tuple[Tensor, ...]]
     final: Float[Tensor, "batch pos d_model"]
     logits: Float[Tensor, "batch pos d_vocab"] | None = None
 
@@ -34,11 +42,13 @@ class Trace:
         layer = 0 if site.layer is None else site.layer
         if site.kind == "embed":
             return self.kept["resid_pre"][0]
-        if site.kind == "resid_post":
+        if site.kind == "resid_post" and shelf(site) not in self.kept:
             last = layer + 1 == self.facts.n_layers
             return self.final if last else self.kept["resid_pre"][layer + 1]
-        whole = self.kept[site.kind][layer]
-        if site.kind not in ("q", "k", "v", "z"):
+        whole = self.kept[shelf(site)][layer]
+        if site.neuron is not None:
+            return whole[..., site.neuron]
+        if site.kind not in HEAD_KINDS:
             return whole
         index = site.group if site.group is not None else site.head
         assert index is not None
