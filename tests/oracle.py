@@ -1,177 +1,588 @@
-"""A second opinion: GPT-2 and Llama head by head from the state dict, sharing no code with interp.
+"""A second opinion: every family head by head from its state dict, sharing no code with interp.
 
 Every site is computed by itself and passes through a `change` callback under its own name, so an
-intervention is a dictionary entry. `path_patch` is the algorithm of Wang et al. 2022, App. B,
-step by step: four whole forward passes.
+intervention is a dictionary entry. An edge is taken at its word: the reader's residual stream is
+summed again, write by write, with the writer's other value. Paths are whole forward passes, as in
+Algorithm 1 of Wang et al. 2022, App. B.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Acts = dict[str, Tensor]
 Change = Callable[[str, Tensor], Tensor]
+Edges = Mapping[str, Mapping[str, Callable[[Tensor], Tensor]]]
+"""Reader -> writer -> the value of the writer that this reader sees, from its current one."""
+
+GPT2 = {
+    "embed": "wte",
+    "positions": "wpe",
+    "L.ln1": "h.L.ln_1",
+    "L.qkv": "h.L.attn.c_attn",
+    "L.o": "h.L.attn.c_proj",
+    "L.ln2": "h.L.ln_2",
+    "L.up": "h.L.mlp.c_fc",
+    "L.down": "h.L.mlp.c_proj",
+    "final": "ln_f",
+    "unembed": "lm_head",
+}
+GPTJ = {
+    "embed": "wte",
+    "L.ln1": "h.L.ln_1",
+    "L.q": "h.L.attn.q_proj",
+    "L.k": "h.L.attn.k_proj",
+    "L.v": "h.L.attn.v_proj",
+    "L.o": "h.L.attn.out_proj",
+    "L.up": "h.L.mlp.fc_in",
+    "L.down": "h.L.mlp.fc_out",
+    "final": "ln_f",
+    "unembed": "lm_head",
+}
+LLAMA = {
+    "embed": "embed_tokens",
+    "L.ln1": "layers.L.input_layernorm",
+    "L.q": "layers.L.self_attn.q_proj",
+    "L.k": "layers.L.self_attn.k_proj",
+    "L.v": "layers.L.self_attn.v_proj",
+    "L.q_norm": "layers.L.self_attn.q_norm",
+    "L.k_norm": "layers.L.self_attn.k_norm",
+    "L.o": "layers.L.self_attn.o_proj",
+    "L.ln2": "layers.L.post_attention_layernorm",
+    "L.gate": "layers.L.mlp.gate_proj",
+    "L.up": "layers.L.mlp.up_proj",
+    "L.down": "layers.L.mlp.down_proj",
+    "final": "norm",
+    "unembed": "lm_head",
+}
+GEMMA = LLAMA | {
+    "L.post1": "layers.L.post_attention_layernorm",
+    "L.ln2": "layers.L.pre_feedforward_layernorm",
+    "L.post2": "layers.L.post_feedforward_layernorm",
+}
+NEOX = {
+    "embed": "embed_in",
+    "L.ln1": "layers.L.input_layernorm",
+    "L.qkv": "layers.L.attention.query_key_value",
+    "L.o": "layers.L.attention.dense",
+    "L.ln2": "layers.L.post_attention_layernorm",
+    "L.up": "layers.L.mlp.dense_h_to_4h",
+    "L.down": "layers.L.mlp.dense_4h_to_h",
+    "final": "final_layer_norm",
+    "unembed": "lm_head",
+}
+PHI = {
+    "embed": "embed_tokens",
+    "L.ln1": "layers.L.input_layernorm",
+    "L.q": "layers.L.self_attn.q_proj",
+    "L.k": "layers.L.self_attn.k_proj",
+    "L.v": "layers.L.self_attn.v_proj",
+    "L.q_norm": "layers.L.self_attn.q_layernorm",
+    "L.k_norm": "layers.L.self_attn.k_layernorm",
+    "L.o": "layers.L.self_attn.dense",
+    "L.up": "layers.L.mlp.fc1",
+    "L.down": "layers.L.mlp.fc2",
+    "final": "final_layernorm",
+    "unembed": "lm_head",
+}
+OPT = {
+    "embed": "decoder.embed_tokens",
+    "positions": "decoder.embed_positions",
+    "L.ln1": "decoder.layers.L.self_attn_layer_norm",
+    "L.q": "decoder.layers.L.self_attn.q_proj",
+    "L.k": "decoder.layers.L.self_attn.k_proj",
+    "L.v": "decoder.layers.L.self_attn.v_proj",
+    "L.o": "decoder.layers.L.self_attn.out_proj",
+    "L.ln2": "decoder.layers.L.final_layer_norm",
+    "L.up": "decoder.layers.L.fc1",
+    "L.down": "decoder.layers.L.fc2",
+    "final": "decoder.final_layer_norm",
+    "unembed": "lm_head",
+}
+BERT = {
+    "embed": "embeddings.word_embeddings",
+    "positions": "embeddings.position_embeddings",
+    "types": "embeddings.token_type_embeddings",
+    "embed_norm": "embeddings.LayerNorm",
+    "L.q": "encoder.layer.L.attention.self.query",
+    "L.k": "encoder.layer.L.attention.self.key",
+    "L.v": "encoder.layer.L.attention.self.value",
+    "L.o": "encoder.layer.L.attention.output.dense",
+    "L.ln1": "encoder.layer.L.attention.output.LayerNorm",
+    "L.up": "encoder.layer.L.intermediate.dense",
+    "L.down": "encoder.layer.L.output.dense",
+    "L.ln2": "encoder.layer.L.output.LayerNorm",
+    "transform": "cls.predictions.transform.dense",
+    "transform_norm": "cls.predictions.transform.LayerNorm",
+    "unembed": "cls.predictions.decoder",
+}
+NAMES: dict[str, dict[str, str]] = {
+    "gpt2": GPT2,
+    "gptj": GPTJ,
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA,
+    "gemma2": GEMMA,
+    "gemma3_text": GEMMA,
+    "olmo2": GEMMA,  # which has the norms on the writes, and none before attention or MLP
+    "gpt_neox": NEOX,
+    "phi": PHI,
+    "opt": OPT,
+    "bert": BERT,
+}
+"""Name of a part here -> in the state dict. What a model has not is not in its state dict."""
 
 
-class Oracle:
-    """The model as a sum of parts. Takes a raw Hugging Face model in eval mode."""
+@dataclass(frozen=True, eq=False)
+class HopSpec:
+    """A hop of a path; `mask`, `batch pos`, is where its receivers take the changed input."""
 
-    def __init__(self, hf_model: torch.nn.Module) -> None:
-        config = hf_model.config
-        self.w = {k: v.detach() for k, v in hf_model.state_dict().items()}
-        self.gpt2 = config.model_type == "gpt2"
-        self.layers = config.num_hidden_layers
-        self.n_heads = config.num_attention_heads
-        self.n_groups = getattr(config, "num_key_value_heads", None) or self.n_heads
-        self.d_head = getattr(config, "head_dim", None) or config.hidden_size // self.n_heads
-        self.eps = config.layer_norm_epsilon if self.gpt2 else config.rms_norm_eps
-        # the angles are the model's own: it makes them in float32, which is part of what it is
-        self.rotary = None if self.gpt2 else hf_model.model.rotary_emb
+    receivers: tuple[str, ...]
+    mask: Tensor
+    through: str = "mlps"
+    ln: str = "recompute"
 
-    def forward(self, tokens: Tensor, change: Change = lambda name, x: x) -> tuple[Tensor, Acts]:
-        """Logits `batch pos vocab`, and every site's activation as it was after the change."""
-        acts: Acts = {}
 
-        def site(name: str, x: Tensor) -> Tensor:
-            acts[name] = change(name, x)
-            return acts[name]
-
-        w = self.w
-        if self.gpt2:
-            x = w["transformer.wte.weight"][tokens]
-            x = x + w["transformer.wpe.weight"][torch.arange(tokens.shape[1])]
-        else:
-            x = w["model.embed_tokens.weight"][tokens]
-        x = site("embed", x)
-        for layer in range(self.layers):
-            x = site(f"{layer}.resid_pre", x)
-            read = self.norm(x, layer, 1)
-            total = self.bias(layer).expand_as(x)
-            keys, values = {}, {}
-            for g in range(self.n_groups):
-                keys[g] = site(f"{layer}.kv{g}.k", self.project(read, layer, "k", g))
-                values[g] = site(f"{layer}.kv{g}.v", self.project(read, layer, "v", g))
-            for h in range(self.n_heads):
-                g = h * self.n_groups // self.n_heads
-                q = site(f"{layer}.{h}.q", self.project(read, layer, "q", h))
-                k = site(f"{layer}.{h}.k", keys[g])
-                v = site(f"{layer}.{h}.v", values[g])
-                z = site(f"{layer}.{h}", self.attend(q, k, v))
-                total = total + z @ self.output(layer, h)
-            x = site(f"{layer}.resid_mid", x + site(f"{layer}.attn", total))
-            x = x + site(f"{layer}.mlp", self.mlp(self.norm(x, layer, 2), layer))
-            x = site(f"{layer}.resid_post", x)
-        name = "transformer.ln_f" if self.gpt2 else "model.norm"
-        return self.normalise(x, name) @ w["lm_head.weight"].T, acts
-
-    def path_patch(
-        self,
-        x_orig: Tensor,
-        x_new: Tensor,
-        senders: Sequence[str],
-        receivers: Sequence[str],
-        *,
-        through: str,
-        receiver_mask: Tensor,
-        sender_mask: Tensor,
-    ) -> Tensor:
-        """Algorithm 1. A: run x_new. B: run x_orig. C: frozen run. D: run with receivers set."""
-        _, new = self.forward(x_new)
-        _, orig = self.forward(x_orig)
-        recorded: Acts = {}
-
-        def step_c(name: str, x: Tensor) -> Tensor:
-            if name in receivers:
-                recorded[name] = x
-            if name in senders:
-                return torch.where(sender_mask[..., None], new[name], orig[name])
-            frozen = name.count(".") == 1 and name.split(".")[1].isdigit()  # a head's z
-            frozen |= through == "direct" and name.endswith(".mlp")
-            return orig[name] if frozen else x
-
-        logits, _ = self.forward(x_orig, step_c)
-        if list(receivers) == ["logits"]:
-            return logits
-
-        def step_d(name: str, x: Tensor) -> Tensor:
-            if name not in receivers:
-                return x
-            return torch.where(receiver_mask[..., None], recorded[name], x)
-
-        return self.forward(x_orig, step_d)[0]
-
-    def norm(self, x: Tensor, layer: int, which: int) -> Tensor:
-        if self.gpt2:
-            return self.normalise(x, f"transformer.h.{layer}.ln_{which}")
-        part = {1: "input_layernorm", 2: "post_attention_layernorm"}[which]
-        return self.normalise(x, f"model.layers.{layer}.{part}")
-
-    def normalise(self, x: Tensor, name: str) -> Tensor:
-        if self.gpt2:
-            x = x - x.mean(-1, keepdim=True)
-        x = x / torch.sqrt((x * x).mean(-1, keepdim=True) + self.eps) * self.w[f"{name}.weight"]
-        return x + self.w[f"{name}.bias"] if self.gpt2 else x
-
-    def project(self, x: Tensor, layer: int, kind: str, index: int) -> Tensor:
-        at = slice(index * self.d_head, (index + 1) * self.d_head)
-        if not self.gpt2:
-            return x @ self.w[f"model.layers.{layer}.self_attn.{kind}_proj.weight"][at].T
-        name = f"transformer.h.{layer}.attn.c_attn"
-        width = self.n_heads * self.d_head
-        start = "qkv".index(kind) * width
-        weight = self.w[f"{name}.weight"][:, start : start + width][:, at]
-        return x @ weight + self.w[f"{name}.bias"][start : start + width][at]
-
-    def output(self, layer: int, head: int) -> Tensor:
-        at = slice(head * self.d_head, (head + 1) * self.d_head)
-        if self.gpt2:
-            return self.w[f"transformer.h.{layer}.attn.c_proj.weight"][at]
-        return self.w[f"model.layers.{layer}.self_attn.o_proj.weight"][:, at].T
-
-    def bias(self, layer: int) -> Tensor:
-        if self.gpt2:
-            return self.w[f"transformer.h.{layer}.attn.c_proj.bias"]
-        return self.w[f"model.layers.{layer}.self_attn.o_proj.weight"].new_zeros(1)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """One head, one destination after the other."""
-        q, k = self.turn(q), self.turn(k)
-        out = torch.zeros_like(v)
-        for i in range(q.shape[1]):
-            scores = (q[:, i : i + 1] * k[:, : i + 1]).sum(-1) / math.sqrt(self.d_head)
-            weight = scores.exp() / scores.exp().sum(-1, keepdim=True)
-            out[:, i] = (weight[..., None] * v[:, : i + 1]).sum(1)
-        return out
-
-    def turn(self, x: Tensor) -> Tensor:
-        """Rotary positions by complex numbers."""
-        if self.rotary is None:
-            return x
-        half = self.d_head // 2
-        cos, sin = self.rotary(x, torch.arange(x.shape[1])[None])
-        turned = torch.complex(x[..., :half], x[..., half:]) * torch.complex(
-            cos[..., :half], sin[..., :half]
-        )
-        return torch.cat([turned.real, turned.imag], -1)
-
-    def mlp(self, x: Tensor, layer: int) -> Tensor:
-        if self.gpt2:
-            name = f"transformer.h.{layer}.mlp"
-            x = x @ self.w[f"{name}.c_fc.weight"] + self.w[f"{name}.c_fc.bias"]
-            x = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-            return x @ self.w[f"{name}.c_proj.weight"] + self.w[f"{name}.c_proj.bias"]
-        name = f"model.layers.{layer}.mlp"
-        gate, up, down = (self.w[f"{name}.{part}_proj.weight"] for part in ("gate", "up", "down"))
-        gated = x @ gate.T
-        return (gated / (1 + torch.exp(-gated)) * (x @ up.T)) @ down.T
+def unchanged(name: str, x: Tensor) -> Tensor:
+    return x
 
 
 def setting(values: Mapping[str, Tensor], mask: Tensor) -> Change:
     """A change that sets sites to values where the mask holds, `batch pos`."""
 
     def change(name: str, x: Tensor) -> Tensor:
-        return torch.where(mask[..., None], values[name], x) if name in values else x
+        return masked(mask, values[name], x) if name in values else x
 
     return change
+
+
+def masked(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """The new value where the mask holds: of a pattern its queries, of a neuron a number."""
+    return torch.where(mask if old.ndim == 2 else mask[..., None], new, old)
+
+
+class Oracle:
+    """The model as a sum of parts. Takes a raw Hugging Face model in eval mode."""
+
+    def __init__(self, hf_model: nn.Module) -> None:
+        config = self.config = hf_model.config
+        self.family = config.model_type
+        self.layers = config.num_hidden_layers
+        self.n_heads = config.num_attention_heads
+        self.n_groups = getattr(config, "num_key_value_heads", None) or self.n_heads
+        self.d_head = getattr(config, "head_dim", None) or config.hidden_size // self.n_heads
+        self.w = weights(hf_model, self.n_heads)
+        gpt_neox = self.family == "gpt_neox" and config.use_parallel_residual
+        self.parallel = gpt_neox or self.family in ("gptj", "phi")
+        opt_350m = self.family == "opt" and not config.do_layer_norm_before
+        self.norm_after_sum = opt_350m or self.family == "bert"
+        self.causal = self.family != "bert"
+        # the angles are the model's own: it makes them in float32, which is part of what it is
+        self.rotary = getattr(hf_model.base_model, "rotary_emb", None)
+        if self.family == "gptj":
+            self.sinusoids = hf_model.base_model.h[0].attn.embed_positions.double()
+
+    def forward(
+        self,
+        tokens: Tensor,
+        change: Change = unchanged,
+        *,
+        edges: Edges | None = None,
+        scales: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, Acts]:
+        """Logits `batch pos vocab` (of a headless model its final stream), and every activation.
+
+        The activations are as they were after the change. Besides the sites there are, under
+        "L.H.q.computed" and the like, what each reader makes of its own stream before any change to
+        it, and, under "L.ln1.scale" and the like, what the norms of the stream divided by.
+
+        Args:
+            edges: what single readers see in place of a writer's value, after `change`.
+            scales: activations of another run; the norms of the stream divide by its scales.
+        """
+        run = _Run(self, change, edges or {}, scales or {})
+        return run.forward(tokens), run.acts
+
+    def run_cell(self, tokens: Tensor, edit: Change, hops: Sequence[HopSpec] = ()) -> Tensor:
+        """The logits after an edit that reaches them by these hops, or freely if there are none.
+
+        Where a receiver is not set (its hop's mask), it is as if it were no receiver: the base
+        run's where the next hop freezes it, else recomputed.
+        """
+        if not hops:
+            return self.forward(tokens, edit)[0]
+        _, base = self.forward(tokens)
+        given: tuple[str, ...] = ()
+        for hop in hops:
+            frozen = self.freezing(base, hop.through, given)
+            logits, seen = self.forward(
+                tokens, after(frozen, edit), scales=base if hop.ln == "freeze" else None
+            )
+            if hop.receivers == ("logits",):
+                return logits
+            given = hop.receivers
+            edit = setting({name: seen[f"{name}.computed"] for name in given}, hop.mask)
+        return self.forward(tokens, edit)[0]
+
+    def freezing(self, base: Acts, through: str, given: Collection[str]) -> Change:
+        """Keep the base run's values, except heads whose query, key or value is given."""
+        loose = {
+            f"{name.split('.')[0]}.{h}"
+            for name in given
+            if not name.endswith(".mlp")
+            for h in self.heads_of(name.split(".")[1])
+        }
+
+        def freeze(name: str, x: Tensor) -> Tensor:
+            if through == "all":
+                return x
+            if _is_head(name):
+                return x if name in loose else base[name]
+            # a head's own key and value follow its group's, which may be given
+            if name.endswith(".q") or ".kv" in name:
+                return base[name]
+            # the MLP's write follows, and with it the edit of a neuron
+            return base[name] if through == "direct" and "mlp[" in name else x
+
+        return freeze
+
+    def heads_of(self, part: str) -> list[int]:
+        """The heads that "3" or "kv1" names."""
+        if not part.startswith("kv"):
+            return [int(part)]
+        return [h for h in range(self.n_heads) if self.group(h) == int(part[2:])]
+
+    def group(self, head: int) -> int:
+        return head * self.n_groups // self.n_heads
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        x = self.w["embed.weight"][tokens]
+        if self.family in ("gemma2", "gemma3_text"):
+            x = x * math.sqrt(self.config.hidden_size)
+        if "positions.weight" in self.w:
+            offset = 2 if self.family == "opt" else 0
+            x = x + self.w["positions.weight"][torch.arange(tokens.shape[1]) + offset]
+        if "types.weight" in self.w:
+            x = x + self.w["types.weight"][0]
+        return self.normalise(x, "embed_norm") if "embed_norm.weight" in self.w else x
+
+    def unembed(self, x: Tensor) -> Tensor:
+        if "unembed.weight" not in self.w:
+            return x
+        if "transform.weight" in self.w:
+            x = self.normalise(self.activate(self.linear(x, "transform")), "transform_norm")
+        return capped(self.linear(x, "unembed"), getattr(self.config, "final_logit_softcapping", 0))
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        x = x @ self.w[f"{name}.weight"].T
+        return x + self.w[f"{name}.bias"] if f"{name}.bias" in self.w else x
+
+    def centred(self, x: Tensor, name: str) -> Tensor:
+        """LayerNorm takes the mean away, RMSNorm does not (and has no bias)."""
+        return x - x.mean(-1, keepdim=True) if f"{name}.bias" in self.w else x
+
+    def scale(self, x: Tensor, name: str) -> Tensor:
+        """Standard deviation or root mean square, `batch pos 1`."""
+        x = self.centred(x, name)
+        known = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")
+        eps = next((getattr(self.config, n) for n in known if hasattr(self.config, n)), 1e-5)
+        return torch.sqrt((x * x).mean(-1, keepdim=True) + eps)
+
+    def normalise(self, x: Tensor, name: str, scale: Tensor | None = None) -> Tensor:
+        scale = self.scale(x, name) if scale is None else scale
+        weight = self.w[f"{name}.weight"]
+        if self.family in ("gemma2", "gemma3_text"):
+            weight = 1 + weight
+        x = self.centred(x, name) / scale * weight
+        return x + self.w[f"{name}.bias"] if f"{name}.bias" in self.w else x
+
+    def project(self, x: Tensor, layer: int, kind: str, index: int) -> Tensor:
+        """Query of a head, key or value of a group."""
+        at = self.slice(index)
+        name = f"{layer}.{kind}"
+        x = x @ self.w[f"{name}.weight"][at].T
+        return x + self.w[f"{name}.bias"][at] if f"{name}.bias" in self.w else x
+
+    def slice(self, index: int) -> slice:
+        return slice(index * self.d_head, (index + 1) * self.d_head)
+
+    def qk_norm(self, layer: int, kind: str, parts: Sequence[Tensor], index: int) -> Tensor:
+        """One part after QK-norm, which is its own or one of all parts together."""
+        name = f"{layer}.{kind}_norm"
+        if f"{name}.weight" not in self.w:
+            return parts[index]
+        if self.w[f"{name}.weight"].numel() == self.d_head:
+            return self.normalise(parts[index], name)
+        return self.normalise(torch.cat(list(parts), -1), name)[..., self.slice(index)]
+
+    def pattern(self, layer: int, q: Tensor, k: Tensor) -> Tensor:
+        """Probabilities of one head, `batch query key`, from what QK-norm left."""
+        q, k = self.turn(q, layer), self.turn(k, layer)
+        scale = getattr(self.config, "query_pre_attn_scalar", None) or self.d_head
+        scores = q @ k.transpose(-1, -2) / math.sqrt(scale)
+        if self.family == "gemma2":  # Gemma 3 has the setting too, and makes no use of it
+            scores = capped(scores, self.config.attn_logit_softcapping)
+        weight = torch.where(self.visible(layer, q.shape[1]), scores.exp(), 0.0)
+        return weight / weight.sum(-1, keepdim=True)
+
+    def visible(self, layer: int, length: int) -> Tensor:
+        """Which keys a query sees, `query key`."""
+        query, key = torch.arange(length)[:, None], torch.arange(length)
+        if not self.causal:
+            return torch.ones(length, length, dtype=torch.bool)
+        window = self.window(layer) or length
+        return (key <= query) & (query - key < window)
+
+    def window(self, layer: int) -> int | None:
+        if self.layer_type(layer) == "full_attention":
+            return None
+        return getattr(self.config, "sliding_window", None)
+
+    def layer_type(self, layer: int) -> str | None:
+        types = getattr(self.config, "layer_types", None)
+        return types[layer] if types else None
+
+    def turn(self, x: Tensor, layer: int) -> Tensor:
+        """Rotary positions by complex numbers, of the first entries of a head or of all."""
+        found = self.angles(layer, x.shape[1])
+        if found is None:
+            return x
+        n = 2 * found.shape[-1]
+        turning, rest = x[..., :n], x[..., n:]
+        if self.family == "gptj":  # neighbours are a pair
+            pair = torch.complex(turning[..., 0::2], turning[..., 1::2]) * found
+            return torch.cat([torch.view_as_real(pair).flatten(-2), rest], -1)
+        pair = torch.complex(turning[..., : n // 2], turning[..., n // 2 :]) * found
+        return torch.cat([pair.real, pair.imag, rest], -1)
+
+    def angles(self, layer: int, length: int) -> Tensor | None:
+        """Unit complex numbers, `pos pair`."""
+        if self.family == "gptj":
+            sin, cos = self.sinusoids[:length].chunk(2, -1)
+            return torch.complex(cos, sin)
+        if self.rotary is None:
+            return None
+        kind = [self.layer_type(layer)] if self.family == "gemma3_text" else []
+        here = torch.arange(length)[None]
+        cos, sin = (a[0].double() for a in self.rotary(torch.zeros(1).double(), here, *kind))
+        half = cos.shape[-1] // 2
+        return torch.complex(cos[:, :half], sin[:, :half])
+
+    def neurons(self, layer: int, x: Tensor) -> Tensor:
+        """What enters the down projection, from what the MLP reads."""
+        if f"{layer}.gate.weight" not in self.w:
+            return self.activate(self.linear(x, f"{layer}.up"))
+        return self.activate(self.linear(x, f"{layer}.gate")) * self.linear(x, f"{layer}.up")
+
+    def activate(self, x: Tensor) -> Tensor:
+        names = ("hidden_activation", "activation_function", "hidden_act")
+        name = next(getattr(self.config, n) for n in names if getattr(self.config, n, None))
+        return ACTIVATIONS[name](x)
+
+
+class _Run:
+    """One pass: what was written, and what each reader sees of it."""
+
+    def __init__(
+        self, model: Oracle, change: Change, edges: Edges, scales: Mapping[str, Tensor]
+    ) -> None:
+        self.model, self.change, self.edges, self.scales = model, change, edges, scales
+        self.acts: Acts = {}
+        self.plain: Acts = {}
+
+    def site(self, name: str, x: Tensor) -> Tensor:
+        self.plain[name] = x
+        self.acts[name] = self.change(name, x)
+        return self.acts[name]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.site("embed", self.model.embed(tokens))
+        for layer in range(self.model.layers):
+            x = self.site(f"{layer}.resid_pre", x)
+            attn = self.attention(layer, x)
+            if not self.model.parallel:
+                x = self.site(f"{layer}.resid_mid", self.add(x, attn, f"{layer}.ln1"))
+            mlp = self.mlp(layer, x)
+            x = x + attn + mlp if self.model.parallel else self.add(x, mlp, f"{layer}.ln2")
+            x = self.site(f"{layer}.resid_post", x)
+        x = self.seen("logits", self.norm(x, "final"), "final")
+        return self.site("logits", self.model.unembed(x))
+
+    def attention(self, layer: int, x: Tensor) -> Tensor:
+        model = self.model
+        read = self.read(x, f"{layer}.ln1")
+
+        def compute(reader: str, kind: str, index: int) -> Tensor:
+            found = self.seen(reader, read, f"{layer}.ln1")
+            self.acts[f"{reader}.computed"] = model.project(found, layer, kind, index)
+            return self.acts[f"{reader}.computed"]
+
+        def of_group(kind: str, g: int) -> Tensor:
+            name = f"{layer}.kv{g}.{kind}"
+            return self.site(name, compute(name, kind, g))
+
+        def of_head(kind: str, h: int, groups: list[Tensor]) -> Tensor:
+            name, g = f"{layer}.{h}.{kind}", model.group(h)
+            if name in self.edges:  # its own stream wins over its group's
+                return self.site(name, compute(name, kind, g))
+            self.acts[f"{name}.computed"] = self.acts[f"{layer}.kv{g}.{kind}.computed"]
+            return self.site(name, groups[g])
+
+        heads = range(model.n_heads)
+        keys = [of_group("k", g) for g in range(model.n_groups)]
+        values = [of_group("v", g) for g in range(model.n_groups)]
+        names = [f"{layer}.{h}" for h in heads]
+        queries = [self.site(f"{n}.q", compute(f"{n}.q", "q", h)) for h, n in enumerate(names)]
+        zs = []
+        for h, name in enumerate(names):
+            g = model.group(h)
+            group_keys = [*keys[:g], of_head("k", h, keys), *keys[g + 1 :]]
+            q = model.qk_norm(layer, "q", queries, h)
+            k = model.qk_norm(layer, "k", group_keys, g)
+            pattern = self.site(f"{name}.pattern", model.pattern(layer, q, k))
+            zs.append(self.site(name, pattern @ of_head("v", h, values)))
+        return self.site(f"{layer}.attn", self.attention_write(layer, zs))
+
+    def mlp(self, layer: int, x: Tensor) -> Tensor:
+        # attention and MLP of some parallel blocks share one norm
+        shared = f"{layer}.ln2.weight" not in self.model.w and self.model.parallel
+        slot = f"{layer}.ln1" if shared else f"{layer}.ln2"
+        found = self.seen(f"{layer}.mlp", self.read(x, slot), slot)
+        fresh = self.model.neurons(layer, found)
+        acts = [self.site(f"{layer}.mlp[{i}]", a) for i, a in enumerate(fresh.unbind(-1))]
+        out = self.site(f"{layer}.mlp", self.mlp_write(layer, acts))
+        self.acts[f"{layer}.mlp.computed"] = self.mlp_write(layer, fresh.unbind(-1))
+        return out
+
+    def attention_write(self, layer: int, zs: Sequence[Tensor]) -> Tensor:
+        weight = self.model.w[f"{layer}.o.weight"]
+        x = self.model.w.get(f"{layer}.o.bias", weight.new_zeros(weight.shape[0]))
+        for h, z in enumerate(zs):
+            x = x + z @ weight[:, self.model.slice(h)].T
+        return self.norm(x, f"{layer}.post1")
+
+    def mlp_write(self, layer: int, neurons: Sequence[Tensor]) -> Tensor:
+        x = self.model.linear(torch.stack(list(neurons), -1), f"{layer}.down")
+        return self.norm(x, f"{layer}.post2")
+
+    def norm(self, x: Tensor, slot: str) -> Tensor:
+        """A norm of the residual stream or of a write, where the model has it."""
+        if f"{slot}.weight" not in self.model.w:
+            return x
+        name = f"{slot}.scale"
+        scale = self.scales[name] if self.scales else self.model.scale(x, slot)
+        # the run's own stream comes first; the streams of single readers are not recorded
+        self.acts.setdefault(name, scale)
+        return self.model.normalise(x, slot, scale)
+
+    def read(self, x: Tensor, slot: str) -> Tensor:
+        return x if self.model.norm_after_sum else self.norm(x, slot)
+
+    def add(self, x: Tensor, write: Tensor, slot: str) -> Tensor:
+        x = x + write
+        return self.norm(x, slot) if self.model.norm_after_sum else x
+
+    def seen(self, reader: str, read: Tensor, slot: str) -> Tensor:
+        """What the reader computes from: `read`, or that of a stream of its own."""
+        if not self.edges.get(reader):
+            return read
+        own = self.stream(reader)
+        return self.norm(own, slot) if slot == "final" else self.read(own, slot)
+
+    def stream(self, reader: str) -> Tensor:
+        """The residual stream as one reader sees it, from the embedding on, write by write."""
+        new, used = self.edges[reader], set()
+        last = self.model.layers if reader == "logits" else int(reader.split(".")[0])
+
+        def see(name: str, x: Tensor) -> Tensor:
+            if name not in new:
+                return x
+            used.add(name)
+            return new[name](x)
+
+        def moved(name: str, x: Tensor) -> Tensor:
+            """Made anew, with what the run's own change of this sum added to it."""
+            return x + (self.acts[name] - self.plain[name])
+
+        x = see("embed", self.acts["embed"])
+        for layer in range(last + 1):
+            if layer == self.model.layers:
+                break
+            x = moved(f"{layer}.resid_pre", x)
+            if layer == last and (self.model.parallel or not reader.endswith(".mlp")):
+                break
+            names = [f"{layer}.{h}" for h in range(self.model.n_heads)]
+            attn = self.attention_write(layer, [see(n, self.acts[n]) for n in names])
+            attn = see(f"{layer}.attn", moved(f"{layer}.attn", attn))
+            if not self.model.parallel:
+                x = moved(f"{layer}.resid_mid", self.add(x, attn, f"{layer}.ln1"))
+            if layer == last:
+                break
+            d_mlp = self.model.w[f"{layer}.down.weight"].shape[1]
+            names = [f"{layer}.mlp[{i}]" for i in range(d_mlp)]
+            mlp = self.mlp_write(layer, [see(n, self.acts[n]) for n in names])
+            mlp = see(f"{layer}.mlp", moved(f"{layer}.mlp", mlp))
+            x = x + attn + mlp if self.model.parallel else self.add(x, mlp, f"{layer}.ln2")
+            x = moved(f"{layer}.resid_post", x)
+        assert used == set(new), f"{set(new) - used} do not write into what {reader} reads"
+        return x
+
+
+def weights(hf_model: nn.Module, n_heads: int) -> Acts:
+    """The state dict in float64 by names of parts, "embed.weight" or "0.q.bias"; out before in."""
+    family, prefix = hf_model.config.model_type, f"{hf_model.base_model_prefix}."
+    state = {k.removeprefix(prefix): v.detach().double() for k, v in hf_model.state_dict().items()}
+    found: Acts = {}
+    for part, name in places(NAMES[family], hf_model.config.num_hidden_layers):
+        for kind in ("weight", "bias"):
+            if f"{name}.{kind}" in state:
+                found[f"{part}.{kind}"] = state[f"{name}.{kind}"]
+    if family == "gpt2":  # its Conv1D holds in before out
+        turned = (".qkv.weight", ".o.weight", ".up.weight", ".down.weight")
+        found = {k: v.T if k.endswith(turned) else v for k, v in found.items()}
+    for name in [name for name in found if ".qkv." in name]:
+        packed = found.pop(name)
+        if family == "gpt_neox":  # head by head its query, key and value
+            parts = packed.unflatten(0, (n_heads, 3, -1)).unbind(1)
+            parts = [part.flatten(0, 1) for part in parts]
+        else:
+            parts = packed.chunk(3)
+        found |= {name.replace("qkv", kind): part for kind, part in zip("qkv", parts, strict=True)}
+    return found
+
+
+def places(names: Mapping[str, str], layers: int) -> Iterator[tuple[str, str]]:
+    """Part and its name in the state dict, in every layer."""
+    for part, name in names.items():
+        for n in range(layers if part.startswith("L.") else 1):
+            yield part.replace("L.", f"{n}.", 1), name.replace("L.", f"{n}.", 1)
+
+
+def capped(x: Tensor, cap: float | None) -> Tensor:
+    return cap * torch.tanh(x / cap) if cap else x
+
+
+def after(first: Change, second: Change) -> Change:
+    return lambda name, x: second(name, first(name, x))
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": lambda x: 0.5 * x * (1 + torch.erf(x / math.sqrt(2))),
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "relu": lambda x: x.clamp(min=0),
+    "silu": lambda x: x / (1 + torch.exp(-x)),
+}
+
+
+def _is_head(name: str) -> bool:
+    """Is this a head's z, "3.1"?"""
+    return all(part.isdigit() for part in name.split("."))

@@ -20,6 +20,9 @@ LLAMA = {
     "max_position_embeddings": 16,
     "pad_token_id": 0,
 }
+CAPPED = {"sliding_window": 3, "query_pre_attn_scalar": 7}
+CAPPED |= {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
+ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
 PLAIN = {k: v for k, v in LLAMA.items() if k not in ("num_key_value_heads", "head_dim")}
 PLAIN |= {"hidden_size": 24}
 GPTJ = {"n_embd": 24, "n_head": 6, "n_layer": 3, "vocab_size": VOCAB, "n_positions": 16}
@@ -44,10 +47,15 @@ FAMILIES: dict[str, Callable[[], hf.PreTrainedModel]] = {
     ),
     "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA)),
     "mistral": lambda: hf.MistralForCausalLM(hf.MistralConfig(**LLAMA)),
+    "mistral-window": lambda: hf.MistralForCausalLM(hf.MistralConfig(**LLAMA, sliding_window=3)),
     "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**LLAMA)),
     "qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**LLAMA)),
     "gemma2": lambda: hf.Gemma2ForCausalLM(hf.Gemma2Config(**LLAMA)),
+    "gemma2-window": lambda: hf.Gemma2ForCausalLM(hf.Gemma2Config(**LLAMA, **CAPPED)),
     "gemma3": lambda: hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**LLAMA)),
+    "gemma3-window": lambda: hf.Gemma3ForCausalLM(
+        hf.Gemma3TextConfig(**LLAMA, sliding_window=3, layer_types=ALTERNATING)
+    ),
     "olmo2": lambda: hf.Olmo2ForCausalLM(hf.Olmo2Config(**LLAMA)),
     "neox": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**PLAIN)),
     "neox-sequential": lambda: hf.GPTNeoXForCausalLM(

@@ -1,6 +1,6 @@
 """Trace: the activations of one run of some rows of equal length."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,43 +57,107 @@ class Trace:
         return whole[:, :, index]
 
 
+See = Callable[[str, int, Tensor], None]
+"""Is shown each activation, by shelf and layer, as it is computed; it must not change it."""
+
+
 def trace(w: Weights, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] = KEPT) -> Trace:
     """Run the model plainly and keep the activations of the given kinds."""
-    kept: dict[Kind, list[Tensor]] = {kind: [] for kind in KEPT}
+    kept: dict[str, list[Tensor]] = {kind: [] for kind in keep}
+
+    def see(kind: str, layer: int, activation: Tensor) -> None:
+        if kind in kept:
+            kept[kind].append(activation)
+
+    final = walk(w, tokens, see, wanted=keep)
+    return Trace(w.facts, {kind: tuple(values) for kind, values in kept.items()}, final)
+
+
+def walk(
+    w: Weights,
+    tokens: Int[Tensor, "batch pos"],
+    see: See,
+    *,
+    wanted: Sequence[str],
+    layers: int | None = None,
+) -> Float[Tensor, "batch pos d_model"]:
+    """Run the model plainly, showing every activation; returns the residual stream at the end.
+
+    Args:
+        wanted: patterns and neurons are made whole for `see` only if they are among these.
+        layers: how many to run; all by default.
+    """
     resid = forward.embed(w, tokens)
-    d_head = w.facts.d_head
-    turn = forward.rotation(w, tokens.shape[1])
-    for block in w.blocks:
+    turn = forward.rotations(w, tokens.shape[1])
+    for layer, block in enumerate(w.blocks[:layers]):
         p = block.attention
-        x = forward.norm(resid, p.norm)
-        q, k, v = (forward.project(x, part, d_head) for part in (p.q, p.k, p.v))
-        z = forward.mix(_pattern(block.attention, q, k, turn), v[None], v[:, :0])[0]
-        attn_out = p.o(z.flatten(-2))
-        resid_mid = resid + attn_out
-        mlp_out = forward.mlp(resid_mid, block.mlp)
-        for kind, value in zip(
-            KEPT, (resid, q, k, v, z, attn_out, resid_mid, mlp_out), strict=True
-        ):
-            if kind in keep:
-                kept[kind].append(value)
-        resid = resid_mid + mlp_out
-    return Trace(w.facts, {kind: tuple(values) for kind, values in kept.items()}, resid)
+        see("resid_pre", layer, resid)
+        x = forward.norm(resid, p.ends.read)
+        q, k, v = (forward.project(x, part, w.facts.d_head) for part in (p.q, p.k, p.v))
+        for kind, activation in (("q", q), ("k", k), ("v", v)):
+            see(kind, layer, activation)
+        z, probabilities = _attend(w, p, q, k, v, turn, whole="pattern" in wanted)
+        if probabilities is not None:
+            see("pattern", layer, probabilities)
+        see("z", layer, z)
+        attn_out = forward.attention_write(z, p)
+        see("attn_out", layer, attn_out)
+        resid_mid = forward.add(resid, attn_out, p.ends)
+        see("resid_mid", layer, resid_mid)
+        x = resid if w.facts.parallel else resid_mid
+        if "mlp_act" in wanted:
+            see("mlp_act", layer, forward.hidden(x, block.mlp))
+        mlp_out = forward.mlp(x, block.mlp)
+        see("mlp_out", layer, mlp_out)
+        resid = forward.add(resid_mid, mlp_out, block.mlp.ends)
+        see("resid_post", layer, resid)
+    return resid
+
+
+SCORES_AT_ONCE = 1 << 22
+"""Attention scores that are held at a time: more rows make it no faster, only larger."""
+
+
+def _attend(
+    w: Weights,
+    p: Attention,
+    q: Float[Tensor, "batch pos head d_head"],
+    k: Float[Tensor, "batch pos group d_head"],
+    v: Float[Tensor, "batch pos group d_head"],
+    turn: forward.Rotations,
+    *,
+    whole: bool,
+) -> tuple[
+    Float[Tensor, "batch pos head d_head"], Float[Tensor, "batch query head key"] | None
+]:
+    """z, and the pattern if it is asked for, a few rows at a time."""
+    rows = max(1, SCORES_AT_ONCE // (q.shape[1] * q.shape[1] * q.shape[2]))
+    zs, patterns = [], []
+    for i in range(0, len(q), rows):
+        part, values = _pattern(w, p, q[i : i + rows], k[i : i + rows], turn), v[i : i + rows]
+        zs.append(forward.mix(part, forward.Keys(values[:, :0], values[None]))[0])
+        if whole:
+            patterns.append(part[0].flatten(1, 2).transpose(1, 2))
+    z = zs[0] if len(zs) == 1 else torch.cat(zs)
+    return z, torch.cat(patterns) if whole else None
 
 
 def pattern(w: Weights, run: Trace, layer: int) -> Float[Tensor, "batch head query key"]:
     """Attention probabilities of every head of a layer, from a trace's queries and keys."""
     q, k = run.kept["q"][layer], run.kept["k"][layer]
-    turn = forward.rotation(w, q.shape[1])
-    return _pattern(w.blocks[layer].attention, q, k, turn)[0].flatten(1, 2)
+    turn = forward.rotations(w, q.shape[1])
+    return _pattern(w, w.blocks[layer].attention, q, k, turn)[0].flatten(1, 2)
 
 
 def _pattern(
+    w: Weights,
     p: Attention,
     q: Float[Tensor, "batch pos head d_head"],
     k: Float[Tensor, "batch pos group d_head"],
-    turn: forward.Rotation | None,
+    turn: forward.Rotations,
 ) -> Float[Tensor, "1 batch group in_group query key"]:
     batch, pos = q.shape[:2]
     place = torch.arange(pos, device=q.device).expand(batch, -1)
-    rotated = (forward.rotate(t, turn, place)[None] for t in (q, k))
-    return forward.pattern(*rotated, k[:, :0], forward.causal(place, pos), p.scale)
+    q, k = forward.head_norm(q, p.q_norm)[None], forward.head_norm(k, p.k_norm)
+    keys = forward.Keys(k[:, :0], k[None])
+    return forward.pattern(p, q, keys, turn.get(p.rotary), place, causal=w.facts.causal)

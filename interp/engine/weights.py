@@ -1,9 +1,14 @@
-"""The weights of a model as frozen dataclasses of tensors that share the bridge's storage."""
+"""The weights of a model as frozen dataclasses of tensors that share the bridge's storage.
+
+One set of options covers every family: where the norms stand, how positions enter, what caps and
+windows the scores. `weights_of` reads them from the bridge's parts, which have the same names on
+every architecture, and from the Hugging Face config.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -13,10 +18,35 @@ from interp.core.errors import Unsupported
 from interp.core.facts import Facts
 from interp.models.model import Model
 
-FAMILIES = ("GPT2LMHeadModel", "LlamaForCausalLM")
+FAMILIES = (
+    "GPT2LMHeadModel",
+    "GPTNeoXForCausalLM",
+    "GPTJForCausalLM",
+    "OPTForCausalLM",
+    "PhiForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "Olmo2ForCausalLM",
+    "BertForMaskedLM",
+    "BertModel",
+)
 """Architectures whose forward pass replay reproduces; each is verified against the bridge."""
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+UNKNOWN = (
+    "scale_attn_by_inverse_layer_idx",
+    "reorder_and_upcast_attn",
+    "qk_layernorm",
+    "use_bidirectional_attention",
+    "_remove_final_layer_norm",
+)
+"""Options of these families' configs that replay does not have; refused when they are set."""
+
+Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, Activation] = {
     "gelu": F.gelu,
     "gelu_new": partial(F.gelu, approximate="tanh"),
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
@@ -39,59 +69,116 @@ class Linear:
         """The part that writes output features start to stop: a view."""
         return Linear(self.weight[start:stop], None if self.bias is None else self.bias[start:stop])
 
+    def pick(self, features: Tensor) -> "Linear":
+        """The part that writes these output features: a copy."""
+        bias = None if self.bias is None else self.bias.index_select(0, features)
+        return Linear(self.weight.index_select(0, features), bias)
+
 
 @dataclass(frozen=True)
 class Norm:
-    """LayerNorm, or RMSNorm without mean and bias."""
+    """LayerNorm, or RMSNorm without mean and bias; Gemma's weight is an offset from 1."""
 
     kind: Literal["layer", "rms"]
-    weight: Float[Tensor, " d_model"]
-    bias: Float[Tensor, " d_model"] | None
+    weight: Float[Tensor, " d"]
+    bias: Float[Tensor, " d"] | None
     eps: float
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The norms around a part: on what it reads, on what it writes, and on the sum with that.
+
+    Pre-norm models have the first, Gemma's sandwich the first and second, OLMo 2 the second, BERT
+    the third.
+    """
+
+    read: Norm | None
+    write: Norm | None = None
+    sum: Norm | None = None
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Projections of one attention layer; `q k v` write heads (or groups) x d_head features."""
+    """Projections of one attention layer; `q k v` write heads (or groups) x d_head features.
 
-    norm: Norm
+    Attributes:
+        q_norm, k_norm: of each head, or of all of them together where the weight is that wide.
+        window: keys further back than this are not seen.
+        cap: scores pass through cap * tanh(score / cap).
+        rotary: which of the model's rotations turns queries and keys.
+    """
+
+    ends: Ends
     q: Linear
     k: Linear
     v: Linear
     o: Linear
     scale: float
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+    window: int | None = None
+    cap: float | None = None
+    rotary: str = ""
 
 
 @dataclass(frozen=True)
 class MLP:
     """Two-matrix MLP, or gated when `gate` is there."""
 
-    norm: Norm
+    ends: Ends
     gate: Linear | None
     up: Linear
     down: Linear
-    activation: Callable[[Tensor], Tensor]
+    activation: Activation
 
 
 @dataclass(frozen=True)
 class Block:
-    """One pre-norm, sequential layer."""
+    """One layer."""
 
     attention: Attention
     mlp: MLP
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """Tokens times a scale, plus positions, plus a constant, normed."""
+
+    tokens: Float[Tensor, "d_vocab d_model"]
+    scale: float | None = None
+    positions: Float[Tensor, "n_ctx d_model"] | None = None
+    constant: Float[Tensor, " d_model"] | None = None
+    norm: Norm | None = None
+
+
+@dataclass(frozen=True)
+class Unembedding:
+    """Final norm, the transform of a masked language model's head, unembedding, cap."""
+
+    norm: Norm | None
+    linear: Linear
+    transform: Linear | None = None
+    activation: Activation | None = None
+    transform_norm: Norm | None = None
+    cap: float | None = None
+
+
+Angles = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From a tensor that gives dtype and device, and positions `1 pos`, to cos and sin `1 pos d`."""
+
+
+@dataclass(frozen=True)
 class Weights:
-    """A whole causal transformer."""
+    """A whole transformer. `interleaved`: rotary pairs are (i, i + 1), else (i, i + d/2)."""
 
     facts: Facts
-    embed: Float[Tensor, "d_vocab d_model"]
-    embed_positions: Float[Tensor, "n_ctx d_model"] | None
-    rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None
+    embed: Embedding
+    rotary: dict[str, Angles]
+    interleaved: bool
     blocks: tuple[Block, ...]
-    norm: Norm
-    unembed: Linear
+    unembed: Unembedding | None
 
 
 def weights_of(model: Model) -> Weights:
@@ -107,58 +194,136 @@ def weights_of(model: Model) -> Weights:
             f"{facts.architecture}; use engine='hooks' (slower, any architecture)."
         )
     config = bridge.original_model.config
-    unknown = [
-        option
-        for option in ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn")
-        if getattr(config, option, False)
-    ]
-    activation = bridge.cfg.act_fn
-    if unknown or activation not in ACTIVATIONS:
-        raise Unsupported(
-            f"the replay engine has no {', '.join(unknown) or f'activation {activation!r}'}; use "
-            "engine='hooks'."
-        )
-
-    def norm(component: nn.Module) -> Norm:
-        kind = cast(Literal["layer", "rms"], facts.norm)
-        return Norm(kind, component.weight, getattr(component, "bias", None), bridge.cfg.eps)
-
-    blocks = tuple(
-        Block(
-            Attention(
-                norm=norm(block.ln1),
-                q=_linear(block.attn.q),
-                k=_linear(block.attn.k),
-                v=_linear(block.attn.v),
-                o=_linear(block.attn.o),
-                scale=facts.d_head**-0.5,
-            ),
-            MLP(
-                norm=norm(block.ln2),
-                gate=_linear(block.mlp.gate) if bridge.cfg.gated_mlp else None,
-                up=_linear(getattr(block.mlp, "in")),
-                down=_linear(block.mlp.out),
-                activation=ACTIVATIONS[activation],
-            ),
-        )
-        for block in bridge.blocks
-    )
+    unknown = [option for option in UNKNOWN if getattr(config, option, False)]
+    if getattr(config, "word_embed_proj_dim", facts.d_model) != facts.d_model:
+        unknown.append("word_embed_proj_dim")
+    if bridge.cfg.act_fn not in ACTIVATIONS:
+        unknown.append(f"activation {bridge.cfg.act_fn!r}")
+    if unknown:
+        raise Unsupported(f"the replay engine has no {', '.join(unknown)}; use engine='hooks'.")
     return Weights(
         facts=facts,
-        embed=bridge.embed.weight,
-        embed_positions=bridge.pos_embed.weight if facts.positions == "learned" else None,
-        rotary=bridge.rotary_emb.original_component if facts.positions == "rotary" else None,
-        blocks=blocks,
-        norm=norm(bridge.ln_final),
-        unembed=_linear(bridge.unembed),
+        embed=_embedding(model),
+        rotary=_rotary(model),
+        interleaved=facts.architecture == "GPTJForCausalLM",
+        blocks=tuple(_block(model, layer) for layer in range(facts.n_layers)),
+        unembed=_unembedding(model) if facts.language_model else None,
     )
+
+
+def _block(model: Model, layer: int) -> Block:
+    facts, bridge = model.facts, model.bridge
+    config, block = bridge.original_model.config, bridge.blocks[layer]
+
+    def norm(owner: nn.Module, name: str) -> Norm | None:
+        return _norm(model, getattr(owner, name)) if hasattr(owner, name) else None
+
+    def ends(name: str, otherwise: str) -> Ends:
+        if facts.block == "post":
+            return Ends(None, sum=norm(block, name))
+        own = name if hasattr(block, name) or facts.block == "sandwich" else otherwise
+        return Ends(norm(block, own), write=norm(block, f"{name}_post"))
+
+    kind = (getattr(config, "layer_types", None) or ["full_attention"] * facts.n_layers)[layer]
+    local = kind == "sliding_attention" or facts.architecture == "MistralForCausalLM"
+    return Block(
+        Attention(
+            ends=ends("ln1", "ln1"),
+            q=_linear(block.attn.q),
+            k=_linear(block.attn.k),
+            v=_linear(block.attn.v),
+            o=_linear(block.attn.o),
+            scale=(getattr(config, "query_pre_attn_scalar", None) or facts.d_head) ** -0.5,
+            q_norm=norm(block.attn, "q_norm"),
+            k_norm=norm(block.attn, "k_norm"),
+            window=config.sliding_window if local else None,
+            cap=getattr(config, "attn_logit_softcapping", None),
+            rotary=kind if facts.architecture == "Gemma3ForCausalLM" else "",
+        ),
+        MLP(
+            ends=ends("ln2", "ln1"),  # parallel blocks may share one norm
+            gate=_linear(block.mlp.gate) if bridge.cfg.gated_mlp else None,
+            up=_linear(getattr(block.mlp, "in")),
+            down=_linear(block.mlp.out),
+            activation=ACTIVATIONS[bridge.cfg.act_fn],
+        ),
+    )
+
+
+def _embedding(model: Model) -> Embedding:
+    bridge, facts = model.bridge, model.facts
+    table = _inner(bridge.embed)
+    # rounded to the model's precision, as the model rounds it
+    scale = float(table.embed_scale.to(table.weight.dtype)) if hasattr(table, "embed_scale") else None
+    if facts.positions != "learned":
+        return Embedding(table.weight, scale)
+    start = 2 if facts.architecture == "OPTForCausalLM" else 0
+    positions = _inner(bridge.pos_embed).weight[start:]
+    if facts.block != "post":
+        return Embedding(table.weight, scale, positions)
+    return Embedding(
+        table.weight,
+        scale,
+        positions,
+        constant=_inner(bridge.token_type_embed).weight[0],  # every token is of the first segment
+        norm=_norm(model, bridge.embed_ln),
+    )
+
+
+def _unembedding(model: Model) -> Unembedding:
+    bridge, config = model.bridge, model.bridge.original_model.config
+    linear = _linear(bridge.unembed)
+    if model.facts.block != "post":
+        cap = getattr(config, "final_logit_softcapping", None)
+        return Unembedding(_norm(model, bridge.ln_final), linear, cap=cap)
+    return Unembedding(
+        None,
+        linear,
+        transform=_linear(_inner(bridge.mlm_head)),
+        activation=ACTIVATIONS[config.hidden_act],
+        transform_norm=_norm(model, bridge.ln_final),
+    )
+
+
+def _rotary(model: Model) -> dict[str, Angles]:
+    """The model's own modules make the angles: their rounding is part of what it computes."""
+    facts, bridge = model.facts, model.bridge
+    if facts.architecture == "GPTJForCausalLM":
+        return {"": partial(_gptj_angles, _inner(bridge.blocks[0].attn))}
+    if facts.positions != "rotary":
+        return {}
+    module = _inner(bridge.rotary_emb)
+    if facts.architecture == "Gemma3ForCausalLM":
+        kinds = set(bridge.original_model.config.layer_types)
+        return {kind: partial(module, layer_type=kind) for kind in sorted(kinds)}
+    return {"": module}
+
+
+def _gptj_angles(attention: nn.Module, like: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    table = cast(Tensor, attention.embed_positions).to(like.device).index_select(0, place[0])
+    sin, cos = table.to(like.dtype).repeat_interleave(2, -1).chunk(2, -1)
+    return cos[None], sin[None]
+
+
+def _norm(model: Model, component: nn.Module) -> Norm:
+    inner = _inner(component)
+    kind = "layer" if isinstance(inner, nn.LayerNorm) else "rms"
+    eps = getattr(inner, "eps", None) or getattr(inner, "variance_epsilon", None)
+    gemma = model.facts.architecture.startswith("Gemma")
+    assert isinstance(eps, float)
+    return Norm(kind, inner.weight, getattr(inner, "bias", None), eps, offset=float(gemma))
+
+
+def _inner(component: Any) -> Any:
+    """The Hugging Face module under the bridge's components."""
+    while getattr(component, "original_component", None) is not None:
+        component = component.original_component
+    return component
 
 
 def _linear(component: nn.Module) -> Linear:
     """A view as out x in; GPT-2's Conv1D keeps its weight the other way round."""
-    inner = component
-    while hasattr(inner, "original_component"):
-        inner = inner.original_component
+    inner = _inner(component)
     weight = cast(Tensor, inner.weight)
     flipped = type(inner).__name__ == "Conv1D"
     return Linear(weight.T if flipped else weight, cast(Tensor | None, inner.bias))
