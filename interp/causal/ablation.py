@@ -9,7 +9,7 @@ from interp.core.metrics import Metric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.engine.engines import EngineName
-from interp.engine.interventions import Cell, Intervention, Mean, Reference, Resample, Value, Zero
+from interp.engine.interventions import Mean, Reference, Resample, Value, Zero
 from interp.engine.run import Side, Sweep, run
 from interp.models.model import Model
 
@@ -24,21 +24,26 @@ def ablate(
     method: Literal["zero", "mean", "resample"] = "mean",
     positions: Positions = "all",
     reference: Side | Pairs = "corrupt",
+    normalise: bool = True,
     metric: str | Metric = "logit_diff",
     engine: EngineName = "auto",
     memory: int | None = None,
     checkpoint: Path | None = None,
 ) -> Results:
-    """Replace each site's activation on the clean run, one site at a time.
+    """Replace each site's activation on the clean run, one site, edge or named set at a time.
 
     Args:
-        sites: `"heads"`, `"mlps"`, `"attn"`, a site, or a list; heads are ablated at z.
+        sites: `"heads"`, `"mlps"`, `"attn"`, `"neurons"`, a site, an edge ("20.1 -> 23.3.q",
+            `"edges"` for all), or a list: one ablation each; heads are ablated at z. A mapping from
+            names to such selections ablates each selection together: a circuit, its `complement`.
         method: `"zero"`; `"mean"`: the mean over the reference prompts of the row's own cluster
             and length, position by position (Wang et al. 2022, sec. 2.1: the mean over p_ABC within
             the template); `"resample"`: the corrupt prompt of the same row.
         positions: `"all"`, a named position, a list of them (one ablation each), or `"each"`.
         reference: whose mean: a side of these pairs, or the corrupt side of others, which should
             be many (a warning under 30 prompts a group). Unused by the other methods.
+        normalise: refuse attention patterns whose rows do not sum to 1; False allows them and says
+            so in the provenance.
         memory: bytes to hold beside the weights.
         checkpoint: a folder where finished batches are kept, so that a killed run goes on.
 
@@ -63,8 +68,8 @@ def ablate(
     else:
         value = {"zero": Zero(), "resample": Resample("corrupt")}[method]
     cells = [
-        Cell(site, str(place), (Intervention(site, value, place),))
-        for site, place in targets(model, pairs, sites, positions)
+        target.cell(value, normalise=normalise)
+        for target in targets(model, pairs, sites, positions)
     ]
     return run(
         Sweep(

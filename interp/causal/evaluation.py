@@ -10,9 +10,10 @@ from interp.core.errors import MetricError
 from interp.core.metrics import METRICS, Answers, Metric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
-from interp.engine.engines import EngineName, Score, accept, choose
-from interp.engine.plan import blocks
+from interp.engine.engines import EngineName, accept, choose
+from interp.engine.plan import blocks, reading
 from interp.engine.provenance import provenance
+from interp.engine.score import Score
 from interp.models.model import Model
 
 ROWS = 64
@@ -42,8 +43,9 @@ def evaluate(
     metrics = [resolve_metric(m) for m in given]
     if not metrics:
         raise MetricError(f"no metric was given; known: {', '.join(METRICS)}")
-    served = choose(model, engine)
-    accept(model, pairs)
+    served = choose(model, engine, prefix=pairs.decoder)
+    for m in metrics:
+        accept(model, pairs, m)
     values = {(m.name, side): np.full(len(pairs), np.nan) for m in metrics for side in SIDES}
     for rows in blocks(pairs.lengths, ROWS):
         length = int(pairs.lengths[rows[0]])
@@ -53,9 +55,11 @@ def evaluate(
             for side in SIDES
         }
         for m in metrics:
-            read = pairs.at(m.position)[rows].to(model.device)
-            clean = served.logits(runs["clean"], read) if m.needs_reference else None
-            score = Score(m, Answers(correct, wrong, clean), read)
+            read = reading(model.facts, pairs, m, rows).to(model.device)
+            score = Score(m, Answers(correct, wrong), read)
+            if m.needs_reference:
+                clean = served.found(runs["clean"], score)
+                score = Score(m, Answers(correct, wrong, clean), read)
             for side, run in runs.items():
                 values[m.name, side][rows] = served.plain(run, score).double().cpu().numpy()
     parts = [

@@ -9,7 +9,7 @@ from interp.core.metrics import Metric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.engine.engines import EngineName
-from interp.engine.interventions import Cell, Intervention, Resample
+from interp.engine.interventions import Resample
 from interp.engine.run import Side, Sweep, run
 from interp.models.model import Model
 
@@ -45,11 +45,12 @@ def patch(
     memory: int | None = None,
     checkpoint: Path | None = None,
 ) -> Results:
-    """Give each site the value it has in the other run, one site at a time.
+    """Give each site the value it has in the other run, one site, edge or named set at a time.
 
     Args:
         sites: `"heads"`, `"mlps"`, `"attn"`, `"layers"`, `"resid_pre"`, `"resid_mid"`,
-            `"resid_post"`, any site, or a list.
+            `"resid_post"`, any site, an edge ("20.1 -> 23.3.q"; `"edges"` for all), or a list: one
+            patch each. A mapping from names to such selections patches each selection together.
         positions: `"all"`, a named position, a list of them (one patch each), or `"each"`.
         direction: `"denoise"` puts clean values into the corrupt run (what is enough to restore
             the behaviour), `"noise"` corrupt values into the clean run (what it needs).
@@ -64,10 +65,7 @@ def patch(
         SiteError, PositionError, MetricError, Unsupported: as their names say, before any run.
     """
     base, other = sides(direction)
-    cells = [
-        Cell(site, str(place), (Intervention(site, Resample(other), place),))
-        for site, place in targets(model, pairs, sites, positions)
-    ]
+    cells = [target.cell(Resample(other)) for target in targets(model, pairs, sites, positions)]
     return run(
         Sweep(
             model=model,

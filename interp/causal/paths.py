@@ -5,15 +5,19 @@ from pathlib import Path
 
 from interp.causal.patching import Direction, sides
 from interp.causal.targets import Positions, Sites, each_position, targets
-from interp.core.errors import SiteError
+from interp.core.edges import readers
+from interp.core.errors import SiteError, Unsupported
 from interp.core.metrics import Metric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.core.sites import Site, resolve
 from interp.engine.engines import EngineName
-from interp.engine.interventions import Cell, Hop, Intervention, Resample, Through
+from interp.engine.interventions import LN, Hop, Resample, Through
 from interp.engine.run import Sweep, run
 from interp.models.model import Model
+
+Receivers = str | Site | Sequence[str | Site]
+SELECTORS = ("heads", "mlps", "attn", "neurons", "resid_pre")
 
 
 def path_patch(
@@ -21,8 +25,10 @@ def path_patch(
     pairs: Pairs,
     *,
     senders: Sites,
-    receivers: str | Site | Sequence[str | Site] = "logits",
+    receivers: Receivers = "logits",
+    via: Sequence[Receivers] = (),
     through: Through = "mlps",
+    ln: LN = "recompute",
     sender_positions: Positions = "all",
     receiver_positions: str = "all",
     direction: Direction = "noise",
@@ -34,15 +40,22 @@ def path_patch(
     """Let each sender's value from the other run reach the receivers alone.
 
     Attention heads between sender and receiver keep the base run's output; the receivers take the
-    input that results, jointly; everything after them is recomputed.
+    input that results, jointly; everything after them is recomputed. Along a path of several hops
+    the same is done from each set of receivers to the next: `senders="20.1", via=["23.3.q"]` is
+    20.1 -> 23.3.q -> logits.
 
     Args:
-        senders: heads, MLPs, attention layers, `"embed"`; one path each. Those of a selector
-            (`"heads"`) that come after the receivers have no path and no row.
+        senders: heads, MLPs, attention layers, neurons, `"embed"`; one path each. Those of a
+            selector (`"heads"`) that come after the receivers have no path and no row. A mapping
+            from names to selections sends each selection together.
         receivers: `"logits"`, or queries, keys, values of heads (`"23.3.q"`; the key as that query
-            head reads it `"23.3.k"`, of its whole group `"23.kv1.k"`) and MLPs (`"12.mlp"`).
+            head reads it `"23.3.k"`, of its whole group `"23.kv1.k"`) and MLPs (`"12.mlp"`). A head
+            (`"23.3"`) stands for its q, k and v, `"12.attn"` for those of all its heads.
+        via: sets of receivers on the way, in order.
         through: `"mlps"` recomputes MLPs on the way (the paper's definition), `"direct"` freezes
-            them too: the residual edge alone. Norms are recomputed in both.
+            them too: the residual edge alone; `"all"` freezes nothing between the ends.
+        ln: `"recompute"` the norms on the way, or `"freeze"` their scale at the base run's (which
+            makes a direct path linear).
         sender_positions: where the sender is changed.
         receiver_positions: where the receivers take their new input; the logits are read at the
             metric's position only.
@@ -56,22 +69,24 @@ def path_patch(
         PositionError, MetricError, Unsupported: as their names say, before any run.
     """
     base, other = sides(direction)
-    ends = resolve(receivers, model.facts)
+    if model.facts.n_encoder_layers:
+        raise Unsupported(
+            f"paths through encoder-decoders are not supported ({model.facts}); ablate or patch "
+            "their sites."
+        )
     each_position(pairs, receiver_positions)
-    hop = Hop(ends, through, receiver_positions)
-    selected = isinstance(senders, str) and senders in ("heads", "mlps", "attn", "resid_pre")
+    hops = tuple(
+        Hop(_ends(model, chosen), through, receiver_positions, ln) for chosen in (*via, receivers)
+    )
     found = list(targets(model, pairs, senders, sender_positions))
-    if selected:
-        found = [(site, place) for site, place in found if site < max(ends)]
+    if isinstance(senders, str) and senders in SELECTORS:
+        found = [t for t in found if t.site and t.site < max(hops[0].receivers)]
         if not found:
             raise SiteError(
-                f"none of {senders!r} is computed before {hop}, so there is no path to patch; "
+                f"none of {senders!r} is computed before {hops[0]}, so there is no path to patch; "
                 "choose a later receiver."
             )
-    cells = [
-        Cell(site, str(place), (Intervention(site, Resample(other), place),), hop)
-        for site, place in found
-    ]
+    cells = [target.cell(Resample(other), hops=hops) for target in found]
     return run(
         Sweep(
             model=model,
@@ -85,3 +100,9 @@ def path_patch(
             checkpoint=checkpoint,
         )
     )
+
+
+def _ends(model: Model, chosen: Receivers) -> tuple[Site, ...]:
+    """The inputs that receivers stand for, in order of computation."""
+    sites = resolve(chosen, model.facts)
+    return tuple(sorted({end for site in sites for end in readers(site, model.facts)}))

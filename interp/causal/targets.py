@@ -1,22 +1,50 @@
-"""The rows of a sweep: sites x positions, as every method takes them."""
+"""The rows of a sweep: sites, edges or sets of them x positions, as every method takes them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from interp.core.errors import PairsError, PositionError
+from interp.core.edges import Edge, edges, is_edge
+from interp.core.errors import PairsError, PositionError, SiteError
 from interp.core.pairs import Pairs
 from interp.core.sites import Site, resolve
+from interp.engine.interventions import Cell, Hop, Intervention, Value
 from interp.models.model import Model
 
-Sites = str | Site | Iterable[str | Site]
+Selection = str | Site | Edge | Iterable[str | Site | Edge]
+Sites = Selection | Mapping[str, Selection]
 Positions = str | Sequence[str]
 NEEDS_HEADS = ("q", "k", "v", "z", "pattern")
 
 
-def targets(
-    model: Model, pairs: Pairs, sites: Sites, positions: Positions
-) -> Iterator[tuple[Site, str | int]]:
-    """Each site at each position, checked before anything runs.
+@dataclass(frozen=True)
+class Target:
+    """What one cell changes.
 
+    Attributes:
+        name, place: as the table calls it.
+        site: if it is about one.
+        parts: each site with the readers that see the change; None is everyone.
+    """
+
+    name: str
+    place: str | int
+    site: Site | None
+    parts: tuple[tuple[Site, tuple[Site, ...] | None], ...]
+
+    def cell(self, value: Value, *, hops: tuple[Hop, ...] = (), normalise: bool = True) -> Cell:
+        """The same value at every part."""
+        made = tuple(
+            Intervention(site, value, self.place, readers, normalise)
+            for site, readers in self.parts
+        )
+        return Cell(self.name, str(self.place), made, hops, self.site)
+
+
+def targets(model: Model, pairs: Pairs, sites: Sites, positions: Positions) -> Iterator[Target]:
+    """Each site, edge or named set at each position, checked before anything runs.
+
+    `sites` is a selector, a site, an edge ("20.1 -> 23.3.q"), or a list of them: one cell each. A
+    mapping from names to such selections makes one cell of each: all its parts change together.
     `positions` is `"all"` (every position together), a name, a list of names (one intervention
     each), or `"each"` (one for each index; the prompts must be of one length).
 
@@ -25,14 +53,64 @@ def targets(
         Unsupported: sites of heads on a model whose heads do not add up to the attention output,
             or resid_mid where it is not the sum of what was written before.
     """
-    chosen = resolve(sites, model.facts)
-    if any(site.kind in NEEDS_HEADS for site in chosen):
+    if isinstance(sites, Mapping):
+        chosen = [(name, None, parts(model, selection)) for name, selection in sites.items()]
+        if not chosen:
+            raise SiteError("the mapping of sites is empty; give at least one named set")
+    else:
+        found = parts(model, sites, grouped=False)
+        chosen = [(_name(*part), part[0] if part[1] is None else None, (part,)) for part in found]
+    used = {site.kind for _, _, group in chosen for site, _ in group}
+    if used & set(NEEDS_HEADS):
         model.require("heads")
-    if any(site.kind == "resid_mid" for site in chosen):
+    if "resid_mid" in used:
         model.require("residual")
     for place in each_position(pairs, positions):
-        for site in chosen:
-            yield site, place
+        for name, site, group in chosen:
+            yield Target(name, place, site, group)
+
+
+def parts(
+    model: Model, selection: Selection, *, grouped: bool = True
+) -> tuple[tuple[Site, tuple[Site, ...] | None], ...]:
+    """Sites for everyone and, of edges, writers with their readers (all readers of one together).
+
+    Raises:
+        SiteError: what the model does not have, or nothing at all.
+    """
+    given = [selection] if isinstance(selection, str | Site | Edge) else list(selection)
+    whole = [part for part in given if not is_edge(part)]
+    cut = sorted({edge for part in given if is_edge(part) for edge in edges(part, model.facts)})
+    nodes = resolve(whole, model.facts) if whole or not cut else ()
+    made: list[tuple[Site, tuple[Site, ...] | None]] = [(site, None) for site in nodes]
+    if not grouped:
+        return (*made, *((edge.writer, (edge.reader,)) for edge in cut))
+    readers: dict[Site, list[Site]] = {}
+    for edge in cut:
+        readers.setdefault(edge.writer, []).append(edge.reader)
+    return (*made, *((writer, tuple(ends)) for writer, ends in sorted(readers.items())))
+
+
+def complement(
+    model: Model, circuit: Selection, *, of: Selection = ("heads", "mlps")
+) -> list[Site] | list[Edge]:
+    """What is not in a circuit: the other heads and MLPs, or of a circuit of edges the other edges.
+
+    `interp.ablate(model, pairs, {"all but the circuit": interp.complement(model, circuit)})`
+
+    Args:
+        of: what there is; for a circuit of edges always every edge.
+    """
+    given = [circuit] if isinstance(circuit, str | Site | Edge) else list(circuit)
+    if given and all(is_edge(part) for part in given):
+        kept = {edge for part in given for edge in edges(part, model.facts)}
+        return sorted(set(edges("edges", model.facts)) - kept)
+    inside = set(resolve(given, model.facts))
+    return [site for site in resolve(of, model.facts) if site not in inside]
+
+
+def _name(site: Site, readers: tuple[Site, ...] | None) -> str:
+    return str(site) if readers is None else str(Edge(site, readers[0]))
 
 
 def each_position(pairs: Pairs, positions: Positions) -> list[str | int]:

@@ -61,7 +61,7 @@ def attention(
                 "cannot attend to what comes later; exchange query and key."
             )
     served = choose(model, engine)
-    accept(model, pairs, logits=False)
+    accept(model, pairs, None)
     layers = sorted({site.layer or 0 for site in sites})
     values = np.full((len(sites), len(keys), len(pairs)), np.nan)
     for rows in blocks(pairs.lengths, ROWS):

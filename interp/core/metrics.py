@@ -1,11 +1,13 @@
-"""Metrics: logits at the read position -> one float per example.
+"""Metrics: logits at the read position, or an embedding -> one float per example.
+
+`"logit_diff@mask"` reads a metric at another named position, `"cosine@mean"` over all tokens.
 
 The reduction over examples is not a metric's business; it belongs to Results, where it gets
 its interval.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,13 +22,13 @@ class Answers:
     """What a metric may know of the examples beside the logits.
 
     Attributes:
-        correct, wrong: token ids.
-        reference: logits of the clean run at the read position.
+        correct, wrong: token ids; -1 where the pairs have no answers.
+        reference: logits (or the embedding) of the clean run at the read position.
     """
 
     correct: Int[Tensor, " batch"]
     wrong: Int[Tensor, " batch"]
-    reference: Float[Tensor, "batch d_vocab"] | None = None
+    reference: Float[Tensor, "batch columns"] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,26 @@ class Metric:
         name: the word in the `metric` column.
         fn: takes logits and `Answers`, returns one float per example (last axis: batch).
         reads: `"answers"` gets two columns, the correct and the wrong answer's logit, and saves
-            the rest of the unembedding; `"vocabulary"` gets every logit.
-        position: the named position whose next-token logits are read.
-        needs_reference: `Answers.reference` is filled with the clean run's logits.
+            the rest of the unembedding; `"vocabulary"` gets every logit; `"embedding"` gets the
+            residual stream after the last layer (of an encoder: its last hidden state).
+        position: the named position that is read; for an embedding `"mean"` averages all tokens.
+        needs_reference: `Answers.reference` is filled from the clean run.
+        needs_answers: pairs without answers are refused.
     """
 
     name: str
     fn: Callable[[Tensor, Answers], Tensor]
-    reads: Literal["answers", "vocabulary"] = "vocabulary"
+    reads: Literal["answers", "vocabulary", "embedding"] = "vocabulary"
     position: str = "end"
     needs_reference: bool = False
+    needs_answers: bool = True
+
+    def __post_init__(self) -> None:
+        if self.position == "mean" and self.reads != "embedding":
+            raise MetricError(
+                f"metric {self.name!r} reads logits, which stand at a position: 'mean' is for "
+                "embeddings. Name a position, as in 'logit_diff@end'."
+            )
 
     def __call__(
         self, logits: Float[Tensor, "cells batch columns"], answers: Answers
@@ -96,6 +108,11 @@ def _kl(logits: Tensor, answers: Answers) -> Tensor:
     return (reference.exp() * (reference - logits.log_softmax(-1))).sum(-1)
 
 
+def _cosine(embedding: Tensor, answers: Answers) -> Tensor:
+    assert answers.reference is not None
+    return torch.cosine_similarity(embedding, answers.reference.to(embedding), dim=-1)
+
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -107,19 +124,31 @@ METRICS: dict[str, Metric] = {
         Metric("loss", lambda x, a: -_log_prob(x, a)),  # next-token cross-entropy, nats
         Metric("prob", lambda x, a: _log_prob(x, a).exp()),
         Metric("rank", _rank),  # tokens that score above the correct answer; 0: none does
-        Metric("kl", _kl, needs_reference=True),  # KL(clean run || this run), nats
+        # KL(clean run || this run), nats
+        Metric("kl", _kl, needs_reference=True, needs_answers=False),
+        # cosine of this run's embedding and the clean run's, each averaged over its tokens
+        Metric(
+            "cosine",
+            _cosine,
+            reads="embedding",
+            position="mean",
+            needs_reference=True,
+            needs_answers=False,
+        ),
     )
 }
 
 
 def resolve_metric(metric: str | Metric) -> Metric:
-    """A metric by name, or the user's own.
+    """A metric by name, with `@position` to read it elsewhere, or the user's own.
 
     Raises:
         MetricError: unknown name.
     """
     if isinstance(metric, Metric):
         return metric
-    if metric not in METRICS:
-        raise MetricError(f"unknown metric {metric!r}; {nearest(metric, METRICS)}")
-    return METRICS[metric]
+    name, _, position = metric.partition("@")
+    if name not in METRICS:
+        raise MetricError(f"unknown metric {name!r}; {nearest(name, METRICS)}")
+    found = METRICS[name]
+    return replace(found, name=metric, position=position) if position else found

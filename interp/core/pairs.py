@@ -34,7 +34,8 @@ class Pairs:
     Attributes:
         clean, corrupt: token ids, padded on the right with zeros.
         lengths: tokens in each row (the same for its clean and corrupt side).
-        correct, wrong: ids of the answers that are compared at the read position.
+        correct, wrong: ids of the answers that are compared at the read position; -1 in pairs
+            without answers (for metrics that need none).
         positions: index of each named position in each row; `"end"` is always there.
         cluster: the unit of resampling of each row (template, document).
         strings: readable clean and corrupt tokens, for figures and messages; may be empty.
@@ -146,8 +147,8 @@ class Pairs:
         *,
         clean: Sequence[str],
         corrupt: Sequence[str],
-        correct: Sequence[str],
-        wrong: Sequence[str],
+        correct: Sequence[str] | None = None,
+        wrong: Sequence[str] | None = None,
         positions: Mapping[str, Sequence[int]] | None = None,
         cluster: Sequence[str] | None = None,
         bos: str = "model",
@@ -156,7 +157,8 @@ class Pairs:
         """Tokenise prompts and answers with the model's tokenizer.
 
         Args:
-            correct, wrong: answers as they follow the prompt, usually with a leading space.
+            correct, wrong: answers as they follow the prompt, usually with a leading space; may
+                be left out where the metric needs none (`"cosine"`, `"kl"`).
             positions: token indices, one for each row, for each name.
             cluster: what each row belongs to; by default every row stands alone.
             bos: `"model"` does what the tokenizer does by default, `"none"` adds nothing.
@@ -174,8 +176,8 @@ class Pairs:
         return cls.from_tokens(
             clean=before,
             corrupt=after,
-            correct=[model.token_id(text) for text in correct],
-            wrong=[model.token_id(text) for text in wrong],
+            correct=None if correct is None else [model.token_id(text) for text in correct],
+            wrong=None if wrong is None else [model.token_id(text) for text in wrong],
             positions=positions,
             cluster=cluster,
             strings=tuple(zip(*shown, strict=False)),
@@ -189,8 +191,8 @@ class Pairs:
         *,
         clean: Sequence[Sequence[int]] | Int[Tensor, "batch pos"],
         corrupt: Sequence[Sequence[int]] | Int[Tensor, "batch pos"],
-        correct: Sequence[int] | Int[Tensor, " batch"],
-        wrong: Sequence[int] | Int[Tensor, " batch"],
+        correct: Sequence[int] | Int[Tensor, " batch"] | None = None,
+        wrong: Sequence[int] | Int[Tensor, " batch"] | None = None,
         positions: Mapping[str, Sequence[int] | Int[Tensor, " batch"]] | None = None,
         cluster: Sequence[str] | None = None,
         mask: Bool[Tensor, "batch pos"] | None = None,
@@ -210,6 +212,9 @@ class Pairs:
         """
         n = len(clean)
         positions = positions or {}
+        if (correct is None) != (wrong is None):
+            raise PairsError("give both correct= and wrong= answers, or neither")
+        correct, wrong = ([-1] * n if given is None else given for given in (correct, wrong))
         cluster = [str(i) for i in range(n)] if cluster is None else cluster
         per_row = {"corrupt": corrupt, "correct": correct, "wrong": wrong, "cluster": cluster}
         per_row |= {f"position {name!r}": at for name, at in positions.items()}

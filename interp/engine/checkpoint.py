@@ -61,10 +61,13 @@ def cell_identity(cell: Cell) -> str:
             type(i.value).__name__,
             source(i.value.source),
             getattr(i.value, "factor", None),
+            i.readers and [str(reader) for reader in i.readers],
+            i.normalise,
         )
         for i in cell.interventions
     ]
-    return repr((parts, str(cell.hop), cell.hop and (cell.hop.through, cell.hop.positions)))
+    hops = [(str(hop), hop.through, hop.positions, hop.ln) for hop in cell.hops]
+    return repr((parts, hops))
 
 
 def function_identity(value: object) -> str:

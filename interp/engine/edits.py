@@ -1,5 +1,6 @@
 """Edits: interventions resolved for the rows of a block, as both engines make them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +21,9 @@ STEPS: dict[Kind, int] = {
     "z": 2,
     "attn_out": 3,
     "resid_mid": 4,
-    "mlp_act": 4,
-    "mlp_out": 5,
-    "resid_post": 6,
+    "mlp_act": 5,
+    "mlp_out": 6,
+    "resid_post": 7,
 }
 """Where in a layer a cell can join the wave."""
 
@@ -46,11 +47,6 @@ class Edit:
     readers: tuple[Site, ...] | None = None
     normalise: bool = True
 
-    @property
-    def entry(self) -> tuple[int, int]:
-        """Layer and step at which a cell with this edit must have joined."""
-        return self.site.layer or 0, STEPS[self.site.kind]
-
     def __call__(
         self, current: Float[Tensor, "batch window *axes"], window: Int[Tensor, "batch window"]
     ) -> Float[Tensor, "batch window *axes"]:
@@ -60,6 +56,22 @@ class Edit:
         if self.site.kind == "pattern" and self.normalise:
             _require_sum(new, self.site)
         return new
+
+
+def entry(site: Site, readers: Sequence[Site] | None, n_layers: int) -> tuple[int, int]:
+    """Layer and step at which a cell with an edit at this site must have joined.
+
+    Named readers need it where the first of them reads, everyone where the site is.
+    """
+    if readers is None:
+        return site.layer or 0, STEPS[site.kind]
+    return min(_reads(reader, n_layers) for reader in readers)
+
+
+def _reads(reader: Site, n_layers: int) -> tuple[int, int]:
+    if reader.layer is None:
+        return n_layers - 1, STEPS["resid_post"]
+    return reader.layer, STEPS["resid_mid" if reader.kind == "mlp_out" else reader.kind]
 
 
 def take(

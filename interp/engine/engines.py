@@ -11,61 +11,56 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.errors import PairsError, Unsupported, nearest
-from interp.core.metrics import Answers, Metric
+from interp.core.metrics import Metric
 from interp.core.pairs import Pairs
-from interp.core.sites import Kind
+from interp.core.sites import Kind, Site
 from interp.engine import forward, hooks, replay
 from interp.engine import trace as tracing
 from interp.engine.edits import Edit, take
 from interp.engine.interventions import Freeze, Hop
-from interp.engine.trace import KEPT, Trace
+from interp.engine.score import Score
+from interp.engine.trace import KEPT, See, Trace
 from interp.engine.weights import Weights, weights_of
 from interp.models.model import Model
 
 log = logging.getLogger("interp")
 EngineName = Literal["auto", "replay", "hooks"]
-LOGITS_AT_ONCE = 1 << 28
-"""Bytes of logits that are held at a time when a metric reads the whole vocabulary."""
 
 
 @dataclass(frozen=True, eq=False)
-class Score:
-    """A metric for the rows of a block: which logits it reads, and what it makes of them."""
+class Route:
+    """The hops of some cells, resolved for the rows of a block.
 
-    metric: Metric
-    answers: Answers
-    read: Int[Tensor, " batch"]
+    Attributes:
+        receiving: for each hop the positions at which its receivers take their input; the read
+            positions for the logits.
+        starts: the first position that can change, in each hop and in what is recomputed at last.
+    """
 
-    @property
-    def columns(self) -> Int[Tensor, "batch columns"] | None:
-        """Vocabulary columns that are read; None for all."""
-        if self.metric.reads == "vocabulary":
-            return None
-        return torch.stack([self.answers.correct, self.answers.wrong], 1)
-
-    def __call__(
-        self, logits: Float[Tensor, "cells batch columns"]
-    ) -> Float[Tensor, "cells batch"]:
-        return self.metric(logits, self.answers)
-
-    def of(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, "1 batch"]:
-        """The metric of full logits."""
-        index = self.read[:, None, None].expand(-1, 1, logits.shape[-1])
-        at_read = logits.gather(1, index)[:, 0]
-        columns = self.columns
-        return self((at_read if columns is None else at_read.gather(1, columns))[None])
+    hops: tuple[Hop, ...]
+    receiving: tuple[Int[Tensor, "batch _"], ...]
+    starts: tuple[int, ...]
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """What can trace a run, read logits off it, and run cells of interventions."""
+    """What can trace a run, read a metric off it, and run cells of interventions."""
 
     @property
     def name(self) -> Literal["replay", "hooks"]: ...
 
     def trace(self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind]) -> Trace: ...
 
-    def logits(self, run: Trace, read: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_vocab"]: ...
+    def walk(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        see: See,
+        *,
+        shelves: Sequence[str],
+        layers: int | None = None,
+    ) -> None: ...
+
+    def found(self, run: Trace, score: Score) -> Float[Tensor, "batch columns"]: ...
 
     def plain(self, run: Trace, score: Score) -> Float[Tensor, " batch"]: ...
 
@@ -79,9 +74,7 @@ class Engine(Protocol):
         tokens: Int[Tensor, "batch pos"],
         cells: Sequence[Sequence[Edit]],
         *,
-        hop: Hop | None,
-        receiving: Int[Tensor, "batch window"],
-        start: int,
+        route: Route,
         score: Score,
     ) -> Float[Tensor, "cells batch"]: ...
 
@@ -96,11 +89,24 @@ class Replay:
     def trace(self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] = KEPT) -> Trace:
         return tracing.trace(self.weights, tokens, keep=keep)
 
-    def logits(self, run: Trace, read: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_vocab"]:
-        return forward.unembed(self.weights, take(run.final, read[:, None])[None, :, 0])[0]
+    def walk(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        see: See,
+        *,
+        shelves: Sequence[str],
+        layers: int | None = None,
+    ) -> None:
+        tracing.walk(self.weights, tokens, see, wanted=shelves, layers=layers)
+
+    def found(self, run: Trace, score: Score) -> Float[Tensor, "batch columns"]:
+        final = take(run.final, score.read)
+        if score.metric.reads == "embedding":
+            return final.mean(1)
+        return forward.unembed(self.weights, final[None, :, 0])[0]
 
     def plain(self, run: Trace, score: Score) -> Float[Tensor, " batch"]:
-        return self._score(take(run.final, score.read[:, None])[None, :, 0], score)[0]
+        return self._score(take(run.final, score.read)[None], score)[0]
 
     def patterns(
         self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int]
@@ -114,54 +120,64 @@ class Replay:
         tokens: Int[Tensor, "batch pos"],
         cells: Sequence[Sequence[Edit]],
         *,
-        hop: Hop | None,
-        receiving: Int[Tensor, "batch window"],
-        start: int,
+        route: Route,
         score: Score,
     ) -> Float[Tensor, "cells batch"]:
-        """The metric of each cell: one wave, or two for a path that ends before the logits."""
-        read = score.read[:, None]
+        """The metric of each cell: a wave for each hop, and one that recomputes what is after."""
         batch, pos = tokens.shape
-        after = torch.arange(start, pos, device=tokens.device).expand(batch, -1)
-        if hop is not None:
-            logits = hop.receivers[0].kind == "logits"
+
+        def after(start: int) -> Int[Tensor, "batch window"]:
+            return torch.arange(start, pos, device=tokens.device).expand(batch, -1)
+
+        for hop, receiving, start in zip(route.hops, route.receiving, route.starts, strict=False):
+            window = after(start) if hop.through == "all" else receiving
             arrived = replay.wave(
                 self.weights,
                 base,
                 cells,
-                window=receiving,
-                read=read,
+                window=window,
+                read=score.read,
                 through=hop.through,
-                receivers=() if logits else hop.receivers,
+                receivers=() if hop.ends else hop.receivers,
+                ln=hop.ln,
             )
             if arrived.final is not None:
-                return self._score(arrived.final[:, :, 0], score)
-            cells = _receivers_set(base, arrived, len(cells), receiving)
-        final = replay.wave(self.weights, base, cells, window=after, read=read).final
+                frozen = base if hop.ln == "freeze" else None
+                return self._score(arrived.final, score, frozen)
+            cells = _receivers_set(base, arrived, len(cells), window, receiving)
+        final = replay.wave(
+            self.weights, base, cells, window=after(route.starts[-1]), read=score.read
+        ).final
         assert final is not None
-        return self._score(final[:, :, 0], score)
+        return self._score(final, score)
 
     def _score(
-        self, final: Float[Tensor, "cells batch d_model"], score: Score
+        self,
+        final: Float[Tensor, "cells batch read d_model"],
+        score: Score,
+        frozen: Trace | None = None,
     ) -> Float[Tensor, "cells batch"]:
-        columns = score.columns
-        wide = self.weights.facts.d_vocab if columns is None else columns.shape[1]
-        size = max(1, LOGITS_AT_ONCE // (final.shape[1] * wide * final.element_size()))
-        parts = [forward.unembed(self.weights, part, columns) for part in final.split(size)]
-        return torch.cat([score(part) for part in parts])
+        like = None if frozen is None else take(frozen.final, score.read)[:, 0]
+
+        def unembed(resid: Tensor, columns: Tensor | None) -> Tensor:
+            return forward.unembed(self.weights, resid, columns, like)
+
+        return score.of_final(final, unembed, self.weights.facts.d_vocab)
 
 
 def _receivers_set(
-    base: Trace, arrived: replay.Arrived, n: int, receiving: Int[Tensor, "batch window"]
+    base: Trace,
+    arrived: replay.Arrived,
+    n: int,
+    window: Int[Tensor, "batch window"],
+    receiving: Int[Tensor, "batch receiving"],
 ) -> list[list[Edit]]:
     """For each cell the edits that give its receivers what arrived at them."""
     edits: list[list[Edit]] = [[] for _ in range(n)]
     for site, (reached, values) in arrived.received.items():
         held = base.at(site)
         mask = held.new_zeros(held.shape[:2], dtype=torch.bool).scatter(1, receiving, True)
-        index = receiving[(...,) + (None,) * (held.ndim - 2)].expand(
-            *receiving.shape, *held.shape[2:]
-        )
+        index = window[(...,) + (None,) * (held.ndim - 2)].expand(*window.shape, *held.shape[2:])
         for cell, value in zip(reached, values, strict=True):
             edits[cell].append(Edit(site, Freeze(), mask, held.scatter(1, index, value)))
     return edits
@@ -169,21 +185,33 @@ def _receivers_set(
 
 @dataclass(frozen=True, eq=False)
 class Hooks:
-    """One full forward a cell; see `interp.engine.hooks`."""
+    """One full forward a cell; see `interp.engine.hooks`.
+
+    `prefix`: what an encoder-decoder's decoder has written already.
+    """
 
     model: Model
+    prefix: tuple[int, ...] = ()
     name: Literal["hooks"] = "hooks"
 
     def trace(self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] = KEPT) -> Trace:
-        return hooks.trace(self.model, tokens, keep=keep)
+        return hooks.trace(self.model, tokens, keep=keep, prefix=self.prefix)
 
-    def logits(self, run: Trace, read: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_vocab"]:
-        assert run.logits is not None
-        return take(run.logits, read[:, None])[:, 0]
+    def walk(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        see: See,
+        *,
+        shelves: Sequence[str],
+        layers: int | None = None,
+    ) -> None:
+        hooks.walk(self.model, tokens, see, shelves=shelves, prefix=self.prefix)
+
+    def found(self, run: Trace, score: Score) -> Float[Tensor, "batch columns"]:
+        return score.found(run.logits, run.final)
 
     def plain(self, run: Trace, score: Score) -> Float[Tensor, " batch"]:
-        assert run.logits is not None
-        return score.of(run.logits)[0]
+        return score.of(run.logits, run.final)[0]
 
     def patterns(
         self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int]
@@ -196,34 +224,45 @@ class Hooks:
         tokens: Int[Tensor, "batch pos"],
         cells: Sequence[Sequence[Edit]],
         *,
-        hop: Hop | None,
-        receiving: Int[Tensor, "batch window"],
-        start: int,
+        route: Route,
         score: Score,
     ) -> Float[Tensor, "cells batch"]:
         """The metric of each cell, one after the other."""
-        runs = (hooks.run(self.model, base, tokens, edits, hop, receiving) for edits in cells)
-        return torch.cat([score.of(logits) for logits in runs])
+        found = []
+        for edits in cells:
+            ran = hooks.run(
+                self.model, base, tokens, edits, route.hops, route.receiving, self.prefix
+            )
+            found.append(score.of(ran.logits, ran.final))
+        return torch.cat(found)
 
 
 _VERIFIED: WeakKeyDictionary[Model, Replay | str] = WeakKeyDictionary()
 _SAID: WeakSet[Model] = WeakSet()
 
 
-def accept(model: Model, pairs: Pairs, *, logits: bool = True) -> None:
-    """Refuse pairs that the model cannot run.
+def accept(model: Model, pairs: Pairs, metric: Metric | None) -> None:
+    """Refuse pairs that the model cannot run, and a metric that it or they have nothing for.
 
     Raises:
         Unsupported: logits are read and the model has none.
-        PairsError: ids outside the vocabulary, or prompts longer than the positions learned.
+        PairsError: no answers, ids outside the vocabulary, or prompts longer than the positions
+            learned.
     """
     facts = model.facts
-    if logits and not facts.language_model:
+    if metric is not None and metric.reads != "embedding" and not facts.language_model:
         raise Unsupported(
-            f"{model.name} has no trained language-model head, so there are no logits for a metric "
-            f"to read. Load a model with one. ({facts})"
+            f"{model.name} has no trained language-model head, so there are no logits for the "
+            f"metric {metric.name!r} to read. Take one of its embedding (metric='cosine'), or load "
+            f"a model with a head. ({facts})"
         )
-    for name in ("clean", "corrupt", "correct", "wrong"):
+    if metric is not None and metric.needs_answers and bool((pairs.correct < 0).all()):
+        raise PairsError(
+            f"the metric {metric.name!r} compares answers and the pairs have none. Give correct= "
+            "and wrong= when they are built, or take a metric without ('cosine', 'kl')."
+        )
+    answers = ("correct", "wrong") if bool((pairs.correct >= 0).any()) else ()
+    for name in ("clean", "corrupt", *answers):
         ids: Tensor = getattr(pairs, name)
         bad = ((ids < 0) | (ids >= facts.d_vocab)).nonzero().tolist()
         if bad:
@@ -240,8 +279,10 @@ def accept(model: Model, pairs: Pairs, *, logits: bool = True) -> None:
         )
 
 
-def choose(model: Model, engine: EngineName = "auto") -> Engine:
+def choose(model: Model, engine: EngineName = "auto", *, prefix: tuple[int, ...] = ()) -> Engine:
     """The engine that serves a model: replay where it is verified, else hooks, saying so once.
+
+    `prefix`: what an encoder-decoder's decoder has written already.
 
     Raises:
         ModelError: a submodule is in training mode.
@@ -253,7 +294,7 @@ def choose(model: Model, engine: EngineName = "auto") -> Engine:
             f"unknown engine {engine!r}; {nearest(str(engine), ('auto', 'replay', 'hooks'))}"
         )
     if engine == "hooks":
-        return Hooks(model)
+        return Hooks(model, prefix)
     found = _VERIFIED.get(model) or _VERIFIED.setdefault(model, _verify(model))
     if isinstance(found, Replay):
         return found
@@ -262,7 +303,7 @@ def choose(model: Model, engine: EngineName = "auto") -> Engine:
     if model not in _SAID:
         _SAID.add(model)
         log.warning("%s Running through hooks, one forward for each intervention.", found)
-    return Hooks(model)
+    return Hooks(model, prefix)
 
 
 @torch.inference_mode()
@@ -274,17 +315,17 @@ def _verify(model: Model) -> Replay | str:
         return str(refusal)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.facts.d_vocab, (2, 7), generator=generator).to(model.device)
-    ours, theirs = engine.trace(tokens), Hooks(model).trace(tokens)
-    everywhere = torch.arange(7, device=tokens.device)
-    assert theirs.logits is not None
+    ours, theirs = engine.trace(tokens), hooks.trace(model, tokens)
     pairs = {
-        f"{layer}.{kind}": (a, b)
-        for kind in ("resid_pre", "resid_mid")
-        for layer, (a, b) in enumerate(zip(ours.kept[kind], theirs.kept[kind], strict=True))
+        str(Site("resid_pre", layer)): (a, b)
+        for layer, (a, b) in enumerate(
+            zip(ours.kept["resid_pre"], theirs.kept["resid_pre"], strict=True)
+        )
     }
     pairs["the final residual stream"] = ours.final, theirs.final
-    logits = forward.unembed(engine.weights, ours.final.flatten(0, 1)[None])
-    pairs["the logits"] = logits.view(2, len(everywhere), -1), theirs.logits
+    if theirs.logits is not None:
+        logits = forward.unembed(engine.weights, ours.final.flatten(0, 1)[None])
+        pairs["the logits"] = logits.view(theirs.logits.shape), theirs.logits
     # float32 ends up near 1e-6 of the largest value, float64 near 1e-15
     tolerance = 1e3 * torch.finfo(model.dtype).eps
     for name, (a, b) in pairs.items():

@@ -63,12 +63,12 @@ def collect(
             f"has {small} prompts; under {FEW} its mean is noisy. Give a larger reference.",
             stacklevel=2,
         )
-    sums: dict[Group, dict[Kind | None, list[Tensor]]] = {}  # None: the final residual stream
+    sums: dict[Group, dict[str | None, list[Tensor]]] = {}  # None: the final residual stream
     facts = None
     for groups, tokens in tqdm(blocks, desc="mean reference", unit="block", delay=2, disable=None):
         run = trace(tokens, kinds)
         facts = run.facts
-        found = {**{kind: run.kept[kind] for kind in kinds}, None: (run.final,)}
+        found = {**run.kept, None: (run.final,)}
         for group in sorted(set(groups)):
             rows = [i for i, g in enumerate(groups) if g == group]
             share = {
@@ -83,7 +83,9 @@ def collect(
                 }
     assert facts is not None
     traces = {
-        group: Trace(facts, {k: tuple(held[k]) for k in kinds}, held[None][0])
+        group: Trace(
+            facts, {name: tuple(x) for name, x in held.items() if name is not None}, held[None][0]
+        )
         for group, held in sums.items()
     }
     return Means(traces, dict(sizes))

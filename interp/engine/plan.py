@@ -11,9 +11,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.core.errors import PositionError
 from interp.core.facts import Facts
+from interp.core.metrics import Metric
 from interp.core.pairs import Pairs
-from interp.engine.edits import STEPS
+from interp.core.sites import Site
+from interp.engine.edits import STEPS, entry
 from interp.engine.interventions import Cell, Hop
 from interp.engine.trace import KEPT
 
@@ -34,9 +37,22 @@ def blocks(lengths: Int[Tensor, " batch"], most: int) -> list[list[int]]:
     ]
 
 
-def places(pairs: Pairs, positions: str | int, rows: Sequence[int]) -> Bool[Tensor, "batch pos"]:
-    """Which positions of these rows (all of one length) a name or an index means."""
+def places(
+    pairs: Pairs, positions: str | int, rows: Sequence[int], site: Site | None = None
+) -> Bool[Tensor, "batch pos"]:
+    """Which positions of these rows (all of one length) a name or an index means.
+
+    Raises:
+        PositionError: a name at a site of a decoder, whose positions the pairs do not name.
+    """
     length = int(pairs.lengths[rows[0]])
+    if site is not None and site.stack == "dec" and not (site.cross and site.kind in ("k", "v")):
+        length = 1 + len(pairs.decoder)
+        if isinstance(positions, str) and positions != "all":
+            raise PositionError(
+                f"position {positions!r} is one of the encoder's tokens, and '{site}' stands in "
+                f"the decoder, which has {length}; give 'all' or an index."
+            )
     if positions == "all":
         return torch.ones(len(rows), length, dtype=torch.bool)
     if isinstance(positions, int):
@@ -75,7 +91,8 @@ class Plan:
     Attributes:
         batches: in the order they run.
         budget: bytes that a batch may hold.
-        naive_flops: one full forward a cell (two for a path that ends before the logits).
+        naive_flops: full forwards, one intervention at a time: one a cell, one more for each hop and
+            each named reader.
     """
 
     batches: tuple[Batch, ...]
@@ -124,120 +141,189 @@ def make_plan(
     *,
     budget: int,
     itemsize: int,
-    read: str,
-    columns: int,
+    metric: Metric,
     engine: str,
 ) -> Plan:
-    """Sort cells by where and when they change something, and cut them to the budget.
-
-    `read` is the position of the logits that the metric takes, `columns` how many of them.
-    """
+    """Sort cells by where and when they change something, and cut them to the budget."""
     longest = int(pairs.lengths.max())
-    most = max(1, budget // 2 // (2 * _trace_bytes(facts, longest, itemsize)))
+    widest = max((_ledger_bytes(facts, cell, itemsize) for cell in cells), default=0) * longest
+    most = max(1, budget // 2 // (2 * _trace_bytes(facts, longest, itemsize) + widest))
     batches = []
     for rows in blocks(pairs.lengths, most):
-        groups: dict[tuple[Hop | None, int], list[int]] = defaultdict(list)
+        groups: dict[tuple[tuple[Hop, ...], tuple[int, ...]], list[int]] = defaultdict(list)
         for index, cell in enumerate(cells):
-            groups[cell.hop, _start(pairs, cell, rows, read)].append(index)
-        for (hop, start), members in groups.items():
-            members.sort(key=lambda i: _entry(cells[i]))
-            batches += _cut(
-                facts, pairs, cells, rows, hop, start, members, budget, itemsize, columns
-            )
+            groups[cell.hops, _starts(facts, pairs, cell, rows, metric)].append(index)
+        for (hops, starts), members in groups.items():
+            members.sort(key=lambda i: _entry(facts, cells[i]))
+            length = int(pairs.lengths[rows[0]])
+            stages = [
+                _Stage(starts[n], _positions(hop, length, starts[n])) for n, hop in enumerate(hops)
+            ]
+            if len(starts) > len(hops):
+                stages.append(_Stage(starts[-1], length - starts[-1]))
+            batches += _cut(facts, cells, rows, stages, length, members, budget, itemsize, metric)
     full = sum(_forward_flops(facts, length) for length in pairs.lengths.tolist())
-    passes = sum(2 if c.hop and c.hop.receivers[0].kind != "logits" else 1 for c in cells)
+    passes = sum(_passes(cell) for cell in cells)
     return Plan(tuple(batches), budget, full * passes, facts, engine)
 
 
-def receiving(
-    pairs: Pairs, hop: Hop, rows: Sequence[int], read: str
-) -> Int[Tensor, "batch window"]:
-    """The positions at which receivers read, row by row; the logits read at the read position."""
-    if hop.receivers[0].kind == "logits":
-        return pairs.at(read)[list(rows)][:, None]
-    mask = places(pairs, hop.positions, rows)
-    return mask.nonzero()[:, 1].view(len(rows), -1)
+@dataclass(frozen=True)
+class _Stage:
+    """One wave: where it starts and how many positions it computes."""
+
+    start: int
+    positions: int
 
 
-def _start(pairs: Pairs, cell: Cell, rows: Sequence[int], read: str) -> int:
-    """First position that changes in any of the rows; never after the read position."""
-    if cell.hop is not None:
-        first = int(receiving(pairs, cell.hop, rows, read).min())
-    else:
-        masks = [places(pairs, i.positions, rows) for i in cell.interventions]
-        first = int(torch.stack(masks).any(0).int().argmax(-1).min())
-    return min(first, int(pairs.at(read)[list(rows)].min()))
+def _passes(cell: Cell) -> int:
+    """Full forwards that a cell takes one intervention at a time: one for each noted reader."""
+    named = {reader for i in cell.interventions for reader in i.readers or ()}
+    return len(named) + len(cell.hops) + (not (cell.hops and cell.hops[-1].ends))
 
 
-def _entry(cell: Cell) -> tuple[int, int]:
-    return min((i.site.layer or 0, STEPS[i.site.kind]) for i in cell.interventions)
+def reading(
+    facts: Facts, pairs: Pairs, metric: Metric, rows: Sequence[int]
+) -> Int[Tensor, "batch read"]:
+    """The positions that a metric reads, row by row: one for logits, all for a mean."""
+    if facts.n_encoder_layers:  # the decoder's last
+        return torch.full((len(rows), 1), len(pairs.decoder))
+    if metric.position == "mean":
+        return torch.arange(int(pairs.lengths[rows[0]])).expand(len(rows), -1)
+    return pairs.at(metric.position)[list(rows)][:, None]
+
+
+def route(
+    facts: Facts, pairs: Pairs, cell: Cell, rows: Sequence[int], metric: Metric
+) -> tuple[list[Int[Tensor, "batch _"]], tuple[int, ...]]:
+    """Where the receivers of each hop read, and the first position that each wave computes."""
+    receiving = []
+    for hop in cell.hops:
+        if hop.ends:
+            receiving.append(reading(facts, pairs, metric, rows))
+        else:
+            mask = places(pairs, hop.positions, rows)
+            receiving.append(mask.nonzero()[:, 1].view(len(rows), -1))
+    return receiving, _starts(facts, pairs, cell, rows, metric)
+
+
+def _starts(
+    facts: Facts, pairs: Pairs, cell: Cell, rows: Sequence[int], metric: Metric
+) -> tuple[int, ...]:
+    """First position that changes in each wave, in any row; never after the read position."""
+    last = int(reading(facts, pairs, metric, rows).min())
+    masks = [places(pairs, i.positions, rows, i.site) for i in cell.interventions]
+    found = [min(_first(mask) for mask in masks)]
+    for hop in cell.hops:
+        if not hop.ends:
+            found.append(_first(places(pairs, hop.positions, rows)))
+    return tuple(min(start, last) if facts.causal else 0 for start in found)
+
+
+def _first(mask: Bool[Tensor, "batch pos"]) -> int:
+    return int(mask.int().argmax(-1).min())
+
+
+def _positions(hop: Hop, length: int, start: int) -> int:
+    if hop.through == "all":
+        return length - start
+    return 1 if hop.ends or hop.positions != "all" else length
+
+
+def _entry(facts: Facts, cell: Cell) -> tuple[int, int]:
+    return min(entry(i.site, i.readers, facts.n_layers) for i in cell.interventions)
 
 
 def _cut(
     facts: Facts,
-    pairs: Pairs,
     cells: Sequence[Cell],
     rows: Sequence[int],
-    hop: Hop | None,
-    start: int,
+    stages: Sequence[_Stage],
+    length: int,
     members: Sequence[int],
     budget: int,
     itemsize: int,
-    columns: int,
+    metric: Metric,
 ) -> Iterator[Batch]:
-    length = int(pairs.lengths[rows[0]])
-    positions = length - start
-    if hop is not None:
-        logits = hop.receivers[0].kind == "logits"
-        positions = 1 if logits or hop.positions != "all" else length
-    width = facts.n_heads * facts.d_head + facts.n_kv_heads * facts.d_head
-    one = len(rows) * positions * itemsize * (5 * facts.d_model + 4 * width)
-    one += 0 if hop else 3 * len(rows) * facts.n_heads * positions * length * itemsize
-    size = max(1, min(budget // 2 // one, TOKENS_AT_ONCE // (len(rows) * positions)))
-    last = facts.n_layers - 1
+    positions = max(stage.positions for stage in stages)
+    wide = facts.n_heads * facts.d_head + facts.n_kv_heads * facts.d_head
+    tokens = len(rows) * positions
+    one = tokens * itemsize * (5 * facts.d_model + 4 * wide)
+    if any(stage.positions == length - stage.start for stage in stages):
+        one += 3 * tokens * facts.n_heads * length * itemsize  # attention scores
+    one += tokens * max(_ledger_bytes(facts, cells[i], itemsize) for i in members)
+    size = max(1, min(budget // 2 // one, TOKENS_AT_ONCE // tokens))
+    columns = {"answers": 2, "vocabulary": facts.d_vocab, "embedding": 0}[metric.reads]
     for i in range(0, len(members), size):
         chosen = members[i : i + size]
-        first = _entry(cells[chosen[0]])[0]
+        first = _entry(facts, cells[chosen[0]])[0]
         flops = len(rows) * sum(
-            _cell_flops(facts, cells[c], length, start, positions) + 2 * facts.d_model * columns
+            _cell_flops(facts, cells[c], length, stages) + 2 * facts.d_model * columns
             for c in chosen
         )
         yield Batch(
-            tuple(rows), tuple(chosen), start, positions, (first, last), one * len(chosen), flops
+            tuple(rows),
+            tuple(chosen),
+            min(stage.start for stage in stages),
+            positions,
+            (first, facts.n_layers - 1),
+            one * len(chosen),
+            flops,
         )
 
 
-def _cell_flops(facts: Facts, cell: Cell, length: int, start: int, positions: int) -> int:
+def _ledger_bytes(facts: Facts, cell: Cell, itemsize: int) -> int:
+    """What a cell's named readers need for one position: a change for each of their writers."""
+    named = [i for i in cell.interventions if i.readers is not None]
+    return (len(named) + 3 * facts.n_heads) * facts.d_model * itemsize if named else 0
+
+
+def _cell_flops(facts: Facts, cell: Cell, length: int, stages: Sequence[_Stage]) -> int:
     """Matrix products of one cell in one row, without the unembedding."""
-    if cell.hop is None:
-        return _wave_flops(facts, _entry(cell), length, positions)
-    receivers = cell.hop.receivers
-    logits = receivers[0].kind == "logits"
-    mlps = {r.layer for r in receivers if r.kind == "mlp_out"}
-    heads = [r for r in receivers if r.kind in ("q", "k", "v")]
-    if cell.hop.through == "mlps":
-        layer, step = _entry(cell)
-        first = layer + (step >= STEPS["mlp_out"])
-        end = facts.n_layers if logits else max(r.layer or 0 for r in receivers)
-        mlps |= set(range(first, end))
-    writes = {i.site.layer for i in cell.interventions if i.site.kind == "z"}
-    flops = positions * (
+    flops, sites = 0, [i.site for i in cell.interventions]
+    for hop, stage in zip(cell.hops, stages, strict=False):
+        flops += _hop_flops(facts, hop, sites, length, stage)
+        sites = list(hop.receivers)
+    if cell.hops and cell.hops[-1].ends:
+        return flops
+    reached = _entry(facts, cell)
+    if cell.hops:
+        before = min(i.site for i in cell.interventions)
+        reached = min((r.layer or 0, STEPS[r.kind]) for r in sites if before < r)
+    positions = stages[-1].positions
+    flops += _wave_flops(facts, reached, length, positions)
+    width = facts.d_model * positions
+    for i in cell.interventions:
+        readers = len(i.readers or ())
+        # the change that a head makes, its share in each reader's sum
+        flops += 2 * width * (facts.d_head * bool(readers) + readers)
+    return flops
+
+
+def _hop_flops(facts: Facts, hop: Hop, senders: Sequence[Site], length: int, stage: _Stage) -> int:
+    """Matrix products of the run that notes what the receivers compute."""
+    first = min((s.layer or 0, STEPS[s.kind]) for s in senders)
+    end = facts.n_layers if hop.ends else max(r.layer or 0 for r in hop.receivers)
+    if hop.through == "all":
+        whole = _wave_flops(facts, first, length, stage.positions)
+        return whole - _wave_flops(facts, (end, 0), length, stage.positions)
+    mlps = {r.layer for r in hop.receivers if r.kind == "mlp_out"}
+    if hop.through == "mlps":
+        mlps |= set(range(first[0] + (first[1] >= STEPS["mlp_act"]), end))
+    heads = [r for r in hop.receivers if r.kind in ("q", "k", "v")]
+    writes = {s.layer for s in senders if s.kind in ("z", "q", "k", "v")}
+    return stage.positions * (
         len(mlps) * _mlp_flops(facts)
         + len(heads) * 2 * facts.d_model * facts.d_head
         + len(writes) * 2 * facts.d_model * facts.n_heads * facts.d_head
     )
-    if logits:
-        return flops
-    reached = min((r.layer or 0, STEPS[r.kind]) for r in receivers if cell.first < r)
-    return flops + _wave_flops(facts, reached, length, length - start)
 
 
-def _wave_flops(facts: Facts, entry: tuple[int, int], length: int, positions: int) -> int:
-    """Matrix products above an entry; in the last layer only one position goes on."""
+def _wave_flops(facts: Facts, reached: tuple[int, int], length: int, positions: int) -> int:
+    """Matrix products from a layer and step on; in the last layer only one position goes on."""
     inner, group = facts.n_heads * facts.d_head, facts.n_kv_heads * facts.d_head
     flops = 0
-    for layer in range(entry[0], facts.n_layers):
-        step = entry[1] if layer == entry[0] else 0
+    for layer in range(reached[0], facts.n_layers):
+        step = reached[1] if layer == reached[0] else 0
         queries = 1 if layer == facts.n_layers - 1 else positions
         if step < STEPS["q"]:
             flops += 2 * facts.d_model * (inner * queries + 2 * group * positions)
@@ -245,7 +331,7 @@ def _wave_flops(facts: Facts, entry: tuple[int, int], length: int, positions: in
             flops += 4 * inner * length * queries
         if step < STEPS["attn_out"]:
             flops += 2 * facts.d_model * inner * queries
-        if step < STEPS["mlp_out"]:
+        if step < STEPS["mlp_act"]:
             flops += _mlp_flops(facts) * queries
     return flops
 

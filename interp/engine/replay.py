@@ -4,11 +4,10 @@ A *wave* is one pass up the layers with many cells stacked on an axis of their o
 joins the wave where its first intervention stands, with the base run's activations; what lies
 before is never computed. Under a causal mask, positions before the first changed one are not
 computed either: their keys and values are the base run's, shared by all cells. In the last
-layer only the read position is computed. Along a path, attention is frozen, so a change stays
+layer only the read positions are computed. Along a path, attention is frozen, so a change stays
 at its position and only the positions that a receiver reads are computed.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,10 +18,12 @@ from torch import Tensor
 
 from interp.core.sites import Kind, Site
 from interp.engine import forward
-from interp.engine.edits import STEPS, Edit, take
-from interp.engine.interventions import Through
+from interp.engine.edits import Edit
+from interp.engine.interventions import LN, Through
+from interp.engine.readers import Ledger
+from interp.engine.stack import Stack
 from interp.engine.trace import Trace
-from interp.engine.weights import Block, Weights
+from interp.engine.weights import Linear, Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,130 +48,347 @@ def wave(
     *,
     window: Int[Tensor, "batch window"],
     read: Int[Tensor, "batch read"],
-    through: Through | None = None,
+    through: Through = "all",
     receivers: Sequence[Site] = (),
+    ln: LN = "recompute",
 ) -> Arrived:
     """Run stacked cells from where they join.
 
     Args:
         base: the run that is intervened on, complete.
         cells: the edits of each cell.
-        window: the positions that are computed. With `through=None` all positions from some
-            start on; along a path any positions, since nothing moves between them.
+        window: the positions that are computed. With `through="all"` all positions from some
+            start on; else any positions, since nothing moves between them.
         read: positions whose final residual stream is returned.
-        through: None recomputes everything; "mlps" freezes attention, "direct" MLPs too.
+        through: "all" recomputes everything; "mlps" freezes attention, "direct" MLPs too.
         receivers: where a path ends; the logits when empty.
+        ln: "freeze" keeps the base run's scale in every norm of the residual stream.
     """
-    stack = _Stack(w, base, cells)
+    turn = forward.rotations(w, base.final.shape[1])
+    run = _Wave(w, base, Stack(w, base, cells, window), through, ln, turn)
     last = w.facts.n_layers - 1
     end = max((site.layer or 0 for site in receivers), default=last)
-    turn = forward.rotation(w, base.final.shape[1])
+    reaches_mlp = not receivers or Site("mlp_out", end) in receivers
     received: dict[Site, tuple[list[int], Tensor]] = {}
     resid = base.final.new_empty(0, *window.shape, w.facts.d_model)
-    for layer in range(stack.start, end + 1):
-        block = w.blocks[layer]
-        resid = stack.join(resid, "resid_pre", layer, "resid_pre", window)
-        resid = stack.apply(resid, layer, ("embed", "resid_pre"), window)
+    for layer in range(run.stack.start, end + 1):
+        resid = run.enter(resid, layer, window)
         for site in receivers:
             if site.layer == layer and site.kind != "mlp_out":
-                received[site] = stack.order[: len(resid)], _input(w, block, resid, site)
-        if receivers and layer == end and Site("mlp_out", layer) not in receivers:
+                received[site] = run.stack.order[: len(resid)], run.input(resid, site, window)
+        if layer == end and not reaches_mlp:
             break
-        if through is None:
-            query = read if layer == last else window
-            resid, z = _attend(w, block, stack, layer, resid, window, query, turn)
-            z = stack.apply(stack.join(z, "z", layer, "z", query), layer, ("z",), query)
-            attn_out = block.attention.o(z.flatten(-2))
-            window = query
-        else:
-            attn_out = stack.join(resid[:0], "attn_out", layer, "z", window)
-            if edited := stack.edited(layer, "z"):
-                empty = resid.new_empty(0, *window.shape, w.facts.n_heads, w.facts.d_head)
-                z = stack.join(empty, "z", layer, "z", window)
-                z = stack.apply(z, layer, ("z",), window)[edited]
-                attn_out[edited] = block.attention.o(z.flatten(-2))
-        resid = stack.join(resid, "resid_pre", layer, "attn_out", window)
-        attn_out = stack.join(attn_out, "attn_out", layer, "attn_out", window)
-        resid_mid = resid + stack.apply(attn_out, layer, ("attn_out",), window)
-        resid_mid = stack.join(resid_mid, "resid_mid", layer, "resid_mid", window)
-        resid_mid = stack.apply(resid_mid, layer, ("resid_mid",), window)
+        query = read if layer == last and through == "all" and not receivers else window
+        resid, attn_out = run.attention(resid, layer, window, query)
+        window = query
+        resid, mlp_out, computed = run.mlp(resid, attn_out, layer, window, receivers)
         site = Site("mlp_out", layer)
-        mlp_out = resid_mid[:0]
-        if through != "direct" or site in receivers:
-            recomputed = forward.mlp(resid_mid, block.mlp)
-            if site in receivers:
-                received[site] = stack.order[: len(resid_mid)], recomputed
-            if through != "direct":
-                mlp_out = recomputed
-        resid_mid = stack.join(resid_mid, "resid_mid", layer, "mlp_out", window)
-        mlp_out = stack.join(mlp_out, "mlp_out", layer, "mlp_out", window)
-        resid = resid_mid + stack.apply(mlp_out, layer, ("mlp_out",), window)
-        resid = stack.join(resid, "resid_post", layer, "resid_post", window)
-        resid = stack.apply(resid, layer, ("resid_post",), window)
+        if site in receivers:
+            received[site] = run.stack.order[: len(computed)], computed
+        resid = run.leave(resid, mlp_out, layer, window)
     if receivers:
         return Arrived(None, received)
-    back = torch.tensor(stack.order, device=resid.device).argsort()
+    for row, ledger in run.stack.ledgers.items():
+        if Site("logits") in ledger.of:
+            resid[row] = ledger.streams([Site("logits")], resid[row])[0]
     if resid.shape[2] != read.shape[1]:
         resid = _rows(resid, window, read)
+    back = torch.tensor(run.stack.order, device=resid.device).argsort()
     return Arrived(resid.index_select(0, back), {})
 
 
-def _attend(
-    w: Weights,
-    block: Block,
-    stack: "_Stack",
-    layer: int,
-    resid: Float[Tensor, "cells batch window d_model"],
-    window: Int[Tensor, "batch window"],
-    query: Int[Tensor, "batch query"],
-    turn: forward.Rotation | None,
-) -> tuple[
-    Float[Tensor, "joined batch query d_model"], Float[Tensor, "joined batch query head d_head"]
-]:
-    """Residual stream and z at the query positions, for the cells that have joined by then."""
-    p, d_head = block.attention, w.facts.d_head
-    x = forward.norm(resid, p.norm)
-    k, v = (forward.project(x, part, d_head) for part in (p.k, p.v))
-    if query is not window:
-        x, resid = (_rows(t, window, query) for t in (x, resid))
-    q = forward.project(x, p.q, d_head)
-    resid = stack.join(resid, "resid_pre", layer, "q", query)
-    q = stack.apply(stack.join(q, "q", layer, "q", query), layer, ("q",), query)
-    k, v = (
-        stack.apply(stack.join(t, kind, layer, kind, window), layer, (kind,), window)
-        for t, kind in ((k, "k"), (v, "v"))
-    )
-    start = int(window[0, 0])
-    past = torch.arange(start, device=window.device)[None]
-    old_k, old_v = (stack.base.kept[kind][layer][:, :start] for kind in ("k", "v"))
-    if w.facts.group_size > 1 and stack.reads_own_key(layer):
-        # one query head's own key or value: give every query head one, for this layer
-        k, v, old_k, old_v = (
-            repeat(t, "... g d -> ... (g i) d", i=w.facts.group_size) for t in (k, v, old_k, old_v)
+@dataclass(frozen=True, eq=False)
+class _Wave:
+    """The steps of one layer, each for the cells that have joined by then."""
+
+    w: Weights
+    base: Trace
+    stack: Stack
+    through: Through
+    ln: LN
+    turn: forward.Rotations
+
+    def enter(self, resid: Tensor, layer: int, window: Tensor) -> Tensor:
+        """The residual stream that the layer reads."""
+        resid = self.stack.join(resid, "resid_pre", layer, "resid_pre", window)
+        resid = self.stack.apply(resid, layer, ("embed", "resid_pre"), window)
+        if layer == 0 and len(resid):
+            self.stack.note(0, "embed", resid, resid)
+        return resid
+
+    def input(self, resid: Tensor, site: Site, window: Tensor) -> Tensor:
+        """The query, key or value that a receiver computes from a residual stream."""
+        assert site.layer is not None
+        p = self.w.blocks[site.layer].attention
+        x = forward.norm(resid, p.ends.read, self._like("resid_pre", site.layer, window))
+        return _projection(self.w, site)(x)
+
+    def attention(
+        self,
+        resid: Tensor,
+        layer: int,
+        window: Tensor,
+        query: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Residual stream before the layer and what attention writes, at the query positions."""
+        stack, p = self.stack, self.w.blocks[layer].attention
+        if self.through == "all":
+            resid, z = self._attend(resid, layer, window, query)
+            z = stack.apply(stack.join(z, "z", layer, "z", query), layer, ("z",), query)
+            attn_out = forward.attention_write(z, p)
+        else:
+            z = resid[:0]
+            attn_out = stack.join(resid[:0], "attn_out", layer, "z", query)
+            if rows := stack.rows(layer, "q", "k", "v", "pattern", "z"):
+                z = self._frozen(rows, layer, query)
+                like = self._like("z", layer, query)
+                index = torch.tensor(rows, device=resid.device)
+                attn_out = attn_out.index_copy(0, index, forward.attention_write(z, p, like))
+        resid = stack.join(resid, "resid_pre", layer, "attn_out", query)
+        attn_out = stack.join(attn_out, "attn_out", layer, "attn_out", query)
+        attn_out = stack.apply(attn_out, layer, ("attn_out",), query)
+        stack.note(layer, "attn_out", z, attn_out)
+        return resid, attn_out
+
+    def mlp(
+        self,
+        resid: Tensor,
+        attn_out: Tensor,
+        layer: int,
+        window: Tensor,
+        receivers: Sequence[Site],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The stream after attention, what the MLP writes, and what it computed of its input."""
+        stack, block = self.stack, self.w.blocks[layer]
+        like = None
+        if self.ln == "freeze":
+            like = stack.held("resid_pre", layer, window) + stack.held("attn_out", layer, window)
+        mid = forward.add(resid, attn_out, block.attention.ends, like)
+        mid = stack.join(mid, "resid_mid", layer, "resid_mid", window)
+        mid = stack.apply(mid, layer, ("resid_mid",), window)
+        source: Kind = "resid_pre" if self.w.facts.parallel else "resid_mid"
+        x = resid if self.w.facts.parallel else mid
+        x = stack.join(x, source, layer, "resid_mid", window)
+        computed = mlp_out = mid[:0]
+        if self.through != "direct" or Site("mlp_out", layer) in receivers:
+            x = self._named_mlp(x, layer)
+            computed = forward.mlp(x, block.mlp, self._like(source, layer, window))
+        if self.through != "direct":
+            mlp_out = computed if Site("mlp_out", layer) not in receivers else computed.clone()
+        mid = stack.join(mid, "resid_mid", layer, "mlp_act", window)
+        mlp_out = stack.join(mlp_out, "mlp_out", layer, "mlp_act", window)
+        mlp_out = self._neurons(x, mlp_out, layer, window)
+        mid = stack.join(mid, "resid_mid", layer, "mlp_out", window)
+        mlp_out = stack.join(mlp_out, "mlp_out", layer, "mlp_out", window)
+        mlp_out = stack.apply(mlp_out, layer, ("mlp_out",), window)
+        stack.note(layer, "mlp_out", x, mlp_out)
+        return mid, mlp_out, computed
+
+    def _named_mlp(self, x: Tensor, layer: int) -> Tensor:
+        """What the MLP reads, where it reads a stream of its own."""
+        reader = Site("mlp_out", layer)
+        own = {
+            row: ledger.streams([reader], x[row])[0]
+            for row, ledger in self.stack.ledgers.items()
+            if reader in ledger.of and row < len(x)
+        }
+        if own:
+            x = x.clone()  # in a parallel block it is the stream itself
+        for row, stream in own.items():
+            x[row] = stream
+        return x
+
+    def _neurons(self, x: Tensor, mlp_out: Tensor, layer: int, window: Tensor) -> Tensor:
+        """Edit neurons: each moves the sum that the down projection makes by its own column."""
+        stack, p = self.stack, self.w.blocks[layer].mlp
+        source: Kind = "resid_pre" if self.w.facts.parallel else "resid_mid"
+        frozen = self._like(source, layer, window)
+        for row in stack.rows(layer, "mlp_act"):
+            edits = [edit for r, edit in stack.edits[layer, "mlp_act"] if r == row]
+            base = stack.held(source, layer, window)
+            mine = x[row] if row < len(x) and self.through != "direct" else base
+            neurons = torch.tensor([edit.site.neuron for edit in edits], device=x.device)
+            act = forward.hidden(mine, p, frozen, neurons=neurons)
+            new = torch.stack([e(act[..., i], window) for i, e in enumerate(edits)], -1)
+            change = (new - act) @ p.down.weight.index_select(1, neurons).T
+            if p.ends.write is None:
+                mlp_out[row] = mlp_out[row] + change
+                continue
+            like = None if frozen is None else p.down(forward.hidden(frozen, p))
+            down = p.down(forward.hidden(mine, p, frozen)) + change
+            mlp_out[row] = forward.norm(down, p.ends.write, like)
+        return mlp_out
+
+    def leave(self, mid: Tensor, mlp_out: Tensor, layer: int, window: Tensor) -> Tensor:
+        """The residual stream after the layer."""
+        like = None
+        if self.ln == "freeze":
+            like = self.stack.held("resid_mid", layer, window)
+            like = like + self.stack.held("mlp_out", layer, window)
+        resid = forward.add(mid, mlp_out, self.w.blocks[layer].mlp.ends, like)
+        resid = self.stack.join(resid, "resid_post", layer, "resid_post", window)
+        return self.stack.apply(resid, layer, ("resid_post",), window)
+
+    def _like(self, kind: Kind, layer: int, window: Tensor) -> Tensor | None:
+        """What entered a norm in the base run, where norms are frozen."""
+        return self.stack.held(kind, layer, window) if self.ln == "freeze" else None
+
+    def _attend(
+        self, resid: Tensor, layer: int, window: Tensor, query: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Residual stream and z at the query positions, for the cells that have joined by then."""
+        stack, p, d_head = self.stack, self.w.blocks[layer].attention, self.w.facts.d_head
+        x = forward.norm(resid, p.ends.read)
+        resid = stack.join(resid, "resid_pre", layer, "q", window)
+        start = int(window[0, 0])
+        keys = {}
+        for kind, part in (("k", p.k), ("v", p.v)):
+            t = stack.join(forward.project(x, part, d_head), kind, layer, kind, window)
+            t = self._named(t, kind, layer, resid)
+            t = stack.apply(t, layer, (kind,), window)
+            past = stack.base.kept[kind][layer][:, :start]
+            keys[kind] = forward.Keys(past, t), self._own(t, kind, layer, resid, window)
+        if query is not window:
+            x, resid = (_rows(t, window, query) for t in (x, resid))
+            for ledger in stack.ledgers.values():
+                ledger.narrow(query)
+        q = stack.join(forward.project(x, p.q, d_head), "q", layer, "q", query)
+        q = self._named(q, "q", layer, resid)
+        q = stack.apply(q, layer, ("q",), query)
+        return resid, self._mix(q, *keys["k"], *keys["v"], layer, query)
+
+    def _frozen(self, rows: Sequence[int], layer: int, query: Tensor) -> Tensor:
+        """z of some cells where attention is frozen, but for the heads that are edited."""
+        stack, base = self.stack, self.base
+        n = stack.joined(layer, "z")
+
+        def held(kind: Kind, window: Tensor) -> Tensor:
+            one = stack.held(kind, layer, window)
+            return one.expand(n, *one.shape).clone()
+
+        z = held("z", query)
+        if stack.rows(layer, "q", "k", "v", "pattern"):
+            every = torch.arange(base.final.shape[1], device=query.device).expand(len(query), -1)
+            q = stack.apply(held("q", query), layer, ("q",), query)
+            keys = []
+            for kind in ("k", "v"):
+                t = stack.apply(held(kind, every), layer, (kind,), every)
+                own = self._own(t, kind, layer, None, every)
+                keys += [forward.Keys(t[0, :, :0], t), own]
+            again = self._mix(q, *keys, layer, query)
+            for row, head in self._touched(layer):
+                z[row, :, :, head] = again[row, :, :, head]
+        z = stack.apply(z, layer, ("z",), query)
+        return z.index_select(0, torch.tensor(rows, device=z.device))
+
+    def _touched(self, layer: int) -> set[tuple[int, int]]:
+        """Cells and heads whose query, key, value or pattern is edited in a layer."""
+        size, found = self.w.facts.group_size, set()
+        for kind in ("q", "k", "v", "pattern"):
+            for row, edit in self.stack.edits.get((layer, kind), ()):
+                group = edit.site.group
+                heads = [edit.site.head]
+                if group is not None:
+                    heads = list(range(group * size, (group + 1) * size))
+                found |= {(row, head) for head in heads if head is not None}
+        return found
+
+    def _named(self, t: Tensor, kind: Kind, layer: int, resid: Tensor) -> Tensor:
+        """Queries, or keys and values of groups, that read a stream of their own; in place."""
+        for row, ledger in self.stack.ledgers.items():
+            readers = ledger.readers.get((layer, kind), [])
+            readers = [r for r in readers if kind == "q" or r.group is not None]
+            if readers and row < len(resid):
+                for site, value in zip(
+                    readers, self._read(ledger, readers, resid[row]), strict=True
+                ):
+                    t[row, :, :, _index(site, self.w)] = value
+        return t
+
+    def _read(self, ledger: Ledger, readers: Sequence[Site], resid: Tensor) -> Tensor:
+        """What readers of one layer and kind compute, each from the stream that it sees."""
+        [layer] = {site.layer for site in readers}
+        assert layer is not None
+        x = forward.norm(ledger.streams(readers, resid), self.w.blocks[layer].attention.ends.read)
+        parts = [_projection(self.w, site) for site in readers]
+        values = torch.einsum("rbpd,rhd->rbph", x, torch.stack([part.weight for part in parts]))
+        if parts[0].bias is None:
+            return values
+        return (
+            values
+            + torch.stack([b for part in parts if (b := part.bias) is not None])[:, None, None]
         )
-        k, v = (stack.apply(t, layer, (kind,), window) for t, kind in ((k, "k"), (v, "v")))
-    q, k = forward.rotate(q, turn, query), forward.rotate(k, turn, window)
-    allowed = forward.causal(query, stack.base.final.shape[1])
-    pattern = forward.pattern(q, k, forward.rotate(old_k, turn, past), allowed, p.scale)
-    return resid, forward.mix(pattern, v, old_v)
+
+    def _own(
+        self, t: Tensor, kind: Kind, layer: int, resid: Tensor | None, window: Tensor
+    ) -> dict[tuple[int, int], Tensor]:
+        """Keys or values that a query head reads otherwise than its group: by cell and head."""
+        found: dict[tuple[int, int], Tensor] = {}
+        for row, ledger in self.stack.ledgers.items():
+            readers = [r for r in ledger.readers.get((layer, kind), []) if r.head is not None]
+            if readers and resid is not None and row < len(resid):
+                values = self._read(ledger, readers, resid[row])
+                found |= {(row, r.head or 0): v for r, v in zip(readers, values, strict=True)}
+        for row, edit in self.stack.own_keys(layer, kind):
+            head = edit.site.head or 0
+            current = found.get((row, head), t[row, :, :, _index(edit.site, self.w)])
+            found[row, head] = edit(current, window)
+        return found
+
+    def _mix(
+        self,
+        q: Tensor,
+        k: forward.Keys,
+        own_k: dict[tuple[int, int], Tensor],
+        v: forward.Keys,
+        own_v: dict[tuple[int, int], Tensor],
+        layer: int,
+        query: Tensor,
+    ) -> Float[Tensor, "cells batch query head d_head"]:
+        """z of every head, with the patterns edited on the way."""
+        p, facts = self.w.blocks[layer].attention, self.w.facts
+        normed = forward.Keys(*(forward.head_norm(t, p.k_norm) for t in k))
+        if own_k or own_v:  # give every query head a key and a value of its own, for this layer
+            size = facts.group_size
+            normed, values = (
+                forward.Keys(*(repeat(t, "... g d -> ... (g i) d", i=size) for t in both))
+                for both in (normed, v)
+            )
+            for (row, head), key in own_k.items():
+                beside = k.own[row].clone()
+                beside[:, :, head // size] = key
+                normed.own[row, :, :, head] = forward.head_norm(beside, p.k_norm)[
+                    :, :, head // size
+                ]
+            for (row, head), value in own_v.items():
+                values.own[row, :, :, head] = value
+        else:
+            values = v
+        q = forward.head_norm(q, p.q_norm)
+        turn = self.turn.get(p.rotary)
+        probabilities = forward.pattern(p, q, normed, turn, query, causal=facts.causal)
+        by_head = probabilities.flatten(2, 3)
+        for row, edit in self.stack.edits.get((layer, "pattern"), ()):
+            head = edit.site.head
+            by_head[row, :, head] = edit(by_head[row, :, head], query)
+        return forward.mix(by_head.view(probabilities.shape), values)
 
 
-def _input(
-    w: Weights, block: Block, resid: Float[Tensor, "cells batch window d_model"], site: Site
-) -> Float[Tensor, "cells batch window d_head"]:
-    """The query, key or value that a receiver computes from a residual stream."""
-    p, d_head = block.attention, w.facts.d_head
+def _projection(w: Weights, site: Site) -> Linear:
+    """What makes the query, key or value of a site out of the normed residual stream."""
+    assert site.layer is not None
+    p = w.blocks[site.layer].attention
     part = {"q": p.q, "k": p.k, "v": p.v}[site.kind]
-    index = _head(site, w)
-    return part.rows(index * d_head, (index + 1) * d_head)(forward.norm(resid, p.norm))
+    start = _index(site, w) * w.facts.d_head
+    return part.rows(start, start + w.facts.d_head)
 
 
-def _head(site: Site, w: Weights) -> int:
-    """Row of a site among the heads that its projection writes."""
+def _index(site: Site, w: Weights) -> int:
+    """Place of a site among the heads or groups that its projection writes."""
     if site.group is not None:
         return site.group
     assert site.head is not None
-    return site.head if site.kind in ("q", "z") else site.head // w.facts.group_size
+    return site.head if site.kind == "q" else site.head // w.facts.group_size
 
 
 def _rows(
@@ -181,78 +399,3 @@ def _rows(
     """The chosen positions of a contiguous window."""
     index = (chosen - window[:, :1])[None, ..., None]
     return x.gather(2, index.expand(x.shape[0], -1, -1, x.shape[-1]))
-
-
-class _Stack:
-    """Who has joined the wave: cells in the order of their entry, and their edits by site."""
-
-    def __init__(self, w: Weights, base: Trace, cells: Sequence[Sequence[Edit]]) -> None:
-        entry = [min(edit.entry for edit in cell) for cell in cells]
-        self.base = base
-        self.facts = w.facts
-        self.order = sorted(range(len(cells)), key=lambda i: entry[i])
-        self.entries = [entry[i] for i in self.order]
-        self.start = self.entries[0][0]
-        self.edits: dict[tuple[int, Kind], list[tuple[int, Edit]]] = {}
-        for row, cell in enumerate(self.order):
-            for edit in cells[cell]:
-                key = (edit.site.layer or 0, edit.site.kind)
-                self.edits.setdefault(key, []).append((row, edit))
-
-    def join(
-        self,
-        x: Float[Tensor, "cells batch window *axes"],
-        kind: Kind,
-        layer: int,
-        step: Kind,
-        window: Int[Tensor, "batch window"],
-    ) -> Float[Tensor, "more batch window *axes"]:
-        """Append the base run's `kind` for the cells that have joined by this step."""
-        new = bisect_right(self.entries, (layer, STEPS[step])) - len(x)
-        if not new:
-            return x
-        held = take(self._whole(kind, layer), window)
-        held = held.expand(new, *held.shape)
-        return torch.cat([x, held]) if len(x) else held.clone()
-
-    def apply(
-        self,
-        x: Float[Tensor, "cells batch window *axes"],
-        layer: int,
-        kinds: Sequence[Kind],
-        window: Int[Tensor, "batch window"],
-    ) -> Float[Tensor, "cells batch window *axes"]:
-        """Make the edits at this layer's sites of these kinds, in place: x is the wave's own."""
-        for kind in kinds:
-            for row, edit in self.edits.get((layer, kind), ()):
-                head = self._head(edit.site, x)
-                if head is None:
-                    x[row] = edit(x[row], window)
-                elif head >= 0:
-                    x[row, :, :, head] = edit(x[row, :, :, head], window)
-        return x
-
-    def edited(self, layer: int, kind: Kind) -> list[int]:
-        """Rows with an edit of this kind."""
-        return sorted({row for row, _ in self.edits.get((layer, kind), ())})
-
-    def reads_own_key(self, layer: int) -> bool:
-        """Is a key or value edited as one query head reads it?"""
-        both = (*self.edits.get((layer, "k"), ()), *self.edits.get((layer, "v"), ()))
-        return any(edit.site.head is not None for _, edit in both)
-
-    def _head(self, site: Site, x: Tensor) -> int | None:
-        """Index on the head axis; None without one; -1 if x does not hold the site's own."""
-        if site.head is None and site.group is None:
-            return None
-        if site.kind in ("q", "z"):
-            return site.head
-        own = self.facts.n_kv_heads if site.group is not None else self.facts.n_heads
-        index = site.group if site.group is not None else site.head
-        assert index is not None
-        return index if x.shape[3] == own else -1
-
-    def _whole(self, kind: Kind, layer: int) -> Float[Tensor, "batch pos *axes"]:
-        if kind == "resid_post":
-            return self.base.at(Site("resid_post", layer))
-        return self.base.kept[kind][layer]

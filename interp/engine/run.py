@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, ParamSpec
 
@@ -18,15 +18,16 @@ from interp.core.errors import InterpError
 from interp.core.metrics import Answers, Metric
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
-from interp.core.sites import Kind, Site
+from interp.core.sites import KINDS, Kind, Site
 from interp.engine import means
 from interp.engine.checkpoint import Store, cell_identity, function_identity
 from interp.engine.edits import Edit
-from interp.engine.engines import Engine, EngineName, Score, accept, choose
+from interp.engine.engines import Engine, EngineName, Route, accept, choose
 from interp.engine.interventions import Cell, Freeze, Intervention, Reference
 from interp.engine.means import Group, Means
-from interp.engine.plan import Batch, Plan, blocks, make_plan, places, receiving
+from interp.engine.plan import Batch, Plan, blocks, make_plan, places, reading, route
 from interp.engine.provenance import provenance
+from interp.engine.score import Score
 from interp.engine.trace import KEPT, Trace
 from interp.models.model import Model
 
@@ -104,8 +105,8 @@ def run(sweep: Sweep) -> Results:
         InterpError: intervening with a run's own values changed the metric (null control).
         ResultsError: the checkpoint folder cannot be written.
     """
-    engine = choose(sweep.model, sweep.engine)
-    accept(sweep.model, sweep.pairs)
+    engine = choose(sweep.model, sweep.engine, prefix=sweep.pairs.decoder)
+    accept(sweep.model, sweep.pairs, sweep.metric)
     pairs, cells = sweep.pairs, list(sweep.cells)
     plan = make_plan(
         sweep.model.facts,
@@ -113,8 +114,7 @@ def run(sweep: Sweep) -> Results:
         cells,
         budget=_budget(sweep.memory),
         itemsize=sweep.model.dtype.itemsize,
-        read=sweep.metric.position,
-        columns=2 if sweep.metric.reads == "answers" else sweep.model.facts.d_vocab,
+        metric=sweep.metric,
         engine=engine.name,
     )
     if _explaining.get():
@@ -174,19 +174,17 @@ class _Block:
             side: getattr(pairs, side)[index, : self.length].to(device)
             for side in ("clean", "corrupt")
         }
-        sources = {i.value.source for c in sweep.cells for i in c.interventions if _side(i)}
-        needed = {sweep.base, *sources}
         self.traces: dict[str, Trace] = {
-            str(side): engine.trace(self.tokens[str(side)], keep=KEPT)
-            for side in sorted(map(str, needed))
+            side: engine.trace(self.tokens[side], keep=keep)
+            for side, keep in sorted(_kinds(sweep).items())
         }
-        read = pairs.at(sweep.metric.position)[index].to(device)
-        reference = None
+        read = reading(sweep.model.facts, pairs, sweep.metric, rows).to(device)
+        answers = Answers(pairs.correct[index].to(device), pairs.wrong[index].to(device))
+        self.score = Score(sweep.metric, answers, read)
         if sweep.metric.needs_reference:
             clean = self.traces.get("clean") or engine.trace(self.tokens["clean"], keep=())
-            reference = engine.logits(clean, read)
-        answers = Answers(pairs.correct[index].to(device), pairs.wrong[index].to(device), reference)
-        self.score = Score(sweep.metric, answers, read)
+            answers = replace(answers, reference=engine.found(clean, self.score))
+            self.score = replace(self.score, answers=answers)
 
     @property
     def base(self) -> Trace:
@@ -211,23 +209,23 @@ class _Block:
         chosen = sorted({batch.cells[i * (len(batch.cells) - 1) // 2] for i in range(3)})
         frozen = [
             Cell(
-                site=cells[i].site,
+                name=cells[i].name,
                 position=cells[i].position,
-                interventions=tuple(
-                    Intervention(x.site, Freeze(), x.positions) for x in cells[i].interventions
-                ),
-                hop=cells[i].hop,
+                interventions=tuple(replace(x, value=Freeze()) for x in cells[i].interventions),
+                hops=cells[i].hops,
             )
             for i in chosen
         ]
         effect = np.abs(self._run(frozen, batch, self.score) - self.plain())
-        logits = Score(CONTROL, self.score.answers, self.score.read)
-        plain = self.engine.plain(self.base, logits).double().cpu().numpy()
-        moved = float(np.abs(self._run(frozen, batch, logits) - plain).max())
+        control = self.score
+        if control.metric.reads != "embedding":
+            control = replace(control, metric=CONTROL, answers=self._two_logits())
+        plain = self.engine.plain(self.base, control).double().cpu().numpy()
+        moved = float(np.abs(self._run(frozen, batch, control) - plain).max())
         noise = torch.finfo(self.sweep.model.dtype).eps * max(1.0, float(np.abs(plain).max()))
         if moved > NULL_TOLERANCE * noise:
             raise InterpError(
-                f"null control failed: giving {', '.join(str(c.site) for c in frozen)} the values "
+                f"null control failed: giving {', '.join(c.name for c in frozen)} the values "
                 f"of the run itself moved the logits by {moved:.2e}, more than float noise. The "
                 f"{self.engine.name} engine is wrong on this model; use the other one."
             )
@@ -236,39 +234,58 @@ class _Block:
     def _run(
         self, cells: Sequence[Cell], batch: Batch, score: Score
     ) -> Float[np.ndarray, "cells batch"]:
-        hop = cells[0].hop
-        device = self.sweep.model.device
-        window = torch.zeros(len(self.rows), 0, dtype=torch.long)
-        if hop is not None:
-            window = receiving(self.sweep.pairs, hop, self.rows, self.sweep.metric.position)
+        sweep, device = self.sweep, self.sweep.model.device
+        receiving, starts = route(sweep.model.facts, sweep.pairs, cells[0], self.rows, sweep.metric)
         values = self.engine.run(
             self.base,
             self.tokens[self.sweep.base],
             [[self._edit(i) for i in cell.interventions] for cell in cells],
-            hop=hop,
-            receiving=window.to(device),
-            start=batch.start,
+            route=Route(cells[0].hops, tuple(x.to(device) for x in receiving), starts),
             score=score,
         )
         return values.double().cpu().numpy()
 
     def _edit(self, intervention: Intervention) -> Edit:
         site, value = intervention.site, intervention.value
-        mask = places(self.sweep.pairs, intervention.positions, self.rows)
+        mask = places(self.sweep.pairs, intervention.positions, self.rows, site)
         source = value.source
         found: Tensor | None = None
         if isinstance(source, Reference):
             found = self.references[source].at(site, self.groups)
         elif isinstance(source, Tensor):
-            found = source[list(self.rows), : self.length].to(self.base.final)
+            found = source[list(self.rows), : mask.shape[1]].to(self.base.final)
+            found = found[..., : self.length] if site.kind == "pattern" else found
         elif source is not None:
             found = (self.base if source == "base" else self.traces[source]).at(site)
-        return Edit(site, value, mask.to(self.base.final.device), found)
+        mask = mask.to(self.base.final.device)
+        return Edit(site, value, mask, found, intervention.readers, intervention.normalise)
+
+    def _two_logits(self) -> Answers:
+        """The logits that the null control is judged by; any two where there are no answers."""
+        answers = self.score.answers
+        if bool((answers.correct >= 0).all()):
+            return answers
+        return Answers(torch.zeros_like(answers.correct), torch.ones_like(answers.wrong))
 
 
-def _side(intervention: Intervention) -> bool:
-    source = intervention.value.source
-    return isinstance(source, str) and source != "base"
+def _kinds(sweep: Sweep) -> dict[str, tuple[Kind, ...]]:
+    """The runs that a sweep takes values from, with the kinds that their traces must hold."""
+    needed: dict[str, set[Kind]] = {sweep.base: set()}
+    for cell in sweep.cells:
+        for i in cell.interventions:
+            source = i.value.source
+            if isinstance(source, str):
+                needed.setdefault(sweep.base if source == "base" else source, set()).add(
+                    i.site.kind
+                )
+    needed[sweep.base] |= {
+        i.site.kind for c in sweep.cells for i in c.interventions
+    }  # null control
+    large = ("pattern", "mlp_act")
+    return {
+        side: (*KEPT, *(kind for kind in large if kind in wanted))
+        for side, wanted in needed.items()
+    }
 
 
 def _references(sweep: Sweep, engine: Engine, budget: int) -> dict[Reference, Means]:
@@ -290,7 +307,7 @@ def _references(sweep: Sweep, engine: Engine, budget: int) -> dict[Reference, Me
             )
             for rows in blocks(pairs.lengths, 64)
         ]
-        keep = tuple(kind for kind in KEPT if kind in wanted)
+        keep = tuple(kind for kind in KINDS if kind in wanted)
         found[reference] = means.collect(
             parts,
             lambda tokens, keep: engine.trace(tokens, keep=keep),
@@ -310,6 +327,7 @@ def _key(sweep: Sweep, engine: Engine, batch: Batch) -> list[object]:
         *(sweep.model.weight_hash, str(sweep.model.dtype), sweep.pairs.fingerprint),
         *(engine.name, sweep.method, sweep.base, batch.rows),
         *(metric.name, metric.position, metric.reads, function_identity(metric.fn)),
+        sweep.pairs.decoder,
         *(cell_identity(sweep.cells[i]) for i in batch.cells),
     ]
 
@@ -333,15 +351,15 @@ def _table(
     frame = pd.DataFrame(
         {
             "method": words([sweep.method] * len(cells)),
-            "site": words([str(c.site) for c in cells]),
+            "site": words([c.name for c in cells]),
             "position": words([c.position for c in cells]),
-            "receiver": words([str(c.hop) if c.hop else "" for c in cells]),
+            "receiver": words([" -> ".join(map(str, c.hops)) for c in cells]),
             "direction": words([direction] * len(cells)),
             "metric": words([sweep.metric.name] * len(cells)),
-            "kind": words([c.site.kind for c in cells]),
-            "layer": numbers([c.site.layer for c in cells]),
-            "head": numbers([c.site.head for c in cells]),
-            "through": words([c.hop.through if c.hop else "" for c in cells]),
+            "kind": words([c.site.kind if c.site else "set" for c in cells]),
+            "layer": numbers([c.site.layer if c.site else None for c in cells]),
+            "head": numbers([c.site.head if c.site else None for c in cells]),
+            "through": words([_through(c) for c in cells]),
             "engine": words([engine] * len(cells)),
             "example": np.tile(np.arange(n, dtype=np.int32), len(cells)),
             "cluster": np.tile(np.asarray(sweep.pairs.cluster, object), len(cells)),
@@ -357,3 +375,9 @@ def _budget(memory: int | None) -> int:
     if memory is not None and memory < 1:
         raise InterpError(f"memory={memory} bytes holds nothing; leave it out, or give more than 0")
     return memory or min(DEFAULT_MEMORY, psutil.virtual_memory().available // 4)
+
+
+def _through(cell: Cell) -> str:
+    """What the hops pass through, and whether norms were frozen: "mlps", "direct/frozen ln"."""
+    words = {hop.through + ("/frozen ln" if hop.ln == "freeze" else "") for hop in cell.hops}
+    return "+".join(sorted(words))

@@ -127,9 +127,7 @@ def _attend(
     turn: forward.Rotations,
     *,
     whole: bool,
-) -> tuple[
-    Float[Tensor, "batch pos head d_head"], Float[Tensor, "batch query head key"] | None
-]:
+) -> tuple[Float[Tensor, "batch pos head d_head"], Float[Tensor, "batch query head key"] | None]:
     """z, and the pattern if it is asked for, a few rows at a time."""
     rows = max(1, SCORES_AT_ONCE // (q.shape[1] * q.shape[1] * q.shape[2]))
     zs, patterns = [], []

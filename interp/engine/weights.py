@@ -254,7 +254,9 @@ def _embedding(model: Model) -> Embedding:
     bridge, facts = model.bridge, model.facts
     table = _inner(bridge.embed)
     # rounded to the model's precision, as the model rounds it
-    scale = float(table.embed_scale.to(table.weight.dtype)) if hasattr(table, "embed_scale") else None
+    scale = (
+        float(table.embed_scale.to(table.weight.dtype)) if hasattr(table, "embed_scale") else None
+    )
     if facts.positions != "learned":
         return Embedding(table.weight, scale)
     start = 2 if facts.architecture == "OPTForCausalLM" else 0
