@@ -307,6 +307,14 @@ class Oracle:
         x = x @ self.w[f"{name}.weight"][at].T
         return x + self.w[f"{name}.bias"][at] if f"{name}.bias" in self.w else x
 
+    def output(self, layer: int, head: int) -> Tensor:
+        """W_O of one head, `d_head d_model`."""
+        return self.w[f"{layer}.o.weight"][:, self.slice(head)].T
+
+    def bias(self, layer: int) -> Tensor:
+        """b_O of all heads."""
+        return self.w.get(f"{layer}.o.bias", self.w["embed.weight"].new_zeros(1))
+
     def slice(self, index: int) -> slice:
         return slice(index * self.d_head, (index + 1) * self.d_head)
 
@@ -459,10 +467,9 @@ class _Run:
         return out
 
     def attention_write(self, layer: int, zs: Sequence[Tensor]) -> Tensor:
-        weight = self.model.w[f"{layer}.o.weight"]
-        x = self.model.w.get(f"{layer}.o.bias", weight.new_zeros(weight.shape[0]))
+        x = self.model.bias(layer)
         for h, z in enumerate(zs):
-            x = x + z @ weight[:, self.model.slice(h)].T
+            x = x + z @ self.model.output(layer, h)
         return self.norm(x, f"{layer}.post1")
 
     def mlp_write(self, layer: int, neurons: Sequence[Tensor]) -> Tensor:
