@@ -14,7 +14,9 @@ from interp.models.model import Model
 torch.set_num_threads(1)  # tiny matrices: a second thread only waits
 
 FAMILIES = ("gpt2", "llama-mha", "llama")
-"""What replay supports: learned positions, rotary, and rotary with grouped queries."""
+"""The plainest: learned positions, rotary, and rotary with grouped queries."""
+REPLAYED = tuple(name for name in tiny.FAMILIES if name not in ("opt-post", "t5"))
+"""What replay supports."""
 
 
 @pytest.fixture(autouse=True)

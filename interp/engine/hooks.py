@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.errors import Unsupported
 from interp.core.sites import Kind, Site
 from interp.engine.edits import Edit
 from interp.engine.frozen import along, arriving, give, write_pattern
@@ -89,7 +88,7 @@ def run(
     tokens: Int[Tensor, "batch pos"],
     edits: Sequence[Edit],
     hops: Sequence[Hop],
-    receiving: Sequence[Int[Tensor, "batch window"]],
+    receiving: Sequence[Int[Tensor, "batch _"]],
     prefix: tuple[int, ...] = (),
 ) -> Output:
     """The output of one cell.

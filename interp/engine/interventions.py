@@ -225,6 +225,7 @@ class Cell:
     def __post_init__(self) -> None:
         object.__setattr__(self, "first", min(i.site for i in self.interventions))
         self._refuse_twice()
+        self._refuse_sums()
         if not self.hops:
             return
         for intervention in self.interventions:
@@ -261,3 +262,20 @@ class Cell:
                         f"one run ({self.name!r}); which one holds is not said. Leave one out."
                     )
                 taken.setdefault((i.site, reader), []).append(i.positions)
+
+    def _refuse_sums(self) -> None:
+        """A sum that is set for everyone has no terms that one reader could see otherwise."""
+        named = [i.site for i in self.interventions if i.readers is not None]
+        for i in self.interventions:
+            if i.readers is not None:
+                continue
+            inner = {"attn_out": "z", "mlp_out": "mlp_act"}.get(i.site.kind)
+            lost = [s for s in named if s.kind == inner and s.layer == i.site.layer]
+            if i.site.kind.startswith("resid") and named:
+                lost = named
+            if lost:
+                raise SiteError(
+                    f"'{i.site}' is set for all its readers and '{lost[0]}', which is a term of "
+                    f"that sum, for some ({self.name!r}): whether they see it is not said. Make "
+                    "two runs of it."
+                )

@@ -30,6 +30,7 @@ class Ledger:
 
     Args:
         edits: those with readers.
+        neurons: those of neurons for everyone.
         entry: layer and step at which the cell joins the wave; before it the base run's writes hold.
         window: the positions that are computed, `batch window`.
     """
@@ -39,11 +40,13 @@ class Ledger:
         w: Weights,
         base: Trace,
         edits: Sequence[Edit],
+        neurons: Sequence[Edit],
         entry: tuple[int, int],
         window: Int[Tensor, "batch window"],
     ) -> None:
         self.w, self.base, self.window = w, base, window
         self.edits = sorted(edits, key=lambda edit: edit.site)
+        self.neurons = neurons
         self.readers: dict[tuple[int, Kind], list[Site]] = defaultdict(list)
         self.of: dict[Site, list[int]] = defaultdict(list)
         for i, edit in enumerate(self.edits):
@@ -56,7 +59,6 @@ class Ledger:
             self.groups[edit.site.layer or 0, _part(edit.site)].append(i)
         self.folds = w.blocks[0].attention.ends.sum is not None
         self.written: dict[tuple[int, Kind], tuple[Tensor, Tensor]] = {}
-        self.moved: dict[tuple[int, Kind], Tensor] = {}
         self.summed = self._splits()
         self.changes = base.final.new_zeros(
             len(self.edits) if self.summed else 0, *window.shape, w.facts.d_model
@@ -104,11 +106,6 @@ class Ledger:
         for i in group:
             self.changes[i] = self._change(self.edits[i], inside, written)
 
-    def move(self, layer: int, kind: Kind, by: Float[Tensor, "batch window d_model"]) -> None:
-        """The stream itself was changed for all its readers; only a rebuilt one must be told."""
-        if self.folds:
-            self.moved[layer, kind] = by
-
     def narrow(self, chosen: Int[Tensor, "batch chosen"]) -> None:
         """Go on with fewer positions."""
         index = (chosen - self.window[:, :1])[None, ..., None]
@@ -120,7 +117,6 @@ class Ledger:
             key: (take(inside, local), take(written, local))
             for key, (inside, written) in self.written.items()
         }
-        self.moved = {key: take(by, local) for key, by in self.moved.items()}
         self.window = chosen
 
     def streams(
@@ -165,14 +161,17 @@ class Ledger:
             written = forward.attention_write(z, block.attention)
         elif within:
             act = forward.hidden(inside, block.mlp)
-            for edit in within:
-                neuron = edit.site.neuron
-                act[..., neuron] = edit(act[..., neuron], self.window)
+            self._set(act, [edit for edit in self.neurons if edit.site.layer == layer])
+            self._set(act, within)
             written = forward.norm(block.mlp.down(act), block.mlp.ends.write)
         for i in chosen:
             if self.edits[i].site.kind in PARTS:
                 written = self.edits[i](written, self.window)
         return written
+
+    def _set(self, act: Float[Tensor, "batch window d_mlp"], edits: Sequence[Edit]) -> None:
+        for edit in edits:
+            act[..., edit.site.neuron] = edit(act[..., edit.site.neuron], self.window)
 
     def _resum(self, reader: Site, resid: Tensor) -> Tensor:
         """The stream plus the changes of each layer's writes."""
@@ -191,24 +190,15 @@ class Ledger:
             chosen = [i for i in self.groups.get((layer, part), ()) if i in seen]
             return self._rewrite(layer, part, chosen) if chosen else self.written[layer, part][1]
 
-        def moved(stream: Tensor, layer: int, kind: Kind) -> Tensor:
-            return stream + self.moved.get((layer, kind), 0.0)
-
         stream = write(0, "embed")
         last = self.w.facts.n_layers if reader.layer is None else reader.layer
-        for layer in range(last + 1):
-            if layer == self.w.facts.n_layers:
-                break
-            block = self.w.blocks[layer]
-            stream = moved(stream, layer, "resid_pre")
+        for layer, block in enumerate(self.w.blocks[: last + 1]):
             if layer == last and reader.kind != "mlp_out":
                 break
             stream = forward.add(stream, write(layer, "attn_out"), block.attention.ends)
-            stream = moved(stream, layer, "resid_mid")
             if layer == last:
                 break
             stream = forward.add(stream, write(layer, "mlp_out"), block.mlp.ends)
-            stream = moved(stream, layer, "resid_post")
         return stream
 
 

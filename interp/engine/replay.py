@@ -135,7 +135,7 @@ class _Wave:
         if self.through == "all":
             resid, z = self._attend(resid, layer, window, query)
             z = stack.apply(stack.join(z, "z", layer, "z", query), layer, ("z",), query)
-            attn_out = forward.attention_write(z, p)
+            attn_out = forward.attention_write(z, p, self._like("z", layer, query))
         else:
             z = resid[:0]
             attn_out = stack.join(resid[:0], "attn_out", layer, "z", query)
@@ -238,7 +238,7 @@ class _Wave:
     ) -> tuple[Tensor, Tensor]:
         """Residual stream and z at the query positions, for the cells that have joined by then."""
         stack, p, d_head = self.stack, self.w.blocks[layer].attention, self.w.facts.d_head
-        x = forward.norm(resid, p.ends.read)
+        x = forward.norm(resid, p.ends.read, self._like("resid_pre", layer, window))
         resid = stack.join(resid, "resid_pre", layer, "q", window)
         start = int(window[0, 0])
         keys = {}

@@ -41,7 +41,12 @@ class Stack:
                 if edit.readers is None:
                     self.edits[edit.site.layer or 0, edit.site.kind].append((row, edit))
             if named := [edit for edit in cells[cell] if edit.readers is not None]:
-                self.ledgers[row] = Ledger(w, base, named, first[cell], window)
+                neurons = [
+                    edit
+                    for edit in cells[cell]
+                    if edit.readers is None and edit.site.kind == "mlp_act"
+                ]
+                self.ledgers[row] = Ledger(w, base, named, neurons, first[cell], window)
 
     def joined(self, layer: int, step: Kind) -> int:
         """How many cells have joined by this step."""
@@ -83,10 +88,7 @@ class Stack:
             for row, edit in self.edits.get((layer, kind), ()):
                 head = edit.site.group if edit.site.group is not None else edit.site.head
                 if kind not in HEAD_KINDS:
-                    before = x[row].clone() if row in self.ledgers else None
                     x[row] = edit(x[row], window)
-                    if before is not None and kind.startswith("resid"):
-                        self.ledgers[row].move(layer, kind, x[row] - before)
                 elif kind not in ("k", "v") or edit.site.group is not None:
                     x[row, :, :, head] = edit(x[row, :, :, head], window)
         return x

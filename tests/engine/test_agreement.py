@@ -1,16 +1,23 @@
 """Three answers to the same intervention: replay, hooks, and an oracle that shares no code."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from conftest import FAMILIES
+from conftest import REPLAYED
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from oracle import Oracle
+from oracle import Change, HopSpec, Oracle, masked
+from torch import Tensor
 
-from interp.core.metrics import METRICS
+from interp.core.edges import Edge, edges, feeds
+from interp.core.errors import Unsupported
+from interp.core.facts import Facts
+from interp.core.metrics import METRICS, Metric
 from interp.core.pairs import Pairs
-from interp.core.sites import Site
+from interp.core.sites import Kind, Site
 from interp.engine.interventions import (
+    SENDERS,
     Add,
     Cell,
     Freeze,
@@ -19,6 +26,7 @@ from interp.engine.interventions import (
     Resample,
     Scale,
     Set,
+    Value,
     Zero,
 )
 from interp.engine.plan import places
@@ -27,167 +35,292 @@ from interp.models.model import Model
 
 TOLERANCE = 1e-9
 POSITIONS = ("all", "end", "mid", "late")
-RANDOM = settings(
-    max_examples=100,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.generate],  # a drawn case prints itself; shrinking takes minutes
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+PATTERNS = 1 + 2 + 4
+ORDINARY, MANY = 180, 1700
+"""Drawn cases of each of the three properties: 540 in the ordinary run, 5,100 in the slow one."""
 
 
-def answer(model: Model, pairs: Pairs, cell: Cell, engine: str, base: str = "clean"):
-    sweep = Sweep(model, pairs, [cell], "test", base, METRICS["logit_diff"], engine)
+def drawn(cases: int) -> settings:
+    return settings(
+        max_examples=cases,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],  # a drawn case prints itself; shrinking takes minutes
+        suppress_health_check=[
+            HealthCheck.function_scoped_fixture,
+            HealthCheck.too_slow,
+            HealthCheck.data_too_large,
+        ],
+    )
+
+
+def metric_of(model: Model) -> Metric:
+    """The logit difference, or of a model without logits a number that moves with every feature."""
+    if model.facts.language_model:
+        return METRICS["logit_diff"]
+
+    def weighted(x: Tensor, answers: object) -> Tensor:
+        return (x * torch.arange(1, x.shape[-1] + 1)).mean(-1)
+
+    return Metric("weighted", weighted, reads="embedding", position="mean", needs_answers=False)
+
+
+def answer(model: Model, pairs: Pairs, cell: Cell, engine: str, base: str = "clean") -> Tensor:
+    sweep = Sweep(model, pairs, [cell], "test", base, metric_of(model), engine)
     return torch.tensor(run(sweep).frame["value"].to_numpy())
 
 
-def expected(oracle: Oracle, pairs: Pairs, logits_of) -> torch.Tensor:
-    """The oracle's logit difference, row by row without padding."""
+def expected(model: Model, pairs: Pairs, base: str, output_of: Callable) -> Tensor:
+    """The metric of the oracle's output, row by row without padding."""
     found = []
     for row in range(len(pairs)):
         n = int(pairs.lengths[row])
-        logits = logits_of(row, pairs.clean[row : row + 1, :n], pairs.corrupt[row : row + 1, :n])
-        found.append(logits[0, n - 1, pairs.correct[row]] - logits[0, n - 1, pairs.wrong[row]])
+        clean, corrupt = pairs.clean[row : row + 1, :n], pairs.corrupt[row : row + 1, :n]
+        ran, other = (clean, corrupt) if base == "clean" else (corrupt, clean)
+        out = output_of(row, ran, other)[0]
+        if model.facts.language_model:
+            found.append(out[n - 1, pairs.correct[row]] - out[n - 1, pairs.wrong[row]])
+        else:
+            found.append(metric_of(model).fn(out.mean(0), None))
     return torch.stack(found)
 
 
-@st.composite
-def sites(draw, facts, kinds):
-    kind = draw(st.sampled_from(kinds))
-    if kind == "embed":
-        return Site("embed")
-    layer = draw(st.integers(0, facts.n_layers - 1))
-    if kind in ("q", "z"):
-        return Site(kind, layer, head=draw(st.integers(0, facts.n_heads - 1)))
-    if kind in ("k", "v"):
-        if draw(st.booleans()):
+class Case:
+    """Draws the parts of a case, and keeps what the oracle must know of them."""
+
+    def __init__(self, data: st.DataObject, tiny_model: Callable, pairs: Pairs) -> None:
+        self.data = data
+        self.family = data.draw(st.sampled_from(REPLAYED), label="family")
+        self.model: Model = tiny_model(self.family)
+        self.facts = self.model.facts
+        self.pairs = pairs.select([1, 2])
+        self.base = data.draw(st.sampled_from(["clean", "corrupt"]))
+        self.other = "corrupt" if self.base == "clean" else "clean"
+        self.generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+
+    def site(self, kinds: tuple[Kind, ...]) -> Site:
+        facts, draw = self.facts, self.data.draw
+        kind = draw(st.sampled_from([k for k in kinds if k != "resid_mid" or not facts.parallel]))
+        if kind == "embed":
+            return Site("embed")
+        layer = draw(st.integers(0, facts.n_layers - 1))
+        if kind == "mlp_act":
+            return Site(kind, layer, neuron=draw(st.integers(0, facts.d_mlp - 1)))
+        if kind in ("k", "v") and draw(st.booleans()):
             return Site(kind, layer, group=draw(st.integers(0, facts.n_kv_heads - 1)))
-        return Site(kind, layer, head=draw(st.integers(0, facts.n_heads - 1)))
-    return Site(kind, layer)
+        if kind in ("q", "k", "v", "z", "pattern"):
+            return Site(kind, layer, head=draw(st.integers(0, facts.n_heads - 1)))
+        return Site(kind, layer)
 
+    def sites(self, kinds: tuple[Kind, ...], most: int) -> list[Site]:
+        n = self.data.draw(st.integers(1, most))
+        return sorted({self.site(kinds) for _ in range(n)})
 
-NODES = ("embed", "resid_pre", "q", "k", "v", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
-
-
-@given(data=st.data())
-@RANDOM
-def test_node_interventions_agree(data, tiny_model, oracle, pairs):
-    """Any joint set of interventions at any sites and positions, any value."""
-    family, pairs = data.draw(st.sampled_from(FAMILIES)), pairs.select([1, 2, 4])
-    model = tiny_model(family)
-    chosen = data.draw(st.lists(sites(model.facts, NODES), min_size=1, max_size=3, unique=True))
-    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
-    judge = oracle(family)
-
-    def value():
-        kind = data.draw(st.sampled_from(["zero", "resample", "freeze", "set", "add", "scale"]))
+    def value(self, site: Site) -> Value:
+        kinds = ["zero", "resample", "freeze", "scale", "set", "add"]
+        kind = self.data.draw(st.sampled_from(kinds))
         if kind in ("set", "add"):
-            return {"set": Set, "add": Add}[kind]
-        return {"zero": Zero(), "resample": Resample("corrupt"), "freeze": Freeze(),
-                "scale": Scale(-0.7)}[kind]  # fmt: skip
+            shape = [*self.pairs.clean.shape]
+            if site.kind != "mlp_act":
+                heads = site.kind in ("q", "k", "v", "z")
+                pos = self.pairs.clean.shape[1]
+                width = self.facts.d_head if heads else self.facts.d_model
+                shape.append(pos if site.kind == "pattern" else width)
+            own = torch.randn(shape, generator=self.generator, dtype=torch.float64)
+            return {"set": Set, "add": Add}[kind](own)
+        return {
+            "zero": Zero(),
+            "resample": Resample(self.other),
+            "freeze": Freeze(),
+            "scale": Scale(-0.7),
+        }[kind]
 
-    _, acts = judge.forward(pairs.clean[:1])
-    interventions = []
-    for site in chosen:
-        made = value()
-        if isinstance(made, type):
-            axes = acts[str(site)].shape[2:]
-            own = torch.randn(*pairs.clean.shape, *axes, generator=generator, dtype=torch.float64)
-            made = made(own)
-        interventions.append(Intervention(site, made, data.draw(st.sampled_from(POSITIONS))))
-    cell = Cell(chosen[0], "test", tuple(interventions))
-    named = {str(i.site): i for i in interventions}
+    def place(self) -> str:
+        return self.data.draw(st.sampled_from(POSITIONS))
 
-    def logits_of(row, clean, corrupt):
-        _, base = judge.forward(clean)
-        _, other = judge.forward(corrupt)
+    def intervention(self, site: Site, readers: tuple[Site, ...] | None = None) -> Intervention:
+        return Intervention(site, self.value(site), self.place(), readers, normalise=False)
 
-        def change(name, x):
-            if name not in named:
-                return x
-            i = named[name]
+    def new(self, i: Intervention, row: int, ran: dict, other: dict) -> Callable[[Tensor], Tensor]:
+        """What an intervention makes of a current value, by the words of its docstring."""
+        mask = places(self.pairs, i.positions, [row])
+        name = str(i.site)
+
+        def made(x: Tensor) -> Tensor:
             n = x.shape[1]
-            new = {
-                Zero: lambda: torch.zeros_like(x),
-                Resample: lambda: other[name],
-                Freeze: lambda: base[name],
-                Scale: lambda: -0.7 * x,
-                Set: lambda: i.value.source[row : row + 1, :n],
-                Add: lambda: x + i.value.source[row : row + 1, :n],
-            }[type(i.value)]()
-            return torch.where(places(pairs, i.positions, [row])[..., None], new, x)
+            if isinstance(i.value, Set | Add):
+                own = i.value.source[row : row + 1, :n]
+                own = own[..., :n] if i.site.kind == "pattern" else own
+                new = own if isinstance(i.value, Set) else x + own
+            elif isinstance(i.value, Zero):
+                new = torch.zeros_like(x)
+            elif isinstance(i.value, Scale):
+                new = -0.7 * x
+            else:
+                new = other[name] if isinstance(i.value, Resample) else ran[name]
+            return masked(mask, new, x)
 
-        return judge.forward(clean, change)[0]
+        return made
 
-    truth = expected(judge, pairs, logits_of)
-    assert (answer(model, pairs, cell, "replay") - truth).abs().max() < TOLERANCE
-    own_key = any(s.kind in ("k", "v") and s.head is not None for s in chosen)
-    if not (own_key and model.facts.group_size > 1):  # hooks refuse; tested elsewhere
-        assert (answer(model, pairs, cell, "hooks") - truth).abs().max() < TOLERANCE
+    def change(self, interventions, row: int, ran: dict, other: dict) -> Change:
+        named = {str(i.site): self.new(i, row, ran, other) for i in interventions}
+        return lambda name, x: named[name](x) if name in named else x
+
+    def check(self, cell: Cell, truth: Tensor, *, hooks: bool) -> None:
+        for engine in ("replay", "hooks") if hooks else ("replay",):
+            error = (answer(self.model, self.pairs, cell, engine, self.base) - truth).abs().max()
+            assert error < TOLERANCE, f"{engine} is off by {error:.1e}: {self.family}, {told(cell)}"
+
+    def own_key(self, sites: list[Site]) -> bool:
+        """Hooks cannot reach a key or value as one head of a group reads it."""
+        own = any(s.kind in ("k", "v") and s.head is not None for s in sites)
+        return own and self.facts.group_size > 1
 
 
-@given(data=st.data())
-@RANDOM
-def test_paths_agree(data, tiny_model, oracle, pairs):
-    """Any senders to any receivers, restricted at either end, in both directions."""
-    family, pairs = data.draw(st.sampled_from(FAMILIES)), pairs.select([1, 2, 4])
-    model = tiny_model(family)
-    facts, judge = model.facts, oracle(family)
-    senders = data.draw(
-        st.lists(sites(facts, ("embed", "z", "mlp_out")), min_size=1, max_size=2, unique=True)
+def told(cell: Cell) -> str:
+    """A cell in words, for the message of a failure."""
+    made = [
+        f"{type(i.value).__name__} {i.site} at {i.positions} for {[*map(str, i.readers or ())]}"
+        for i in cell.interventions
+    ]
+    hops = [f"to {hop} at {hop.positions} through {hop.through}, {hop.ln}" for hop in cell.hops]
+    return "; ".join([*made, *hops])
+
+
+NODES: tuple[Kind, ...] = (
+    *("embed", "resid_pre", "q", "k", "v", "pattern", "z"),
+    *("attn_out", "resid_mid", "mlp_act", "mlp_out", "resid_post"),
+)
+
+
+def nodes_agree(data, tiny_model, oracle, pairs):
+    """Any joint set of interventions at any sites and positions, any value."""
+    case = Case(data, tiny_model, pairs)
+    chosen = case.sites(NODES, 3)
+    interventions = tuple(case.intervention(site) for site in chosen)
+    judge: Oracle = oracle(case.family)
+
+    def output_of(row, ran, other):
+        acts = judge.forward(ran)[1], judge.forward(other)[1]
+        return judge.forward(ran, case.change(interventions, row, *acts))[0]
+
+    truth = expected(case.model, case.pairs, case.base, output_of)
+    case.check(Cell("test", "", interventions), truth, hooks=not case.own_key(chosen))
+
+
+def paths_agree(data, tiny_model, oracle, pairs):
+    """Any senders to any receivers in any number of hops, restricted at either end."""
+    case = Case(data, tiny_model, pairs)
+    senders = case.sites(SENDERS, 2)
+    hops: list[Hop] = []
+    before = min(senders)
+    for _ in range(data.draw(st.integers(0, 2))):
+        ends = case.sites(("q", "k", "v", "mlp_out"), 2)
+        # a key and its own group's key at once would set one activation twice
+        if len({(s.kind, s.layer) for s in ends}) < len(ends) or not before < max(ends):
+            continue
+        hops.append(draw_hop(case, tuple(ends)))
+        before = min(ends)
+    if not hops or data.draw(st.booleans()):
+        hops.append(draw_hop(case, (Site("logits"),)))
+    if set(senders) & set(hops[0].receivers):
+        return
+    ends = [site for hop in hops for site in hop.receivers]
+    if not case.facts.language_model and hops[-1].ends:
+        case.place()  # its final stream is read at all positions; drawn paths end there as well
+    interventions = tuple(case.intervention(site) for site in senders)
+    judge: Oracle = oracle(case.family)
+
+    def output_of(row, ran, other):
+        acts = judge.forward(ran)[1], judge.forward(other)[1]
+        specs = [
+            HopSpec(
+                tuple(map(str, hop.receivers)),
+                places(case.pairs, hop.positions, [row]),
+                hop.through,
+                hop.ln,
+            )
+            for hop in hops
+        ]
+        return judge.run_cell(ran, case.change(interventions, row, *acts), specs)
+
+    truth = expected(case.model, case.pairs, case.base, output_of)
+    cell = Cell("test", "", interventions, tuple(hops))
+    live = all(hop.ln == "recompute" for hop in hops)
+    case.check(cell, truth, hooks=live and not case.own_key([*senders, *ends]))
+
+
+def draw_hop(case: Case, ends: tuple[Site, ...]) -> Hop:
+    through = case.data.draw(st.sampled_from(["direct", "mlps", "all"]))
+    return Hop(
+        ends, through, case.place(), case.data.draw(st.sampled_from(["recompute", "freeze"]))
     )
-    if data.draw(st.booleans()):
-        receivers = [Site("logits")]
-    else:
-        kinds = ("q", "k", "v", "mlp_out")
-        receivers = data.draw(st.lists(sites(facts, kinds), min_size=1, max_size=2, unique=True))
-    if min(senders) > max(receivers) or set(senders) & set(receivers):
+
+
+def edges_agree(data, tiny_model, oracle, pairs):
+    """Any set of edges, with any other interventions beside them."""
+    case = Case(data, tiny_model, pairs)
+    facts = case.facts
+    kinds: tuple[Kind, ...] = ("embed", "z", "attn_out", "mlp_act", "mlp_out")
+    ends: tuple[Kind, ...] = ("q", "k", "v", "mlp_out")
+    named = []
+    for _ in range(data.draw(st.integers(1, 5))):
+        writer, reader = case.site(kinds), case.site(ends)
+        if data.draw(st.integers(0, 3)) == 0:
+            reader = Site("logits")
+        if feeds(writer, reader, facts) and all(
+            i.site != writer or reader not in (i.readers or ()) for i in named
+        ):
+            named.append(case.intervention(writer, (reader,)))
+    if not named:
         return
-    # a key and its own group's key at once would set the same activation twice
-    if len({(s.kind, s.layer) for s in receivers}) < len(receivers):
+    readers = {r for i in named for r in i.readers}
+    # a group's key and a head's own at once: which of them the head reads is a matter of taste
+    if len({(r.kind, r.layer) for r in readers if r.kind in "kv"}) < sum(
+        r.kind in "kv" for r in readers
+    ):
         return
-    through = data.draw(st.sampled_from(["direct", "mlps"]))
-    where = data.draw(st.sampled_from(POSITIONS))
-    at = data.draw(st.sampled_from(POSITIONS))
-    base = data.draw(st.sampled_from(["clean", "corrupt"]))
-    other = "corrupt" if base == "clean" else "clean"
-    interventions = tuple(Intervention(s, Resample(other), where) for s in senders)
-    cell = Cell(senders[0], "test", interventions, Hop(tuple(receivers), through, at))
+    taken = {i.site for i in named}
+    whole = [] if data.draw(st.booleans()) else case.sites(NODES, 2)
+    heads = {(r.layer, r.kind) for r in readers}
+    sums = {(s.layer, {"z": "attn_out", "mlp_act": "mlp_out"}.get(s.kind)) for s in taken}
+    whole = [
+        case.intervention(site)
+        for site in whole
+        if site not in taken
+        and not site.kind.startswith("resid")  # refused: a sum that is set has no terms
+        and (site.layer, site.kind) not in sums
+        and (site.kind not in ("k", "v") or (site.layer, site.kind) not in heads)
+    ]
+    judge: Oracle = oracle(case.family)
 
-    def logits_of(row, clean, corrupt):
-        orig, new = (clean, corrupt) if base == "clean" else (corrupt, clean)
-        return judge.path_patch(
-            orig,
-            new,
-            [str(s) for s in senders],
-            [str(s) for s in receivers],
-            through=through,
-            receiver_mask=places(pairs, at, [row]),
-            sender_mask=places(pairs, where, [row]),
-        )
+    def output_of(row, ran, other):
+        acts = judge.forward(ran)[1], judge.forward(other)[1]
+        table: dict[str, dict] = {}
+        for i in named:
+            for reader in i.readers:
+                table.setdefault(str(reader), {})[str(i.site)] = case.new(i, row, *acts)
+        return judge.forward(ran, case.change(whole, row, *acts), edges=table)[0]
 
-    truth = expected(judge, pairs, logits_of)
-    assert (answer(model, pairs, cell, "replay", base) - truth).abs().max() < TOLERANCE
-    own_key = any(s.kind in ("k", "v") and s.head is not None for s in receivers)
-    if not (own_key and facts.group_size > 1):
-        assert (answer(model, pairs, cell, "hooks", base) - truth).abs().max() < TOLERANCE
+    truth = expected(case.model, case.pairs, case.base, output_of)
+    used = [*readers, *(i.site for i in whole)]
+    case.check(Cell("test", "", (*named, *whole)), truth, hooks=not case.own_key(used))
 
 
-@pytest.mark.parametrize("kind", NODES)
-def test_traces_agree(model, family, oracle, pairs, kind):
-    """Every activation of a plain run, against the oracle, from both engines."""
-    from interp.engine.engines import choose
+PROPERTIES = {"nodes": nodes_agree, "paths": paths_agree, "edges": edges_agree}
 
-    tokens = pairs.clean[[1, 3]]
-    _, truth = oracle(family).forward(tokens)
-    facts = model.facts
-    layers = [0] if kind == "embed" else range(facts.n_layers)
-    for engine in ("replay", "hooks"):
-        run_ = choose(model, engine).trace(
-            tokens, keep=("resid_pre", "q", "k", "v", "z", "attn_out", "resid_mid", "mlp_out")
-        )
-        for layer in layers:
-            heads = range(facts.n_heads) if kind in ("q", "k", "v", "z") else [None]
-            for head in heads:
-                site = Site(kind, None if kind == "embed" else layer, head=head)
-                assert (run_.at(site) - truth[str(site)]).abs().max() < TOLERANCE
+
+@pytest.mark.parametrize("what", PROPERTIES)
+@given(data=st.data())
+@drawn(ORDINARY)
+def test_drawn_cases_agree(data, what, tiny_model, oracle, pairs):
+    PROPERTIES[what](data, tiny_model, oracle, pairs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", PROPERTIES)
+@given(data=st.data())
+@drawn(MANY)
+def test_many_drawn_cases_agree(data, what, tiny_model, oracle, pairs):
+    PROPERTIES[what](data, tiny_model, oracle, pairs)
