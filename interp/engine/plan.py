@@ -212,10 +212,14 @@ def _starts(
     """First position that changes in each wave, in any row; never after the read position."""
     last = int(reading(facts, pairs, metric, rows).min())
     masks = [places(pairs, i.positions, rows, i.site) for i in cell.interventions]
-    found = [min(_first(mask) for mask in masks)]
+    changed, found = min(_first(mask) for mask in masks), []
     for hop in cell.hops:
-        if not hop.ends:
-            found.append(_first(places(pairs, hop.positions, rows)))
+        ends = last if hop.ends else _first(places(pairs, hop.positions, rows))
+        # where attention is frozen, only what the receivers read is computed
+        found.append(changed if hop.through == "all" else ends)
+        changed = ends
+    if not (cell.hops and cell.hops[-1].ends):
+        found.append(changed)
     return tuple(min(start, last) if facts.causal else 0 for start in found)
 
 

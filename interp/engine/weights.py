@@ -224,6 +224,7 @@ def _block(model: Model, layer: int) -> Block:
         own = name if hasattr(block, name) or facts.block == "sandwich" else otherwise
         return Ends(norm(block, own), write=norm(block, f"{name}_post"))
 
+    gemma2 = facts.architecture == "Gemma2ForCausalLM"
     kind = (getattr(config, "layer_types", None) or ["full_attention"] * facts.n_layers)[layer]
     local = kind == "sliding_attention" or facts.architecture == "MistralForCausalLM"
     return Block(
@@ -237,7 +238,8 @@ def _block(model: Model, layer: int) -> Block:
             q_norm=norm(block.attn, "q_norm"),
             k_norm=norm(block.attn, "k_norm"),
             window=config.sliding_window if local else None,
-            cap=getattr(config, "attn_logit_softcapping", None),
+            # Gemma 3's config has the cap too, and its attention ignores it
+            cap=getattr(config, "attn_logit_softcapping", None) if gemma2 else None,
             rotary=kind if facts.architecture == "Gemma3ForCausalLM" else "",
         ),
         MLP(

@@ -3,6 +3,7 @@
 import inspect
 
 import pytest
+from oracle import HopSpec, setting
 
 import interp
 from interp.causal.patching import sides
@@ -36,15 +37,11 @@ def test_against_the_algorithm(model, family, oracle, pairs, engine, direction, 
         row, n = line.example, int(pairs.lengths[line.example])
         sides = [pairs.clean[row : row + 1, :n], pairs.corrupt[row : row + 1, :n]]
         base, other = sides if direction == "noise" else sides[::-1]
-        logits = oracle(family).path_patch(
-            base,
-            other,
-            [line.site],
-            receivers,
-            through=through,
-            sender_mask=places(pairs, line.position, [row]),
-            receiver_mask=places(pairs, "late", [row]),
-        )
+        judge = oracle(family)
+        _, new = judge.forward(other)
+        sender = setting({line.site: new[line.site]}, places(pairs, line.position, [row]))
+        hop = HopSpec(tuple(receivers), places(pairs, "late", [row]), through)
+        logits = judge.run_cell(base, sender, [hop])
         truth = (logits[0, -1, pairs.correct[row]] - logits[0, -1, pairs.wrong[row]]).item()
         assert abs(line.value - truth) < 1e-9
     assert (found["effect"].abs() > 1e-7).any()
@@ -93,8 +90,10 @@ def test_bad_input(tiny_model, pairs):
         interp.path_patch(model, pairs, senders="heads", receivers="0.0.q")
     with pytest.raises(SiteError, match=r"'logits' cannot be patched together.*two path patches"):
         interp.path_patch(model, pairs, senders="heads", receivers=["logits", "1.0.q"])
-    with pytest.raises(SiteError, match=r"'1\.0' cannot receive.*'23\.3\.q'.*'logits'"):
-        interp.path_patch(model, pairs, senders="0.0", receivers="1.0")
+    with pytest.raises(SiteError, match=r"'1\.resid_pre' cannot receive.*'23\.3\.q'.*'logits'"):
+        interp.path_patch(model, pairs, senders="0.0", receivers="1.resid_pre")
+    with pytest.raises(SiteError, match=r"the path 1\.0\.q -> 0\.mlp does not exist"):
+        interp.path_patch(model, pairs, senders="0.0", via=["1.0.q"], receivers="0.mlp")
     with pytest.raises(SiteError, match=r"'0\.resid_post' cannot send.*'embed'"):
         interp.path_patch(model, pairs, senders="layers")
     with pytest.raises(PositionError, match=r"'s2'; known: 'end', 'mid', 'late'"):
@@ -104,8 +103,8 @@ def test_bad_input(tiny_model, pairs):
 def test_unknown_words():
     """What beartype catches before us in tests, and no one does outside them."""
     hop = Hop((Site("logits"),))
-    object.__setattr__(hop, "through", "all")
-    with pytest.raises(Unsupported, match=r"through='all'; .*'direct'"):
+    object.__setattr__(hop, "through", "heads")
+    with pytest.raises(Unsupported, match=r"through='heads'; .*'direct'"):
         hop.__post_init__()
     with pytest.raises(Unsupported, match=r"'denoised'; did you mean 'denoise'"):
         inspect.unwrap(sides)("denoised")

@@ -23,7 +23,7 @@ def answers(reference: torch.Tensor | None = None) -> Answers:
 
 def read(metric: Metric, full: torch.Tensor) -> torch.Tensor:
     """The columns that the engine hands to a metric."""
-    if metric.reads == "vocabulary":
+    if metric.reads != "answers":
         return full
     rows = torch.arange(BATCH)
     return torch.stack([full[:, rows, CORRECT], full[:, rows, WRONG]], -1)
@@ -43,6 +43,9 @@ def by_hand(name: str, full: np.ndarray, reference: np.ndarray) -> np.ndarray:
                 "loss": -math.log(np.exp(x[correct]) / np.exp(x).sum()),
                 "prob": np.exp(x[correct]) / np.exp(x).sum(),
                 "rank": list(np.argsort(-x)).index(correct),
+                "cosine": x
+                @ reference[example]
+                / math.sqrt(x @ x * (reference[example] ** 2).sum()),
                 "kl": rel_entr(np.exp(log_softmax(reference[example])), np.exp(log_p)).sum(),
             }[name]
     return out
@@ -63,13 +66,13 @@ def test_named_metrics_against_a_computation_by_hand(name):
 def test_the_table_is_of_metrics_under_their_names():
     assert list(METRICS) == [metric.name for metric in METRICS.values()]
     assert {n for n, m in METRICS.items() if m.reads == "answers"} == {"logit_diff", "accuracy"}
-    assert {n for n, m in METRICS.items() if m.needs_reference} == {"kl"}
+    assert {n for n, m in METRICS.items() if m.needs_reference} == {"kl", "cosine"}
 
 
 @pytest.mark.parametrize("shift", [-40.0, 0.3, 50.0])
 def test_a_constant_on_all_logits_changes_no_metric(shift):
     reference = logits(1)[0]
-    for metric in METRICS.values():
+    for metric in (m for m in METRICS.values() if m.reads != "embedding"):
         plain = metric(read(metric, logits()), answers(reference))
         moved = metric(read(metric, logits() + shift), answers(reference + shift))
         torch.testing.assert_close(moved, plain, rtol=1e-9, atol=1e-9)

@@ -229,7 +229,7 @@ def test_an_empty_selection_is_refused(empty):
         ("blocks.5.attn.hook_z", "'z' belongs to a head: '5.0' is that of head 0."),
         ("blocks.5.hook_resid_pre", "did you mean '5.resid_pre'?"),
         ("-1.3", "counted from 0"),
-        ("20.1 -> 23.3.q", "senders= and receivers= of path_patch"),
+        ("20.1 -> 23.3.q", "Edge.parse"),
         ("", "Sites are written like 23.3, 23.3.q, 23.kv1.k, 12.mlp"),
         ("final", "known: 'heads', 'mlps'"),
     ],

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from oracle import Change, HopSpec, Oracle, masked
 from torch import Tensor
 
-from interp.core.edges import Edge, edges, feeds
-from interp.core.errors import Unsupported
-from interp.core.facts import Facts
+from interp.core.edges import feeds
 from interp.core.metrics import METRICS, Metric
 from interp.core.pairs import Pairs
 from interp.core.sites import Kind, Site

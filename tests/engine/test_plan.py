@@ -89,7 +89,8 @@ def test_the_plan_starts_where_something_changes(model, pairs):
         receivers="2.1.q",
         receiver_positions="late",
     )
-    assert [(b.start, b.positions) for b in ended.batches] == [(7, 1)]
+    # one position on the way to the receiver, two of nine after it
+    assert [(b.start, b.positions) for b in ended.batches] == [(7, 2)]
 
 
 def test_fewer_flops_than_a_forward_each(model, pairs):
@@ -149,11 +150,12 @@ PATHS = (
 def test_flops_are_those_of_the_run(model, pairs, what, positions):
     """Of one cell and two rows, against PyTorch's own count."""
     if isinstance(what, str):
-        site, hop = Site.parse(what), None
+        site, hops = Site.parse(what), ()
     else:
         site, ends, through, at = Site.parse(what[0]), *what[1:]
-        hop = Hop(tuple(map(Site.parse, ends.split())), through, at)
-    cell = Cell(site, positions, (Intervention(site, Resample("corrupt"), positions),), hop)
+        hops = (Hop(tuple(map(Site.parse, ends.split())), through, at),)
+    made = (Intervention(site, Resample("corrupt"), positions),)
+    cell = Cell(str(site), positions, made, hops, site)
     pairs = pairs.select([1, 3])
     sweep = Sweep(model, pairs, [cell], "test", "clean", METRICS["logit_diff"], "replay")
     served = choose(model, "replay")
@@ -161,8 +163,7 @@ def test_flops_are_those_of_the_run(model, pairs, what, positions):
         *(model.facts, pairs, [cell]),
         budget=1 << 30,
         itemsize=8,
-        read="end",
-        columns=2,
+        metric=METRICS["logit_diff"],
         engine="replay",
     )
     [batch] = plan.batches

@@ -19,6 +19,7 @@ from interp.core.metrics import METRICS, Metric
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS
 from interp.core.sites import Site
+from interp.engine.edits import Edit
 from interp.engine.interventions import Add, Cell, Intervention, Scale, Set, Value
 from interp.engine.run import Sweep, explain, run
 from interp.models.model import Model
@@ -87,11 +88,13 @@ def test_provenance_says_what_the_numbers_came_from(llama, pairs, engine):
     assert 0 <= note["null"] < 1e-12
 
 
-def test_the_null_control_catches_a_write_that_is_wrong(tiny_model, pairs):
-    """BERT's resid_mid is no sum, so setting it through attn_out does not set it."""
+def test_the_null_control_catches_a_write_that_is_wrong(tiny_model, pairs, monkeypatch):
+    """An engine whose writes are a little off."""
     site = Site.parse("1.resid_mid")
-    cell = Cell(site, "all", (Intervention(site, Scale(0.5)),))
-    wrong = Sweep(tiny_model("bert"), pairs, [cell], "test", "clean", METRICS["logit_diff"])
+    cell = Cell("1.resid_mid", "all", (Intervention(site, Scale(0.5)),))
+    right = Edit.__call__
+    monkeypatch.setattr(Edit, "__call__", lambda self, x, at: right(self, x, at) + 1e-3 * x)
+    wrong = Sweep(tiny_model("llama"), pairs, [cell], "test", "clean", METRICS["logit_diff"])
     with pytest.raises(interp.InterpError, match=r"null control failed: giving 1\.resid_mid .*e"):
         run(wrong)
 
@@ -227,7 +230,7 @@ def scaled(factor: float) -> Metric:
 
 
 def sweep(model: Model, pairs: Pairs, folder: Path, value: Value, **options) -> Sweep:
-    cell = Cell(Site.parse("1.2"), "all", (Intervention(Site.parse("1.2"), value),))
+    cell = Cell("1.2", "all", (Intervention(Site.parse("1.2"), value),))
     given = {"method": "test", "base": "clean", "metric": METRICS["logit_diff"]} | options
     return Sweep(model, pairs, [cell], checkpoint=folder, **given)
 

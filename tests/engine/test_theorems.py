@@ -12,7 +12,7 @@ from interp.core.metrics import METRICS, Answers, Metric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.core.sites import Site
 from interp.engine.edits import Edit
-from interp.engine.engines import Replay, Score, choose
+from interp.engine.engines import Replay, Route, choose
 from interp.engine.interventions import (
     Cell,
     Freeze,
@@ -24,6 +24,7 @@ from interp.engine.interventions import (
     Zero,
 )
 from interp.engine.run import Sweep, explain, run
+from interp.engine.score import Score
 from interp.models.model import Model
 
 TOLERANCE = 1e-9
@@ -57,9 +58,8 @@ def plain(model: Model, pairs: Pairs, side: str = "clean", engine: str = "auto")
 def cell(sites: str, value: Value, positions: str | int = "all", hop: Hop | None = None) -> Cell:
     """One value at all of some sites."""
     chosen = [Site.parse(site) for site in sites.split()]
-    return Cell(
-        chosen[0], str(positions), tuple(Intervention(s, value, positions) for s in chosen), hop
-    )
+    made = tuple(Intervention(s, value, positions) for s in chosen)
+    return Cell(str(chosen[0]), str(positions), made, (hop,) if hop else (), chosen[0])
 
 
 def reachable(model: Model, engine: str, sites: Sequence[str] = SITES) -> list[str]:
@@ -325,15 +325,14 @@ def test_an_intervened_run_leaves_the_captured_one_alone(model, pairs, engine):
         final = base.final.clone()
         mask = torch.ones(tokens.shape, dtype=torch.bool)
         cells = [[Edit(Site.parse(site), Zero(), mask, None)] for site in reachable(model, engine)]
-        read = torch.tensor([8, 8])
+        read = torch.tensor([[8], [8]])
         score = Score(METRICS["logit_diff"], Answers(pairs.correct[:2], pairs.wrong[:2]), read)
         before = served.plain(base, score)
         everywhere = torch.arange(9).expand(2, -1)
         for hop in (None, Hop((Site.parse("2.0.q"), Site.parse("1.mlp")))):
             chosen = cells if hop is None else cells[:1]
-            changed = served.run(
-                base, tokens, chosen, hop=hop, receiving=everywhere, start=0, score=score
-            )
+            route = Route(*(((), (), (0,)) if hop is None else ((hop,), (everywhere,), (0, 0))))
+            changed = served.run(base, tokens, chosen, route=route, score=score)
             assert (changed - before).abs().min() > 1e-6
     for kind, layers in base.kept.items():
         for held, copy in zip(layers, copies[kind], strict=True):
