@@ -1,12 +1,14 @@
 """What the methods rely on, measured on the model itself.
 
-A hook of the same name means another tensor on another architecture, and a write to an attention
-pattern can be silently ignored. So each identity is tried on two rows of six random tokens, and a
-method that needs a broken one refuses.
+A hook of the same name means another tensor on another architecture. So each identity is tried on
+two rows of six random tokens, at the points that `interp.models.points` names, and a method that
+needs a broken one refuses.
 """
 
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Literal
 
 import torch
@@ -16,8 +18,10 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from interp.core.facts import Facts
+from interp.core.sites import Kind
+from interp.models.points import attentions, n_layers, point, projection, shelves
 
-Identity = Literal["residual", "heads", "pattern", "parity"]
+Identity = Literal["residual", "heads", "parity"]
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
@@ -29,12 +33,16 @@ class Checks:
     None: a hook that it needs is missing on this architecture.
 
     Attributes:
-        resid_mid: of resid_pre + attn_out from resid_mid. None in parallel blocks, which have none.
-        resid_post: of resid_mid + mlp_out (parallel: resid_pre + attn_out + mlp_out) from
-            resid_post.
-        heads: of the sum of head outputs z @ W_O, plus b_O, from attn_out.
-        pattern: how far the output moves when the attention pattern of the first layer that has
-            one is set to zero; 0 is a write that the model ignores.
+        resid_mid: of resid_pre + attn_out from resid_mid (where the norm follows the sum: from what
+            enters that norm). None in parallel blocks, which have none.
+        resid_post: of resid_mid + mlp_out (parallel: resid_pre + attn_out + mlp_out; a decoder that
+            reads an encoder: resid_mid + cross.attn_out + mlp_out) from resid_post (norm after the
+            sum: from what enters it).
+        heads: of the sum of head outputs z @ W_O, plus b_O, from the output of W_O. What a norm on
+            the way to the residual stream makes of that is another matter.
+        pattern: how far the output moves when TransformerLens' hook_pattern of the first layer is
+            set to zero; at 0 the model ignores such a write. No obstacle here: patterns are
+            written through z.
         parity: of the output from that of the Hugging Face model before it was wrapped. The output
             is the logits, or the last hidden state of a model without a language-model head.
         tolerance: what passes, by dtype.
@@ -59,24 +67,14 @@ class Checks:
         ):
             if not self._holds(value):
                 found["residual"] = (
-                    f"{sides} {self._how(value)}. Likely a norm stands between the part and the "
-                    "residual stream, as in BERT"
+                    f"{sides} {self._how(value)}. Likely something stands between the part and the "
+                    "residual stream, a norm or a factor, where TransformerLens shows none"
                 )
                 break
         if not self._holds(self.heads):
             found["heads"] = (
-                f"sum of head outputs + b_O = attn_out {self._how(self.heads)}. Likely a norm "
-                "follows the attention, as in Gemma 2, so no head has a linear write of its own"
-            )
-        if self.pattern is None or self.pattern <= self.tolerance:
-            found["pattern"] = (
-                "setting one layer's attention pattern to zero "
-                + (
-                    "cannot be tried: hook_pattern does not fire"
-                    if self.pattern is None
-                    else f"moves the output by {self.pattern:.1e} times its size, which is nothing"
-                )
-                + ". On this architecture the pattern is read-only"
+                f"sum of head outputs + b_O = output of W_O {self._how(self.heads)}. Likely W_O "
+                "does not read hook_z as it is, so no head has a write of its own"
             )
         if not self._holds(self.parity):
             found["parity"] = (
@@ -132,41 +130,48 @@ def run_checks(
         acts[name] = value.detach().clone()
 
     model, known = bridge.original_model, bridge.hook_dict
-    wanted = [name for i in range(facts.n_layers) for name in _names(i).values() if name in known]
+    wanted = [name for name in _wanted(facts) if name in known]
     hooks = [(name, lambda v, hook, name=name: keep(v, hook, name)) for name in wanted]
     with bridge.hooks(fwd_hooks=hooks):
         output = output_of(model, tokens, language_model=facts.language_model)
 
-    layers = [
-        {short: acts.get(name) for short, name in _names(i).items()} for i in range(facts.n_layers)
+    mids, posts = zip(*(_sums(facts, acts, *where) for where in _layers(facts)), strict=True)
+    heads = [
+        off(_heads(bridge, part, acts.get(z)), acts.get(f"{part}.hook_out"))
+        for part, z in _attentions(facts)
     ]
-    mids = [off(_sum(at["resid_pre"], at["attn_out"]), at["resid_mid"]) for at in layers]
-    if facts.parallel:
-        posts = [
-            off(_sum(at["resid_pre"], at["attn_out"], at["mlp_out"]), at["resid_post"])
-            for at in layers
-        ]
-    else:
-        posts = [off(_sum(at["resid_mid"], at["mlp_out"]), at["resid_post"]) for at in layers]
-    heads = [off(_heads(bridge, i, at["z"]), at["attn_out"]) for i, at in enumerate(layers)]
-    live = next((i for i, at in enumerate(layers) if at["pattern"] is not None), None)
-    pattern = None
-    if live is not None:
-        # Out of place: an in-place edit can reach the cache without reaching the computation.
-        zero = (_names(live)["pattern"], lambda value, hook: value * 0)
-        with warnings.catch_warnings(), bridge.hooks(fwd_hooks=[zero]):
-            warnings.simplefilter("ignore")  # that the write is discarded is what is found out here
-            without = output_of(model, tokens, language_model=facts.language_model)
-        pattern = off(without, output)
     return Checks(
         resid_mid=None if facts.parallel else _worst(mids),
         resid_post=_worst(posts),
         heads=_worst(heads),
-        pattern=pattern,
+        pattern=_moved(bridge, facts, tokens, output),
         parity=off(output, reference),
         tolerance=_TOLERANCE.get(reference.dtype, 1e-4),
         parallel=facts.parallel,
     )
+
+
+def _moved(
+    bridge: TransformerBridge,
+    facts: Facts,
+    tokens: Int[Tensor, "batch pos"],
+    output: Float[Tensor, "batch pos out"],
+) -> float | None:
+    """How far a pattern of zeros moves the output, if the bridge shows the pattern at all."""
+    fired: list[str] = []
+
+    def zero(value: Tensor, hook: Any) -> Tensor:
+        fired.append(name)
+        # out of place: an in-place edit can reach the cache without reaching the computation
+        return value * 0
+
+    name = point(facts, f"{stack}.pattern" if (stack := attentions(facts)[0]) else "pattern", 0)
+    if name not in bridge.hook_dict:
+        return None
+    with warnings.catch_warnings(), bridge.hooks(fwd_hooks=[(name, zero)]):
+        warnings.simplefilter("ignore")  # that the write is discarded is what is found out here
+        without = output_of(bridge.original_model, tokens, language_model=facts.language_model)
+    return off(without, output) if fired else None
 
 
 def off(value: Tensor | None, target: Tensor | None) -> float | None:
@@ -179,18 +184,67 @@ def off(value: Tensor | None, target: Tensor | None) -> float | None:
     return gap / max(target.abs().max().item(), torch.finfo(target.dtype).tiny)
 
 
-def _names(layer: int) -> dict[str, str]:
-    here = f"blocks.{layer}."
-    streams = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
-    inner = {"z": f"{here}attn.hook_z", "pattern": f"{here}attn.hook_pattern"}
-    return {s: f"{here}hook_{s}" for s in streams} | inner
+_STREAMS: tuple[Kind, ...] = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+
+
+def _layers(facts: Facts) -> Iterator[tuple[str, int]]:
+    """Stack and number of each layer; the stack is empty where there is one."""
+    for stack in ("enc", "dec") if facts.n_encoder_layers else ("",):
+        for layer in range(n_layers(facts, f"{stack}.z")):
+            yield stack, layer
+
+
+def _attentions(facts: Facts) -> Iterator[tuple[str, str]]:
+    """The output projection of each attention, and the hook of what it reads."""
+    for attention in attentions(facts):
+        for layer in range(n_layers(facts, f"{attention}.z")):
+            z = point(facts, f"{attention}.z" if attention else "z", layer)
+            yield projection(attention, layer), z
+
+
+def _wanted(facts: Facts) -> Iterator[str]:
+    for shelf in shelves(facts, _STREAMS):
+        for layer in range(n_layers(facts, shelf)):
+            yield point(facts, shelf, layer)
+    for part, z in _attentions(facts):
+        yield from (z, f"{part}.hook_out")
+    if facts.block == "post":
+        for layer in range(facts.n_layers):
+            yield from (f"blocks.{layer}.ln1.hook_in", f"blocks.{layer}.ln2.hook_in")
+
+
+def _sums(
+    facts: Facts, acts: Mapping[str, Tensor], stack: str, layer: int
+) -> tuple[float | None, float | None]:
+    """How far the residual stream of a layer is from the sum of what is written into it."""
+
+    def at(kind: str) -> Tensor | None:
+        return acts.get(point(facts, f"{stack}.{kind}" if stack else kind, layer))
+
+    middle, end = at("resid_mid"), at("resid_post")
+    if facts.block == "post":
+        # the sums stand before their norms
+        summed = (acts.get(f"blocks.{layer}.{norm}.hook_in") for norm in ("ln1", "ln2"))
+        return tuple(
+            off(_sum(*parts), total)
+            for parts, total in zip(
+                ((at("resid_pre"), at("attn_out")), (middle, at("mlp_out"))), summed, strict=True
+            )
+        )
+    if facts.parallel:
+        return None, off(_sum(at("resid_pre"), at("attn_out"), at("mlp_out")), end)
+    crossed = (at("cross.attn_out"),) if stack == "dec" else ()
+    return (
+        off(_sum(at("resid_pre"), at("attn_out")), middle),
+        off(_sum(middle, *crossed, at("mlp_out")), end),
+    )
 
 
 def _sum(*parts: Tensor | None) -> Tensor | None:
     return None if any(p is None for p in parts) else sum(parts[1:], start=parts[0])
 
 
-def _worst(values: list[float | None]) -> float | None:
+def _worst(values: Sequence[float | None]) -> float | None:
     return None if not values or None in values else max(values)
 
 
@@ -204,11 +258,11 @@ def output_weight(
 
 
 def _heads(
-    bridge: TransformerBridge, layer: int, z: Float[Tensor, "batch pos head d_head"] | None
+    bridge: TransformerBridge, part: str, z: Float[Tensor, "batch pos head d_head"] | None
 ) -> Float[Tensor, "batch pos d_model"] | None:
     if z is None or z.ndim != 4:
         return None
-    linear = bridge.blocks[layer].attn.o.original_component
+    linear = attrgetter(part)(bridge).original_component
     w_o = output_weight(linear, n_heads=z.shape[2], d_head=z.shape[3])
     out = torch.einsum("bphd,hdm->bpm", z, w_o)
     return out if linear.bias is None else out + linear.bias

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers as hf
@@ -74,7 +76,8 @@ def test_repr_tells_what_matters(gpt2_folder, save):
     assert lines[1].strip().startswith("GPT2LMHeadModel: 3 layers, 3 heads, d_model 12")
     assert len(lines) == 2
     assert "no tokenizer" in repr(load(save("llama")))
-    assert "note (residual)" in repr(load(save("bert")))
+    broken = replace(load(save("bert")), checks=replace(load(save("bert")).checks, resid_mid=0.5))
+    assert "note (residual)" in repr(broken)
 
 
 @pytest.mark.real
