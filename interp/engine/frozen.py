@@ -11,7 +11,7 @@ from operator import attrgetter
 from weakref import WeakSet
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.core.errors import Unsupported
@@ -58,7 +58,8 @@ def write_pattern(
     """
     site, facts = edits[0].site, model.facts
     pattern, v, z = _noted(model, tokens, writes, site, ("pattern", "v", "z"), prefix)
-    product = torch.einsum("bhqk,bkhd->bqhd", pattern, v.repeat_interleave(facts.group_size, 2))
+    new = pattern.transpose(1, 2)
+    product = _mixed(new, v, facts)
     error = (product - z).abs().max().item() / max(z.abs().max().item(), 1e-30)
     if not error <= model.checks.tolerance:
         raise Unsupported(
@@ -67,7 +68,7 @@ def write_pattern(
             f"its size (tolerance {model.checks.tolerance:.0e}). Set the output of the head, "
             f"'{replace(site, kind='z')}', instead."
         )
-    new, touched = pattern.transpose(1, 2), torch.zeros(z.shape[:3], dtype=torch.bool).to(z.device)
+    touched = torch.zeros(z.shape[:3], dtype=torch.bool, device=z.device)
     for edit in edits:
         assert edit.site.head is not None
         new = written(edit, edit.site.head, new)
@@ -75,11 +76,20 @@ def write_pattern(
     values: list[Tensor] = []
 
     def through_z(z: Tensor) -> Tensor:
-        v = values.pop().repeat_interleave(facts.group_size, 2)
-        return torch.where(touched[..., None], torch.einsum("bqhk,bkhd->bqhd", new, v), z)
+        return torch.where(touched[..., None], _mixed(new, values.pop(), facts), z)
 
     hooks = (*_at(facts, site, "v", noting(values)), *_at(facts, site, "z", through_z))
     return Write(site, Rank.EDIT, hooks)
+
+
+def _mixed(
+    pattern: Float[Tensor, "batch query head key"],
+    v: Float[Tensor, "batch key group d_head"],
+    facts: Facts,
+) -> Float[Tensor, "batch query head d_head"]:
+    # some models keep their pattern in float32 until it meets the values
+    each = v.repeat_interleave(facts.group_size, 2)
+    return torch.einsum("bqhk,bkhd->bqhd", pattern.to(v.dtype), each)
 
 
 def _at(facts: Facts, site: Site, kind: Kind, hook: Hook) -> tuple[tuple[str, Hook], ...]:

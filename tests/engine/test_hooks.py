@@ -118,6 +118,15 @@ def test_patterns_mix_the_values_of_their_own_run(runs):
     assert gap(found, base) > 1e-5
 
 
+@pytest.mark.parametrize("family", ["gpt2", "olmo2"])
+def test_patterns_in_half_precision(tiny_model, family):
+    """OLMo 2 shows its pattern in float32 whatever the weights are."""
+    runs = runs_of(tiny_model(family, torch.bfloat16))
+    found = edited(runs, [edit("1.2.pattern", Freeze(), runs.base)])
+    assert gap(found, runs.base) < 0.05 * runs.base.logits.abs().max()
+    assert gap(edited(runs, [edit("1.2.pattern", Zero(), runs.base)]), runs.base) > 0
+
+
 @pytest.mark.parametrize("family", ["opt", "gptj", "bert"])
 def test_patterns_act_where_the_bridge_s_own_do_nothing(tiny_model, family):
     """OPT, GPT-J, BERT; T5 is in test_encoder_decoder."""
