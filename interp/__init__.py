@@ -15,17 +15,20 @@ Every method writes a list of interventions and one engine runs the list.
 """
 
 from interp import datasets, figures, runs
-from interp.causal import ablate, evaluate, patch, path_patch
+from interp.causal import ablate, complement, evaluate, intervene, patch, path_patch
 from interp.circuits import attention
+from interp.core.edges import Edge
 from interp.core.errors import InterpError
 from interp.core.metrics import Metric
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.core.sites import Site
-from interp.engine.run import explain
+from interp.engine import interventions
+from interp.engine.explain import explain
 from interp.models import Model, load
 
 __all__ = [
+    "Edge",
     "InterpError",
     "Metric",
     "Model",
@@ -34,10 +37,13 @@ __all__ = [
     "Site",
     "ablate",
     "attention",
+    "complement",
     "datasets",
     "evaluate",
     "explain",
     "figures",
+    "intervene",
+    "interventions",
     "load",
     "patch",
     "path_patch",

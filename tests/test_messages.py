@@ -5,6 +5,7 @@ Each case names the parts that a reader needs; how they are worded is free.
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +25,9 @@ from interp.core.errors import (
 )
 from interp.core.pairs import Pairs
 from interp.core.results import Results
+from interp.core.sites import Site
 from interp.engine.engines import choose
+from interp.engine.interventions import Cell, Intervention, Zero
 from interp.models.model import Model
 
 
@@ -61,7 +64,6 @@ def says(message: str, *parts: str) -> None:
         ("head", ["'head'", "did you mean 'heads'"]),
         ("L1H2", ["'L1H2'", "did you mean '1.2'"]),
         ("blocks.1.attn.hook_q", ["belongs to a head", "'1.0.q'"]),
-        ("0.1 -> 1.0.q", ["senders=", "receivers="]),
     ],
 )
 def test_sites_that_are_not_there(llama, pairs, site, parts):
@@ -74,10 +76,45 @@ def test_sites_that_are_not_there(llama, pairs, site, parts):
         says(refusal(SiteError, call), *parts)
 
 
-@pytest.mark.parametrize("site", ["0.1.pattern", "1.mlp[3]", "neurons", "logits"])
-def test_sites_that_no_engine_writes(llama, pairs, site):
-    message = refusal(Unsupported, interp.patch, llama, pairs, site)
-    says(message, "intervenes on", "'23.3.q'", "'12.mlp'", "'12.resid_pre'")
+def test_the_logits_are_no_site_to_write(llama, pairs):
+    message = refusal(Unsupported, interp.patch, llama, pairs, "logits")
+    says(message, "intervenes on 'logits'", "the metric")
+
+
+@pytest.mark.parametrize(
+    ("edge", "parts"),
+    [
+        ("1.0 -> 0.1.q", ["1.0 -> 0.1.q", "not computed before", "Exchange"]),
+        ("1.resid_pre -> 2.mlp", ["'1.resid_pre' writes nothing", "'20.1'", "'embed'"]),
+        ("0.1 -> 1.resid_mid", ["'1.resid_mid' does not read", "'23.3.q'", "'logits'"]),
+        ("0.1 -> 1.0.q -> logits", ["two ends", "path_patch", "via="]),
+        ("0.9 -> 1.0.q", ["'0.9'", "head 9 is outside 0 to 5"]),
+    ],
+)
+def test_edges_that_are_not_there(llama, pairs, edge, parts):
+    says(refusal(SiteError, interp.patch, llama, pairs, edge), *parts)
+
+
+def test_edges_of_parallel_blocks(tiny_model, pairs):
+    message = refusal(SiteError, interp.patch, tiny_model("neox"), pairs, "1.0 -> 1.mlp")
+    says(message, "'1.0 -> 1.mlp'", "in parallel")
+
+
+def test_one_site_set_twice(llama, pairs):
+    def both(*interventions):
+        return Cell("mine", "all", interventions)
+
+    q, site = Site.parse("1.0.q"), Site.parse("0.1")
+    mid = Intervention(site, Zero(), "mid")
+    message = refusal(SiteError, both, Intervention(site, Zero()), mid)
+    says(message, "two interventions set '0.1'", "'mid'", "mine", "Leave one out")
+    message = refusal(
+        SiteError, both, Intervention(site, Zero(), readers=(q,)), Intervention(site, Zero())
+    )
+    says(message, "two interventions set '0.1'")
+    stream = Intervention(Site.parse("1.resid_pre"), Zero())
+    message = refusal(SiteError, both, Intervention(site, Zero(), readers=(q,)), stream)
+    says(message, "'1.resid_pre' is set for all", "'0.1'", "two runs")
 
 
 # pairs
@@ -227,21 +264,22 @@ def test_a_model_without_logits(tiny_model, pairs):
         lambda: interp.evaluate(model, pairs),
         lambda: interp.patch(model, pairs, "mlps"),
     ):
-        says(refusal(Unsupported, call), "no trained language-model head", "BertForMaskedLM")
+        said = refusal(Unsupported, call)
+        says(said, "no trained language-model head", "BertForMaskedLM", "metric='cosine'")
 
 
 def test_an_encoder_decoder(tiny_model, pairs):
     model = tiny_model("t5")
-    message = refusal(Unsupported, interp.patch, model, pairs, "mlps")
-    says(message, "T5ForConditionalGeneration", "no hook point", "not supported")
+    says(refusal(SiteError, interp.patch, model, pairs, "0.1"), "'dec.0.cross.3'", "say which")
+    says(refusal(Unsupported, interp.patch, model, pairs, "enc.0.1 -> enc.1.0.q"), "edges of")
+    says(refusal(Unsupported, interp.path_patch, model, pairs, senders="heads"), "paths through")
+    call = partial(interp.patch, positions="mid")
+    says(refusal(PositionError, call, model, pairs, "dec.0.1"), "'mid'", "decoder", "an index")
 
 
-def test_streams_that_are_no_sum(tiny_model, pairs):
-    """BERT's norm stands between: what the hook is called is not what it holds."""
-    message = refusal(Unsupported, interp.patch, tiny_model("bert"), pairs, "1.resid_mid")
-    says(message, "resid_pre + attn_out = resid_mid", "off by", "norm")
-    message = refusal(Unsupported, interp.ablate, tiny_model("gemma2"), pairs, "heads")
-    says(message, "sum of head outputs", "Gemma 2", "model.checks.problems()")
+def test_pairs_without_answers(llama, pairs):
+    bare = Pairs.from_tokens(clean=pairs.clean[:, :7], corrupt=pairs.corrupt[:, :7])
+    says(refusal(PairsError, interp.ablate, llama, bare, "heads"), "have none", "correct=", "'kl'")
 
 
 # paths

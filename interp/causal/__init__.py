@@ -2,7 +2,9 @@
 
 from interp.causal.ablation import ablate
 from interp.causal.evaluation import evaluate
+from interp.causal.intervening import intervene
 from interp.causal.patching import patch
 from interp.causal.paths import path_patch
+from interp.causal.targets import complement
 
-__all__ = ["ablate", "evaluate", "patch", "path_patch"]
+__all__ = ["ablate", "complement", "evaluate", "intervene", "patch", "path_patch"]

@@ -11,7 +11,8 @@ from interp.core.metrics import METRICS, Answers, Metric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
 from interp.engine.engines import EngineName, accept, choose
-from interp.engine.plan import blocks, reading
+from interp.engine.explain import proceed
+from interp.engine.plan import blocks, forward_plan, reading
 from interp.engine.provenance import provenance
 from interp.engine.score import Score
 from interp.models.model import Model
@@ -46,6 +47,12 @@ def evaluate(
     served = choose(model, engine, prefix=pairs.decoder)
     for m in metrics:
         accept(model, pairs, m)
+    itemsize = model.dtype.itemsize
+    proceed(
+        forward_plan(
+            *(model.facts, pairs.lengths), rows=ROWS, runs=2, itemsize=itemsize, engine=served.name
+        )
+    )
     values = {(m.name, side): np.full(len(pairs), np.nan) for m in metrics for side in SIDES}
     for rows in blocks(pairs.lengths, ROWS):
         length = int(pairs.lengths[rows[0]])

@@ -11,7 +11,8 @@ from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
 from interp.core.sites import Site, resolve
 from interp.engine.engines import EngineName, accept, choose
-from interp.engine.plan import blocks
+from interp.engine.explain import proceed
+from interp.engine.plan import blocks, forward_plan
 from interp.engine.provenance import provenance
 from interp.models.model import Model
 
@@ -62,6 +63,12 @@ def attention(
             )
     served = choose(model, engine)
     accept(model, pairs, None)
+    itemsize = model.dtype.itemsize
+    proceed(
+        forward_plan(
+            *(model.facts, pairs.lengths), rows=ROWS, runs=1, itemsize=itemsize, engine=served.name
+        )
+    )
     layers = sorted({site.layer or 0 for site in sites})
     values = np.full((len(sites), len(keys), len(pairs)), np.nan)
     for rows in blocks(pairs.lengths, ROWS):

@@ -98,7 +98,8 @@ def feeds(writer: Site, reader: Site, facts: Facts) -> bool:
     """Does what this site writes stand in the sum that this reader reads?"""
     if reader.kind == "logits" or writer.kind == "embed":
         return True
-    assert writer.layer is not None and reader.layer is not None
+    assert writer.layer is not None
+    assert reader.layer is not None
     if writer.layer != reader.layer:
         return writer.layer < reader.layer
     inside = writer.kind in ("z", "attn_out") and reader.kind == "mlp_out"

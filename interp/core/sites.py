@@ -13,7 +13,7 @@
 | `"embed"`, `"logits"` | token (and learned position) embedding; the output |
 | `"enc.0.3"`, `"dec.1.3.q"`, `"dec.1.cross.3"` | of an encoder-decoder: the stack comes first |
 
-An edge names who reads: `"20.1 -> 23.3.q"` is the output of head 20.1 as the query of 23.3 reads it.
+An edge names who reads: `"20.1 -> 23.3.q"` is the output of head 20.1 as 23.3's query reads it.
 """
 
 import re

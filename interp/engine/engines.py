@@ -76,6 +76,7 @@ class Engine(Protocol):
         *,
         route: Route,
         score: Score,
+        watch: bool = False,
     ) -> Float[Tensor, "cells batch"]: ...
 
 
@@ -122,6 +123,7 @@ class Replay:
         *,
         route: Route,
         score: Score,
+        watch: bool = False,
     ) -> Float[Tensor, "cells batch"]:
         """The metric of each cell: a wave for each hop, and one that recomputes what is after."""
         batch, pos = tokens.shape
@@ -136,17 +138,25 @@ class Replay:
                 base,
                 cells,
                 window=window,
+                start=start,
                 read=score.read,
                 through=hop.through,
                 receivers=() if hop.ends else hop.receivers,
                 ln=hop.ln,
+                watch=watch,
             )
             if arrived.final is not None:
                 frozen = base if hop.ln == "freeze" else None
                 return self._score(arrived.final, score, frozen)
             cells = _receivers_set(base, arrived, len(cells), window, receiving)
         final = replay.wave(
-            self.weights, base, cells, window=after(route.starts[-1]), read=score.read
+            self.weights,
+            base,
+            cells,
+            window=after(route.starts[-1]),
+            start=route.starts[-1],
+            read=score.read,
+            watch=watch,
         ).final
         assert final is not None
         return self._score(final, score)
@@ -226,6 +236,7 @@ class Hooks:
         *,
         route: Route,
         score: Score,
+        watch: bool = False,
     ) -> Float[Tensor, "cells batch"]:
         """The metric of each cell, one after the other."""
         found = []

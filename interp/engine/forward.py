@@ -144,7 +144,7 @@ def pattern(
         scores = torch.cat([torch.einsum("cbqgid,bkgd->cbgiqk", q, past), scores], -1)
     if p.cap is not None:
         scores = p.cap * (scores / p.cap).tanh()
-    hidden = ~visible(p, place, total, causal=causal)
+    hidden = visible(p, place, total, causal=causal).logical_not()
     return scores.masked_fill_(hidden[:, None, None], -torch.inf).softmax(-1)
 
 

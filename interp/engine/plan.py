@@ -91,8 +91,8 @@ class Plan:
     Attributes:
         batches: in the order they run.
         budget: bytes that a batch may hold.
-        naive_flops: full forwards, one intervention at a time: one a cell, one more for each hop and
-            each named reader.
+        naive_flops: full forwards, one intervention at a time: one a cell, one more for each hop
+            and each named reader.
     """
 
     batches: tuple[Batch, ...]
@@ -132,6 +132,34 @@ class Plan:
                 f"memory budget {self.budget / 1e6:.0f} MB",
             ]
         )
+
+
+def forward_plan(
+    facts: Facts,
+    lengths: Int[Tensor, " batch"],
+    *,
+    rows: int,
+    runs: int,
+    itemsize: int,
+    engine: str,
+    budget: int = 0,
+    layers: int | None = None,
+) -> Plan:
+    """Plain forwards, some rows at a time: no cells, and nothing that could be saved."""
+    layers = facts.n_layers if layers is None else layers
+    batches = [
+        Batch(
+            tuple(chosen),
+            (),
+            0,
+            int(lengths[chosen[0]]),
+            (0, layers - 1),
+            len(chosen) * _trace_bytes(facts, int(lengths[chosen[0]]), itemsize),
+            runs * len(chosen) * _forward_flops(facts, int(lengths[chosen[0]])),
+        )
+        for chosen in blocks(lengths, rows)
+    ]
+    return Plan(tuple(batches), budget, sum(b.flops for b in batches), facts, engine)
 
 
 def make_plan(

@@ -31,7 +31,7 @@ class Ledger:
     Args:
         edits: those with readers.
         neurons: those of neurons for everyone.
-        entry: layer and step at which the cell joins the wave; before it the base run's writes hold.
+        entry: layer and step at which the cell joins; before it the base run's writes hold.
         window: the positions that are computed, `batch window`.
     """
 

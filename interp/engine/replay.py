@@ -41,16 +41,25 @@ class Arrived:
     received: dict[Site, tuple[list[int], Tensor]]
 
 
+class NotFinite(Exception):
+    """A watched wave met NaN or infinity: at which site, in which row."""
+
+    def __init__(self, site: Site, row: int) -> None:
+        self.site, self.row = site, row
+
+
 def wave(
     w: Weights,
     base: Trace,
     cells: Sequence[Sequence[Edit]],
     *,
     window: Int[Tensor, "batch window"],
+    start: int,
     read: Int[Tensor, "batch read"],
     through: Through = "all",
     receivers: Sequence[Site] = (),
     ln: LN = "recompute",
+    watch: bool = False,
 ) -> Arrived:
     """Run stacked cells from where they join.
 
@@ -59,20 +68,29 @@ def wave(
         cells: the edits of each cell.
         window: the positions that are computed. With `through="all"` all positions from some
             start on; else any positions, since nothing moves between them.
+        start: the first of them; a number, so that no device is waited for.
         read: positions whose final residual stream is returned.
         through: "all" recomputes everything; "mlps" freezes attention, "direct" MLPs too.
         receivers: where a path ends; the logits when empty.
         ln: "freeze" keeps the base run's scale in every norm of the residual stream.
+        watch: raise NotFinite at the first site that is not.
     """
     turn = forward.rotations(w, base.final.shape[1])
-    run = _Wave(w, base, Stack(w, base, cells, window), through, ln, turn)
+    run = _Wave(w, base, Stack(w, base, cells, window), through, ln, turn, start)
     last = w.facts.n_layers - 1
     end = max((site.layer or 0 for site in receivers), default=last)
     reaches_mlp = not receivers or Site("mlp_out", end) in receivers
     received: dict[Site, tuple[list[int], Tensor]] = {}
     resid = base.final.new_empty(0, *window.shape, w.facts.d_model)
+
+    def see(kind: Kind, activation: Tensor) -> None:
+        if watch and not activation.isfinite().all():
+            bad = ~activation.isfinite().flatten(2).all(2).all(0)
+            raise NotFinite(Site(kind, layer), int(bad.int().argmax()))
+
     for layer in range(run.stack.start, end + 1):
         resid = run.enter(resid, layer, window)
+        see("resid_pre", resid)
         for site in receivers:
             if site.layer == layer and site.kind != "mlp_out":
                 received[site] = run.stack.order[: len(resid)], run.input(resid, site, window)
@@ -81,11 +99,14 @@ def wave(
         query = read if layer == last and through == "all" and not receivers else window
         resid, attn_out = run.attention(resid, layer, window, query)
         window = query
+        see("attn_out", attn_out)
         resid, mlp_out, computed = run.mlp(resid, attn_out, layer, window, receivers)
+        see("mlp_out", mlp_out)
         site = Site("mlp_out", layer)
         if site in receivers:
             received[site] = run.stack.order[: len(computed)], computed
         resid = run.leave(resid, mlp_out, layer, window)
+        see("resid_post", resid)
     if receivers:
         return Arrived(None, received)
     for row, ledger in run.stack.ledgers.items():
@@ -107,6 +128,7 @@ class _Wave:
     through: Through
     ln: LN
     turn: forward.Rotations
+    start: int
 
     def enter(self, resid: Tensor, layer: int, window: Tensor) -> Tensor:
         """The residual stream that the layer reads."""
@@ -240,13 +262,12 @@ class _Wave:
         stack, p, d_head = self.stack, self.w.blocks[layer].attention, self.w.facts.d_head
         x = forward.norm(resid, p.ends.read, self._like("resid_pre", layer, window))
         resid = stack.join(resid, "resid_pre", layer, "q", window)
-        start = int(window[0, 0])
         keys = {}
         for kind, part in (("k", p.k), ("v", p.v)):
             t = stack.join(forward.project(x, part, d_head), kind, layer, kind, window)
             t = self._named(t, kind, layer, resid)
             t = stack.apply(t, layer, (kind,), window)
-            past = stack.base.kept[kind][layer][:, :start]
+            past = stack.base.kept[kind][layer][:, : self.start]
             keys[kind] = forward.Keys(past, t), self._own(t, kind, layer, resid, window)
         if query is not window:
             x, resid = (_rows(t, window, query) for t in (x, resid))

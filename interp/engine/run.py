@@ -1,10 +1,10 @@
 """Run a list of cells: traces once, batches by plan, one number per cell and example."""
 
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, ParamSpec
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, MetricError, ModelError
 from interp.core.metrics import Answers, Metric
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
@@ -22,11 +22,13 @@ from interp.core.sites import KINDS, Kind, Site
 from interp.engine import means
 from interp.engine.checkpoint import Store, cell_identity, function_identity
 from interp.engine.edits import Edit
-from interp.engine.engines import Engine, EngineName, Route, accept, choose
+from interp.engine.engines import Engine, EngineName, Replay, Route, accept, choose
+from interp.engine.explain import proceed
 from interp.engine.interventions import Cell, Freeze, Intervention, Reference
 from interp.engine.means import Group, Means
-from interp.engine.plan import Batch, Plan, blocks, make_plan, places, reading, route
+from interp.engine.plan import Batch, blocks, make_plan, places, reading, route
 from interp.engine.provenance import provenance
+from interp.engine.replay import NotFinite
 from interp.engine.score import Score
 from interp.engine.trace import KEPT, Trace
 from interp.models.model import Model
@@ -37,8 +39,6 @@ DEFAULT_MEMORY = 1 << 30
 NULL_TOLERANCE = 1e4
 """Units in the last place of the largest logit that a null intervention may move a logit."""
 CONTROL = Metric("logits of both answers", lambda logits, _: logits.sum(-1), reads="answers")
-
-P = ParamSpec("P")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,36 +64,6 @@ class Sweep:
     checkpoint: Path | None = None
 
 
-class _Planned(Exception):
-    """Carries the plan out of a method that was asked to explain itself."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-
-
-_explaining: ContextVar[bool] = ContextVar("explaining", default=False)
-
-
-def explain(method: Callable[P, Results], /, *args: P.args, **kwargs: P.kwargs) -> Plan:
-    """What a call would do, without doing it: `print(explain(ablate, model, pairs, "heads"))`.
-
-    Returns:
-        The plan: cells, layers and positions that are re-run, stacked batches, peak bytes,
-        FLOPs against one full forward for each cell.
-    """
-    token = _explaining.set(True)
-    try:
-        method(*args, **kwargs)
-    except _Planned as planned:
-        return planned.plan
-    finally:
-        _explaining.reset(token)
-    raise InterpError(
-        f"{getattr(method, '__name__', method)} runs no sweep of interventions, so there is no "
-        "plan; explain() takes ablate, patch or path_patch."
-    )
-
-
 @torch.inference_mode()
 def run(sweep: Sweep) -> Results:
     """Run a sweep and return one row for each cell and example.
@@ -117,8 +87,8 @@ def run(sweep: Sweep) -> Results:
         metric=sweep.metric,
         engine=engine.name,
     )
-    if _explaining.get():
-        raise _Planned(plan)
+    proceed(plan)
+    _require_finite_values(cells)
     references = _references(sweep, engine, plan.budget)
     base = np.full(len(pairs), np.nan)
     values = np.full((len(cells), len(pairs)), np.nan)
@@ -137,7 +107,8 @@ def run(sweep: Sweep) -> Results:
                     block = _Block(sweep, engine, batch.rows, references)
                     if np.isnan(base).all():
                         null = block.null(cells, batch)
-                found = np.concatenate([block.plain()[None], block.run(cells, batch)])
+                ran = _halving(partial(block.run, cells), batch, plan.budget)
+                found = np.concatenate([block.plain()[None], ran])
                 found = store.save(np.vstack([found, np.full(len(rows), null)]))
             base[rows] = found[0]
             values[np.ix_(batch.cells, rows)] = found[1:-1]
@@ -151,8 +122,53 @@ def run(sweep: Sweep) -> Results:
         base=sweep.base,
         metric=sweep.metric.name,
         references={r.fingerprint: min(m.sizes.values()) for r, m in references.items()},
+        **_unnormalised(cells),
     )
     return Results(_table(sweep, engine.name, base, values), note)
+
+
+def _halving(
+    run: Callable[[Batch], Float[np.ndarray, "cells batch"]], batch: Batch, budget: int
+) -> Float[np.ndarray, "cells batch"]:
+    """Run a batch, in halves where the memory does not last.
+
+    Raises:
+        InterpError: not even one cell fits.
+    """
+    try:
+        return run(batch)
+    except (MemoryError, RuntimeError) as error:
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not short and "allocate memory" not in str(error):
+            raise
+        if len(batch.cells) == 1:
+            raise InterpError(
+                f"out of memory with a single cell of {len(batch.rows)} prompts (estimated "
+                f"{batch.bytes / 1e6:.0f} MB beside the weights and the traces; the budget was "
+                f"{budget / 1e6:.0f} MB). Fewer prompts run together in a smaller budget: give "
+                f"memory={budget // 2}, or free memory."
+            ) from error
+    half = len(batch.cells) // 2
+    parts = (replace(batch, cells=c) for c in (batch.cells[:half], batch.cells[half:]))
+    return np.concatenate([_halving(run, part, budget) for part in parts])
+
+
+def _require_finite_values(cells: Sequence[Cell]) -> None:
+    for cell in cells:
+        for i in cell.interventions:
+            source = i.value.source
+            if isinstance(source, Tensor) and not source.isfinite().all():
+                row = (~source.isfinite()).nonzero()[0, 0].item()
+                raise InterpError(
+                    f"the value given for '{i.site}' holds NaN or infinity, first in row {row}; "
+                    "every number after it would. Look at how it was made."
+                )
+
+
+def _unnormalised(cells: Sequence[Cell]) -> dict[str, bool]:
+    """For the provenance: attention patterns need not sum to 1 here."""
+    kinds = [i.site.kind for c in cells for i in c.interventions if not i.normalise]
+    return {"unnormalised_patterns": True} if "pattern" in kinds else {}
 
 
 class _Block:
@@ -178,6 +194,8 @@ class _Block:
             side: engine.trace(self.tokens[side], keep=keep)
             for side, keep in sorted(_kinds(sweep).items())
         }
+        for side, trace in self.traces.items():
+            _require_finite(trace, rows, side)
         read = reading(sweep.model.facts, pairs, sweep.metric, rows).to(device)
         answers = Answers(pairs.correct[index].to(device), pairs.wrong[index].to(device))
         self.score = Score(sweep.metric, answers, read)
@@ -234,6 +252,33 @@ class _Block:
     def _run(
         self, cells: Sequence[Cell], batch: Batch, score: Score
     ) -> Float[np.ndarray, "cells batch"]:
+        try:
+            return self._measure(cells, batch, score)
+        except MetricError as error:
+            if found := self._not_finite(cells, batch):
+                raise MetricError(f"{found} ({error})") from error
+            raise
+
+    def _not_finite(self, cells: Sequence[Cell], batch: Batch) -> str:
+        """Where a cell first leaves the finite numbers, in words; nothing if it does not."""
+        if not isinstance(self.engine, Replay):
+            return ""
+        for cell in cells:
+            try:
+                self._measure([cell], batch, replace(self.score, metric=CONTROL), watch=True)
+            except NotFinite as bad:
+                return (
+                    f"under the intervention on {cell.name}, {bad.site} is the first to hold NaN "
+                    f"or infinity, in prompt {self.rows[bad.row]}. Likely its value is far out of "
+                    "range for the model's precision"
+                )
+            except MetricError:
+                continue
+        return ""
+
+    def _measure(
+        self, cells: Sequence[Cell], batch: Batch, score: Score, *, watch: bool = False
+    ) -> Float[np.ndarray, "cells batch"]:
         sweep, device = self.sweep, self.sweep.model.device
         receiving, starts = route(sweep.model.facts, sweep.pairs, cells[0], self.rows, sweep.metric)
         values = self.engine.run(
@@ -242,6 +287,7 @@ class _Block:
             [[self._edit(i) for i in cell.interventions] for cell in cells],
             route=Route(cells[0].hops, tuple(x.to(device) for x in receiving), starts),
             score=score,
+            watch=watch,
         )
         return values.double().cpu().numpy()
 
@@ -266,6 +312,27 @@ class _Block:
         if bool((answers.correct >= 0).all()):
             return answers
         return Answers(torch.zeros_like(answers.correct), torch.ones_like(answers.wrong))
+
+
+def _require_finite(trace: Trace, rows: Sequence[int], side: str) -> None:
+    """Refuse a plain run that holds NaN or infinity anywhere.
+
+    Raises:
+        ModelError: naming the first site and prompt.
+    """
+    if trace.final.isfinite().all():
+        return
+    layered = {kind: layers for kind, layers in trace.kept.items() if layers}
+    for layer in range(trace.facts.n_layers):
+        for kind in (kind for kind in KINDS if kind in layered):
+            bad = ~layered[kind][layer].isfinite().flatten(1).all(1)
+            if bad.any():
+                row = rows[int(bad.int().argmax())]
+                raise ModelError(
+                    f"the {side} run holds NaN or infinity: first in {kind} of layer {layer}, "
+                    f"prompt {row}. Likely the weights are damaged, or {trace.final.dtype} is too "
+                    "narrow for this model: load it with dtype=torch.float32."
+                )
 
 
 def _kinds(sweep: Sweep) -> dict[str, tuple[Kind, ...]]:

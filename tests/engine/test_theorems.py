@@ -23,7 +23,8 @@ from interp.engine.interventions import (
     Value,
     Zero,
 )
-from interp.engine.run import Sweep, explain, run
+from interp.engine.explain import explain
+from interp.engine.run import Sweep, run
 from interp.engine.score import Score
 from interp.models.model import Model
 

@@ -1,0 +1,75 @@
+"""The list itself: interventions of one's own, in any combination."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from interp.causal.targets import each_position
+from interp.core.edges import Edge
+from interp.core.errors import SiteError
+from interp.core.metrics import Metric, resolve_metric
+from interp.core.pairs import Pairs
+from interp.core.results import Results
+from interp.engine.engines import EngineName
+from interp.engine.interventions import Cell, Hop, Intervention
+from interp.engine.run import Side, Sweep, run
+from interp.models.model import Model
+
+
+def intervene(
+    model: Model,
+    pairs: Pairs,
+    interventions: Mapping[str, Sequence[Intervention]],
+    *,
+    hops: Sequence[Hop] = (),
+    base: Side = "clean",
+    metric: str | Metric = "logit_diff",
+    engine: EngineName = "auto",
+    memory: int | None = None,
+    checkpoint: Path | None = None,
+) -> Results:
+    """Run the model once for each named set of interventions, made together.
+
+    For what `ablate`, `patch` and `path_patch` have no word for: a vector that is added
+    (steering), a head that is scaled, different values at different sites.
+
+        Add, Intervention = interp.interventions.Add, interp.interventions.Intervention
+        steer = Intervention(interp.Site.parse("12.resid_post"), Add(vector), "end")
+        interp.intervene(model, pairs, {"steer": [steer]})
+
+    Args:
+        interventions: by the name that the table gives them in its `site` column.
+        hops: the path that they take, if not every one.
+        base: the run that is intervened on.
+
+    Returns:
+        One row for each name and example.
+
+    Raises:
+        SiteError, PositionError, MetricError, Unsupported: as their names say, before any run.
+    """
+    if not interventions:
+        raise SiteError("no interventions were given; a mapping from names to lists of them is")
+    cells = []
+    for name, made in interventions.items():
+        if not made:
+            raise SiteError(f"the set {name!r} holds no intervention; give at least one, or none")
+        for i in made:
+            i.site.check(model.facts)
+            if isinstance(i.positions, str):
+                each_position(pairs, i.positions)
+            for reader in i.readers or ():
+                Edge(i.site, reader).check(model.facts)
+        cells.append(Cell(name, "", tuple(made), tuple(hops)))
+    return run(
+        Sweep(
+            model=model,
+            pairs=pairs,
+            cells=cells,
+            method="intervene",
+            base=base,
+            metric=resolve_metric(metric),
+            engine=engine,
+            memory=memory,
+            checkpoint=checkpoint,
+        )
+    )
