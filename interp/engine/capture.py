@@ -1,0 +1,190 @@
+"""Capture: the activations of plain runs, for probes, dictionaries and looking at them."""
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp.core.errors import InterpError, Unsupported, nearest
+from interp.core.sites import Site, resolve
+from interp.engine import shards
+from interp.engine.captured import Captured
+from interp.engine.engines import Engine, EngineName, accept, choose
+from interp.engine.kept import Kept, Place, Wanted
+from interp.engine.plan import blocks
+from interp.engine.prompts import Tokens, prompts, tokens_hash
+from interp.engine.provenance import provenance
+from interp.engine.taps import Layout, budget, read, rows_at_once
+from interp.models.model import Model
+
+log = logging.getLogger("interp")
+Side = Literal["clean", "corrupt"]
+Selection = str | Site | Iterable[str | Site]
+
+
+load = Captured.load
+
+
+def capture(
+    model: Model,
+    tokens: Tokens,
+    sites: Selection,
+    *,
+    positions: Place | Sequence[Place] = "all",
+    side: Side = "clean",
+    mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
+    dtype: torch.dtype | None = None,
+    memory: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    batch: int | None = None,
+    engine: EngineName = "auto",
+) -> Captured:
+    """Run the model plainly and keep the activations at some sites: those, and nothing else.
+
+    Rows of one length run together, so nothing depends on padding; layers above the last site do
+    not run (replay engine). The estimated size is logged, and held against `memory`, before.
+
+    Args:
+        tokens: pairs, of which `side` runs; ids, `batch pos`, with `mask` where they are padded
+            (on either side); or lists of ids.
+        sites: a selector ("heads", "layers"), a site ("12.mlp", "3.1.pattern", "embed"), or a list.
+        positions: `"all"`, or names and indices: the second axis then has those, in that order.
+            Tokens without pairs have the name `"end"`, the last token of each row. Of a pattern:
+            the queries.
+        dtype: to keep them in; the model's own by default.
+        memory: bytes that may be kept; 2 GiB by default, or a quarter of what is free.
+        folder: write shards there, keep nothing in memory, and go on with a run that was killed.
+        batch: rows in one forward, and in one shard; by default so many that a forward holds little
+            beside what is kept.
+
+    Raises:
+        SiteError, PositionError, PairsError: what the model or the prompts do not have.
+        Unsupported: logits.
+        InterpError: more bytes than `memory`; an activation that is not finite.
+        ResultsError: the folder holds another capture, or cannot be written.
+    """
+    wanted = _wanted(model, tokens, sites, positions, side, mask, dtype)
+    served = choose(model, engine, prefix=wanted.pairs.decoder)
+    if batch is not None and batch < 1:
+        raise InterpError(f"batch={batch} rows is no forward; leave it out, or give 1 or more")
+    asked, room = wanted.bytes(), budget(memory)
+    rows = range(len(wanted.pairs))
+    _refuse_large(wanted, asked if folder is None else _largest_row(wanted), room, folder)
+    size = asked / 1e6
+    log.info("capture: %d sites of %d prompts, %.1f MB", len(wanted.layout.sites), len(rows), size)
+    note = provenance(
+        model,
+        wanted.pairs,
+        engine=served.name,
+        side=side,
+        tokens=tokens_hash(wanted.pairs, side),
+        kept=str(wanted.dtype).removeprefix("torch."),
+    )
+    with tqdm(total=len(rows), desc="capture", unit="prompt", delay=2, disable=None) as bar:
+        if folder is None:
+            kept = Kept(wanted, rows)
+            _fill(kept, model, served, list(rows), batch, bar)
+            return Captured(wanted.layout.sites, wanted.positions, asked, note, kept)
+        folder = Path(folder)
+        known = shards.identity(wanted, model.weight_hash, note["dtype"], note["tokens"])
+        rest = {"bytes": asked, "lengths": wanted.pairs.lengths.tolist(), "provenance": note}
+        rest["group_size"] = model.facts.group_size
+        plan = shards.plan(wanted, batch, room)
+        for file, members in shards.prepare(folder, known, rest, plan):
+            if (folder / file).exists():
+                bar.update(len(members))
+                continue
+            kept = Kept(wanted, members)
+            _fill(kept, model, served, list(members), batch, bar)
+            shards.write(folder, file, kept)
+    return Captured.load(folder)
+
+
+def estimate(
+    model: Model,
+    tokens: Tokens,
+    sites: Selection,
+    *,
+    positions: Place | Sequence[Place] = "all",
+    side: Side = "clean",
+    mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
+    dtype: torch.dtype | None = None,
+) -> int:
+    """Bytes that a capture would keep: rows x positions x axes of each site x size of the dtype.
+
+    Keys and values that query heads share count once.
+
+    Raises:
+        SiteError, PositionError, PairsError, Unsupported: as `capture` does.
+    """
+    return _wanted(model, tokens, sites, positions, side, mask, dtype).bytes()
+
+
+def _wanted(
+    model: Model,
+    tokens: Tokens,
+    sites: Selection,
+    positions: Place | Sequence[Place],
+    side: Side,
+    mask: Tensor | None,
+    dtype: torch.dtype | None,
+) -> Wanted:
+    if side not in get_args(Side):
+        raise Unsupported(f"unknown side {side!r}; {nearest(str(side), get_args(Side))}")
+    kept = model.dtype if dtype is None else dtype
+    if not kept.is_floating_point:
+        raise Unsupported(f"activations cannot be kept as {kept}; give a floating dtype, or none")
+    layout = Layout.of(resolve(sites, model.facts), model.facts.group_size)
+    pairs = prompts(tokens, mask)
+    accept(model, pairs, None)
+    places = (positions,) if isinstance(positions, str | int) else tuple(positions)
+    wanted = Wanted(model.facts, pairs, side, layout, places, kept)
+    _ = wanted.places  # refuses what there is not
+    return wanted
+
+
+@torch.inference_mode()
+def _fill(
+    kept: Kept, model: Model, engine: Engine, rows: list[int], batch: int | None, bar: tqdm
+) -> None:
+    """Run rows and keep what is wanted of them."""
+    wanted, total = kept.wanted, kept.wanted.bytes(rows)
+    for same in blocks(wanted.pairs.lengths[rows], len(rows)):
+        length = int(wanted.pairs.lengths[rows[same[0]]])
+        size = batch or rows_at_once(model.facts, length, model.dtype.itemsize, total, model.device)
+        for i in range(0, len(same), size):
+            members = [rows[n] for n in same[i : i + size]]
+            take = kept.taker(members)
+            read(engine, wanted.pairs, wanted.side, kept.layout, members, model.device, take)
+            bar.update(len(members))
+
+
+def _largest_row(wanted: Wanted) -> int:
+    """What has to be held at least, where all is written to a folder."""
+    return wanted.bytes([int(wanted.pairs.lengths.argmax())])
+
+
+def _refuse_large(wanted: Wanted, needed: int, room: int, folder: object) -> None:
+    if needed <= room:
+        return
+    shelves: dict[str, list[int]] = {}
+    sizes = {slab: wanted.size(slab) for slab in wanted.layout.slabs}
+    for slab, size in sizes.items():
+        entry = shelves.setdefault(slab.shelf, [0, 0])
+        entry[0] += len(slab)
+        entry[1] += size
+    largest = sorted(shelves.items(), key=lambda item: -item[1][1])[:3]
+    shown = ", ".join(f"{n} of {name} ({size / 1e6:.1f} MB)" for name, (n, size) in largest)
+    what = "the capture keeps" if folder is None else "one row of the capture takes"
+    remedy = "folder= to write it to disk, " if folder is None else ""
+    raise InterpError(
+        f"{what} {needed / 1e6:.1f} MB ({needed} bytes), and the budget is {room / 1e6:.1f} MB. "
+        f"The biggest sites of {len(wanted.pairs)} prompts: {shown}. Take fewer sites or positions "
+        f"(positions='end'), {remedy}dtype=torch.bfloat16, or more memory=."
+    )

@@ -1,0 +1,215 @@
+"""What a capture keeps, and where in memory it puts it: nothing else, and nothing twice."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.errors import InterpError, PositionError, Unsupported
+from interp.core.facts import Facts
+from interp.core.pairs import Pairs
+from interp.core.sites import Site
+from interp.engine.taps import Layout, Slab
+
+Place = str | int
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Sites at positions of rows.
+
+    Attributes:
+        side: of the pairs: "clean" or "corrupt".
+        positions: names and indices in the order wanted, or `("all",)`.
+        dtype: to keep them in.
+    """
+
+    facts: Facts
+    pairs: Pairs
+    side: str
+    layout: Layout
+    positions: tuple[Place, ...]
+    dtype: torch.dtype
+
+    @cached_property
+    def places(self) -> dict[bool, Int[Tensor, "batch chosen"] | None]:
+        """Indices of the positions in each row, for a decoder's slabs and others; None is all.
+
+        Raises:
+            PositionError: a name or an index that there is not.
+        """
+        stacks = sorted({slab.decoder for slab in self.layout.slabs})
+        return {decoder: _indices(self.pairs, self.positions, decoder) for decoder in stacks}
+
+    def shape(self, slab: Slab, length: int) -> tuple[int, ...]:
+        """Positions and axes that are kept of a row of this length."""
+        positions, *axes = slab.shape(self.facts, length, len(self.pairs.decoder))
+        chosen = self.places[slab.decoder]
+        return (positions if chosen is None else chosen.shape[1], *axes)
+
+    def size(self, slab: Slab, rows: Sequence[int] | None = None) -> int:
+        """Bytes that rows (by default all) take of a slab."""
+        lengths = self.pairs.lengths if rows is None else self.pairs.lengths[list(rows)]
+        found, counts = lengths.unique(return_counts=True)
+        numbers = (
+            count * math.prod(self.shape(slab, length))
+            for length, count in zip(found.tolist(), counts.tolist(), strict=True)
+        )
+        return self.dtype.itemsize * len(slab) * sum(numbers)
+
+    def bytes(self, rows: Sequence[int] | None = None) -> int:
+        return sum(self.size(slab, rows) for slab in self.layout.slabs)
+
+
+def _indices(
+    pairs: Pairs, positions: tuple[Place, ...], decoder: bool
+) -> Int[Tensor, "batch chosen"] | None:
+    if positions == ("all",):
+        return None
+    written = 1 + len(pairs.decoder)
+    lengths = torch.full_like(pairs.lengths, written) if decoder else pairs.lengths
+    columns = []
+    for place in positions:
+        if place == "all":
+            raise PositionError(
+                f"'all' and others were asked for in {positions}; give positions='all' by itself."
+            )
+        if isinstance(place, str):
+            if decoder:
+                raise PositionError(
+                    f"position {place!r} is one of the encoder's tokens, and some of the sites "
+                    f"stand in the decoder, which has {written}; give 'all' or an index."
+                )
+            columns.append(pairs.at(place))
+            continue
+        if place < 0:
+            raise PositionError(
+                f"position {place} would count from the end; positions are counted from 0. The "
+                "last token of each row is 'end'."
+            )
+        if bad := (lengths <= place).nonzero().flatten().tolist():
+            raise PositionError(
+                f"there is no position {place} in row {bad[0]}: its {int(lengths[bad[0]])} tokens "
+                "are counted from 0. Give an index that every row has, or a name ('end')."
+            )
+        columns.append(torch.full_like(pairs.lengths, place))
+    if not columns:
+        raise PositionError(
+            f"positions=[] names no position; give 'all' or some of {', '.join(pairs.positions)}."
+        )
+    return torch.stack(columns, 1)
+
+
+class Kept:
+    """Slabs of some rows, in memory that is claimed once.
+
+    Each slab is one tensor, `index numbers`, with the numbers of the rows one after the other: so
+    that rows of several lengths need no padding, and a site is one contiguous piece.
+    """
+
+    def __init__(self, wanted: Wanted, rows: Sequence[int]) -> None:
+        self.layout, self.wanted, self.dtype = wanted.layout, wanted, wanted.dtype
+        self.lengths = wanted.pairs.lengths[list(rows)].tolist()
+        self.order = {row: n for n, row in enumerate(rows)}
+        self.starts = {slab: self._starts(slab) for slab in self.layout.slabs}
+        # of a tensor made in inference mode no gradient could be taken through a probe
+        with torch.inference_mode(False):
+            self.tensors = {
+                slab: torch.empty(len(slab), starts[-1], dtype=self.dtype)
+                for slab, starts in self.starts.items()
+            }
+
+    def _starts(self, slab: Slab) -> list[int]:
+        sizes = {n: math.prod(self.wanted.shape(slab, n)) for n in set(self.lengths)}
+        return [0, *accumulate(sizes[n] for n in self.lengths)]
+
+    def taker(
+        self, rows: Sequence[int]
+    ) -> Callable[[Slab, Float[Tensor, "index batch pos *axes"]], None]:
+        """What copies the slabs of these rows, all of one length, to their place.
+
+        Raises:
+            InterpError: a number is not finite.
+        """
+        at = [self.order[row] for row in rows]
+        length = self.lengths[at[0]]
+        together = at == list(range(at[0], at[0] + len(at)))
+
+        def take(slab: Slab, x: Tensor) -> None:
+            chosen = self.wanted.places[slab.decoder]
+            if chosen is not None:
+                batch = torch.arange(len(rows), device=x.device)[:, None]
+                x = x[:, batch, chosen[list(rows)].to(x.device)]
+            shape, starts = self.wanted.shape(slab, length), self.starts[slab]
+            if x.shape != (len(slab), len(rows), *shape):
+                raise Unsupported(
+                    f"{slab.shelf} of layer {slab.layer} came with shape {tuple(x.shape[1:])}, "
+                    f"not {(len(rows), *shape)}: the model's shape is not what its facts say "
+                    f"({self.wanted.facts}). Choose other sites."
+                )
+            # rows that stand side by side are copied as one
+            blocks = [(0, len(at))] if together else [(n, n + 1) for n in range(len(at))]
+            for a, b in blocks:
+                here = self.tensors[slab][:, starts[at[a]] : starts[at[b - 1] + 1]]
+                here.unflatten(1, (b - a, *shape)).copy_(x[:, a:b])
+                if not _finite(here):
+                    self._refuse(slab, rows[a:b], here.unflatten(1, (b - a, *shape)), x[:, a:b])
+
+        return take
+
+    def shapes(self, site: Site) -> list[tuple[int, ...]]:
+        """Of each row: positions and axes."""
+        slab, _ = self.layout.where[site]
+        known = {n: self.wanted.shape(slab, n) for n in set(self.lengths)}
+        return [known[n] for n in self.lengths]
+
+    def rows(self, site: Site) -> list[Float[Tensor, " pos *axes"]]:
+        """Views, one for each row."""
+        slab, index = self.layout.where[site]
+        numbers, starts = self.tensors[slab][index], self.starts[slab]
+        return [
+            numbers[a:b].view(shape)
+            for a, b, shape in zip(starts, starts[1:], self.shapes(site), strict=False)
+        ]
+
+    def whole(self, site: Site) -> Float[Tensor, "batch pos *axes"]:
+        """A view of all rows, which must have one shape."""
+        slab, index = self.layout.where[site]
+        shape = self.wanted.shape(slab, self.lengths[0])
+        return self.tensors[slab][index].view(len(self.lengths), *shape)
+
+    def _refuse(
+        self,
+        slab: Slab,
+        rows: Sequence[int],
+        here: Float[Tensor, "index batch pos *axes"],
+        came: Float[Tensor, "index batch pos *axes"],
+    ) -> None:
+        index, row, position = (~here.isfinite()).nonzero()[0, :3].tolist()
+        site = self.layout.names[slab, index]
+        one = (index, row, position)
+        if bool(came[one].isfinite().all()):
+            worst = came[one].abs().max().item()
+            cause = (
+                f"{worst:.3g} is more than {self.dtype} holds. Keep it as dtype=torch.bfloat16, "
+                "or leave dtype out"
+            )
+        else:
+            cause = (
+                f"the model computed it in {came.dtype}: its weights are broken, or that type "
+                "holds too little. Load the model with dtype=torch.float32, and see model.parity()"
+            )
+        place = self.wanted.places[slab.decoder]
+        at = position if place is None else int(place[rows[row], position])
+        raise InterpError(f"'{site}' is not finite in row {rows[row]}, at position {at}: {cause}.")
+
+
+def _finite(x: Tensor) -> bool:
+    """One pass and no copy: infinities are extremes, and NaN spreads to both."""
+    low, high = x.aminmax()
+    return math.isfinite(low) and math.isfinite(high)
