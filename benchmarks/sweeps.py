@@ -1,11 +1,11 @@
-"""Sweeps over all heads of SmolLM2-135M: interp against TransformerLens, one forward a cell.
+"""Sweeps over SmolLM2-135M: interp against TransformerLens, one forward a cell.
 
-Both sides get the same bridge, prompts and metric in one process. The peer is what its users write:
-`run_with_hooks` once for each cell (for a path into a query: once frozen, up to the receiver's
-layer, and once with the query set). It is timed on a sample of cells spread over the layers and
-scaled to all of them; ours is the whole call, traces and table included, median of `--repeats`.
+Both sides get the same bridge, prompts and metric in one process. The peer is what its users write
+(benchmarks/peers.py); where TransformerLens refuses it is our own hooks engine. It is timed on a
+sample of cells spread over the layers and scaled to all of them; ours is the whole call, traces
+and table included.
 
-    python benchmarks/sweeps.py --json out.json
+    python benchmarks/sweeps.py --json benchmarks/sweeps.json
 """
 
 import json
@@ -13,19 +13,23 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 import tyro
+from peers import RECEIVER, Peer, pairs_of_length, spread
 from torch import Tensor
 from tqdm import tqdm
 
 import interp
+from interp.engine.plan import Plan
 from interp.engine.weights import weights_of
 
-RECEIVER = interp.Site.parse("23.3.q")
-"""Query of the head with the largest direct effect on the logits."""
+KEY = "23.kv1.k"
+"""The key that the heads of the receiver's group share."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,14 @@ class Options:
     threads: int = 2
     sample: int = 10
     """Cells on which the peer is timed."""
-    repeats: int = 3
+    repeats: int = 1
+    only: tuple[str, ...] = ()
+    """Cases to run; all by default."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One line of the table. Efficiency: planned FLOPs over seconds x the matmul peak."""
 
     case: str
     ours_s: float
@@ -52,197 +58,174 @@ class Row:
     max_abs_diff: float
     cells: int
     peer_cells: int
+    gflop: float
+    efficiency: float
 
 
 @dataclass(frozen=True)
-class Peer:
-    """The same sweeps through TransformerLens' hooks."""
+class Case:
+    """A sweep of ours, and the peer's answer for one of its cells."""
 
-    model: interp.Model
-    pairs: interp.Pairs
-    clean: dict[str, Tensor]
-    corrupt: dict[str, Tensor]
-
-    @classmethod
-    def cached(cls, model: interp.Model, pairs: interp.Pairs) -> "Peer":
-        """Caches of both runs, as a path-patching script makes them."""
-        clean, corrupt = (
-            model.bridge.run_with_cache(
-                tokens, names_filter=lambda n: n.endswith("hook_z"), return_cache_object=False
-            )[1]
-            for tokens in (pairs.clean, pairs.corrupt)
-        )
-        return cls(model, pairs, clean, corrupt)
-
-    def logit_diff(self, logits: Tensor) -> Tensor:
-        rows = torch.arange(len(self.pairs))
-        end = logits[:, -1]
-        return end[rows, self.pairs.correct] - end[rows, self.pairs.wrong]
-
-    def ablate(self, site: interp.Site, *, at: slice) -> Tensor:
-        def zero(z: Tensor, hook: object) -> Tensor:
-            z[:, at, site.head] = 0
-            return z
-
-        name = f"blocks.{site.layer}.attn.hook_z"
-        return self.logit_diff(
-            self.model.bridge.run_with_hooks(self.pairs.clean, fwd_hooks=[(name, zero)])
-        )
-
-    def frozen(self, site: interp.Site) -> list[tuple[str, Callable[..., Tensor]]]:
-        """Every head keeps its clean output, but the sender gets its corrupt one."""
-
-        def hook_for(layer: int) -> Callable[..., Tensor]:
-            name = f"blocks.{layer}.attn.hook_z"
-
-            def freeze(z: Tensor, hook: object) -> Tensor:
-                z[:] = self.clean[name]
-                if layer == site.layer:
-                    z[:, :, site.head] = self.corrupt[name][:, :, site.head]
-                return z
-
-            return freeze
-
-        layers = range(self.model.facts.n_layers)
-        return [(f"blocks.{layer}.attn.hook_z", hook_for(layer)) for layer in layers]
-
-    def path_logits(self, site: interp.Site) -> Tensor:
-        return self.logit_diff(
-            self.model.bridge.run_with_hooks(self.pairs.clean, fwd_hooks=self.frozen(site))
-        )
-
-    def path_query(self, site: interp.Site) -> Tensor:
-        name, head = f"blocks.{RECEIVER.layer}.attn.hook_q", RECEIVER.head
-        noted: list[Tensor] = []
-
-        def note(q: Tensor, hook: object) -> Tensor:
-            noted.append(q[:, -1, head].clone())
-            return q
-
-        def put(q: Tensor, hook: object) -> Tensor:
-            q[:, -1, head] = noted[0]
-            return q
-
-        bridge, tokens = self.model.bridge, self.pairs.clean
-        hooks = [h for h in self.frozen(site) if int(h[0].split(".")[1]) <= RECEIVER.layer]
-        bridge.run_with_hooks(
-            tokens, fwd_hooks=[*hooks, (name, note)], stop_at_layer=RECEIVER.layer + 1
-        )
-        return self.logit_diff(bridge.run_with_hooks(tokens, fwd_hooks=[(name, put)]))
+    name: str
+    call: Callable[..., interp.Results]
+    peer: Callable[[tuple[str, str]], Tensor]
+    share: float = 1.0
+    """The part of the cells that ours runs; both times are scaled to all of them."""
 
 
-def same_length(model: interp.Model, n: int) -> interp.Pairs:
-    """n prompts of one length, so that the peer needs no padding."""
-    pairs = interp.datasets.ioi(model, n=20 * n, seed=0)
-    lengths = pairs.lengths.tolist()
-    common = max(set(lengths), key=lengths.count)
-    return trimmed(pairs.select([i for i, length in enumerate(lengths) if length == common][:n]))
-
-
-def trimmed(pairs: interp.Pairs) -> interp.Pairs:
-    """Without the padding that longer prompts had left."""
-    longest = int(pairs.lengths.max())
-    return interp.Pairs.from_tokens(
-        clean=pairs.clean[:, :longest],
-        corrupt=pairs.corrupt[:, :longest],
-        correct=pairs.correct,
-        wrong=pairs.wrong,
-        positions=pairs.positions,
-        cluster=pairs.cluster,
+def cases(model: interp.Model, pairs: interp.Pairs) -> Iterator[Case]:
+    peer, site = Peer.cached(model, pairs), interp.Site.parse
+    call = {"model": model, "pairs": pairs}
+    yield Case(
+        "ablate",
+        partial(interp.ablate, **call, sites="heads", method="zero"),
+        lambda cell: peer.ablate(site(cell[0]), at=slice(None)),
     )
+    yield Case(
+        "ablate-end",
+        partial(interp.ablate, **call, sites="heads", method="zero", positions="end"),
+        lambda cell: peer.ablate(site(cell[0]), at=slice(-1, None)),
+    )
+    yield Case(
+        "path-logits",
+        partial(interp.path_patch, **call, senders="heads", receivers="logits"),
+        lambda cell: peer.path_logits(site(cell[0])),
+    )
+    yield Case(
+        "path-q-end",
+        partial(
+            interp.path_patch,
+            **call,
+            senders="heads",
+            receivers=RECEIVER,
+            receiver_positions="end",
+        ),
+        lambda cell: peer.path_query(site(cell[0])),
+    )
+    heads = range(model.facts.n_heads)
+    layers = spread(range(model.facts.n_layers), 6)
+    yield Case(
+        "patch-grid",
+        partial(
+            interp.patch,
+            **call,
+            sites=[f"{layer}.{head}" for layer in layers for head in heads],
+            positions="each",
+        ),
+        lambda cell: peer.grid(site(cell[0]), int(cell[1])),
+        share=len(layers) / model.facts.n_layers,
+    )
+    by_hooks = partial(interp.path_patch, **call, receivers=KEY, engine="hooks")
+    yield Case(
+        "path-k",
+        partial(interp.path_patch, **call, senders="heads", receivers=KEY),
+        lambda cell: values_of(by_hooks(senders=cell[0])),
+    )
+
+
+def values_of(results: interp.Results) -> Tensor:
+    """Of one cell."""
+    return torch.tensor(results.frame["value"].to_numpy())
 
 
 @torch.inference_mode()
-def measure(
-    case: str,
-    ours: Callable[[], interp.Results],
-    peer: Callable[[interp.Site], Tensor],
-    options: Options,
-) -> Row:
+def measure(case: Case, options: Options, peak: float) -> Row:
     """Time our whole sweep and a sample of the peer's cells, and compare the numbers."""
-    times, results = [], ours()
+    plan: Plan = interp.explain(case.call)
+    times, results = [], None
     for _ in range(options.repeats):
         start = time.perf_counter()
-        results = ours()
+        results = case.call()
         times.append(time.perf_counter() - start)
-    values = results.frame.pivot(index="site", columns="example", values="value")
-    sites = sorted(interp.Site.parse(s) for s in values.index)
-    chosen = [sites[i] for i in spread(len(sites), options.sample)]
-    peer(chosen[0])
+    assert results is not None
+    values = results.frame.pivot(index=["site", "position"], columns="example", values="value")
+    cells = list(results.frame.groupby(["site", "position"], sort=False).groups)
+    chosen = spread(cells, options.sample)
+    case.peer(chosen[0])
     peer_times, difference = [], 0.0
-    for site in tqdm(chosen, desc=f"{case}: peer", disable=None):
+    for cell in tqdm(chosen, desc=f"{case.name}: peer", disable=None):
         start = time.perf_counter()
-        found = peer(site)
+        found = case.peer(cell)
         peer_times.append(time.perf_counter() - start)
-        expected = torch.tensor(values.loc[str(site)].to_numpy())
+        expected = torch.tensor(values.loc[cell].to_numpy())
         difference = max(difference, (found - expected).abs().max().item())
-    ours_s = statistics.median(times)
-    peer_s = statistics.median(peer_times) * len(sites)
-    return Row(case, ours_s, peer_s, peer_s / ours_s, difference, len(sites), len(chosen))
-
-
-def spread(n: int, sample: int) -> Iterator[int]:
-    """Indices spread evenly from the first to the last."""
-    return (i * (n - 1) // (sample - 1) for i in range(sample))
-
-
-def cases(model: interp.Model, pairs: interp.Pairs, options: Options) -> Iterator[Row]:
-    peer = Peer.cached(model, pairs)
-    yield measure(
-        "ablate",
-        lambda: interp.ablate(model, pairs, "heads", method="zero"),
-        lambda site: peer.ablate(site, at=slice(None)),
-        options,
-    )
-    yield measure(
-        "ablate-end",
-        lambda: interp.ablate(model, pairs, "heads", method="zero", positions="end"),
-        lambda site: peer.ablate(site, at=slice(-1, None)),
-        options,
-    )
-    yield measure(
-        "path-logits",
-        lambda: interp.path_patch(model, pairs, senders="heads", receivers="logits"),
-        peer.path_logits,
-        options,
-    )
-    yield measure(
-        "path-q-end",
-        lambda: interp.path_patch(
-            model, pairs, senders="heads", receivers=RECEIVER, receiver_positions="end"
-        ),
-        peer.path_query,
-        options,
+    ours = statistics.median(times)
+    peer = statistics.median(peer_times) * len(cells)
+    return Row(
+        case.name,
+        ours / case.share,
+        peer / case.share,
+        peer / ours,
+        difference,
+        round(len(cells) / case.share),
+        len(chosen),
+        plan.flops / 1e9 / case.share,
+        plan.flops / ours / peak,
     )
 
 
-def memory(model: interp.Model, pairs: interp.Pairs) -> None:
-    """What the replay copy of the weights costs, and a sweep in a tenth of the default budget."""
+def edges(model: interp.Model, pairs: interp.Pairs, options: Options, peak: float) -> Row:
+    """One run with a random half of all edges; the hooks take one forward for each reader."""
+    from interp.core.edges import edges as all_edges
+
+    found = list(all_edges("edges", model.facts))
+    half = np.random.default_rng(0).permutation(len(found))[: len(found) // 2]
+    chosen = [found[i] for i in sorted(half)]
+    readers = sorted({edge.reader for edge in chosen})
+    some = set(spread(readers, options.sample))
+    part = {"some": [edge for edge in chosen if edge.reader in some]}
+    patch = partial(interp.patch, model, pairs, direction="noise")
+    plan = interp.explain(patch, {"half": chosen})
+    times = []
+    for _ in range(options.repeats):
+        start = time.perf_counter()
+        patch({"half": chosen})
+        times.append(time.perf_counter() - start)
+    # what one run of the hooks engine takes whatever is patched: traces, the null control, the end
+    start = time.perf_counter()
+    patch({"one": part["some"][:1]}, engine="hooks")
+    fixed = time.perf_counter() - start
+    start = time.perf_counter()
+    by_hooks = patch(part, engine="hooks")
+    each = (time.perf_counter() - start - fixed) / (len(some) - 1)
+    difference = (values_of(by_hooks) - values_of(patch(part))).abs().max().item()
+    ours, peer = statistics.median(times), fixed + each * (len(readers) - 1)
+    print(f"edges: {len(chosen)} of {len(found)} edges into {len(readers)} readers")
+    return Row(
+        *("edges", ours, peer, peer / ours, difference, len(readers), len(some)),
+        plan.flops / 1e9,
+        plan.flops / ours / peak,
+    )
+
+
+def matmul_peak() -> float:
+    """FLOP/s of large float32 products: the median of ten."""
+    a, b = torch.randn(2, 2048, 2048)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * 2048**3 / statistics.median(times)
+
+
+def memory(model: interp.Model) -> None:
+    """What the replay copy of the weights costs."""
     process = psutil.Process()
     before = process.memory_info().rss
     weights = weights_of(model)
     after = process.memory_info().rss
-    print(f"\nresident memory {before / 1e6:.0f} MB, with replay's weights {after / 1e6:.0f} MB")
+    print(f"resident memory {before / 1e6:.0f} MB, with replay's weights {after / 1e6:.0f} MB")
     assert weights.blocks
-    found = {}
-    for name, budget in (("default", None), ("a tenth", (1 << 30) // 10)):
-        start = time.perf_counter()
-        results = interp.ablate(model, pairs, "heads", method="zero", memory=budget)
-        found[name] = time.perf_counter() - start, results.frame["value"].to_numpy()
-    difference = abs(found["default"][1] - found["a tenth"][1]).max()
-    print(
-        f"ablate with the default budget {found['default'][0]:.1f} s, with a tenth of it "
-        f"{found['a tenth'][0]:.1f} s, largest difference {difference:.1e}"
-    )
 
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown."""
-    head = "| case | ours (s) | peer (s, scaled) | ratio | largest difference |"
-    lines = [head, "| --- | --- | --- | --- | --- |"]
+    head = "| case | ours (s) | peer (s, scaled) | ratio | largest difference | efficiency |"
+    lines = [head, "| --- | --- | --- | --- | --- | --- |"]
     lines += [
         f"| `{r.case}` | {r.ours_s:.2f} | {r.peer_s:.1f} ({r.peer_cells} of {r.cells} cells) "
-        f"| {r.ratio:.1f} | {r.max_abs_diff:.1e} |"
+        f"| {r.ratio:.1f} | {r.max_abs_diff:.1e} | {r.efficiency:.2f} |"
         for r in rows
     ]
     return "\n".join(lines)
@@ -251,14 +234,25 @@ def table(rows: Sequence[Row]) -> str:
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     model = interp.load(options.model, device="cpu")
-    pairs = same_length(model, options.prompts)
+    pairs = pairs_of_length(model, options.prompts)
+    peak = matmul_peak()
     print(f"{len(pairs)} prompts of {int(pairs.lengths[0])} tokens, {options.threads} threads")
-    rows = list(cases(model, pairs, options))
+    print(f"matrix products at {peak / 1e9:.0f} GFLOP/s")
+    rows = []
+    for case in cases(model, pairs):
+        if not options.only or case.name in options.only:
+            rows.append(measure(case, options, peak))
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
+    if not options.only or "edges" in options.only:
+        rows.append(edges(model, pairs, options, peak))
     print(table(rows))
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        known = json.loads(options.json.read_text()) if options.json.exists() else []
+        new = {row.case: asdict(row) for row in rows}
+        kept = [new.pop(row["case"], row) for row in known]
+        options.json.write_text(json.dumps([*kept, *new.values()], indent=1) + "\n")
         print(f"wrote {options.json}")
-    memory(model, pairs)
+    memory(model)
 
 
 if __name__ == "__main__":

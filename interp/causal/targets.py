@@ -80,7 +80,8 @@ def parts(
     """
     given = [selection] if isinstance(selection, str | Site | Edge) else list(selection)
     whole = [part for part in given if not is_edge(part)]
-    cut = sorted({edge for part in given if is_edge(part) for edge in edges(part, model.facts)})
+    found = {edge for part in given if is_edge(part) for edge in edges(part, model.facts)}
+    cut = sorted(found, key=lambda edge: edge.order)
     nodes = resolve(whole, model.facts) if whole or not cut else ()
     made: list[tuple[Site, tuple[Site, ...] | None]] = [(site, None) for site in nodes]
     if not grouped:
@@ -104,7 +105,7 @@ def complement(
     given = [circuit] if isinstance(circuit, str | Site | Edge) else list(circuit)
     if given and all(is_edge(part) for part in given):
         kept = {edge for part in given for edge in edges(part, model.facts)}
-        return sorted(set(edges("edges", model.facts)) - kept)
+        return [edge for edge in edges("edges", model.facts) if edge not in kept]
     inside = set(resolve(given, model.facts))
     return [site for site in resolve(of, model.facts) if site not in inside]
 

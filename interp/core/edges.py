@@ -5,7 +5,7 @@ reads is the sum of all writes before it (through the norms, where an architectu
 stream), so an edge is one term of one reader's sum.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import total_ordering
 
@@ -65,8 +65,13 @@ class Edge:
     def __str__(self) -> str:
         return f"{self.writer} {ARROW} {self.reader}"
 
+    @property
+    def order(self) -> tuple[tuple[int, ...], ...]:
+        """Sort key: by reader, then writer."""
+        return (self.reader.order, self.writer.order)
+
     def __lt__(self, other: "Edge") -> bool:
-        return (self.reader, self.writer) < (other.reader, other.writer)
+        return self.order < other.order
 
     def check(self, facts: Facts) -> "Edge":
         """Return the edge if a model of these facts has it.
@@ -143,13 +148,3 @@ def edges(text: "str | Edge", facts: Facts) -> Iterator[Edge]:
 def is_edge(text: object) -> bool:
     """Does this name edges, not sites?"""
     return isinstance(text, Edge) or (isinstance(text, str) and (text == "edges" or ARROW in text))
-
-
-def resolve_edges(selector: "str | Edge | Iterable[str | Edge]", facts: Facts) -> tuple[Edge, ...]:
-    """The edges that a selector names, checked against the model, ordered by reader.
-
-    Raises:
-        SiteError: a text that is no edge, or an edge that the model has not.
-    """
-    given = [selector] if isinstance(selector, str | Edge) else selector
-    return tuple(sorted({edge for part in given for edge in edges(part, facts)}))
