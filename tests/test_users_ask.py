@@ -696,3 +696,26 @@ def test_the_same_call_gives_the_same_bits(tiny_model, pairs, engine):
     model = tiny_model("llama")
     one, two = (interp.patch(model, pairs, "heads", engine=engine) for _ in range(2))
     assert one.frame.equals(two.frame)
+
+
+# what does not hold yet
+
+
+@pytest.mark.xfail(strict=True, reason="of an encoder-decoder the named position is not looked at")
+@pytest.mark.parametrize("metric", ["logit_diff@mid", "logit_diff@nonsense", "cosine@late"])
+def test_a_metric_reads_a_decoder_where_it_says_or_refuses(tiny_model, pairs, metric):
+    """The pairs' names are of the encoder's tokens, and logits stand in the decoder."""
+    chosen = rebuilt(pairs.select([1, 3]), decoder=(4, 7, 2))
+    with pytest.raises(InterpError):
+        interp.evaluate(tiny_model("t5"), chosen, metric=metric)
+
+
+@pytest.mark.xfail(strict=True, reason="the encoder's positions are swept in the decoder too")
+@pytest.mark.parametrize("prefix", [(4,), (4, 7, 2, 5, 6, 7, 8, 9, 3, 2)])
+def test_each_position_of_a_decoder_is_swept_and_no_other(tiny_model, pairs, prefix):
+    """A row of zeros for a position that is not there is a placeholder, not a measurement."""
+    chosen = rebuilt(pairs.select([1, 3]), positions={}, decoder=prefix)
+    found = interp.ablate(
+        tiny_model("t5"), chosen, "dec.1.mlp", method="zero", positions="each", engine="hooks"
+    )
+    assert set(found.frame["position"]) == {str(i) for i in range(1 + len(prefix))}
