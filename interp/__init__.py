@@ -7,6 +7,7 @@
     paths = interp.path_patch(model, pairs, senders="heads", receivers="logits")
     paths.summary(); paths.top(10); paths.grid()             # with intervals and tests
     interp.figures.heads(paths).savefig("ioi.pdf")
+    acts = interp.capture(model, pairs, "layers", positions="end")   # acts["3.resid_post"]
     print(interp.explain(interp.ablate, model, pairs, "heads"))   # what is re-run, what reused
 
 Nouns: a *Site* is the address of an activation ("23.3", "12.mlp"); *Pairs* are prompts aligned
@@ -24,12 +25,17 @@ from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.core.sites import Site
 from interp.engine import interventions
+from interp.engine.capture import capture
+from interp.engine.captured import Captured
 from interp.engine.explain import explain
+from interp.engine.means import MeanReference
 from interp.models import Model, load
 
 __all__ = [
+    "Captured",
     "Edge",
     "InterpError",
+    "MeanReference",
     "Metric",
     "Model",
     "Pairs",
@@ -37,6 +43,7 @@ __all__ = [
     "Site",
     "ablate",
     "attention",
+    "capture",
     "complement",
     "datasets",
     "evaluate",

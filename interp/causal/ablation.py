@@ -9,7 +9,8 @@ from interp.core.metrics import Metric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.engine.engines import EngineName
-from interp.engine.interventions import Mean, Reference, Resample, Value, Zero
+from interp.engine.interventions import Averaged, Mean, Reference, Resample, Value, Zero
+from interp.engine.means import MeanReference
 from interp.engine.run import Side, Sweep, run
 from interp.models.model import Model
 
@@ -23,7 +24,7 @@ def ablate(
     *,
     method: Literal["zero", "mean", "resample"] = "mean",
     positions: Positions = "all",
-    reference: Side | Pairs = "corrupt",
+    reference: Side | Pairs | MeanReference = "corrupt",
     normalise: bool = True,
     metric: str | Metric = "logit_diff",
     engine: EngineName = "auto",
@@ -41,7 +42,8 @@ def ablate(
             the template); `"resample"`: the corrupt prompt of the same row.
         positions: `"all"`, a named position, a list of them (one ablation each), or `"each"`.
         reference: whose mean: a side of these pairs, or the corrupt side of others, which should
-            be many (a warning under 30 prompts a group). Unused by the other methods.
+            be many (a warning under 30 prompts a group), or a `MeanReference` of this model, fitted
+            before. Unused by the other methods.
         normalise: refuse attention patterns whose rows do not sum to 1; False allows them and says
             so in the provenance.
         memory: bytes to hold beside the weights.
@@ -60,11 +62,10 @@ def ablate(
     if isinstance(reference, str) and reference not in get_args(Side):
         raise Unsupported(
             f"unknown reference {reference!r}: it is a side of these pairs, 'clean' or 'corrupt', "
-            "or other Pairs, whose corrupt side is averaged."
+            "or other Pairs, whose corrupt side is averaged, or a MeanReference."
         )
     if method == "mean":
-        side: Side = reference if isinstance(reference, str) else "corrupt"
-        value = Mean(Reference(pairs if isinstance(reference, str) else reference, side))
+        value = Mean(_averaged(pairs, reference))
     else:
         value = {"zero": Zero(), "resample": Resample("corrupt")}[method]
     cells = [
@@ -84,3 +85,11 @@ def ablate(
             checkpoint=checkpoint,
         )
     )
+
+
+def _averaged(pairs: Pairs, reference: Side | Pairs | MeanReference) -> Averaged:
+    if isinstance(reference, MeanReference):
+        return reference
+    if isinstance(reference, Pairs):
+        return Reference(reference, "corrupt")
+    return Reference(pairs, reference)

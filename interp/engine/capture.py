@@ -4,27 +4,25 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from interp.core.errors import InterpError, Unsupported, nearest
+from interp.core.errors import InterpError, Unsupported
 from interp.core.sites import Site, resolve
 from interp.engine import shards
 from interp.engine.captured import Captured
 from interp.engine.engines import Engine, EngineName, accept, choose
 from interp.engine.kept import Kept, Place, Wanted
 from interp.engine.plan import blocks
-from interp.engine.prompts import Tokens, prompts, tokens_hash
+from interp.engine.prompts import Side, Tokens, prompts, require_side, tokens_hash
 from interp.engine.provenance import provenance
 from interp.engine.taps import Layout, budget, read, rows_at_once
 from interp.models.model import Model
 
 log = logging.getLogger("interp")
-Side = Literal["clean", "corrupt"]
 Selection = str | Site | Iterable[str | Site]
 
 
@@ -135,8 +133,7 @@ def _wanted(
     mask: Tensor | None,
     dtype: torch.dtype | None,
 ) -> Wanted:
-    if side not in get_args(Side):
-        raise Unsupported(f"unknown side {side!r}; {nearest(str(side), get_args(Side))}")
+    require_side(side)
     kept = model.dtype if dtype is None else dtype
     if not kept.is_floating_point:
         raise Unsupported(f"activations cannot be kept as {kept}; give a floating dtype, or none")

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import ResultsError
-from interp.engine.interventions import Cell, Reference
+from interp.engine.interventions import Averaged, Cell
 
 
 class Store:
@@ -50,7 +50,7 @@ def cell_identity(cell: Cell) -> str:
     """Everything about a cell that can change its number, as text."""
 
     def source(value: object) -> str:
-        if isinstance(value, Reference):
+        if isinstance(value, Averaged):
             return value.fingerprint
         return _digest(value) if isinstance(value, Tensor) else repr(value)
 

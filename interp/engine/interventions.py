@@ -21,9 +21,21 @@ Through = Literal["direct", "mlps", "all"]
 LN = Literal["recompute", "freeze"]
 
 
+class Averaged:
+    """Whose mean is set: prompts that are still to run, or means that were taken before."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything that the mean depends on, but for the model."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, eq=False)
-class Reference:
-    """The prompts whose mean is set: one side of some pairs, grouped by cluster and length."""
+class Reference(Averaged):
+    """The prompts of one side of some pairs, averaged by cluster and length when they are needed.
+
+    `interp.MeanReference` is the same, averaged once and for all.
+    """
 
     pairs: Pairs
     side: Literal["clean", "corrupt"]
@@ -33,7 +45,7 @@ class Reference:
         return f"{self.pairs.fingerprint}:{self.side}"
 
 
-Source = Literal["clean", "corrupt", "base"] | Reference | Tensor | None
+Source = Literal["clean", "corrupt", "base"] | Averaged | Tensor | None
 """Where a value comes from: a run of the same rows, a mean, a tensor of one's own, or nowhere."""
 
 
@@ -60,7 +72,7 @@ class Zero:
 class Mean:
     """The mean over a reference set, of the row's own group, at the same position."""
 
-    source: Reference
+    source: Averaged
 
     def __call__(self, current: Tensor, found: Tensor) -> Tensor:
         return found

@@ -1,91 +1,250 @@
-"""Means of activations over reference prompts, by group and position: what mean ablation sets."""
+"""Means of activations over reference prompts: what mean ablation sets."""
 
-import warnings
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from interp.core.errors import PairsError
-from interp.core.sites import Kind, Site
-from interp.engine.trace import Trace
+from interp.core.errors import PairsError, ResultsError, Unsupported, nearest
+from interp.core.pairs import Pairs
+from interp.core.sites import Site, resolve
+from interp.engine.engines import Engine, EngineName, accept, choose
+from interp.engine.fitter import BY, By, Group, Key, average, require_room
+from interp.engine.interventions import Averaged, Reference
+from interp.engine.prompts import Side, Tokens, prompts, require_side
+from interp.engine.taps import Layout, Slab, budget
+from interp.models.model import Model
 
-FEW = 30
-"""Prompts in a group under which its mean is called noisy (Miller et al. 2024)."""
-
-Group = tuple[str, int]
-"""A cluster and a length: within it, position i means the same in every prompt."""
+VERSION = 1
+REMEDY = "Fit the reference with it: interp.MeanReference.fit(model, pairs, sites)."
 
 
-@dataclass(frozen=True, eq=False)
-class Means:
-    """Mean activations of groups of prompts that share cluster (template) and length.
+@dataclass(frozen=True, eq=False, repr=False)
+class MeanReference(Averaged):
+    """Mean activations at some sites, position by position; `ablate(..., reference=)` sets them.
 
     Attributes:
-        traces: for each group, a trace of one row that holds the means.
-        sizes: prompts in each group.
+        by: `"template"`: of the prompts that share cluster (template) and length, as in Wang et
+            al. 2022, sec. 2.1; `"position"`: of all prompts that have the position.
+        means: of each group (None where there is one), by slab: `index pos *axes`, in float64
+            (float32 of half-precision models).
+        sizes: prompts in each group, or at each position.
+        model, weights: which model it was fitted on, and the hash of its weights.
+        decoder: ids that an encoder-decoder's decoder had written.
     """
 
-    traces: Mapping[Group, Trace]
-    sizes: Mapping[Group, int]
+    by: By
+    layout: Layout
+    means: Mapping[Key, Mapping[Slab, Float[Tensor, "index pos *axes"]]]
+    sizes: Mapping[Group, int] | Mapping[int, int]
+    model: str
+    weights: str
+    decoder: tuple[int, ...] = ()
 
-    def at(self, site: Site, groups: Sequence[Group]) -> Float[Tensor, "batch pos *axes"]:
-        """The mean at a site for rows of these groups, all of one length.
+    @classmethod
+    def fit(
+        cls,
+        model: Model,
+        pairs: Tokens,
+        sites: str | Site | Iterable[str | Site],
+        *,
+        side: Side = "corrupt",
+        by: By = "template",
+        memory: int | None = None,
+        engine: EngineName = "auto",
+    ) -> "MeanReference":
+        """Average over prompts; only the sums are held.
+
+        Args:
+            pairs: pairs, of which `side` runs, or ids, which have no templates: `by="position"`.
+            sites: as `capture` takes them.
+            memory: bytes that the means may take; 2 GiB by default, or a quarter of what is free.
+
+        Warns:
+            the smallest group has under 30 prompts.
 
         Raises:
-            PairsError: a row's group is not in the reference.
+            SiteError, PairsError, Unsupported: what the model or the prompts do not have.
+            InterpError: more bytes than `memory`.
         """
-        if lost := [group for group in groups if group not in self.traces]:
-            cluster, length = lost[0]
+        if by not in BY:
+            raise Unsupported(f"unknown by={by!r}; {nearest(str(by), BY)}")
+        require_side(side)
+        if by == "template" and not isinstance(pairs, Pairs):
             raise PairsError(
-                f"the mean reference has no prompt of cluster {cluster!r} with {length} tokens; "
-                "make the reference from the same templates, or use the pairs' own corrupt side."
+                "ids alone have no templates (clusters) to average within. Say by='position', or "
+                "give Pairs built with cluster=."
             )
-        return torch.cat([self.traces[group].at(site) for group in groups])
+        layout = Layout.of(resolve(sites, model.facts), model.facts.group_size)
+        given = prompts(pairs)
+        accept(model, given, None)
+        require_room(model, given, layout, by, budget(memory))
+        served = choose(model, engine, prefix=given.decoder)
+        found = average(model, served, given, side, layout, by)
+        return cls(by, layout, *found, model.name, model.weight_hash, given.decoder)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the means and of everything that says what they are of."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        digest = hashlib.sha256(json.dumps(self._note()).encode())
+        for tensor in self._tensors().values():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    def at(self, site: Site, groups: Sequence[Group]) -> Float[Tensor, "batch pos *axes"]:
+        """The mean at a site for rows of these clusters and lengths, all of one length.
+
+        Raises:
+            SiteError: the site was not averaged.
+            PairsError: a row has no mean: its group, or some of its positions.
+        """
+        slab, index = self.layout.find(site, "the mean reference", REMEDY)
+        if self.by == "template":
+            if lost := [group for group in groups if group not in self.means]:
+                cluster, length = lost[0]
+                raise PairsError(
+                    f"the mean reference has no prompt of cluster {cluster!r} with {length} "
+                    "tokens; make the reference from the same templates, use the pairs' own "
+                    "corrupt side, or average by position: MeanReference.fit(..., by='position')."
+                )
+            return torch.stack([self.means[group][slab][index] for group in groups])
+        mean, length = self.means[None][slab][index], groups[0][1]
+        positions, keys = slab.extent(length, len(self.decoder))
+        if positions > len(mean):
+            raise PairsError(
+                f"the mean reference has positions 0 to {len(mean) - 1}, and a row has {length} "
+                "tokens. Fit it on prompts that are as long."
+            )
+        mean = mean[:positions, :keys] if slab.kind == "pattern" else mean[:positions]
+        return mean.expand(len(groups), *mean.shape)
+
+    def require(self, model: Model, sites: Iterable[Site], decoder: tuple[int, ...]) -> None:
+        """Refuse what these means are not of.
+
+        Raises:
+            Unsupported: another model, or other ids in its decoder.
+            SiteError: a site that was not averaged.
+        """
+        if self.weights != model.weight_hash:
+            raise Unsupported(
+                f"the mean reference is of {self.model} (weights {self.weights[:12]}), and the "
+                f"model is {model.name} ({model.weight_hash[:12]}): these means are of no run of "
+                "it. Fit it on this model, loaded with the same dtype: "
+                "interp.MeanReference.fit(model, pairs, sites)."
+            )
+        if self.decoder != decoder:
+            raise Unsupported(
+                f"the mean reference is of a decoder that had written {list(self.decoder)}, and "
+                f"that of the pairs has {list(decoder)}. Fit it on pairs with the same decoder=."
+            )
+        for site in sites:
+            self.layout.find(site, "the mean reference", REMEDY)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write one safetensors file, whole or not at all.
+
+        Raises:
+            ResultsError: it cannot be written.
+        """
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                save_file(self._tensors(), partial, {"interp means": json.dumps(self._note())})
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+        except (OSError, SafetensorError) as error:
+            raise ResultsError(
+                f"cannot write {path}: {getattr(error, 'strerror', None) or error}. Choose a "
+                "folder that you may write to and that has room."
+            ) from error
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "MeanReference":
+        """Read what `save` wrote.
+
+        Raises:
+            ResultsError: absent, no mean reference, or one of another version.
+        """
+        path = Path(path)
+        try:
+            with safe_open(path, "pt") as file:
+                note = json.loads((file.metadata() or {}).get("interp means", "null"))
+                # what safetensors gives is a window on the file
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ResultsError(
+                f"no mean reference can be read at {path}: {error}; see what save wrote"
+            ) from error
+        if note is None or note["version"] != VERSION:
+            found = "no means of interp" if note is None else f"means of version {note['version']}"
+            raise ResultsError(
+                f"{path} holds {found}; this interp reads version {VERSION}. Fit and save the "
+                "reference again."
+            )
+        layout = Layout.of(map(Site.parse, note["sites"]), note["group size"])
+        sizes = {tuple(g) if isinstance(g, list) else g: count for g, count in note["sizes"]}
+        keys = [None] if note["by"] == "position" else list(sizes)
+        means = {
+            key: {slab: tensors[f"{i}/{n}"] for n, slab in enumerate(layout.slabs)}
+            for i, key in enumerate(keys)
+        }
+        model, weights, decoder = note["model"], note["weights"], tuple(note["decoder"])
+        return cls(note["by"], layout, means, sizes, model, weights, decoder)
+
+    def _note(self) -> dict[str, object]:
+        return {
+            "version": VERSION,
+            "by": self.by,
+            "model": self.model,
+            "weights": self.weights,
+            "decoder": list(self.decoder),
+            "sites": [str(site) for site in self.layout.sites],
+            "group size": self.layout.group_size,
+            "sizes": [[group, count] for group, count in self.sizes.items()],
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """By the numbers of group and slab."""
+        return {
+            f"{i}/{n}": self.means[key][slab].contiguous()
+            for i, key in enumerate(self.means)
+            for n, slab in enumerate(self.layout.slabs)
+        }
+
+    def __repr__(self) -> str:
+        kind = "templates (cluster and length)" if self.by == "template" else "positions"
+        return (
+            f"MeanReference of {self.model}: {len(self.layout.sites)} sites, {len(self.sizes)} "
+            f"{kind} with {min(self.sizes.values())} to {max(self.sizes.values())} prompts"
+        )
 
 
-def collect(
-    blocks: Sequence[tuple[Sequence[Group], Int[Tensor, "_ _"]]],
-    trace: Callable[[Int[Tensor, "batch pos"], tuple[Kind, ...]], Trace],
-    *,
-    kinds: tuple[Kind, ...],
-) -> Means:
-    """Average the activations of the given kinds over blocks of rows of one length."""
-    sizes = Counter(group for groups, _ in blocks for group in groups)
-    small = min(sizes.values())
-    if small < FEW:
-        warnings.warn(
-            f"mean ablation: the smallest of {len(sizes)} reference groups (cluster and length) "
-            f"has {small} prompts; under {FEW} its mean is noisy. Give a larger reference.",
-            stacklevel=2,
-        )
-    sums: dict[Group, dict[str | None, list[Tensor]]] = {}  # None: the final residual stream
-    facts = None
-    for groups, tokens in tqdm(blocks, desc="mean reference", unit="block", delay=2, disable=None):
-        run = trace(tokens, kinds)
-        facts = run.facts
-        found = {**run.kept, None: (run.final,)}
-        for group in sorted(set(groups)):
-            rows = [i for i, g in enumerate(groups) if g == group]
-            share = {
-                kind: [x[rows].sum(0, keepdim=True) / sizes[group] for x in layers]
-                for kind, layers in found.items()
-            }
-            held = sums.setdefault(group, share)
-            if held is not share:
-                sums[group] = {
-                    kind: [a + b for a, b in zip(held[kind], share[kind], strict=True)]
-                    for kind in share
-                }
-    assert facts is not None
-    traces = {
-        group: Trace(
-            facts, {name: tuple(x) for name, x in held.items() if name is not None}, held[None][0]
-        )
-        for group, held in sums.items()
-    }
-    return Means(traces, dict(sizes))
+def taken(
+    source: Averaged, model: Model, engine: Engine, sites: Iterable[Site], decoder: tuple[int, ...]
+) -> MeanReference:
+    """The means of a source: averaged now, or found to be of this model, sites and decoder."""
+    sites = sorted(set(sites))
+    if isinstance(source, MeanReference):
+        source.require(model, sites, decoder)
+        return source
+    assert isinstance(source, Reference)
+    layout = Layout.of(sites, model.facts.group_size)
+    found = average(model, engine, source.pairs, source.side, layout, "template")
+    return MeanReference("template", layout, *found, model.name, model.weight_hash, decoder)

@@ -2,14 +2,16 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.core.errors import PairsError
+from interp.core.errors import PairsError, Unsupported, nearest
 from interp.core.pairs import Pairs
 
+Side = Literal["clean", "corrupt"]
 Tokens = Pairs | Int[Tensor, "batch pos"] | Sequence[Sequence[int]]
 """Pairs, a tensor of ids that a mask unpads, or lists of ids."""
 
@@ -75,3 +77,13 @@ def tokens_hash(pairs: Pairs, side: str) -> str:
     for part in (pairs.lengths, getattr(pairs, side)[pairs.mask]):
         digest.update(part.to(torch.int64).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def require_side(side: str) -> None:
+    """Refuse what is no side of pairs.
+
+    Raises:
+        Unsupported: naming the nearest.
+    """
+    if side not in get_args(Side):
+        raise Unsupported(f"unknown side {side!r}; {nearest(str(side), get_args(Side))}")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -19,14 +19,13 @@ from interp.core.metrics import Answers, Metric
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
 from interp.core.sites import KINDS, Kind, Site
-from interp.engine import means
 from interp.engine.checkpoint import Store, cell_identity, function_identity
 from interp.engine.edits import Edit
 from interp.engine.engines import Engine, EngineName, Replay, Route, accept, choose
 from interp.engine.explain import proceed
-from interp.engine.interventions import Cell, Freeze, Intervention, Reference
-from interp.engine.means import Group, Means
-from interp.engine.plan import Batch, blocks, make_plan, places, reading, route
+from interp.engine.interventions import Averaged, Cell, Freeze, Intervention
+from interp.engine.means import Group, MeanReference, taken
+from interp.engine.plan import Batch, make_plan, places, reading, route
 from interp.engine.provenance import provenance
 from interp.engine.replay import NotFinite
 from interp.engine.score import Score
@@ -89,7 +88,7 @@ def run(sweep: Sweep) -> Results:
     )
     proceed(plan)
     _require_finite_values(cells)
-    references = _references(sweep, engine, plan.budget)
+    references = _references(sweep, engine)
     base = np.full(len(pairs), np.nan)
     values = np.full((len(cells), len(pairs)), np.nan)
     null = 0.0
@@ -179,7 +178,7 @@ class _Block:
         sweep: Sweep,
         engine: Engine,
         rows: tuple[int, ...],
-        references: dict[Reference, Means],
+        references: dict[Averaged, MeanReference],
     ) -> None:
         self.sweep, self.engine, self.rows, self.references = sweep, engine, rows, references
         pairs, device = sweep.pairs, sweep.model.device
@@ -296,8 +295,8 @@ class _Block:
         mask = places(self.sweep.pairs, intervention.positions, self.rows, site)
         source = value.source
         found: Tensor | None = None
-        if isinstance(source, Reference):
-            found = self.references[source].at(site, self.groups)
+        if isinstance(source, Averaged):
+            found = self.references[source].at(site, self.groups).to(self.base.final)
         elif isinstance(source, Tensor):
             found = source[list(self.rows), : mask.shape[1]].to(self.base.final)
             found = found[..., : self.length] if site.kind == "pattern" else found
@@ -355,36 +354,18 @@ def _kinds(sweep: Sweep) -> dict[str, tuple[Kind, ...]]:
     }
 
 
-def _references(sweep: Sweep, engine: Engine, budget: int) -> dict[Reference, Means]:
-    """Each mean reference of the sweep, averaged once."""
-    kinds: dict[Reference, set[Kind]] = {}
+def _references(sweep: Sweep, engine: Engine) -> dict[Averaged, MeanReference]:
+    """Each mean reference of the sweep, averaged once at the sites that need it."""
+    wanted: dict[Averaged, set[Site]] = {}
     for cell in sweep.cells:
         for intervention in cell.interventions:
             source = intervention.value.source
-            if isinstance(source, Reference):
-                kinds.setdefault(source, set()).add(_kept(intervention.site))
-    found = {}
-    for reference, wanted in kinds.items():
-        pairs = reference.pairs
-        tokens: Int[Tensor, "batch pos"] = getattr(pairs, reference.side)
-        parts = [
-            (
-                [(pairs.cluster[i], int(pairs.lengths[i])) for i in rows],
-                tokens[rows, : int(pairs.lengths[rows[0]])].to(sweep.model.device),
-            )
-            for rows in blocks(pairs.lengths, 64)
-        ]
-        keep = tuple(kind for kind in KINDS if kind in wanted)
-        found[reference] = means.collect(
-            parts,
-            lambda tokens, keep: engine.trace(tokens, keep=keep),
-            kinds=keep,
-        )
-    return found
-
-
-def _kept(site: Site) -> Kind:
-    return "resid_pre" if site.kind in ("embed", "resid_post") else site.kind
+            if isinstance(source, Averaged):
+                wanted.setdefault(source, set()).add(intervention.site)
+    return {
+        source: taken(source, sweep.model, engine, sites, sweep.pairs.decoder)
+        for source, sites in wanted.items()
+    }
 
 
 def _key(sweep: Sweep, engine: Engine, batch: Batch) -> list[object]:

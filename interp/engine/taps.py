@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import psutil
 import torch
@@ -60,11 +61,16 @@ class Slab:
             return x[first : last + 1]
         return x.index_select(0, torch.tensor(self.indices, device=x.device))
 
-    def shape(self, facts: Facts, length: int, written: int) -> tuple[int, ...]:
-        """Positions and axes in a row of this length; `written`: ids given to a decoder."""
+    def extent(self, length: int, written: int) -> tuple[int, int]:
+        """Positions and keys in a row of this length; `written`: ids given to a decoder."""
         positions = 1 + written if self.decoder else length
+        return positions, length if "cross" in self.shelf else positions
+
+    def shape(self, facts: Facts, length: int, written: int) -> tuple[int, ...]:
+        """Positions and axes in a row of this length."""
+        positions, keys = self.extent(length, written)
         if self.kind == "pattern":
-            return positions, length if "cross" in self.shelf else positions
+            return positions, keys
         if self.kind == "mlp_act":
             return (positions,)
         return positions, facts.d_head if self.kind in HEAD_KINDS else facts.d_model
@@ -80,6 +86,7 @@ class Layout:
     sites: tuple[Site, ...]
     slabs: tuple[Slab, ...]
     where: Mapping[Site, tuple[Slab, int]]
+    group_size: int
 
     @classmethod
     def of(cls, sites: Iterable[Site], group_size: int) -> "Layout":
@@ -95,7 +102,7 @@ class Layout:
             for key, slab in slabs.items()
         }
         where = {site: (slabs[at[:2]], rank[at[:2]][at[2]]) for site, at in places.items()}
-        return cls(sites, tuple(slabs.values()), where)
+        return cls(sites, tuple(slabs.values()), where, group_size)
 
     def find(self, site: str | Site, owner: str, remedy: str) -> tuple[Slab, int]:
         """The slab of a site, and the index in it.
@@ -111,7 +118,7 @@ class Layout:
             )
         return self.where[parsed]
 
-    @property
+    @cached_property
     def names(self) -> dict[tuple[Slab, int], str]:
         """The text of the first site at each place."""
         names: dict[tuple[Slab, int], str] = {}
