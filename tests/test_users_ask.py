@@ -701,7 +701,6 @@ def test_the_same_call_gives_the_same_bits(tiny_model, pairs, engine):
 # what does not hold yet
 
 
-@pytest.mark.xfail(strict=True, reason="of an encoder-decoder the named position is not looked at")
 @pytest.mark.parametrize("metric", ["logit_diff@mid", "logit_diff@nonsense", "cosine@late"])
 def test_a_metric_reads_a_decoder_where_it_says_or_refuses(tiny_model, pairs, metric):
     """The pairs' names are of the encoder's tokens, and logits stand in the decoder."""
@@ -710,7 +709,6 @@ def test_a_metric_reads_a_decoder_where_it_says_or_refuses(tiny_model, pairs, me
         interp.evaluate(tiny_model("t5"), chosen, metric=metric)
 
 
-@pytest.mark.xfail(strict=True, reason="the encoder's positions are swept in the decoder too")
 @pytest.mark.parametrize("prefix", [(4,), (4, 7, 2, 5, 6, 7, 8, 9, 3, 2)])
 def test_each_position_of_a_decoder_is_swept_and_no_other(tiny_model, pairs, prefix):
     """A row of zeros for a position that is not there is a placeholder, not a measurement."""

@@ -8,6 +8,7 @@ from interp.core.errors import PairsError, PositionError, SiteError
 from interp.core.pairs import Pairs
 from interp.core.sites import Site, resolve
 from interp.engine.interventions import Cell, Hop, Intervention, Value
+from interp.engine.plan import decodes
 from interp.models.model import Model
 
 Selection = str | Site | Edge | Iterable[str | Site | Edge]
@@ -60,12 +61,22 @@ def targets(model: Model, pairs: Pairs, sites: Sites, positions: Positions) -> I
     else:
         found = parts(model, sites, grouped=False)
         chosen = [(_name(*part), part[0] if part[1] is None else None, (part,)) for part in found]
-    used = {site.kind for _, _, group in chosen for site, _ in group}
+    everything = [site for _, _, group in chosen for site, _ in group]
+    used = {site.kind for site in everything}
     if used & set(NEEDS_HEADS):
         model.require("heads")
     if "resid_mid" in used:
         model.require("residual")
-    for place in each_position(pairs, positions):
+    if positions == "each" and any(map(decodes, everything)):
+        if not all(map(decodes, everything)):
+            raise PositionError(
+                'positions="each" counts the tokens of one stack, and these sites stand in both; '
+                "sweep the encoder's and the decoder's by themselves."
+            )
+        places: Sequence[str | int] = range(1 + len(pairs.decoder))
+    else:
+        places = each_position(pairs, positions)
+    for place in places:
         for name, site, group in chosen:
             yield Target(name, place, site, group)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from interp.core.errors import PositionError, SiteError
+from interp.core.errors import PositionError, SiteError, Unsupported
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
 from interp.core.sites import Site, resolve
@@ -61,6 +61,11 @@ def attention(
                 f"position {name!r} stands after {query!r} in some prompts, and a causal model "
                 "cannot attend to what comes later; exchange query and key."
             )
+    if model.facts.n_encoder_layers:
+        raise Unsupported(
+            "attention() reads one stack of layers, and this model has an encoder and a decoder "
+            f"({model.facts}); capture(model, pairs, 'dec.0.cross.1.pattern') gives the patterns."
+        )
     served = choose(model, engine)
     accept(model, pairs, None)
     itemsize = model.dtype.itemsize

@@ -37,6 +37,11 @@ def blocks(lengths: Int[Tensor, " batch"], most: int) -> list[list[int]]:
     ]
 
 
+def decodes(site: Site) -> bool:
+    """Does the site stand at the decoder's positions? Cross-attention reads the encoder's keys."""
+    return site.stack == "dec" and not (site.cross and site.kind in ("k", "v"))
+
+
 def places(
     pairs: Pairs, positions: str | int, rows: Sequence[int], site: Site | None = None
 ) -> Bool[Tensor, "batch pos"]:
@@ -46,7 +51,7 @@ def places(
         PositionError: a name at a site of a decoder, whose positions the pairs do not name.
     """
     length = int(pairs.lengths[rows[0]])
-    if site is not None and site.stack == "dec" and not (site.cross and site.kind in ("k", "v")):
+    if site is not None and decodes(site):
         length = 1 + len(pairs.decoder)
         if isinstance(positions, str) and positions != "all":
             raise PositionError(
@@ -212,8 +217,20 @@ def _passes(cell: Cell) -> int:
 def reading(
     facts: Facts, pairs: Pairs, metric: Metric, rows: Sequence[int]
 ) -> Int[Tensor, "batch read"]:
-    """The positions that a metric reads, row by row: one for logits, all for a mean."""
-    if facts.n_encoder_layers:  # the decoder's last
+    """The positions that a metric reads, row by row: one for logits, all for a mean.
+
+    Raises:
+        PositionError: a name that the pairs have not, or of a token that a decoder does not have.
+    """
+    if facts.n_encoder_layers and metric.position not in ("end", "mean"):
+        raise PositionError(
+            f"metric {metric.name!r} reads {metric.position!r}, one of the encoder's tokens, and "
+            "the output stands in the decoder: read its last position ('end'), or end "
+            "Pairs.decoder where you want to read."
+        )
+    if facts.n_encoder_layers and metric.position == "mean":
+        return torch.arange(1 + len(pairs.decoder)).expand(len(rows), -1)
+    if facts.n_encoder_layers:
         return torch.full((len(rows), 1), len(pairs.decoder))
     if metric.position == "mean":
         return torch.arange(int(pairs.lengths[rows[0]])).expand(len(rows), -1)
@@ -276,7 +293,8 @@ def _cut(
     itemsize: int,
     metric: Metric,
 ) -> Iterator[Batch]:
-    positions = max(stage.positions for stage in stages)
+    # a decoder may be longer than the encoder's rows, whose length is counted here
+    positions = max(1, *(stage.positions for stage in stages))
     wide = facts.n_heads * facts.d_head + facts.n_kv_heads * facts.d_head
     tokens = len(rows) * positions
     one = tokens * itemsize * (5 * facts.d_model + 4 * wide)

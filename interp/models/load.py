@@ -59,8 +59,8 @@ def load(
             exact(hf)
         parameters = dict(hf.named_parameters())
         tokens = sample_tokens(hf.get_input_embeddings().weight.shape[0], device=where)
-        output = output_of(hf, tokens, language_model=not headless)
         try:
+            output = output_of(hf, tokens, language_model=not headless)
             bridge = build_bridge_from_module(
                 hf,
                 architecture,
@@ -222,6 +222,7 @@ def _read(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, str, bool]
             folder,
             dtype=dtype,
             attn_implementation="eager",  # the fused kernels compute no pattern to hook
+            experts_implementation="eager",  # and those of experts want certain widths and dtypes
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,

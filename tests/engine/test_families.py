@@ -306,11 +306,10 @@ def test_through_hooks_everything_together_is_the_other_run(name, tmp_path):
     assert same["effect"].abs().max() > 1e-4
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="the plain forward is not guarded")
-def test_experts_in_float64_are_refused_in_words(tmp_path):
+def test_experts_in_float64(tmp_path):
+    """Fused kernels for experts have no float64; the plain ones do."""
     build("mixtral").to(torch.float64).save_pretrained(tmp_path)
-    with pytest.raises(InterpError):
-        interp.load(tmp_path, dtype=torch.float64)
+    assert interp.load(tmp_path, dtype=torch.float64).checks.parity < 1e-9
 
 
 def test_every_name_in_the_table_is_a_metric_or_a_method():

@@ -12,9 +12,9 @@ from interp.core.errors import InterpError
 from interp.core.metrics import METRICS
 from interp.core.sites import Site
 from interp.engine.engines import choose
+from interp.engine.explain import explain
 from interp.engine.interventions import Cell, Hop, Intervention, Resample
 from interp.engine.plan import make_plan
-from interp.engine.explain import explain
 from interp.engine.run import Sweep, _Block
 
 MIXED = {"senders": ["embed", "0.1", "0.mlp", "1.2"], "receivers": ["2.0.q", "2.mlp"]}

@@ -20,8 +20,8 @@ from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS
 from interp.core.sites import Site
 from interp.engine.edits import Edit
-from interp.engine.interventions import Add, Cell, Intervention, Scale, Set, Value
 from interp.engine.explain import explain
+from interp.engine.interventions import Add, Cell, Intervention, Scale, Set, Value
 from interp.engine.run import Sweep, run
 from interp.models.model import Model
 

@@ -13,6 +13,7 @@ from interp.core.pairs import Pairs
 from interp.core.sites import Site
 from interp.engine.edits import Edit
 from interp.engine.engines import Replay, Route, choose
+from interp.engine.explain import explain
 from interp.engine.interventions import (
     Cell,
     Freeze,
@@ -23,7 +24,6 @@ from interp.engine.interventions import (
     Value,
     Zero,
 )
-from interp.engine.explain import explain
 from interp.engine.run import Sweep, run
 from interp.engine.score import Score
 from interp.models.model import Model
