@@ -25,10 +25,10 @@ from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.core.sites import Site
 from interp.engine import interventions
-from interp.engine.capture import capture
-from interp.engine.captured import Captured
+from interp.engine.collect.capture import capture
+from interp.engine.collect.captured import Captured
+from interp.engine.collect.means import MeanReference
 from interp.engine.explain import explain
-from interp.engine.means import MeanReference
 from interp.models import Model, load
 
 __all__ = [

@@ -8,9 +8,9 @@ from interp.core.errors import Unsupported, nearest
 from interp.core.metrics import Metric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.core.results import Results
+from interp.engine.collect.means import MeanReference
 from interp.engine.engines import EngineName
 from interp.engine.interventions import Averaged, Mean, Reference, Resample, Value, Zero
-from interp.engine.means import MeanReference
 from interp.engine.run import Side, Sweep, run
 from interp.models.model import Model
 

@@ -1,14 +1,13 @@
 """The engine: every causal analysis is a list of interventions, and this runs the list.
 
-interventions   what is done to an activation; cells and hops
-weights         the model's parameters as frozen dataclasses (views)
-forward         the forward pass as pure functions
-trace           the activations of a plain run
-means           means over reference prompts
-edits           interventions resolved for some rows
-plan            which cells and rows run together
-replay, hooks   the fast engine and the reference engine
-engines         one call over both
-checkpoint      finished batches on disk
-run             a sweep: plan, run, table
+interventions            what is done to an activation; cells, hops and named readers
+weights, forward         the model's parameters as frozen dataclasses (views); pure functions
+trace                    the activations of a plain run
+edits                    interventions resolved for some rows
+replay, stack, readers   the fast engine: waves, who is in them, what named readers see
+hooks, writes, frozen    the reference engine: full forwards with hooks
+engines, score           one call over both; what a metric reads of a run
+plan, explain            which cells and rows run together
+run, checkpoint          a sweep: plan, run, table; finished batches on disk
+collect/                 plain runs: captured activations, means over a data set
 """

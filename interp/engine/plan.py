@@ -151,16 +151,16 @@ def forward_plan(
     layers: int | None = None,
 ) -> Plan:
     """Plain forwards, some rows at a time: no cells, and nothing that could be saved."""
-    layers = facts.n_layers if layers is None else layers
+    last = (facts.n_layers if layers is None else layers) - 1
     batches = [
         Batch(
             tuple(chosen),
             (),
             0,
             int(lengths[chosen[0]]),
-            (0, layers - 1),
+            (0, last),
             len(chosen) * _trace_bytes(facts, int(lengths[chosen[0]]), itemsize),
-            runs * len(chosen) * _forward_flops(facts, int(lengths[chosen[0]])),
+            runs * len(chosen) * _forward_flops(facts, int(lengths[chosen[0]]), layers),
         )
         for chosen in blocks(lengths, rows)
     ]
@@ -391,11 +391,15 @@ def _mlp_flops(facts: Facts) -> int:
     return 2 * facts.d_model * facts.d_mlp * (3 if facts.gated else 2)
 
 
-def _forward_flops(facts: Facts, length: int) -> int:
+def _forward_flops(facts: Facts, length: int, layers: int | None = None) -> int:
+    """One row; without the unembedding where only some layers run."""
     inner, group = facts.n_heads * facts.d_head, facts.n_kv_heads * facts.d_head
     attention = 2 * facts.d_model * (2 * inner + 2 * group) + 4 * inner * length
     layer = attention + _mlp_flops(facts)
-    return length * (facts.n_layers * layer + 2 * facts.d_model * facts.d_vocab)
+    if layers is not None:
+        return length * layers * layer
+    head = 2 * facts.d_model * facts.d_vocab * facts.language_model
+    return length * (facts.n_layers * layer + head)
 
 
 def _trace_bytes(facts: Facts, length: int, itemsize: int) -> int:

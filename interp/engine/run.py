@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,11 +20,11 @@ from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
 from interp.core.sites import KINDS, Kind, Site
 from interp.engine.checkpoint import Store, cell_identity, function_identity
+from interp.engine.collect.means import Group, MeanReference, taken
 from interp.engine.edits import Edit
 from interp.engine.engines import Engine, EngineName, Replay, Route, accept, choose
 from interp.engine.explain import proceed
 from interp.engine.interventions import Averaged, Cell, Freeze, Intervention
-from interp.engine.means import Group, MeanReference, taken
 from interp.engine.plan import Batch, make_plan, places, reading, route
 from interp.engine.provenance import provenance
 from interp.engine.replay import NotFinite
@@ -105,7 +105,7 @@ def run(sweep: Sweep) -> Results:
                     block = None  # its traces go before the next ones come
                     block = _Block(sweep, engine, batch.rows, references)
                     if np.isnan(base).all():
-                        null = block.null(cells, batch)
+                        null = _null(block, cells, batch, plan.budget)
                 ran = _halving(partial(block.run, cells), batch, plan.budget)
                 found = np.concatenate([block.plain()[None], ran])
                 found = store.save(np.vstack([found, np.full(len(rows), null)]))
@@ -126,27 +126,46 @@ def run(sweep: Sweep) -> Results:
     return Results(_table(sweep, engine.name, base, values), note)
 
 
-def _halving(
-    run: Callable[[Batch], Float[np.ndarray, "cells batch"]], batch: Batch, budget: int
-) -> Float[np.ndarray, "cells batch"]:
-    """Run a batch, in halves where the memory does not last.
+T = TypeVar("T")
+
+
+def _null(block: "_Block", cells: Sequence[Cell], batch: Batch, budget: int) -> float:
+    """The null control of a batch, of one cell where the memory does not last for three."""
+    found = _fitting(partial(block.null, cells, batch), batch, budget)
+    if found is not None:
+        return found
+    return _null(block, cells, replace(batch, cells=batch.cells[:1]), budget)
+
+
+def _fitting(call: Callable[[], T], batch: Batch, budget: int) -> T | None:
+    """Run something; None where the memory does not last and fewer cells could help.
 
     Raises:
         InterpError: not even one cell fits.
     """
     try:
-        return run(batch)
+        return call()
     except (MemoryError, RuntimeError) as error:
         short = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not short and "allocate memory" not in str(error):
             raise
-        if len(batch.cells) == 1:
-            raise InterpError(
-                f"out of memory with a single cell of {len(batch.rows)} prompts (estimated "
-                f"{batch.bytes / 1e6:.0f} MB beside the weights and the traces; the budget was "
-                f"{budget / 1e6:.0f} MB). Fewer prompts run together in a smaller budget: give "
-                f"memory={budget // 2}, or free memory."
-            ) from error
+        if len(batch.cells) > 1:
+            return None
+        raise InterpError(
+            f"out of memory with a single cell of {len(batch.rows)} prompts (estimated "
+            f"{batch.bytes / 1e6:.0f} MB beside the weights and the traces; the budget was "
+            f"{budget / 1e6:.0f} MB). Fewer prompts run together in a smaller budget: give "
+            f"memory={budget // 2}, or free memory."
+        ) from error
+
+
+def _halving(
+    run: Callable[[Batch], Float[np.ndarray, "cells batch"]], batch: Batch, budget: int
+) -> Float[np.ndarray, "cells batch"]:
+    """Run a batch, in halves where the memory does not last."""
+    found = _fitting(partial(run, batch), batch, budget)
+    if found is not None:
+        return found
     half = len(batch.cells) // 2
     parts = (replace(batch, cells=c) for c in (batch.cells[:half], batch.cells[half:]))
     return np.concatenate([_halving(run, part, budget) for part in parts])

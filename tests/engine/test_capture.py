@@ -22,10 +22,10 @@ from interp.core.errors import (
 )
 from interp.core.pairs import Pairs
 from interp.core.sites import Site, resolve
-from interp.engine import capture as capturing
-from interp.engine.capture import Captured, capture, estimate, load
+from interp.engine.collect import capture as capturing
+from interp.engine.collect.capture import Captured, capture, estimate, load
+from interp.engine.collect.taps import FEWEST, MOST, Layout, rows_at_once
 from interp.engine.engines import Replay, choose
-from interp.engine.taps import FEWEST, MOST, Layout, rows_at_once
 from interp.engine.trace import KEPT, Trace
 from interp.models.model import Model
 
@@ -483,7 +483,7 @@ def test_folders_that_cannot_be_read_or_written(llama, tmp_path):
 
 
 def test_shards_are_cut_to_what_may_be_lost(llama, monkeypatch, tmp_path):
-    from interp.engine import shards
+    from interp.engine.collect import shards
 
     monkeypatch.setattr(shards, "SHARD_TOKENS", 12)
     found = capture(llama, ids(5, 6), "1.1", folder=tmp_path)

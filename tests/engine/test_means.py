@@ -24,11 +24,11 @@ from interp.core.errors import (
 from interp.core.facts import Facts
 from interp.core.pairs import Pairs
 from interp.core.sites import Site, resolve
-from interp.engine.capture import capture
+from interp.engine.collect.capture import capture
+from interp.engine.collect.fitter import EXACT, Fitted, MeanFitter
+from interp.engine.collect.prompts import require_side
+from interp.engine.collect.taps import Layout
 from interp.engine.engines import Replay
-from interp.engine.fitter import EXACT, Fitted, MeanFitter
-from interp.engine.prompts import require_side
-from interp.engine.taps import Layout
 from interp.models.model import Model
 
 TOLERANCE = 1e-12

@@ -129,23 +129,6 @@ def test_the_plan_prints_as_a_table(tiny_model, pairs):
     assert last.endswith("MB")
 
 
-def test_evaluate_has_no_plan(tiny_model, pairs):
-    with pytest.raises(InterpError, match=r"evaluate runs no sweep.* ablate, patch"):
-        explain(interp.evaluate, tiny_model("gpt2"), pairs)
-
-
-NODES = ("embed", "0.resid_pre", "0.1.q", "1.1.k", "0.2", "2.0", "1.attn", "0.resid_mid", "1.mlp")
-PATHS = (
-    ("0.0", "logits", "mlps", "all"),
-    ("0.0", "logits", "direct", "all"),
-    ("0.mlp", "logits", "mlps", "all"),
-    ("0.attn", "2.0.q", "mlps", "end"),
-    ("0.1", "1.1.k 2.mlp", "direct", "mid"),
-    ("embed", "1.mlp 2.0.v", "mlps", "all"),
-    ("0.0", "0.mlp", "mlps", "all"),
-)
-
-
 @pytest.mark.parametrize("what", [*NODES, *PATHS], ids=str)
 @pytest.mark.parametrize("positions", ["all", "mid", "end"])
 def test_flops_are_those_of_the_run(model, pairs, what, positions):
@@ -173,6 +156,20 @@ def test_flops_are_those_of_the_run(model, pairs, what, positions):
         with FlopCounterMode(display=False) as counter:
             block.run([cell], batch)
     assert plan.flops == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_calls_without_interventions_have_plans_too(model, pairs):
+    """Of a capture the layers that it runs; two runs for each prompt to evaluate."""
+    early = explain(interp.capture, model, pairs, "0.resid_post")
+    whole = explain(interp.capture, model, pairs, "layers")
+    once = explain(interp.attention, model, pairs, "heads", keys=["mid"])
+    twice = explain(interp.evaluate, model, pairs)
+    assert early.flops * 3 == whole.flops < once.flops
+    assert twice.flops == 2 * once.flops
+    assert {row for batch in twice.batches for row in batch.rows} == set(range(len(pairs)))
+    assert "layers" in str(early)
+    with pytest.raises(InterpError, match="runs no model"):
+        explain(interp.complement, model, "heads")
 
 
 def test_naive_flops_are_those_of_the_bridge(model, pairs):

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from interp.core.errors import ResultsError
 from interp.core.sites import Site
-from interp.engine.kept import Kept, Wanted
+from interp.engine.collect.kept import Kept, Wanted
+from interp.engine.collect.taps import Layout
 from interp.engine.plan import blocks
-from interp.engine.taps import Layout
 
 VERSION = 1
 INDEX = "index.json"

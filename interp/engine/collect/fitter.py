@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 from interp.core.errors import InterpError, ModelError, Unsupported
 from interp.core.facts import Facts
 from interp.core.pairs import Pairs
+from interp.engine.collect.taps import DEFAULT_MEMORY, Layout, Slab, read, rows_at_once
 from interp.engine.engines import Engine
 from interp.engine.plan import blocks
-from interp.engine.taps import DEFAULT_MEMORY, Layout, Slab, read, rows_at_once
 from interp.models.model import Model
 
 FEW = 30

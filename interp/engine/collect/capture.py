@@ -12,14 +12,15 @@ from tqdm.auto import tqdm
 
 from interp.core.errors import InterpError, Unsupported
 from interp.core.sites import Site, resolve
-from interp.engine import shards
-from interp.engine.captured import Captured
+from interp.engine.collect import shards
+from interp.engine.collect.captured import Captured
+from interp.engine.collect.kept import Kept, Place, Wanted
+from interp.engine.collect.prompts import Side, Tokens, prompts, require_side, tokens_hash
+from interp.engine.collect.taps import Layout, budget, read, rows_at_once
 from interp.engine.engines import Engine, EngineName, accept, choose
-from interp.engine.kept import Kept, Place, Wanted
-from interp.engine.plan import blocks
-from interp.engine.prompts import Side, Tokens, prompts, require_side, tokens_hash
+from interp.engine.explain import proceed
+from interp.engine.plan import blocks, forward_plan
 from interp.engine.provenance import provenance
-from interp.engine.taps import Layout, budget, read, rows_at_once
 from interp.models.model import Model
 
 log = logging.getLogger("interp")
@@ -72,6 +73,17 @@ def capture(
     if batch is not None and batch < 1:
         raise InterpError(f"batch={batch} rows is no forward; leave it out, or give 1 or more")
     asked, room = wanted.bytes(), budget(memory)
+    proceed(
+        forward_plan(
+            *(model.facts, wanted.pairs.lengths),
+            rows=batch or 64,
+            runs=1,
+            itemsize=model.dtype.itemsize,
+            engine=served.name,
+            budget=room,
+            layers=1 + max(site.layer or 0 for site in wanted.layout.sites),
+        )
+    )
     rows = range(len(wanted.pairs))
     _refuse_large(wanted, asked if folder is None else _largest_row(wanted), room, folder)
     size = asked / 1e6

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from interp.core.errors import PairsError
 from interp.core.sites import Site
-from interp.engine import shards
-from interp.engine.kept import Place
-from interp.engine.taps import Layout
+from interp.engine.collect import shards
+from interp.engine.collect.kept import Place
+from interp.engine.collect.taps import Layout
 
 
 @runtime_checkable

@@ -17,11 +17,11 @@ from torch import Tensor
 from interp.core.errors import PairsError, ResultsError, Unsupported, nearest
 from interp.core.pairs import Pairs
 from interp.core.sites import Site, resolve
+from interp.engine.collect.fitter import BY, By, Group, Key, average, require_room
+from interp.engine.collect.prompts import Side, Tokens, prompts, require_side
+from interp.engine.collect.taps import Layout, Slab, budget
 from interp.engine.engines import Engine, EngineName, accept, choose
-from interp.engine.fitter import BY, By, Group, Key, average, require_room
 from interp.engine.interventions import Averaged, Reference
-from interp.engine.prompts import Side, Tokens, prompts, require_side
-from interp.engine.taps import Layout, Slab, budget
 from interp.models.model import Model
 
 VERSION = 1

@@ -14,7 +14,7 @@ from interp.core.errors import InterpError, PositionError, Unsupported
 from interp.core.facts import Facts
 from interp.core.pairs import Pairs
 from interp.core.sites import Site
-from interp.engine.taps import Layout, Slab
+from interp.engine.collect.taps import Layout, Slab
 
 Place = str | int
 

@@ -1,0 +1,8 @@
+"""Activations of plain runs: kept (`capture`), or averaged (`MeanReference`).
+
+taps               where in a forward something is taken, and how much of it
+prompts            tokens, padded or not, as rows of one length
+kept, captured     what was taken, in memory; what the user gets
+shards             the same on disk, in parts that survive a kill
+means, fitter      averages by template or position, as a stream
+"""
