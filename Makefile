@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/python experiments/ioi.py
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -33,3 +33,5 @@ check: test lint types imports smoke
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/sweeps.py --json benchmarks/sweeps.json
+	$(BIN)/python benchmarks/capture.py --json benchmarks/sweeps.json
+	$(BIN)/python benchmarks/growth.py --json benchmarks/growth.json --figure docs/growth.pdf

@@ -16,11 +16,11 @@ import pandas as pd
 import seaborn as sns
 import torch
 import tyro
-from peers import Peer, pairs_of_length, spread
+from peers import Peer, random_pairs, spread
 from tqdm import tqdm
 
 import interp
-from interp.figures.style import style
+from interp.figures.style import context
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def points(model: interp.Model, options: Options) -> Iterator[dict]:
         ("prompts", 16, n) for n in options.prompts
     ]
     for axis, tokens, prompts in tqdm(sizes, desc="growth", disable=None):
-        pairs = pairs_of_length(model, prompts, tokens)
+        pairs = random_pairs(model, prompts, tokens)
         peer = Peer(model, pairs, {}, {})
         for positions, at in (("all", slice(None)), ("end", slice(-1, None))):
 
@@ -79,7 +79,7 @@ def points(model: interp.Model, options: Options) -> Iterator[dict]:
 def draw(table: pd.DataFrame) -> sns.FacetGrid:
     """Log-log: parallel lines grow alike, a flatter one grows more slowly."""
     table = table.assign(positions="at " + table["positions"].replace("end", "END"))
-    with style():
+    with context():
         grid = sns.relplot(
             table,
             x="size",
@@ -107,7 +107,7 @@ def draw(table: pd.DataFrame) -> sns.FacetGrid:
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     model = interp.load(options.model, device="cpu")
-    warm = pairs_of_length(model, 8, 16)
+    warm = random_pairs(model, 8, 16)
     interp.ablate(model, warm, "0.0", method="zero")
     table = pd.DataFrame(points(model, options))
     wide = table.pivot(index=["axis", "size", "positions"], columns="side", values="seconds a head")

@@ -53,7 +53,7 @@ def run(folder: Path) -> None:
     from nnsight import LanguageModel
 
     note = json.loads((folder / "prepared.json").read_text())
-    model = LanguageModel(note["weights"], device_map="cpu", dispatch=True, dtype=torch.float32)
+    model = LanguageModel(note["weights"], dispatch=True, dtype=torch.float32)
     tokens = torch.tensor(note["tokens"])
     rows, width = torch.arange(len(tokens)), model.config.head_dim
     times, difference = [], 0.0

@@ -108,38 +108,28 @@ class Peer:
         return self.logit_diff(bridge.run_with_hooks(tokens, fwd_hooks=[(name, put)]))
 
 
-def pairs_of_length(
-    model: interp.Model, n: int, length: int | None = None, seed: int = 0
-) -> interp.Pairs:
-    """n IOI prompts of one length, so that the peer needs no padding; longer ones are padded text.
-
-    A prompt of a given length is the last tokens of several prompts in a row: the task stands at
-    the end, the rest is context.
-    """
-    pairs = interp.datasets.ioi(model, n=20 * n, seed=seed)
+def pairs_of_length(model: interp.Model, n: int) -> interp.Pairs:
+    """n IOI prompts of one length, so that the peer needs no padding."""
+    pairs = interp.datasets.ioi(model, n=20 * n, seed=0)
     lengths = pairs.lengths.tolist()
-    if length is None:
-        common = max(set(lengths), key=lengths.count)
-        chosen = [i for i, found in enumerate(lengths) if found == common][:n]
-        rows = [chosen, [[]] * n]
-    else:
-        chosen = [i for i, found in enumerate(lengths) if found <= length][:n]
-        context = [int(t) for i, k in enumerate(lengths) for t in pairs.clean[i, :k]]
-        rows = [chosen, [context[: length - lengths[i]] for i in chosen]]
-
-    def side(name: str) -> list[list[int]]:
-        tokens = getattr(pairs, name)
-        return [
-            [*before, *tokens[i, : lengths[i]].tolist()] for i, before in zip(*rows, strict=True)
-        ]
-
+    common = max(set(lengths), key=lengths.count)
+    rows = [i for i, found in enumerate(lengths) if found == common][:n]
     return interp.Pairs.from_tokens(
-        clean=side("clean"),
-        corrupt=side("corrupt"),
-        correct=pairs.correct[chosen],
-        wrong=pairs.wrong[chosen],
-        cluster=[pairs.cluster[i] for i in chosen],
+        clean=pairs.clean[rows, :common],
+        corrupt=pairs.corrupt[rows, :common],
+        correct=pairs.correct[rows],
+        wrong=pairs.wrong[rows],
+        cluster=[pairs.cluster[i] for i in rows],
     )
+
+
+def random_pairs(model: interp.Model, n: int, length: int) -> interp.Pairs:
+    """Random tokens: for times, which do not depend on what the prompts say."""
+    generator = torch.Generator().manual_seed(0)
+    size = model.facts.d_vocab
+    clean, corrupt = torch.randint(size, (2, n, length), generator=generator)
+    correct, wrong = torch.randint(size, (2, n), generator=generator)
+    return interp.Pairs.from_tokens(clean=clean, corrupt=corrupt, correct=correct, wrong=wrong)
 
 
 def spread(items: Sequence, sample: int) -> list:

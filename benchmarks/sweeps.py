@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import interp
+from interp.core.edges import edges as all_edges
 from interp.engine.plan import Plan
 from interp.engine.weights import weights_of
 
@@ -115,12 +116,6 @@ def cases(model: interp.Model, pairs: interp.Pairs) -> Iterator[Case]:
         lambda cell: peer.grid(site(cell[0]), int(cell[1])),
         share=len(layers) / model.facts.n_layers,
     )
-    by_hooks = partial(interp.path_patch, **call, receivers=KEY, engine="hooks")
-    yield Case(
-        "path-k",
-        partial(interp.path_patch, **call, senders="heads", receivers=KEY),
-        lambda cell: values_of(by_hooks(senders=cell[0])),
-    )
 
 
 def values_of(results: interp.Results) -> Tensor:
@@ -164,37 +159,75 @@ def measure(case: Case, options: Options, peak: float) -> Row:
     )
 
 
+def beside_hooks(
+    name: str,
+    whole: Callable[..., interp.Results],
+    some: Callable[..., interp.Results],
+    one: Callable[..., interp.Results],
+    cells: tuple[int, int],
+    options: Options,
+    peak: float,
+) -> Row:
+    """Against our own hooks engine, where nobody else answers.
+
+    Its time for `some` less its time for `one` is what the others of some took: traces, the null
+    control and the table are counted once. `cells`: how many there are in all, and in some.
+    """
+    plan = interp.explain(whole)
+    times = [timed(whole)[0] for _ in range(options.repeats)]
+    fixed, _ = timed(partial(one, engine="hooks"))
+    took, by_hooks = timed(partial(some, engine="hooks"))
+    each = (took - fixed) / (cells[1] - 1)
+    difference = (values_of(by_hooks) - values_of(some())).abs().max().item()
+    ours, peer = statistics.median(times), fixed + each * (cells[0] - 1)
+    return Row(
+        *(name, ours, peer, peer / ours, difference, *cells),
+        plan.flops / 1e9,
+        plan.flops / ours / peak,
+    )
+
+
+def timed(call: Callable[[], interp.Results]) -> tuple[float, interp.Results]:
+    start = time.perf_counter()
+    found = call()
+    return time.perf_counter() - start, found
+
+
+def path_key(model: interp.Model, pairs: interp.Pairs, options: Options, peak: float) -> Row:
+    """Each earlier head into the key of a late group, at all positions."""
+    call = partial(interp.path_patch, model, pairs, receivers=KEY)
+    layers = interp.Site.parse(KEY).layer or 0
+    senders = [f"{layer}.{head}" for layer in range(layers) for head in range(model.facts.n_heads)]
+    some = spread(senders, options.sample)
+    return beside_hooks(
+        "path-k",
+        partial(call, senders="heads"),
+        partial(call, senders=some),
+        partial(call, senders=some[:1]),
+        (len(senders), len(some)),
+        options,
+        peak,
+    )
+
+
 def edges(model: interp.Model, pairs: interp.Pairs, options: Options, peak: float) -> Row:
     """One run with a random half of all edges; the hooks take one forward for each reader."""
-    from interp.core.edges import edges as all_edges
-
     found = list(all_edges("edges", model.facts))
     half = np.random.default_rng(0).permutation(len(found))[: len(found) // 2]
     chosen = [found[i] for i in sorted(half)]
     readers = sorted({edge.reader for edge in chosen})
-    some = set(spread(readers, options.sample))
-    part = {"some": [edge for edge in chosen if edge.reader in some]}
-    patch = partial(interp.patch, model, pairs, direction="noise")
-    plan = interp.explain(patch, {"half": chosen})
-    times = []
-    for _ in range(options.repeats):
-        start = time.perf_counter()
-        patch({"half": chosen})
-        times.append(time.perf_counter() - start)
-    # what one run of the hooks engine takes whatever is patched: traces, the null control, the end
-    start = time.perf_counter()
-    patch({"one": part["some"][:1]}, engine="hooks")
-    fixed = time.perf_counter() - start
-    start = time.perf_counter()
-    by_hooks = patch(part, engine="hooks")
-    each = (time.perf_counter() - start - fixed) / (len(some) - 1)
-    difference = (values_of(by_hooks) - values_of(patch(part))).abs().max().item()
-    ours, peer = statistics.median(times), fixed + each * (len(readers) - 1)
+    some = spread(readers, options.sample)
+    part = [edge for edge in chosen if edge.reader in some]
     print(f"edges: {len(chosen)} of {len(found)} edges into {len(readers)} readers")
-    return Row(
-        *("edges", ours, peer, peer / ours, difference, len(readers), len(some)),
-        plan.flops / 1e9,
-        plan.flops / ours / peak,
+    patch = partial(interp.patch, model, pairs, direction="noise")
+    return beside_hooks(
+        "edges",
+        partial(patch, sites={"half": chosen}),
+        partial(patch, sites={"some": part}),
+        partial(patch, sites={"one": part[:1]}),
+        (len(readers), len(some)),
+        options,
+        peak,
     )
 
 
@@ -243,8 +276,10 @@ def main(options: Options) -> None:
         if not options.only or case.name in options.only:
             rows.append(measure(case, options, peak))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
-    if not options.only or "edges" in options.only:
-        rows.append(edges(model, pairs, options, peak))
+    for name, run in (("path-k", path_key), ("edges", edges)):
+        if not options.only or name in options.only:
+            rows.append(run(model, pairs, options, peak))
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
     print(table(rows))
     if options.json:
         known = json.loads(options.json.read_text()) if options.json.exists() else []

@@ -7,6 +7,7 @@
     paths = interp.path_patch(model, pairs, senders="heads", receivers="logits")
     paths.summary(); paths.top(10); paths.grid()             # with intervals and tests
     interp.figures.heads(paths).savefig("ioi.pdf")
+    interp.capture(model, pairs, "layers", positions=["end"])     # activations, for probes
     acts = interp.capture(model, pairs, "layers", positions="end")   # acts["3.resid_post"]
     print(interp.explain(interp.ablate, model, pairs, "heads"))   # what is re-run, what reused
 

@@ -34,7 +34,8 @@ from interp.engine.edits import Edit
 from interp.engine.engines import choose
 from interp.engine.explain import explain
 from interp.engine.interventions import Cell, Freeze, Hop, Intervention, Resample, Set, Value, Zero
-from interp.engine.run import Sweep, run
+from interp.engine.run import run
+from interp.engine.sweep import Sweep
 from interp.engine.trace import Trace
 from interp.engine.weights import Weights, weights_of
 from interp.engine.writes import write

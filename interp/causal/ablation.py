@@ -11,7 +11,8 @@ from interp.core.results import Results
 from interp.engine.collect.means import MeanReference
 from interp.engine.engines import EngineName
 from interp.engine.interventions import Averaged, Mean, Reference, Resample, Value, Zero
-from interp.engine.run import Side, Sweep, run
+from interp.engine.run import run
+from interp.engine.sweep import Side, Sweep
 from interp.models.model import Model
 
 METHODS = ("zero", "mean", "resample")

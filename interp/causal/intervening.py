@@ -11,7 +11,8 @@ from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.engine.engines import EngineName
 from interp.engine.interventions import Cell, Hop, Intervention
-from interp.engine.run import Side, Sweep, run
+from interp.engine.run import run
+from interp.engine.sweep import Side, Sweep
 from interp.models.model import Model
 
 

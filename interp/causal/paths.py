@@ -13,7 +13,8 @@ from interp.core.results import Results
 from interp.core.sites import Site, resolve
 from interp.engine.engines import EngineName
 from interp.engine.interventions import LN, Hop, Resample, Through
-from interp.engine.run import Sweep, run
+from interp.engine.run import run
+from interp.engine.sweep import Sweep
 from interp.models.model import Model
 
 Receivers = str | Site | Sequence[str | Site]

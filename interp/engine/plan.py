@@ -16,9 +16,16 @@ from interp.core.facts import Facts
 from interp.core.metrics import Metric
 from interp.core.pairs import Pairs
 from interp.core.sites import Site
-from interp.engine.edits import STEPS, entry
+from interp.engine.flops import (
+    Stage,
+    cell_flops,
+    entry_of,
+    forward_flops,
+    ledger_bytes,
+    passes,
+    trace_bytes,
+)
 from interp.engine.interventions import Cell, Hop
-from interp.engine.trace import KEPT
 
 TOKENS_AT_ONCE = 2048
 """Cells x rows x positions in a batch: matrix products run at full speed from about a thousand on,
@@ -159,8 +166,8 @@ def forward_plan(
             0,
             int(lengths[chosen[0]]),
             (0, last),
-            len(chosen) * _trace_bytes(facts, int(lengths[chosen[0]]), itemsize),
-            runs * len(chosen) * _forward_flops(facts, int(lengths[chosen[0]]), layers),
+            len(chosen) * trace_bytes(facts, int(lengths[chosen[0]]), itemsize),
+            runs * len(chosen) * forward_flops(facts, int(lengths[chosen[0]]), layers),
         )
         for chosen in blocks(lengths, rows)
     ]
@@ -179,39 +186,25 @@ def make_plan(
 ) -> Plan:
     """Sort cells by where and when they change something, and cut them to the budget."""
     longest = int(pairs.lengths.max())
-    widest = max((_ledger_bytes(facts, cell, itemsize) for cell in cells), default=0) * longest
-    most = max(1, budget // 2 // (2 * _trace_bytes(facts, longest, itemsize) + widest))
+    widest = max((ledger_bytes(facts, cell, itemsize) for cell in cells), default=0) * longest
+    most = max(1, budget // 2 // (2 * trace_bytes(facts, longest, itemsize) + widest))
     batches = []
     for rows in blocks(pairs.lengths, most):
         groups: dict[tuple[tuple[Hop, ...], tuple[int, ...]], list[int]] = defaultdict(list)
         for index, cell in enumerate(cells):
             groups[cell.hops, _starts(facts, pairs, cell, rows, metric)].append(index)
         for (hops, starts), members in groups.items():
-            members.sort(key=lambda i: _entry(facts, cells[i]))
+            members.sort(key=lambda i: entry_of(facts, cells[i]))
             length = int(pairs.lengths[rows[0]])
             stages = [
-                _Stage(starts[n], _positions(hop, length, starts[n])) for n, hop in enumerate(hops)
+                Stage(starts[n], _positions(hop, length, starts[n])) for n, hop in enumerate(hops)
             ]
             if len(starts) > len(hops):
-                stages.append(_Stage(starts[-1], length - starts[-1]))
+                stages.append(Stage(starts[-1], length - starts[-1]))
             batches += _cut(facts, cells, rows, stages, length, members, budget, itemsize, metric)
-    full = sum(_forward_flops(facts, length) for length in pairs.lengths.tolist())
-    passes = sum(_passes(cell) for cell in cells)
+    full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
+    passes = sum(passes(cell) for cell in cells)
     return Plan(tuple(batches), budget, full * passes, facts, engine)
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """One wave: where it starts and how many positions it computes."""
-
-    start: int
-    positions: int
-
-
-def _passes(cell: Cell) -> int:
-    """Full forwards that a cell takes one intervention at a time: one for each noted reader."""
-    named = {reader for i in cell.interventions for reader in i.readers or ()}
-    return len(named) + len(cell.hops) + (not (cell.hops and cell.hops[-1].ends))
 
 
 def reading(
@@ -278,15 +271,11 @@ def _positions(hop: Hop, length: int, start: int) -> int:
     return 1 if hop.ends or hop.positions != "all" else length
 
 
-def _entry(facts: Facts, cell: Cell) -> tuple[int, int]:
-    return min(entry(i.site, i.readers, facts.n_layers) for i in cell.interventions)
-
-
 def _cut(
     facts: Facts,
     cells: Sequence[Cell],
     rows: Sequence[int],
-    stages: Sequence[_Stage],
+    stages: Sequence[Stage],
     length: int,
     members: Sequence[int],
     budget: int,
@@ -300,14 +289,14 @@ def _cut(
     one = tokens * itemsize * (5 * facts.d_model + 4 * wide)
     if any(stage.positions == length - stage.start for stage in stages):
         one += 3 * tokens * facts.n_heads * length * itemsize  # attention scores
-    one += tokens * max(_ledger_bytes(facts, cells[i], itemsize) for i in members)
+    one += tokens * max(ledger_bytes(facts, cells[i], itemsize) for i in members)
     size = max(1, min(budget // 2 // one, TOKENS_AT_ONCE // tokens))
     columns = {"answers": 2, "vocabulary": facts.d_vocab, "embedding": 0}[metric.reads]
     for i in range(0, len(members), size):
         chosen = members[i : i + size]
-        first = _entry(facts, cells[chosen[0]])[0]
+        first = entry_of(facts, cells[chosen[0]])[0]
         flops = len(rows) * sum(
-            _cell_flops(facts, cells[c], length, stages) + 2 * facts.d_model * columns
+            cell_flops(facts, cells[c], length, stages) + 2 * facts.d_model * columns
             for c in chosen
         )
         yield Batch(
@@ -319,90 +308,3 @@ def _cut(
             one * len(chosen),
             flops,
         )
-
-
-def _ledger_bytes(facts: Facts, cell: Cell, itemsize: int) -> int:
-    """What a cell's named readers need for one position: a change for each of their writers."""
-    named = [i for i in cell.interventions if i.readers is not None]
-    return (len(named) + 3 * facts.n_heads) * facts.d_model * itemsize if named else 0
-
-
-def _cell_flops(facts: Facts, cell: Cell, length: int, stages: Sequence[_Stage]) -> int:
-    """Matrix products of one cell in one row, without the unembedding."""
-    flops, sites = 0, [i.site for i in cell.interventions]
-    for hop, stage in zip(cell.hops, stages, strict=False):
-        flops += _hop_flops(facts, hop, sites, length, stage)
-        sites = list(hop.receivers)
-    if cell.hops and cell.hops[-1].ends:
-        return flops
-    reached = _entry(facts, cell)
-    if cell.hops:
-        before = min(i.site for i in cell.interventions)
-        reached = min((r.layer or 0, STEPS[r.kind]) for r in sites if before < r)
-    positions = stages[-1].positions
-    flops += _wave_flops(facts, reached, length, positions)
-    width = facts.d_model * positions
-    for i in cell.interventions:
-        readers = len(i.readers or ())
-        # the change that a head makes, its share in each reader's sum
-        flops += 2 * width * (facts.d_head * bool(readers) + readers)
-    return flops
-
-
-def _hop_flops(facts: Facts, hop: Hop, senders: Sequence[Site], length: int, stage: _Stage) -> int:
-    """Matrix products of the run that notes what the receivers compute."""
-    first = min((s.layer or 0, STEPS[s.kind]) for s in senders)
-    end = facts.n_layers if hop.ends else max(r.layer or 0 for r in hop.receivers)
-    if hop.through == "all":
-        whole = _wave_flops(facts, first, length, stage.positions)
-        return whole - _wave_flops(facts, (end, 0), length, stage.positions)
-    mlps = {r.layer for r in hop.receivers if r.kind == "mlp_out"}
-    if hop.through == "mlps":
-        mlps |= set(range(first[0] + (first[1] >= STEPS["mlp_act"]), end))
-    heads = [r for r in hop.receivers if r.kind in ("q", "k", "v")]
-    writes = {s.layer for s in senders if s.kind in ("z", "q", "k", "v")}
-    return stage.positions * (
-        len(mlps) * _mlp_flops(facts)
-        + len(heads) * 2 * facts.d_model * facts.d_head
-        + len(writes) * 2 * facts.d_model * facts.n_heads * facts.d_head
-    )
-
-
-def _wave_flops(facts: Facts, reached: tuple[int, int], length: int, positions: int) -> int:
-    """Matrix products from a layer and step on; in the last layer only one position goes on."""
-    inner, group = facts.n_heads * facts.d_head, facts.n_kv_heads * facts.d_head
-    flops = 0
-    for layer in range(reached[0], facts.n_layers):
-        step = reached[1] if layer == reached[0] else 0
-        queries = 1 if layer == facts.n_layers - 1 else positions
-        if step < STEPS["q"]:
-            flops += 2 * facts.d_model * (inner * queries + 2 * group * positions)
-        if step < STEPS["z"]:
-            flops += 4 * inner * length * queries
-        if step < STEPS["attn_out"]:
-            flops += 2 * facts.d_model * inner * queries
-        if step < STEPS["mlp_act"]:
-            flops += _mlp_flops(facts) * queries
-    return flops
-
-
-def _mlp_flops(facts: Facts) -> int:
-    """Of one position."""
-    return 2 * facts.d_model * facts.d_mlp * (3 if facts.gated else 2)
-
-
-def _forward_flops(facts: Facts, length: int, layers: int | None = None) -> int:
-    """One row; without the unembedding where only some layers run."""
-    inner, group = facts.n_heads * facts.d_head, facts.n_kv_heads * facts.d_head
-    attention = 2 * facts.d_model * (2 * inner + 2 * group) + 4 * inner * length
-    layer = attention + _mlp_flops(facts)
-    if layers is not None:
-        return length * layers * layer
-    head = 2 * facts.d_model * facts.d_vocab * facts.language_model
-    return length * (facts.n_layers * layer + head)
-
-
-def _trace_bytes(facts: Facts, length: int, itemsize: int) -> int:
-    """One row's trace."""
-    wide = facts.n_heads * facts.d_head * 2 + facts.n_kv_heads * facts.d_head * 2
-    return length * itemsize * facts.n_layers * (wide + (len(KEPT) - 4) * facts.d_model)

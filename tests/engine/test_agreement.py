@@ -28,7 +28,8 @@ from interp.engine.interventions import (
     Zero,
 )
 from interp.engine.plan import places
-from interp.engine.run import Sweep, run
+from interp.engine.run import run
+from interp.engine.sweep import Sweep
 from interp.models.model import Model
 
 TOLERANCE = 1e-9

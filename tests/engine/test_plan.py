@@ -11,11 +11,12 @@ import interp
 from interp.core.errors import InterpError
 from interp.core.metrics import METRICS
 from interp.core.sites import Site
+from interp.engine.block import Block
 from interp.engine.engines import choose
 from interp.engine.explain import explain
 from interp.engine.interventions import Cell, Hop, Intervention, Resample
 from interp.engine.plan import make_plan
-from interp.engine.run import Sweep, _Block
+from interp.engine.sweep import Sweep
 
 MIXED = {"senders": ["embed", "0.1", "0.mlp", "1.2"], "receivers": ["2.0.q", "2.mlp"]}
 
@@ -129,6 +130,18 @@ def test_the_plan_prints_as_a_table(tiny_model, pairs):
     assert last.endswith("MB")
 
 
+NODES = ("embed", "0.resid_pre", "0.1.q", "1.1.k", "0.2", "2.0", "1.attn", "0.resid_mid", "1.mlp")
+PATHS = (
+    ("0.0", "logits", "mlps", "all"),
+    ("0.0", "logits", "direct", "all"),
+    ("0.mlp", "logits", "mlps", "all"),
+    ("0.attn", "2.0.q", "mlps", "end"),
+    ("0.1", "1.1.k 2.mlp", "direct", "mid"),
+    ("embed", "1.mlp 2.0.v", "mlps", "all"),
+    ("0.0", "0.mlp", "mlps", "all"),
+)
+
+
 @pytest.mark.parametrize("what", [*NODES, *PATHS], ids=str)
 @pytest.mark.parametrize("positions", ["all", "mid", "end"])
 def test_flops_are_those_of_the_run(model, pairs, what, positions):
@@ -152,7 +165,7 @@ def test_flops_are_those_of_the_run(model, pairs, what, positions):
     )
     [batch] = plan.batches
     with torch.inference_mode():
-        block = _Block(sweep, served, batch.rows, {})
+        block = Block(sweep, served, batch.rows, {})
         with FlopCounterMode(display=False) as counter:
             block.run([cell], batch)
     assert plan.flops == pytest.approx(counter.get_total_flops(), rel=0.02)

@@ -22,7 +22,8 @@ from interp.core.sites import Site
 from interp.engine.edits import Edit
 from interp.engine.explain import explain
 from interp.engine.interventions import Add, Cell, Intervention, Scale, Set, Value
-from interp.engine.run import Sweep, run
+from interp.engine.run import run
+from interp.engine.sweep import Sweep
 from interp.models.model import Model
 
 TIGHT = 20_000

@@ -24,8 +24,9 @@ from interp.engine.interventions import (
     Value,
     Zero,
 )
-from interp.engine.run import Sweep, run
+from interp.engine.run import run
 from interp.engine.score import Score
+from interp.engine.sweep import Sweep
 from interp.models.model import Model
 
 TOLERANCE = 1e-9

@@ -18,7 +18,8 @@ from interp.core.metrics import METRICS
 from interp.core.pairs import Pairs
 from interp.core.sites import Site
 from interp.engine.interventions import Cell, Intervention, Resample
-from interp.engine.run import Sweep, run
+from interp.engine.run import run
+from interp.engine.sweep import Sweep
 from interp.models.model import Model
 
 TOLERANCE = 1e-6

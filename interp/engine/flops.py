@@ -1,0 +1,115 @@
+"""What cells cost: matrix products and bytes, from shapes alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from interp.core.facts import Facts
+from interp.core.sites import Site
+from interp.engine.edits import STEPS, entry
+from interp.engine.interventions import Cell, Hop
+from interp.engine.trace import KEPT
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One wave: where it starts and how many positions it computes."""
+
+    start: int
+    positions: int
+
+
+def passes(cell: Cell) -> int:
+    """Full forwards that a cell takes one intervention at a time: one for each noted reader."""
+    named = {reader for i in cell.interventions for reader in i.readers or ()}
+    return len(named) + len(cell.hops) + (not (cell.hops and cell.hops[-1].ends))
+
+
+def ledger_bytes(facts: Facts, cell: Cell, itemsize: int) -> int:
+    """What a cell's named readers need for one position: a change for each of their writers."""
+    named = [i for i in cell.interventions if i.readers is not None]
+    return (len(named) + 3 * facts.n_heads) * facts.d_model * itemsize if named else 0
+
+
+def cell_flops(facts: Facts, cell: Cell, length: int, stages: Sequence[Stage]) -> int:
+    """Matrix products of one cell in one row, without the unembedding."""
+    flops, sites = 0, [i.site for i in cell.interventions]
+    for hop, stage in zip(cell.hops, stages, strict=False):
+        flops += _hop_flops(facts, hop, sites, length, stage)
+        sites = list(hop.receivers)
+    if cell.hops and cell.hops[-1].ends:
+        return flops
+    reached = entry_of(facts, cell)
+    if cell.hops:
+        before = min(i.site for i in cell.interventions)
+        reached = min((r.layer or 0, STEPS[r.kind]) for r in sites if before < r)
+    positions = stages[-1].positions
+    flops += _wave_flops(facts, reached, length, positions)
+    width = facts.d_model * positions
+    for i in cell.interventions:
+        readers = len(i.readers or ())
+        # the change that a head makes, its share in each reader's sum
+        flops += 2 * width * (facts.d_head * bool(readers) + readers)
+    return flops
+
+
+def _hop_flops(facts: Facts, hop: Hop, senders: Sequence[Site], length: int, stage: Stage) -> int:
+    """Matrix products of the run that notes what the receivers compute."""
+    first = min((s.layer or 0, STEPS[s.kind]) for s in senders)
+    end = facts.n_layers if hop.ends else max(r.layer or 0 for r in hop.receivers)
+    if hop.through == "all":
+        whole = _wave_flops(facts, first, length, stage.positions)
+        return whole - _wave_flops(facts, (end, 0), length, stage.positions)
+    mlps = {r.layer for r in hop.receivers if r.kind == "mlp_out"}
+    if hop.through == "mlps":
+        mlps |= set(range(first[0] + (first[1] >= STEPS["mlp_act"]), end))
+    heads = [r for r in hop.receivers if r.kind in ("q", "k", "v")]
+    writes = {s.layer for s in senders if s.kind in ("z", "q", "k", "v")}
+    return stage.positions * (
+        len(mlps) * _mlp_flops(facts)
+        + len(heads) * 2 * facts.d_model * facts.d_head
+        + len(writes) * 2 * facts.d_model * facts.n_heads * facts.d_head
+    )
+
+
+def _wave_flops(facts: Facts, reached: tuple[int, int], length: int, positions: int) -> int:
+    """Matrix products from a layer and step on; in the last layer only one position goes on."""
+    inner, group = facts.n_heads * facts.d_head, facts.n_kv_heads * facts.d_head
+    flops = 0
+    for layer in range(reached[0], facts.n_layers):
+        step = reached[1] if layer == reached[0] else 0
+        queries = 1 if layer == facts.n_layers - 1 else positions
+        if step < STEPS["q"]:
+            flops += 2 * facts.d_model * (inner * queries + 2 * group * positions)
+        if step < STEPS["z"]:
+            flops += 4 * inner * length * queries
+        if step < STEPS["attn_out"]:
+            flops += 2 * facts.d_model * inner * queries
+        if step < STEPS["mlp_act"]:
+            flops += _mlp_flops(facts) * queries
+    return flops
+
+
+def _mlp_flops(facts: Facts) -> int:
+    """Of one position."""
+    return 2 * facts.d_model * facts.d_mlp * (3 if facts.gated else 2)
+
+
+def forward_flops(facts: Facts, length: int, layers: int | None = None) -> int:
+    """One row; without the unembedding where only some layers run."""
+    inner, group = facts.n_heads * facts.d_head, facts.n_kv_heads * facts.d_head
+    attention = 2 * facts.d_model * (2 * inner + 2 * group) + 4 * inner * length
+    layer = attention + _mlp_flops(facts)
+    if layers is not None:
+        return length * layers * layer
+    head = 2 * facts.d_model * facts.d_vocab * facts.language_model
+    return length * (facts.n_layers * layer + head)
+
+
+def trace_bytes(facts: Facts, length: int, itemsize: int) -> int:
+    """One row's trace."""
+    wide = facts.n_heads * facts.d_head * 2 + facts.n_kv_heads * facts.d_head * 2
+    return length * itemsize * facts.n_layers * (wide + (len(KEPT) - 4) * facts.d_model)
+
+
+def entry_of(facts: Facts, cell: Cell) -> tuple[int, int]:
+    return min(entry(i.site, i.readers, facts.n_layers) for i in cell.interventions)

@@ -1,0 +1,37 @@
+"""A sweep: a list of cells, and everything that their numbers depend on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from interp.core.metrics import Metric
+from interp.core.pairs import Pairs
+from interp.engine.engines import EngineName
+from interp.engine.interventions import Cell
+from interp.models.model import Model
+
+Side = Literal["clean", "corrupt"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """A list of cells and everything that their numbers depend on.
+
+    Attributes:
+        method: the word in the `method` column.
+        base: the run that is intervened on.
+        memory: bytes that the run may hold beside the weights; None takes 1 GiB, or a quarter
+            of what is free if that is less.
+        checkpoint: a folder for finished batches; a run that was killed goes on from there.
+    """
+
+    model: Model
+    pairs: Pairs
+    cells: Sequence[Cell]
+    method: str
+    base: Side
+    metric: Metric
+    engine: EngineName = "auto"
+    memory: int | None = None
+    checkpoint: Path | None = None
