@@ -203,8 +203,8 @@ def make_plan(
                 stages.append(Stage(starts[-1], length - starts[-1]))
             batches += _cut(facts, cells, rows, stages, length, members, budget, itemsize, metric)
     full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
-    passes = sum(passes(cell) for cell in cells)
-    return Plan(tuple(batches), budget, full * passes, facts, engine)
+    forwards = sum(passes(cell) for cell in cells)
+    return Plan(tuple(batches), budget, full * forwards, facts, engine)
 
 
 def reading(
