@@ -115,7 +115,14 @@ def along(model: Model, via: tuple[str, ...] = (), **options: str) -> Results:
     )
 
 
-METHODS: dict[str, Callable[[Model], Results]] = {
+def kept(model: Model) -> str:
+    """The engine that captured something at every site that the architecture has."""
+    found = interp.capture(model, prompts(model), ["layers", "attn", "mlps"])
+    assert all(found[site].abs().max() > 0 for site in found.sites)
+    return found.provenance["engine"]
+
+
+METHODS: dict[str, Callable[[Model], Results | str]] = {
     "ablate heads": lambda m: ablated(m, "heads", 5),
     "ablate neurons": lambda m: ablated(m, "neurons", 5),
     "ablate MLPs": lambda m: ablated(m, "mlps"),
@@ -132,6 +139,7 @@ METHODS: dict[str, Callable[[Model], Results]] = {
     "frozen norms": lambda m: along(m, ln="freeze"),
     "cosine": lambda m: interp.ablate(m, prompts(m), "mlps", method="zero", metric="cosine"),
     "logits at a mask": lambda m: at_mask(m),
+    "capture": kept,
 }
 
 
@@ -203,12 +211,17 @@ class Notes:
         return f"[^{self.texts.index(text) + 1}]"
 
 
-def entry(model: Model, method: Callable[[Model], Results], notes: Notes, folder: Path) -> str:
+def entry(
+    model: Model, method: Callable[[Model], Results | str], notes: Notes, folder: Path
+) -> str:
     """Who served it; a refusal is a dash, and an effect of nothing would be a lie."""
     try:
-        frame = method(model).frame
+        found = method(model)
     except InterpError as refused:
         return "–" + notes.mark(first_words(refused, model, folder))
+    if isinstance(found, str):
+        return found
+    frame = found.frame
     assert np.isfinite(frame["effect"]).all()
     assert frame["effect"].abs().max() > EFFECT[model.dtype]
     [engine] = set(frame["engine"])
