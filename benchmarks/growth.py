@@ -33,7 +33,7 @@ class Options:
     threads: int = 2
     lengths: tuple[int, ...] = (16, 32, 64, 128, 256)
     prompts: tuple[int, ...] = (8, 32, 128)
-    heads: int = 12
+    heads: int = 27
     """Heads that ours ablates, spread over the layers; the peer runs a third of them."""
 
 
@@ -78,7 +78,8 @@ def points(model: interp.Model, options: Options) -> Iterator[dict]:
 
 def draw(table: pd.DataFrame) -> sns.FacetGrid:
     """Log-log: parallel lines grow alike, a flatter one grows more slowly."""
-    table = table.assign(positions="at " + table["positions"].replace("end", "END"))
+    words = {"all": "at all positions", "end": "at END"}
+    table = table.assign(positions=table["positions"].map(words))
     with context():
         grid = sns.relplot(
             table,

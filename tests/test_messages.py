@@ -27,7 +27,7 @@ from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.core.sites import Site
 from interp.engine.engines import choose
-from interp.engine.interventions import Cell, Intervention, Zero
+from interp.engine.interventions import Cell, Freeze, Hop, Intervention, Zero
 from interp.models.model import Model
 
 
@@ -93,6 +93,16 @@ def test_the_logits_are_no_site_to_write(llama, pairs):
 )
 def test_edges_that_are_not_there(llama, pairs, edge, parts):
     says(refusal(SiteError, interp.patch, llama, pairs, edge), *parts)
+
+
+def test_paths_through_what_is_frozen(llama):
+    sender, mlp = Intervention(Site.parse("0.1"), Zero()), Site.parse("1.mlp")
+    hop = Hop((Site.parse("2.0.q"),))
+    made = (sender, Intervention(mlp, Freeze()))
+    says(refusal(SiteError, Cell, "mine", "all", made, (hop,)), "passes through '1.mlp'", "frozen")
+    made = (sender, Intervention(mlp, Zero()))
+    call = partial(Cell, hops=(Hop((mlp,)),))
+    says(refusal(SiteError, call, "mine", "all", made), "'1.mlp' is given", "cannot receive")
 
 
 def test_edges_of_parallel_blocks(tiny_model, pairs):

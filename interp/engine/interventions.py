@@ -257,6 +257,21 @@ class Cell:
             before = min(hop.receivers)
         if any(hop.ends for hop in self.hops[:-1]):
             raise SiteError("a path ends at 'logits'; nothing comes after them.")
+        self._refuse_frozen()
+
+    def _refuse_frozen(self) -> None:
+        """A site that keeps its value, or is given one, passes nothing on of what arrives there."""
+        frozen = [i.site for i in self.interventions if isinstance(i.value, Freeze)]
+        if 0 < len(frozen) < len(self.interventions):
+            raise SiteError(
+                f"no path passes through '{frozen[0]}', which is frozen in {self.name!r}. Leave "
+                "the freeze out: what a hop does not pass through is frozen by itself."
+            )
+        for site in {i.site for i in self.interventions} & set(self.hops[0].receivers):
+            raise SiteError(
+                f"'{site}' is given a value as a sender of {self.name!r}, so it cannot receive the "
+                "path as well. Take it out of one of them."
+            )
 
     def _refuse_twice(self) -> None:
         """Two values for one site, at one position, for one reader."""

@@ -77,6 +77,25 @@ def test_logits_at_the_mask(tiny_model, oracle, pairs):
     assert np.abs(heads.frame["base"][0] - found.frame["value"][0]) < 1e-12
 
 
+@pytest.mark.real
+def test_a_real_encoder():
+    """MiniLM: a head moves the sentence embedding a little, a layer of attention more."""
+    model = interp.load("minilm-l6", device="cpu")
+    pairs = interp.Pairs.from_text(
+        model,
+        clean=["the cat sat on the mat", "she sold her old car"],
+        corrupt=["the dog sat on the mat", "he sold his old car"],
+    )
+    heads = interp.ablate(model, pairs, "heads", method="zero", metric="cosine")
+    attention = interp.ablate(model, pairs, "attn", method="zero", metric="cosine")
+    assert set(heads.frame["engine"]) == {"replay"}
+    assert heads.frame["value"].between(0.3, 1.0001).all()
+    assert attention.frame["value"].mean() < heads.frame["value"].mean()
+    whole = interp.patch(model, pairs, "embed", metric="cosine")
+    assert (whole.frame["value"] - 1).abs().max() < 1e-5
+    assert (whole.frame["base"] < 0.999).all()
+
+
 def test_what_a_mean_is_of():
     with pytest.raises(
         MetricError, match=r"reads logits, which stand at a position.*'mean' is for"

@@ -229,6 +229,9 @@ def paths_agree(data, tiny_model, oracle, pairs):
     if not case.facts.language_model and hops[-1].ends:
         case.place()  # its final stream is read at all positions; drawn paths end there as well
     interventions = tuple(case.intervention(site) for site in senders)
+    frozen = sum(isinstance(i.value, Freeze) for i in interventions)
+    if 0 < frozen < len(interventions):
+        return  # refused: nothing passes through what is frozen
     judge: Oracle = oracle(case.family)
 
     def output_of(row, ran, other):
