@@ -33,7 +33,7 @@ class Options:
     threads: int = 2
     lengths: tuple[int, ...] = (16, 32, 64, 128, 256)
     prompts: tuple[int, ...] = (8, 32, 128)
-    heads: int = 27
+    heads: int = 9
     """Heads that ours ablates, spread over the layers; the peer runs a third of them."""
 
 
