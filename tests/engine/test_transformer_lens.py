@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from torch import Tensor
 from transformer_lens import ActivationCache, patching
+from transformer_lens.tools.analysis import attribution_patch
 
 import interp
 from interp.core.metrics import METRICS
@@ -252,3 +254,36 @@ def test_patterns_that_they_leave_alone_in_two_stacks(tiny_model, chosen, site, 
     rows = {side: getattr(chosen, side) for side in ("clean", "corrupt", "correct", "wrong")}
     read = Pairs.from_tokens(**rows, decoder=decoder)
     assert np.abs(resampled(model, read, site, "hooks")).max() > 1e-8
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_node_attribution_where_the_model_is_linear(tmp_path, engine):
+    """Two tokens whose embeddings hardly differ: any model is linear over so small a step."""
+    hf = tiny.build("gpt2").double()
+    embedding = hf.transformer.wte.weight.data
+    step = torch.randn(embedding.shape[1], generator=torch.Generator().manual_seed(0))
+    embedding[7] = embedding[5] + 1e-5 * step
+    hf.save_pretrained(tmp_path)
+    model = interp.load(tmp_path, dtype=torch.float64, device="cpu")
+    clean, corrupt = torch.tensor([[1, 2, 5, 3, 4]]), torch.tensor([[1, 2, 7, 3, 4]])
+    near = Pairs.from_tokens(clean=clean, corrupt=corrupt, correct=[9], wrong=[11])
+    model.bridge.requires_grad_(True)  # it takes gradients of activations, which need a graph
+    scores = attribution_patch(
+        model.bridge, clean, corrupt, lambda logits: logits[0, -1, 9] - logits[0, -1, 11]
+    ).node_scores
+    model.bridge.requires_grad_(False)
+    found = interp.patch(
+        model, near, ["heads", "mlps"], positions="each", direction="denoise", engine=engine
+    ).frame
+    sites = {
+        (
+            f"{node.layer}.mlp" if node.head is None else f"{node.layer}.{node.head}",
+            node.position,
+        ): s
+        for node, s in scores.items()
+        if node.kind != "embed"
+    }
+    theirs = np.array([sites[line.site, int(line.position)] for line in found.itertuples()])
+    assert len(theirs) == len(sites) == 3 * 4 * 5
+    assert np.abs(theirs).max() > 1e-7
+    assert np.abs(found["effect"] - theirs).max() < 1e-3 * np.abs(theirs).max()
