@@ -3,9 +3,9 @@
 nnsight pins packages that this project does not, so it is installed apart, and told where the
 weights, the prompts and our time are:
 
-    python benchmarks/nnsight_peer.py prepare --folder /tmp/peer
+    python benchmarks/nnsight_peer.py prepare --folder peer-data
     python -m venv peer && peer/bin/pip install nnsight torch==2.13.0 transformers
-    peer/bin/python benchmarks/nnsight_peer.py run --folder /tmp/peer
+    peer/bin/python benchmarks/nnsight_peer.py run --folder peer-data
 
 `prepare` needs interp, `run` needs nnsight alone. Both print seconds for each head.
 """
