@@ -114,6 +114,9 @@ def main(options: Options) -> None:
     wide = table.pivot(index=["axis", "size", "positions"], columns="side", values="seconds a head")
     wide["ratio"] = wide["TransformerLens"] / wide["interp"]
     print(wide.round(4).to_string())
+    ends = wide.groupby(["axis", "positions"])[["interp", "TransformerLens"]]
+    print("\ntimes from the smallest size to the largest")
+    print((ends.last() / ends.first()).round(1).to_string())
     if options.json:
         options.json.write_text(json.dumps(table.to_dict("records"), indent=1) + "\n")
     if options.figure:

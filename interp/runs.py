@@ -28,9 +28,13 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
+from interp.core.atomic import whole
 from interp.core.errors import ResultsError
 from interp.core.results import Results
 
+REMEDY = (
+    "A run keeps its results there; choose a root folder that you may write to and that has room."
+)
 PACKAGES = ("interp", "torch", "transformer-lens", "transformers", "numpy", "pandas")
 OUTPUT = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "interp"}
 """Matplotlib settings that are read when a file is written; interp.figures draws with the same."""
@@ -232,14 +236,8 @@ def _json(value: Any, *, indent: int | None = 2) -> bytes:
 
 def _write(path: Path, content: bytes) -> Path:
     """Write a whole file or none."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    _make(path.parent)
-    try:
+    with whole(path, remedy=REMEDY) as partial:
         partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise _unwritable(path, error) from error
     return path
 
 
@@ -247,11 +245,4 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(folder, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> ResultsError:
-    return ResultsError(
-        f"cannot write {path}: {error.strerror or error}. A run keeps its results there; choose "
-        "a root folder that you may write to and that has room."
-    )
+        raise ResultsError(f"cannot write {folder}: {error.strerror or error}. {REMEDY}") from error

@@ -1,10 +1,11 @@
 """Runs of the reference engine on edits that are built by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import tiny
 import torch
+from conftest import hooks_on
 from torch import Tensor
 
 from interp.core.sites import Site
@@ -31,6 +32,13 @@ class Runs(NamedTuple):
     base: Trace
     other: Trace
     prefix: tuple[int, ...] = ()
+
+
+def leaving_no_hooks(model: Model) -> Iterator[Runs]:
+    """Runs of a model, which must end with the hooks that it came with."""
+    before = hooks_on(model)
+    yield runs_of(model)
+    assert hooks_on(model) == before
 
 
 def tokens(seed: int) -> Tensor:

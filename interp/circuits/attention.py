@@ -1,10 +1,12 @@
 """Where heads attend: pattern entries at named positions."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from interp.core.errors import PositionError, SiteError, Unsupported
 from interp.core.pairs import Pairs
@@ -68,22 +70,32 @@ def attention(
         )
     served = choose(model, engine)
     accept(model, pairs, None)
-    itemsize = model.dtype.itemsize
+    layers = 1 + max(site.layer or 0 for site in sites)
     proceed(
         forward_plan(
-            *(model.facts, pairs.lengths), rows=ROWS, runs=1, itemsize=itemsize, engine=served.name
+            *(model.facts, pairs.lengths),
+            rows=ROWS,
+            runs=1,
+            itemsize=model.dtype.itemsize,
+            engine=served.name,
+            layers=layers,
         )
     )
-    layers = sorted({site.layer or 0 for site in sites})
     values = np.full((len(sites), len(keys), len(pairs)), np.nan)
     for rows in blocks(pairs.lengths, ROWS):
         length = int(pairs.lengths[rows[0]])
-        patterns = served.patterns(pairs.clean[rows, :length].to(model.device), layers)
-        batch = torch.arange(len(rows))
-        for i, site in enumerate(sites):
-            pattern = patterns[site.layer or 0].cpu()[:, site.head]
-            for j, place in enumerate(at.values()):
-                values[i, j, rows] = pattern[batch, asked[rows], place[rows]].double().numpy()
+        tokens, batch = pairs.clean[rows, :length].to(model.device), torch.arange(len(rows))
+
+        def see(
+            shelf: str, layer: int, pattern: Tensor, rows: list[int] = rows, batch: Tensor = batch
+        ) -> None:
+            wanted = [(i, site.head) for i, site in enumerate(sites) if site.layer == layer]
+            if shelf == "pattern" and wanted:
+                asking = pattern.cpu()[batch, asked[rows]]  # batch head key
+                for (i, head), (j, place) in product(wanted, enumerate(at.values())):
+                    values[i, j, rows] = asking[batch, head, place[rows]].double().numpy()
+
+        served.walk(tokens, see, shelves=("pattern",), layers=layers)
     index = pd.MultiIndex.from_product(
         [map(str, sites), keys, range(len(pairs))], names=["site", "position", "example"]
     )

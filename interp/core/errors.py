@@ -34,7 +34,7 @@ class ModelError(InterpError, RuntimeError):
     """A model that cannot be found, fetched, read or trusted."""
 
 
-class Unsupported(InterpError, NotImplementedError):
+class Unsupported(InterpError, NotImplementedError):  # so that either name catches it
     """A question that this engine cannot answer exactly on this model."""
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from interp.core import stats
+from interp.core.atomic import whole
 from interp.core.errors import ResultsError
 
 VERSION = 1
@@ -146,19 +147,8 @@ class Results:
         table = pa.Table.from_pandas(self.frame, preserve_index=False)
         note = json.dumps({"version": VERSION, "provenance": dict(self.provenance)}, sort_keys=True)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"interp": note})
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                pq.write_table(table, partial)
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
-        except OSError as error:
-            raise ResultsError(
-                f"cannot write {path}: {error.strerror or error}. Choose a folder that you may "
-                "write to and that has room."
-            ) from error
+        with whole(path) as partial:
+            pq.write_table(table, partial)
         return path
 
     @classmethod

@@ -1,7 +1,6 @@
 """Finished batches on disk, so that a run that was killed goes on where it was."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.errors import ResultsError
+from interp.core.atomic import whole
 from interp.engine.interventions import Averaged, Cell
 
 
@@ -32,17 +31,8 @@ class Store:
     def save(self, values: Float[np.ndarray, "lines batch"]) -> Float[np.ndarray, "lines batch"]:
         if self.path is None:
             return values
-        partial = self.path.with_suffix(f".{os.getpid()}.part")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                np.save(file, values)
-            os.replace(partial, self.path)
-        except OSError as error:
-            raise ResultsError(
-                f"cannot write the checkpoint {self.path}: {error.strerror or error}. Choose a "
-                "folder that you may write to and that has room."
-            ) from error
+        with whole(self.path, what="the checkpoint ") as partial, partial.open("wb") as file:
+            np.save(file, values)  # the file is closed before it takes its place
         return values
 
 

@@ -64,10 +64,6 @@ class Engine(Protocol):
 
     def plain(self, run: Trace, score: Score) -> Float[Tensor, " batch"]: ...
 
-    def patterns(
-        self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int]
-    ) -> dict[int, Float[Tensor, "batch head query key"]]: ...
-
     def run(
         self,
         base: Trace,
@@ -108,12 +104,6 @@ class Replay:
 
     def plain(self, run: Trace, score: Score) -> Float[Tensor, " batch"]:
         return self._score(take(run.final, score.read)[None], score)[0]
-
-    def patterns(
-        self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int]
-    ) -> dict[int, Float[Tensor, "batch head query key"]]:
-        run = tracing.trace(self.weights, tokens, keep=("q", "k"))
-        return {layer: tracing.pattern(self.weights, run, layer) for layer in layers}
 
     def run(
         self,
@@ -222,11 +212,6 @@ class Hooks:
 
     def plain(self, run: Trace, score: Score) -> Float[Tensor, " batch"]:
         return score.of(run.logits, run.final)[0]
-
-    def patterns(
-        self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int]
-    ) -> dict[int, Float[Tensor, "batch head query key"]]:
-        return hooks.patterns(self.model, tokens, layers)
 
     def run(
         self,

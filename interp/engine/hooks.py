@@ -6,7 +6,7 @@ an error: TransformerLens accepts hooks on points that never fire.
 
 from collections.abc import Callable, Iterator, Sequence
 
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from interp.core.sites import Kind, Site
@@ -66,20 +66,6 @@ def trace(
 
     logits, final = walk(model, tokens, see, shelves=tuple(kept), prefix=prefix)
     return Trace(model.facts, {shelf: tuple(x) for shelf, x in kept.items()}, final, logits)
-
-
-def patterns(
-    model: Model, tokens: Int[Tensor, "batch pos"], layers: Sequence[int]
-) -> dict[int, Float[Tensor, "batch head query key"]]:
-    """Attention probabilities of every head of some layers."""
-    found: dict[int, Tensor] = {}
-
-    def keep(layer: int) -> Hook:
-        return lambda activation: found.setdefault(layer, activation.clone())
-
-    hooks = [(point(model.facts, "pattern", layer), keep(layer)) for layer in layers]
-    forward(model, tokens, [], hooks=hooks)
-    return found
 
 
 def run(

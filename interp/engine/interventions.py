@@ -5,6 +5,7 @@ site and positions; a `Cell` is the set of interventions of one run of the model
 number per example; a `Hop` makes it a path; `readers` make it an edge.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
 
@@ -21,13 +22,13 @@ Through = Literal["direct", "mlps", "all"]
 LN = Literal["recompute", "freeze"]
 
 
-class Averaged:
+class Averaged(ABC):
     """Whose mean is set: prompts that are still to run, or means that were taken before."""
 
     @property
+    @abstractmethod
     def fingerprint(self) -> str:
         """Everything that the mean depends on, but for the model."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)

@@ -156,8 +156,13 @@ def forward_plan(
     engine: str,
     budget: int = 0,
     layers: int | None = None,
+    kept: int | None = None,
 ) -> Plan:
-    """Plain forwards, some rows at a time: no cells, and nothing that could be saved."""
+    """Plain forwards, some rows at a time: no cells, and nothing that could be saved.
+
+    `kept`: bytes that stay of all rows; a whole trace by default.
+    """
+    tokens = int(lengths.sum())
     last = (facts.n_layers if layers is None else layers) - 1
     batches = [
         Batch(
@@ -166,7 +171,9 @@ def forward_plan(
             0,
             int(lengths[chosen[0]]),
             (0, last),
-            len(chosen) * trace_bytes(facts, int(lengths[chosen[0]]), itemsize),
+            len(chosen) * trace_bytes(facts, int(lengths[chosen[0]]), itemsize)
+            if kept is None
+            else kept * int(lengths[chosen].sum()) // tokens,
             runs * len(chosen) * forward_flops(facts, int(lengths[chosen[0]]), layers),
         )
         for chosen in blocks(lengths, rows)

@@ -140,13 +140,6 @@ def _attend(
     return z, torch.cat(patterns) if whole else None
 
 
-def pattern(w: Weights, run: Trace, layer: int) -> Float[Tensor, "batch head query key"]:
-    """Attention probabilities of every head of a layer, from a trace's queries and keys."""
-    q, k = run.kept["q"][layer], run.kept["k"][layer]
-    turn = forward.rotations(w, q.shape[1])
-    return _pattern(w, w.blocks[layer].attention, q, k, turn)[0].flatten(1, 2)
-
-
 def _pattern(
     w: Weights,
     p: Attention,

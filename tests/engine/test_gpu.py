@@ -11,6 +11,7 @@ from interp.models.model import Model
 
 pytestmark = [
     pytest.mark.gpu,
+    # there is nothing to compare on a machine without one; test_device.py pretends to have it
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 

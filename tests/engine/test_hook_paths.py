@@ -6,8 +6,7 @@ from operator import attrgetter
 
 import pytest
 import torch
-from conftest import hooks_on
-from hooked import KINDS, ONE_STACK, Runs, edit, edited, gap, runs_of
+from hooked import KINDS, ONE_STACK, Runs, edit, edited, gap, leaving_no_hooks, runs_of
 from torch import Tensor
 
 from interp.core.edges import feeds, readers
@@ -24,10 +23,7 @@ from interp.models.points import point
 
 @pytest.fixture(scope="module", params=KINDS)
 def runs(request, tiny_model) -> Iterator[Runs]:
-    model = tiny_model(request.param)
-    before = hooks_on(model)
-    yield runs_of(model)
-    assert hooks_on(model) == before
+    yield from leaving_no_hooks(tiny_model(request.param))
 
 
 def all_readers(model: Model, writer: Site) -> tuple[Site, ...]:

@@ -172,13 +172,14 @@ def test_flops_are_those_of_the_run(model, pairs, what, positions):
 
 
 def test_calls_without_interventions_have_plans_too(model, pairs):
-    """Of a capture the layers that it runs; two runs for each prompt to evaluate."""
+    """Of a capture the layers that it runs and the bytes that it keeps; two runs to evaluate."""
     early = explain(interp.capture, model, pairs, "0.resid_post")
     whole = explain(interp.capture, model, pairs, "layers")
     once = explain(interp.attention, model, pairs, "heads", keys=["mid"])
     twice = explain(interp.evaluate, model, pairs)
-    assert early.flops * 3 == whole.flops < once.flops
-    assert twice.flops == 2 * once.flops
+    assert early.flops * 3 == whole.flops == once.flops < twice.flops / 2
+    kept = interp.capture(model, pairs, "layers").bytes
+    assert sum(batch.bytes for batch in whole.batches) == kept
     assert {row for batch in twice.batches for row in batch.rows} == set(range(len(pairs)))
     assert "layers" in str(early)
     with pytest.raises(InterpError, match="runs no model"):

@@ -289,7 +289,10 @@ def test_the_users_own_hook_survives(tiny_model, pairs):
     before = hooks_on(model)
     seen: list[int] = []
     point = model.bridge.hook_dict["blocks.1.hook_mlp_out"]
-    own = lambda activation, hook: seen.append(len(activation))  # noqa: E731
+
+    def own(activation: torch.Tensor, hook: object) -> None:
+        seen.append(len(activation))
+
     model.bridge.add_hook("blocks.1.hook_mlp_out", own)
     try:
         held = hooks_on(model)

@@ -47,7 +47,8 @@ def capture(
     """Run the model plainly and keep the activations at some sites: those, and nothing else.
 
     Rows of one length run together, so nothing depends on padding; layers above the last site do
-    not run (replay engine). The estimated size is logged, and held against `memory`, before.
+    not run (replay engine). What will be kept is held against `memory` before; `interp.explain`
+    tells it without running.
 
     Args:
         tokens: pairs, of which `side` runs; ids, `batch pos`, with `mask` where they are padded
@@ -81,6 +82,7 @@ def capture(
             itemsize=model.dtype.itemsize,
             engine=served.name,
             budget=room,
+            kept=asked,
             layers=1 + max(site.layer or 0 for site in wanted.layout.sites),
         )
     )
@@ -114,26 +116,6 @@ def capture(
             _fill(kept, model, served, list(members), batch, bar)
             shards.write(folder, file, kept)
     return Captured.load(folder)
-
-
-def estimate(
-    model: Model,
-    tokens: Tokens,
-    sites: Selection,
-    *,
-    positions: Place | Sequence[Place] = "all",
-    side: Side = "clean",
-    mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
-    dtype: torch.dtype | None = None,
-) -> int:
-    """Bytes that a capture would keep: rows x positions x axes of each site x size of the dtype.
-
-    Keys and values that query heads share count once.
-
-    Raises:
-        SiteError, PositionError, PairsError, Unsupported: as `capture` does.
-    """
-    return _wanted(model, tokens, sites, positions, side, mask, dtype).bytes()
 
 
 def _wanted(

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from interp.core.atomic import whole
 from interp.core.errors import PairsError, ResultsError, Unsupported, nearest
 from interp.core.pairs import Pairs
 from interp.core.sites import Site, resolve
@@ -160,19 +161,8 @@ class MeanReference(Averaged):
             ResultsError: it cannot be written.
         """
         path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                save_file(self._tensors(), partial, {"interp means": json.dumps(self._note())})
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
-        except (OSError, SafetensorError) as error:
-            raise ResultsError(
-                f"cannot write {path}: {getattr(error, 'strerror', None) or error}. Choose a "
-                "folder that you may write to and that has room."
-            ) from error
+        with whole(path, failures=(SafetensorError,)) as partial:
+            save_file(self._tensors(), partial, {"interp means": json.dumps(self._note())})
         return path
 
     @classmethod
@@ -186,8 +176,9 @@ class MeanReference(Averaged):
         try:
             with safe_open(path, "pt") as file:
                 note = json.loads((file.metadata() or {}).get("interp means", "null"))
-                # what safetensors gives is a window on the file
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+                # what safetensors gives is a window on the file, and that is no mapping to iterate
+                names = file.keys()
+                tensors = {name: file.get_tensor(name).clone() for name in names}
         except (OSError, SafetensorError) as error:
             raise ResultsError(
                 f"no mean reference can be read at {path}: {error}; see what save wrote"

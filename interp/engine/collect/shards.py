@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from interp.core.atomic import whole
 from interp.core.errors import ResultsError
 from interp.core.sites import Site
 from interp.engine.collect.kept import Kept, Wanted
@@ -140,7 +141,8 @@ def prepare(
         ]
         found = {"version": VERSION, "fingerprint": _fingerprint(known), "identity": dict(known)}
         found |= {**rest, "shards": parts}
-        _atomic(path, lambda partial: partial.write_text(json.dumps(found)))
+        with whole(path) as partial:
+            partial.write_text(json.dumps(found))
     return _parts(found)
 
 
@@ -152,7 +154,8 @@ def write(folder: Path, file: str, kept: Kept) -> None:
     """
     sites = {name: Site.parse(name) for name in kept.layout.names.values()}
     tensors = {name: kept.whole(site) for name, site in sites.items()}
-    _atomic(folder / file, lambda partial: save_file(tensors, partial))
+    with whole(folder / file, failures=(SafetensorError,)) as partial:
+        save_file(tensors, partial)
 
 
 def opened(folder: str | os.PathLike[str]) -> tuple[Shards, dict[str, Any]]:
@@ -226,16 +229,3 @@ def _fingerprint(known: Mapping[str, Any]) -> str:
 
 def _listed(folder: Path) -> list[Path]:
     return list(folder.glob("shard-*.safetensors")) if folder.is_dir() else []
-
-
-def _atomic(path: Path, fill: Any) -> None:
-    partial = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fill(partial)
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        raise ResultsError(
-            f"cannot write {path}: {getattr(error, 'strerror', None) or error}. Choose a folder "
-            "that you may write to and that has room."
-        ) from error
