@@ -22,7 +22,7 @@ from enum import Enum
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import matplotlib as mpl
 import pandas as pd
@@ -31,10 +31,13 @@ from matplotlib.figure import Figure
 from interp.core.atomic import whole
 from interp.core.errors import ResultsError
 from interp.core.results import Results
+from interp.core.scores import Scores
+from interp.core.table import Table, open_table
 
 REMEDY = (
     "A run keeps its results there; choose a root folder that you may write to and that has room."
 )
+T = TypeVar("T", bound=Table)
 PACKAGES = ("interp", "torch", "transformer-lens", "transformers", "numpy", "pandas")
 OUTPUT = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "interp"}
 """Matplotlib settings that are read when a file is written; interp.figures draws with the same."""
@@ -65,32 +68,36 @@ class Run:
         """
         return Results.load(self.folder / "results.parquet")
 
-    def stage(self, name: str, compute: Callable[[Path], Results]) -> Results:
-        """The results of one step: loaded if they are there, else computed and kept.
+    def scores(self) -> Scores:
+        """The same of an experiment that scores what can be read off."""
+        return Scores.load(self.folder / "results.parquet")
+
+    def stage(self, name: str, compute: Callable[[Path], T]) -> T:
+        """The table of one step: loaded if it is there, else computed and kept.
 
         Args:
             name: of the file, `stages/<name>.parquet`.
-            compute: is given a folder that outlives an interruption, to keep finished parts in;
-                the folder goes when the stage is done.
+            compute: gives Results or Scores; is given a folder that outlives an interruption, to
+                keep finished parts in; the folder goes when the stage is done.
 
         Raises:
             ResultsError: the file is there but unreadable or of another version, or `compute`
-                returned no Results.
+                returned no table.
         """
         path = self.folder / "stages" / f"{_named(name, 'a stage')}.parquet"
         checkpoint = self.folder / ".checkpoint" / name
         if not path.exists():
             _make(checkpoint)
             found = compute(checkpoint)
-            if not isinstance(found, Results):
+            if not isinstance(found, Table):
                 raise ResultsError(
-                    f"stage {name!r} gave a {type(found).__name__}, not Results; does its function "
-                    "end in `return`?"
+                    f"stage {name!r} gave a {type(found).__name__}, not Results or Scores; does "
+                    "its function end in `return`?"
                 )
             found.save(path)
         shutil.rmtree(checkpoint, ignore_errors=True)
         # also after computing: the table of a resumed run and of an unbroken one are then the same
-        return Results.load(path)
+        return cast(T, open_table(path))
 
     def figure(self, name: str, figure: Figure, table: pd.DataFrame) -> list[Path]:
         """Write `figures/<name>` as .pdf, .svg and .png, and the table it shows as .csv.
@@ -108,7 +115,7 @@ class Run:
             _write(base.with_name(f"{base.name}.{kind}"), pages[kind]) for kind in sorted(pages)
         ]
 
-    def finish(self, results: Results, summary: str) -> None:
+    def finish(self, results: Table, summary: str) -> None:
         """Write `summary.md`, then `results.parquet`, whose presence says that all is done."""
         _write(self.folder / "summary.md", (summary.rstrip() + "\n").encode())
         results.save(self.folder / "results.parquet")

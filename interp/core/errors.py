@@ -38,6 +38,14 @@ class Unsupported(InterpError, NotImplementedError):  # so that either name catc
     """A question that this engine cannot answer exactly on this model."""
 
 
+class CorpusError(InterpError, ValueError):
+    """Annotated text that cannot be found, read or used for the question."""
+
+
+class ProbeError(InterpError, ValueError):
+    """Labels or activations that a probe cannot be fitted to."""
+
+
 class ResultsError(InterpError, ValueError):
     """A results file or run folder that cannot be read or written."""
 

@@ -1,23 +1,17 @@
 """Results: one row for each intervention and example, with where it came from."""
 
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from interp.core import stats
-from interp.core.atomic import whole
 from interp.core.errors import ResultsError
+from interp.core.table import Table
 
-VERSION = 1
 COLUMNS = [
     *("method", "site", "position", "receiver", "direction", "metric"),
     *("kind", "layer", "head", "through", "engine"),
@@ -28,27 +22,17 @@ CELL = ["method", "site", "position", "receiver", "through", "direction", "metri
 MEASURED = ["base", "value", "effect"]
 
 
-@dataclass(frozen=True, eq=False)
-class Results:
-    """A long table and its provenance.
+@dataclass(frozen=True, eq=False, repr=False)
+class Results(Table):
+    """What interventions did: one row per intervention x example.
 
     Attributes:
-        frame: one row per intervention x example. `base` is the metric on the run that was
-            intervened on, `value` under the intervention, `effect = value - base`. What was
-            not measured is absent or NaN, never 0.
-        provenance: model, weight hash, dtype, tokens, versions, null control.
+        frame: `base` is the metric on the run that was intervened on, `value` under the
+            intervention, `effect = value - base`.
+        provenance: also tokens and the null control.
     """
 
-    frame: pd.DataFrame
-    provenance: Mapping[str, Any]
-
-    def __post_init__(self) -> None:
-        missing = [c for c in COLUMNS if c not in self.frame]
-        if missing:
-            raise ResultsError(f"a results table needs the columns {COLUMNS}; {missing} are absent")
-
-    def __len__(self) -> int:
-        return len(self.frame)
+    columns = COLUMNS
 
     def summary(self, *, seed: int = 0) -> pd.DataFrame:
         """Mean effect of each intervention over the examples, with its uncertainty.
@@ -132,69 +116,6 @@ class Results:
         array = np.full((rows.max() + 1, columns.max() + 1), np.nan)
         array[rows, columns] = first["mean"]
         return array[:, 0] if across == "position" and array.shape[1] == 1 else array
-
-    def query(self, expression: str) -> "Results":
-        """The rows for which a pandas query holds."""
-        return type(self)(self.frame.query(expression).reset_index(drop=True), self.provenance)
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write parquet with the provenance in its metadata; atomic.
-
-        Raises:
-            ResultsError: the folder cannot be written.
-        """
-        path = Path(path)
-        table = pa.Table.from_pandas(self.frame, preserve_index=False)
-        note = json.dumps({"version": VERSION, "provenance": dict(self.provenance)}, sort_keys=True)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"interp": note})
-        with whole(path) as partial:
-            pq.write_table(table, partial)
-        return path
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Results":
-        """Read what `save` wrote.
-
-        Raises:
-            ResultsError: absent, no results file, or one of another version.
-        """
-        path = Path(path)
-        try:
-            table = pq.read_table(path)
-        except FileNotFoundError:
-            raise ResultsError(f"there is no results file at {path}; see what save wrote") from None
-        except (pa.ArrowException, OSError) as error:
-            raise ResultsError(f"{path} is no readable parquet file: {error}") from error
-        note = (table.schema.metadata or {}).get(b"interp")
-        if note is None:
-            raise ResultsError(f"{path} was not written by interp (it carries no provenance)")
-        found = json.loads(note)
-        if found["version"] != VERSION:
-            raise ResultsError(
-                f"{path} has results version {found['version']}; this interp reads version "
-                f"{VERSION}. Run the experiment again, or read it with the interp that wrote it "
-                f"({found['provenance'].get('versions', {}).get('interp', 'version unknown')})."
-            )
-        return cls(table.to_pandas(), found["provenance"])
-
-    @classmethod
-    def concat(cls, parts: Sequence["Results"]) -> "Results":
-        """Several tables as one.
-
-        Provenance that differs between them becomes a list; of the null controls the largest.
-
-        Raises:
-            ResultsError: no tables.
-        """
-        if not parts:
-            raise ResultsError("no results were given to concat; at least one table is needed")
-        provenance: dict[str, Any] = {}
-        for key in dict.fromkeys(key for part in parts for key in part.provenance):
-            given = [part.provenance[key] for part in parts if key in part.provenance]
-            distinct = [x for i, x in enumerate(given) if x not in given[:i]]
-            provenance[key] = distinct[0] if len(distinct) == 1 else distinct
-        provenance["null"] = max(part.provenance.get("null", 0.0) for part in parts)
-        return cls(pd.concat([part.frame for part in parts], ignore_index=True), provenance)
 
     def __repr__(self) -> str:
         return f"Results: {len(self)} rows\n{self._shown().to_string(float_format='{:.4g}'.format)}"

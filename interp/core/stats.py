@@ -36,18 +36,36 @@ def bootstrap_interval(
     NaN with fewer than two clusters (one says nothing about another), and where a value is NaN.
     """
     sums, counts = cluster_sums(values, cluster)
-    clusters = len(counts)
-    if clusters < 2:
-        return np.full(len(values), np.nan), np.full(len(values), np.nan)
+    return ratio_interval(sums, counts.astype(float), resamples=resamples, seed=seed)
 
-    def interval(sums: ndarray) -> ndarray:
-        def mean(drawn: ndarray, axis: int) -> ndarray:
+
+def ratio_interval(
+    sums: Float[ndarray, "cells clusters"],
+    counts: Float[ndarray, "*cells clusters"],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[Float[ndarray, " cells"], Float[ndarray, " cells"]]:
+    """95 % percentile interval of a ratio of sums over clusters, drawn with replacement.
+
+    The draws are the same for every cell, so cells may be compared. A draw in which a cell has no
+    examples does not count for it. NaN where fewer than two clusters have any, or a sum is NaN.
+    """
+    counts = np.broadcast_to(counts, sums.shape)
+    clusters = sums.shape[1]
+    if clusters < 2:
+        return np.full(len(sums), np.nan), np.full(len(sums), np.nan)
+    same = bool((counts == counts[:1]).all())
+
+    def interval(sums: ndarray, counts: ndarray) -> ndarray:
+        def ratio(drawn: ndarray, axis: int) -> ndarray:
             times = _times_drawn(drawn, clusters)
-            return (sums @ times.T) / (times @ counts)
+            with np.errstate(invalid="ignore"):  # 0 / 0: no examples in this draw
+                return (sums @ times.T) / (counts @ times.T)
 
         found = stats.bootstrap(
             (np.arange(clusters),),
-            mean,
+            ratio,
             vectorized=True,
             n_resamples=resamples,
             batch=1_000,
@@ -55,11 +73,16 @@ def bootstrap_interval(
             method="percentile",
             rng=np.random.default_rng(seed),
         )
-        return np.stack(found.confidence_interval)
+        drawn = np.atleast_2d(found.bootstrap_distribution)
+        if not np.isnan(drawn).any():
+            return np.stack(found.confidence_interval)
+        return np.nanquantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=1)
 
     known = np.nan_to_num(sums)
-    found = np.concatenate([interval(block) for block in _blocks(known)], axis=1)
-    low, high = np.where(np.isnan(sums).any(axis=1), np.nan, found)
+    parts = zip(_blocks(known), _blocks(counts), strict=True)
+    found = np.concatenate([interval(part, of[:1] if same else of) for part, of in parts], axis=1)
+    unknown = np.isnan(sums).any(axis=1) | ((counts > 0).sum(axis=1) < 2)
+    low, high = np.where(unknown, np.nan, found)
     return low, high
 
 

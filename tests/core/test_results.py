@@ -10,8 +10,9 @@ import pytest
 
 from interp.core import stats
 from interp.core.errors import ResultsError
-from interp.core.results import CELL, COLUMNS, VERSION, Results
+from interp.core.results import CELL, COLUMNS, Results
 from interp.core.sites import Site
+from interp.core.table import VERSION
 
 CLUSTER = list("aabbbcd")
 N = len(CLUSTER)
@@ -265,7 +266,7 @@ def test_save_and_load(tmp_path):
 def test_the_provenance_is_in_the_metadata_and_the_file_is_plain_parquet(tmp_path):
     path = build(["0.1"]).save(str(tmp_path / "r.parquet"))
     note = json.loads(pq.read_schema(path).metadata[b"interp"])
-    assert note == {"version": VERSION, "provenance": NOTE}
+    assert note == {"version": VERSION, "kind": "results", "provenance": NOTE}
     assert pd.read_parquet(path)["effect"].tolist() == build(["0.1"]).frame["effect"].tolist()
 
 
@@ -360,7 +361,7 @@ def test_concat_joins_tables_and_keeps_every_provenance(tmp_path):
     np.testing.assert_allclose(table["low"][6:], mlps.summary()["low"])
     found = Results.load(both.save(tmp_path / "both.parquet"))
     pd.testing.assert_frame_equal(found.frame, both.frame)
-    with pytest.raises(ResultsError, match="no results were given to concat"):
+    with pytest.raises(ResultsError, match="no tables were given to concat"):
         Results.concat([])
 
 

@@ -1,0 +1,205 @@
+"""Scores: how well something is read off activations or attention, summed within clusters.
+
+A score is a ratio of sums (right answers over words), and documents are what is resampled; so one
+row for each cell and document is all that intervals and tests need, however many words there are.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Integer
+from numpy import ndarray
+
+from interp.core import stats
+from interp.core.errors import ResultsError
+from interp.core.table import Table
+
+CELL = ["task", "site", "layer", "head", "probe", "model", "labels", "metric", "subset"]
+"""Columns that together name one score."""
+COLUMNS = [*CELL, "cluster", "total", "n"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Scores(Table):
+    """Totals by cell and cluster (document).
+
+    Attributes:
+        frame: `task`: what is asked ("upos", "nsubj"). `site`, `layer`, `head`: of what (empty and
+            missing for a baseline that looks at no activation). `probe`: what answers ("linear",
+            "majority", "offset -1"). `model`: "trained", "random" (same architecture, random
+            weights) or "none". `labels`: "real", or "control" (Hewitt & Liang 2019). `metric`:
+            "accuracy", "bits", ... `subset`: of the examples ("all", "unseen"). `total`: sum of
+            the metric over the `n` examples of the cluster.
+    """
+
+    columns = COLUMNS
+
+    @classmethod
+    def of(
+        cls,
+        values: Float[ndarray, " examples"],
+        cluster: Sequence[str] | ndarray,
+        *,
+        provenance: Mapping[str, Any],
+        task: str,
+        probe: str,
+        site: str = "",
+        layer: int | None = None,
+        head: int | None = None,
+        model: str = "none",
+        labels: str = "real",
+        metric: str = "accuracy",
+        subset: str = "all",
+    ) -> "Scores":
+        """One cell from the metric of each example; NaN examples are not counted."""
+        kept = ~np.isnan(values)
+        code, names = pd.factorize(np.asarray(cluster)[kept], sort=True)
+        frame = pd.DataFrame(
+            {
+                **{"task": task, "site": site, "layer": layer, "head": head, "probe": probe},
+                **{"model": model, "labels": labels, "metric": metric, "subset": subset},
+                "cluster": names.astype(str),
+                "total": np.bincount(code, values[kept], len(names)),
+                "n": np.bincount(code, minlength=len(names)),
+            }
+        )
+        types = {"layer": "Int16", "head": "Int16", "total": float, "n": "int64"}
+        return cls(frame.astype(types), provenance)
+
+    def summary(self, *, seed: int = 0) -> pd.DataFrame:
+        """Each score with its 95 % cluster-bootstrap interval.
+
+        Columns: those that name the cell, `value` (ratio of sums), `low`, `high`, `n` (examples),
+        `clusters`.
+
+        Raises:
+            ResultsError: a cell that has a cluster twice.
+        """
+        cells, totals, counts = self._sums()
+        low, high = stats.ratio_interval(totals, counts, seed=seed)
+        with np.errstate(invalid="ignore"):
+            value = totals.sum(1) / counts.sum(1)
+        return cells.assign(
+            value=value,
+            low=low,
+            high=high,
+            n=counts.sum(1).astype(int),
+            clusters=(counts > 0).sum(1),
+        )
+
+    def minus(
+        self, other: "Scores", *, ignoring: Sequence[str] = (), seed: int = 0
+    ) -> pd.DataFrame:
+        """Paired difference of each score of this table and its counterpart in the other.
+
+        Selectivity is `scores.query("labels == 'real'").minus(scores.query("labels ==
+        'control'"), ignoring=["labels"])`.
+
+        Args:
+            ignoring: columns in which counterparts differ; all other columns of the cell agree.
+                With a single cell in `other` (a baseline), that cell is everyone's counterpart.
+
+        Returns:
+            This table's cells with `value` (the difference), `low`, `high` (cluster bootstrap),
+            `p` (two-sided sign flip of whole clusters), `q` (Benjamini-Hochberg over the rows),
+            `n`, `clusters`.
+
+        Raises:
+            ResultsError: no counterpart, or one that was not measured on the same examples.
+        """
+        cells, totals, counts = self._sums()
+        others, subtracted, of_others = other._sums(self._clusters)
+        keys = [c for c in CELL if c not in ignoring]
+        if len(others) == 1:
+            partner = np.zeros(len(cells), dtype=int)
+        else:
+            known = {key: i for i, key in enumerate(_keys(others, keys))}
+            if len(known) < len(others):
+                raise ResultsError(f"several scores of the other table agree in {keys}")
+            found = [known.get(key) for key in _keys(cells, keys)]
+            if None in found:
+                lost = cells.iloc[found.index(None)][CELL].dropna().to_dict()
+                raise ResultsError(f"the other table has no counterpart of {lost} (by {keys})")
+            partner = np.asarray(found, dtype=int)
+        if not np.array_equal(counts, of_others[partner]):
+            raise ResultsError(
+                "the two tables were not measured on the same examples, so their difference has "
+                "no paired interval; score both on the same ones"
+            )
+        difference = totals - subtracted[partner]
+        low, high = stats.ratio_interval(difference, counts, seed=seed)
+        p = stats.sign_flip_p(difference, np.arange(difference.shape[1]), seed=seed)
+        return cells.assign(
+            value=difference.sum(1) / counts.sum(1),
+            low=low,
+            high=high,
+            p=p,
+            q=stats.fdr(p),
+            n=counts.sum(1).astype(int),
+            clusters=(counts > 0).sum(1),
+        )
+
+    def best(self, *, largest: bool = True) -> pd.Series:
+        """The row of `summary()` with the largest (smallest) value; choose on a split of its own.
+
+        Raises:
+            ResultsError: an empty table.
+        """
+        if not len(self):
+            raise ResultsError("no scores to choose from; the query that made this table is empty")
+        table = self.summary()
+        return table.loc[table["value"].idxmax() if largest else table["value"].idxmin()]
+
+    @property
+    def _clusters(self) -> ndarray:
+        return np.unique(self.frame["cluster"].to_numpy(dtype=str))
+
+    def _sums(
+        self, clusters: ndarray | None = None
+    ) -> tuple[pd.DataFrame, Float[ndarray, "cells clusters"], Float[ndarray, "cells clusters"]]:
+        """The cells in table order, with totals and counts of each cluster."""
+        frame = self.frame
+        clusters = self._clusters if clusters is None else clusters
+        cell = frame.groupby(CELL, sort=False, dropna=False, observed=True).ngroup().to_numpy()
+        _, first = np.unique(cell, return_index=True)
+        names = frame["cluster"].to_numpy(dtype=str)
+        at: Integer[ndarray, " rows"] = np.searchsorted(clusters, names)
+        if (at == len(clusters)).any() or (
+            clusters[np.minimum(at, len(clusters) - 1)] != names
+        ).any():
+            raise ResultsError(
+                "the two tables were not measured on the same documents; score both on the same"
+            )
+        if pd.MultiIndex.from_arrays([cell, at]).duplicated().any():
+            raise ResultsError(
+                f"a score has a cluster twice; the columns {CELL} must tell scores apart"
+            )
+        totals, counts = np.zeros((2, len(first), len(clusters)))
+        totals[cell, at], counts[cell, at] = frame["total"], frame["n"]
+        return frame.iloc[first][CELL].reset_index(drop=True), totals, counts
+
+    def __repr__(self) -> str:
+        shown = self._shown().to_string(float_format="{:.4g}".format)
+        return f"Scores: {len(self)} rows\n{shown}"
+
+    def _repr_html_(self) -> str:
+        title = f"<p><b>{len(self)} rows</b>, {escape(str(self.provenance.get('model', '')))}</p>"
+        return title + self._shown().to_html(float_format="{:.3g}".format)
+
+    def _shown(self) -> pd.DataFrame:
+        """The first scores, without the columns that are the same for all of them or empty."""
+        table = self.summary().head(20)
+        said = [c for c in CELL if table[c].nunique(dropna=False) > 1] or ["task"]
+        return cast(pd.DataFrame, table[[*said, "value", "low", "high", "n", "clusters"]])
+
+
+def _keys(cells: pd.DataFrame, columns: Sequence[str]) -> list[tuple]:
+    """Hashable names of cells; a missing number is None."""
+    return [
+        tuple(None if pd.isna(x) else x for x in row)
+        for row in cells[list(columns)].itertuples(index=False)
+    ]

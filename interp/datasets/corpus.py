@@ -1,0 +1,204 @@
+"""Annotated text: a corpus of documents, their sentences and words, and mentions with chains.
+
+Readers make these nouns from files; alignment finds the tokens of a word; probes and heads are
+asked about them. What a corpus does not annotate is None, never a guess.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+from interp.core.errors import CorpusError
+
+Layer = Literal["upos", "xpos", "lemma", "head", "relation", "mentions"]
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A syntactic word of a sentence.
+
+    Attributes:
+        form: as written in the sentence.
+        span: its characters in the sentence's text, [start, end); the words of a multiword token
+            that cannot be told apart there ("du" = "de" + "le") have the same span.
+        upos, xpos, lemma, relation: annotations, or None.
+        head: index of its syntactic head in the sentence, -1 for the root, or None.
+    """
+
+    form: str
+    span: Span
+    upos: str | None = None
+    xpos: str | None = None
+    lemma: str | None = None
+    head: int | None = None
+    relation: str | None = None
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Words and the text that they stand in."""
+
+    id: str
+    text: str
+    words: tuple[Word, ...]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A span of words that refers.
+
+    Attributes:
+        sentence: index in the document.
+        words: indices in the sentence, [start, end).
+        chain: what it refers to; mentions of one chain corefer.
+        head: index in the sentence of its head word, or None.
+        kind: "pronoun", "proper", "nominal", or what the corpus calls it; None where unknown.
+    """
+
+    sentence: int
+    words: Span
+    chain: str
+    head: int | None = None
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
+class Document:
+    """Sentences of one text: the unit of resampling.
+
+    Attributes:
+        mentions: in the order of the text.
+        facts: what else the corpus says of it, by name.
+    """
+
+    id: str
+    sentences: tuple[Sentence, ...]
+    mentions: tuple[Mention, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def chains(self) -> dict[str, tuple[Mention, ...]]:
+        """Mentions by chain, in the order of the text."""
+        found: dict[str, list[Mention]] = {}
+        for mention in self.mentions:
+            found.setdefault(mention.chain, []).append(mention)
+        return {chain: tuple(members) for chain, members in found.items()}
+
+    def text(self, mention: Mention) -> str:
+        """The characters of a mention."""
+        sentence = self.sentences[mention.sentence]
+        first, last = sentence.words[mention.words[0]], sentence.words[mention.words[1] - 1]
+        return sentence.text[first.span[0] : last.span[1]]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents with their annotation.
+
+    Attributes:
+        name: of the corpus and split, or the file's name.
+        layers: what is annotated.
+        source: path or address, and what identifies the version (commit, sha256).
+    """
+
+    name: str
+    documents: tuple[Document, ...]
+    layers: frozenset[Layer]
+    source: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def sentences(self) -> tuple[Sentence, ...]:
+        """All sentences in order."""
+        return tuple(s for document in self.documents for s in document.sentences)
+
+    @cached_property
+    def clusters(self) -> tuple[str, ...]:
+        """The document of each sentence."""
+        return tuple(d.id for d in self.documents for _ in d.sentences)
+
+    @property
+    def n_words(self) -> int:
+        return sum(map(len, self.sentences))
+
+    def require(self, *layers: Layer) -> None:
+        """Refuse a question about what is not annotated.
+
+        Raises:
+            CorpusError: naming what there is.
+        """
+        missing = [layer for layer in layers if layer not in self.layers]
+        if missing:
+            known = ", ".join(sorted(self.layers)) or "nothing"
+            raise CorpusError(
+                f"{self.name} is not annotated with {', '.join(missing)}; it has {known}. Take "
+                "another corpus: interp.datasets.corpus() names those that there are."
+            )
+
+    def head(self, words: int) -> "Corpus":
+        """The first documents, the last one cut, with at least this many words (all if fewer)."""
+        kept: list[Document] = []
+        count = 0
+        for document in self.documents:
+            sentences: list[Sentence] = []
+            for sentence in document.sentences:
+                if count >= words:
+                    break
+                sentences.append(sentence)
+                count += len(sentence)
+            if sentences:
+                inside = tuple(m for m in document.mentions if m.sentence < len(sentences))
+                kept.append(replace(document, sentences=tuple(sentences), mentions=inside))
+            if count >= words:
+                break
+        return replace(self, documents=tuple(kept))
+
+    def where(self, keep: Callable[[Document], bool]) -> "Corpus":
+        """The documents for which `keep` holds.
+
+        Raises:
+            CorpusError: none is left.
+        """
+        kept = tuple(document for document in self.documents if keep(document))
+        if not kept:
+            raise CorpusError(f"no document of {self.name} is left by the condition")
+        return replace(self, documents=kept)
+
+    def __repr__(self) -> str:
+        mentions = sum(len(d.mentions) for d in self.documents)
+        return (
+            f"Corpus {self.name}: {len(self.documents)} documents, {len(self.sentences)} "
+            f"sentences, {self.n_words} words, {mentions} mentions; "
+            f"annotated with {', '.join(sorted(self.layers)) or 'nothing'}"
+        )
+
+
+def require_disjoint(corpora: Mapping[str, Corpus]) -> None:
+    """Refuse splits that share a document or a sentence longer than six words.
+
+    Shorter texts ("Thank you!") occur everywhere by themselves.
+
+    Raises:
+        CorpusError: naming the first that is shared.
+    """
+    seen: dict[tuple[str, str], str] = {}
+    for name, corpus in corpora.items():
+        for kind, key in _identities(corpus):
+            other = seen.setdefault((kind, key), name)
+            if other != name:
+                raise CorpusError(
+                    f"{kind} {key[:60]!r} is in both {other!r} and {name!r}; a score on text that "
+                    "was trained on says nothing. Split by document."
+                )
+
+
+def _identities(corpus: Corpus) -> Iterable[tuple[str, str]]:
+    for document in corpus.documents:
+        yield "document", document.id
+        for sentence in document.sentences:
+            if len(sentence) > 6:
+                yield "sentence", sentence.text

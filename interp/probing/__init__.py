@@ -1,0 +1,1 @@
+"""Probing: what can be read off the activations of words, with the controls that it needs."""
