@@ -1,10 +1,22 @@
-"""Tasks that make prompt pairs for the model at hand.
+"""Text to ask a model about: annotated corpora, and tasks that make prompt pairs.
 
-Each task is a function of the model: words are kept only where they are single tokens of its
-tokenizer, positions are named, and every row carries the cluster (its template) that the
-bootstrap resamples.
+`corpus` reads annotated text into documents, sentences, words and mentions. Each task is a
+function of the model: words are kept only where they are single tokens of its tokenizer,
+positions are named, and every row carries the cluster (its template) that the bootstrap resamples.
 """
 
+from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word, require_disjoint
 from interp.datasets.ioi import ioi
+from interp.datasets.registry import corpora, corpus
 
-__all__ = ["ioi"]
+__all__ = [
+    "corpus",
+    "corpora",
+    "Corpus",
+    "Document",
+    "Sentence",
+    "Word",
+    "Mention",
+    "require_disjoint",
+    "ioi",
+]

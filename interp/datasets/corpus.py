@@ -177,6 +177,16 @@ class Corpus:
         )
 
 
+def annotated(documents: tuple[Document, ...]) -> frozenset[Layer]:
+    """The layers that at least one word or document has."""
+    found: set[Layer] = {"mentions"} if any(d.mentions for d in documents) else set()
+    for layer in ("upos", "xpos", "lemma", "head", "relation"):
+        words = (w for d in documents for s in d.sentences for w in s.words)
+        if any(getattr(word, layer) is not None for word in words):
+            found.add(layer)
+    return frozenset(found)
+
+
 def require_disjoint(corpora: Mapping[str, Corpus]) -> None:
     """Refuse splits that share a document or a sentence longer than six words.
 
