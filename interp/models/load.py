@@ -54,36 +54,76 @@ def load(
     with quiet():
         tokenizer = _tokenizer(folder)
         hf, architecture, headless = _read(folder, dtype)
-        hf = hf.to(where).eval().requires_grad_(False)
-        if dtype == torch.float64:
-            exact(hf)
-        parameters = dict(hf.named_parameters())
-        tokens = sample_tokens(hf.get_input_embeddings().weight.shape[0], device=where)
-        try:
-            output = output_of(hf, tokens, language_model=not headless)
-            bridge = build_bridge_from_module(
-                hf,
-                architecture,
-                hf_config=copy.deepcopy(hf.config),
-                tokenizer=copy.deepcopy(tokenizer),  # it changes the one that it is given
-                dtype=dtype,
-                device=where,
-                model_name=str(name),
-            )
-            bridge.eval().requires_grad_(False)  # again: wrapping may add modules
-            facts = facts_of(bridge, language_model=not headless)
-            checks = run_checks(bridge, facts, tokens=tokens, reference=output)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever an adapter meets on a shape that it did not expect
-            raise Unsupported(
-                f"{architecture} loads, but TransformerLens cannot wrap or run it ({folder}): "
-                f"{type(error).__name__}: {error} Likely its config has an option that the adapter "
-                "does not know. Another model of the same family may work."
-            ) from error
+        return _wrap(hf.to(where), architecture, str(name), tokenizer, headless=headless)
+
+
+def untrained(model: Model, *, seed: int = 0) -> Model:
+    """A model of the same architecture and tokenizer with random weights: a control for probes.
+
+    What a probe reads there comes from words and positions mixed at random, not from training. The
+    weights are drawn as the architecture's authors draw them before training.
+
+    Raises:
+        Unsupported: TransformerLens cannot wrap or run it.
+    """
+    original = model.bridge.original_model
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        hf = type(original)._from_config(
+            copy.deepcopy(original.config),
+            dtype=model.dtype,
+            attn_implementation="eager",
+            experts_implementation="eager",
+        )
+        return _wrap(
+            hf.to(model.device),
+            model.facts.architecture,
+            f"{model.name} (untrained, seed {seed})",
+            model.tokenizer,
+            headless=not model.facts.language_model,
+        )
+
+
+def _wrap(
+    hf: PreTrainedModel,
+    architecture: str,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    headless: bool,
+) -> Model:
+    """A bridge over a Hugging Face model, with its identities checked."""
+    hf = hf.eval().requires_grad_(False)
+    where, dtype = hf.device, hf.dtype
+    if dtype == torch.float64:
+        exact(hf)
+    parameters = dict(hf.named_parameters())
+    tokens = sample_tokens(hf.get_input_embeddings().weight.shape[0], device=where)
+    try:
+        output = output_of(hf, tokens, language_model=not headless)
+        bridge = build_bridge_from_module(
+            hf,
+            architecture,
+            hf_config=copy.deepcopy(hf.config),
+            tokenizer=copy.deepcopy(tokenizer),  # it changes the one that it is given
+            dtype=dtype,
+            device=where,
+            model_name=name,
+        )
+        bridge.eval().requires_grad_(False)  # again: wrapping may add modules
+        facts = facts_of(bridge, language_model=not headless)
+        checks = run_checks(bridge, facts, tokens=tokens, reference=output)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever an adapter meets on a shape that it did not expect
+        raise Unsupported(
+            f"{architecture} loads, but TransformerLens cannot wrap or run it ({name}): "
+            f"{type(error).__name__}: {error} Likely its config has an option that the adapter "
+            "does not know. Another model of the same family may work."
+        ) from error
     model = Model(
         bridge=bridge,
-        name=str(name),
+        name=name,
         facts=facts,
         tokenizer=tokenizer,
         device=where,
