@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Int
@@ -179,7 +180,7 @@ def _blanks(model: Model, ids: Sequence[int], offsets: Offsets) -> frozenset[int
     """Tokens that are a space put before the text, though they claim its first character."""
     shared = [
         i
-        for i, (a, b) in enumerate(zip(offsets, offsets[1:], strict=False))
+        for i, (a, b) in enumerate(pairwise(offsets))
         if a[0] == b[0] and a[0] < a[1] and b[0] < b[1]
     ]
     if not shared or model.tokenizer is None:

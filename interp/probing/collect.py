@@ -1,0 +1,227 @@
+"""Collecting: the activations of every word of a corpus, pooled as the forwards run.
+
+Rows go by their length, so that forwards are full, and each forward is pooled to words at once: no
+token's activation outlives it.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from interp.core.errors import InterpError, SiteError, Unsupported
+from interp.core.sites import Site, resolve
+from interp.datasets.alignment import align
+from interp.datasets.corpus import Corpus
+from interp.engine.collect import folder as folders
+from interp.engine.collect.shards import SHARD_BYTES, SHARD_TOKENS
+from interp.engine.collect.taps import MOST, MOST_ON_DEVICE, Layout, budget
+from interp.engine.engines import Engine, EngineName, accept, choose
+from interp.engine.explain import proceed
+from interp.engine.plan import forward_plan
+from interp.engine.provenance import versions
+from interp.models.model import Model
+from interp.models.tokens import Bos
+from interp.probing.features import FEATURES, Features, Memory
+from interp.probing.job import Forward, Job
+from interp.probing.pooling import Pool, require_pool
+
+log = logging.getLogger("interp")
+Selection = str | Site | Iterable[str | Site]
+
+
+def collect(
+    model: Model,
+    corpus: Corpus,
+    *,
+    sites: Selection = "resid",
+    pool: Pool = "last",
+    context: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    dtype: torch.dtype = torch.float32,
+    memory: int | None = None,
+    engine: EngineName = "auto",
+    bos: Bos = "model",
+) -> Features:
+    """Run the model on a corpus and keep the activations of its words at some sites.
+
+    Words are found by their characters (`interp.datasets.alignment`). Those that no token covers
+    are in `Features.missing`, and said through the logger `interp`.
+
+    Args:
+        sites: "resid", the residual stream before the first layer and after each; or what
+            `interp.capture` takes: "heads" (every head's output z), "mlps", a site, a list.
+        pool: the first or the last of a word's tokens, or the mean of all.
+        context: None runs each sentence by itself; a number lets sentences of one document that
+            follow each other share a row of at most so many tokens.
+        folder: write shards there, hold a shard's words at a time, and go on with a run that was
+            killed. Finished ones are opened without running anything.
+        dtype: to keep the activations in.
+        memory: bytes that may be held; 2 GiB by default, or a quarter of what is free.
+
+    Raises:
+        CorpusError, PairsError, ModelError: words cannot be aligned; see `align`.
+        SiteError: sites that the model does not have, or that do not stand at words.
+        ProbeError: an unknown `pool`.
+        Unsupported: logits, attention patterns, or what the model does not compute.
+        InterpError: more bytes than `memory`; an activation that is not finite.
+        ResultsError: the folder holds another collection, or cannot be written.
+    """
+    require_pool(pool)
+    if not dtype.is_floating_point:
+        raise Unsupported(f"activations cannot be kept as {dtype}; give a floating dtype")
+    layout = _layout(model, sites)
+    served = choose(model, engine)
+    aligned = align(model, corpus, context=context, bos=bos)
+    most = MOST if model.device.type == "cpu" else MOST_ON_DEVICE
+    job = Job(model, aligned, layout, pool, dtype, most)
+    room = budget(memory)
+    _explain(job, served, room)
+    limit = _require_room(job, corpus, room, in_memory=folder is None)
+    plan = job.forwards(np.flatnonzero(job.counts).tolist(), limit)
+    for rows in plan:
+        accept(model, job.pairs(rows), None)
+    note = _provenance(job, corpus, served, context, bos)
+    log.info("collect: %d sites of %d words, %.1f MB", len(layout.sites), len(aligned), job.mb)
+    with tqdm(total=len(aligned), desc="collect", unit="word", delay=2, disable=None) as bar:
+        if folder is None:
+            kept = job.run(served, np.arange(len(aligned)), limit, bar)
+            held = Memory(layout, dtype, kept.tensors)
+            places = (aligned.sentence, aligned.word, aligned.row)
+            return Features(layout.sites, *places, aligned.missing, pool, note, held)
+        folder = Path(folder)
+        members = [job.words(rows).tolist() for rows in _shards(job, plan, limit)]
+        known, rest = _identity(job), _index(job, note)
+        for file, words in folders.prepare(folder, FEATURES, known, rest, members):
+            if (folder / file).exists():
+                bar.update(len(words))
+                continue
+            kept = job.run(served, np.array(words), limit, bar)
+            named = layout.names.items()
+            folders.write(folder, file, {name: kept.tensors[slab][i] for (slab, i), name in named})
+    return Features.load(folder)
+
+
+def _layout(model: Model, sites: Selection) -> Layout:
+    """The sites, which must stand at words."""
+    facts = model.facts
+    stack = "enc" if facts.n_encoder_layers else None
+    layers = range(facts.n_encoder_layers or facts.n_layers)
+    stream = [Site("resid_pre", 0, stack=stack)]
+    stream += [Site("resid_post", layer, stack=stack) for layer in layers]
+    parts = [sites] if isinstance(sites, str | Site) else list(sites)
+    asked = [site for part in parts for site in (stream if part == "resid" else [part])]
+    layout = Layout.of(resolve(asked, facts), facts.group_size)
+    for slab in layout.slabs:
+        if slab.kind == "pattern":
+            raise Unsupported(
+                "attention patterns have a number for each key, so no word has a vector of them. "
+                "interp.capture keeps them, and interp.attention reads named positions."
+            )
+        if slab.decoder:
+            raise SiteError(
+                f"'{layout.names[slab, 0]}' stands at what the decoder writes, and a corpus's "
+                "words are the encoder's. Name sites of the encoder ('resid', 'enc.0.3')."
+            )
+    return layout
+
+
+def _explain(job: Job, engine: Engine, room: int) -> None:
+    model = job.model
+    proceed(
+        forward_plan(
+            *(model.facts, torch.from_numpy(job.lengths[job.counts > 0])),
+            rows=64,
+            runs=1,
+            itemsize=model.dtype.itemsize,
+            engine=engine.name,
+            budget=room,
+            kept=job.bytes,
+            layers=job.layout.layers,
+        )
+    )
+
+
+def _require_room(job: Job, corpus: Corpus, room: int, *, in_memory: bool) -> int:
+    """Bytes that the words of a forward, or of a shard, may take."""
+    largest = int(job.counts.max()) * job.word_bytes
+    if in_memory and job.bytes > room:
+        raise InterpError(
+            f"the activations of {len(job.aligned)} words of {corpus.name} at "
+            f"{len(job.layout.sites)} sites take {job.mb:.1f} MB ({job.bytes} bytes, "
+            f"{job.word_bytes} a word), and the budget is {room / 1e6:.1f} MB. Give folder= to "
+            "write them to disk, fewer sites or words (corpus.head(n)), dtype=torch.float16, or "
+            "more memory=."
+        )
+    if largest > room:
+        raise InterpError(
+            f"the words of one row take {largest / 1e6:.1f} MB ({largest} bytes, "
+            f"{job.word_bytes} a word), and the budget is {room / 1e6:.1f} MB. Take fewer sites, a "
+            "smaller context=, dtype=torch.float16, or more memory=."
+        )
+    return room if in_memory else min(room, SHARD_BYTES)
+
+
+def _shards(job: Job, plan: Sequence[Forward], room: int) -> list[list[int]]:
+    """The rows of each shard: as many forwards as fit, one at least."""
+    shards: list[list[int]] = []
+    words = tokens = 0
+    for forward in plan:
+        here = int(job.counts[list(forward)].sum())
+        length = int(job.lengths[list(forward)].sum())
+        too_many = (words + here) * job.word_bytes > room or tokens + length > SHARD_TOKENS
+        if not shards or too_many:
+            shards.append([])
+            words = tokens = 0
+        shards[-1] += forward
+        words, tokens = words + here, tokens + length
+    return shards
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    """Everything that the numbers in a folder depend on."""
+    return {
+        "weights": job.model.weight_hash,
+        "model dtype": str(job.model.dtype).removeprefix("torch."),
+        "words and tokens": job.aligned.fingerprint,
+        "sites": [str(site) for site in job.layout.sites],
+        "pool": job.pool,
+        "dtype": str(job.dtype).removeprefix("torch."),
+    }
+
+
+def _index(job: Job, note: dict[str, Any]) -> dict[str, Any]:
+    """What else is needed to open a folder without the model."""
+    aligned = job.aligned
+    words = {name: getattr(aligned, name).tolist() for name in ("sentence", "word", "row")}
+    words["missing"] = [list(place) for place in aligned.missing]
+    return {"provenance": note, "group_size": job.layout.group_size, "words": words}
+
+
+def _provenance(
+    job: Job, corpus: Corpus, engine: Engine, context: int | None, bos: Bos
+) -> dict[str, Any]:
+    model, aligned = job.model, job.aligned
+    return {
+        "model": model.name,
+        "architecture": model.facts.architecture,
+        "weights": model.weight_hash,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "corpus": corpus.name,
+        "source": dict(corpus.source),
+        "words": len(aligned),
+        "tokens": aligned.n_tokens,
+        "alignment": aligned.fingerprint,
+        "note": aligned.note,
+        "context": context,
+        "bos": bos,
+        "engine": engine.name,
+        "bytes": job.bytes,
+        "versions": versions(),
+    }
