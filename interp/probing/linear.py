@@ -48,12 +48,21 @@ class LinearProbe:
     ) -> Float[Tensor, "site problem word class"]:
         """Log-probability of every class, nats."""
         sites, problems, d, classes = self.weight.shape
-        found = x.new_empty(sites, problems, x.shape[1], classes)
+        dtype = self.weight.dtype
+        found = torch.empty(sites, problems, x.shape[1], classes, dtype=dtype, device=x.device)
         for site in range(sites):
             wide = self.weight[site].movedim(1, 0).reshape(d, -1)
-            logits = (x[site].to(wide) @ wide).unflatten(1, (problems, classes))
+            logits = (x[site].to(dtype) @ wide).unflatten(1, (problems, classes))
             found[site] = (logits + self.bias[site]).log_softmax(-1).movedim(1, 0)
         return found
+
+    def site(self, index: int) -> "LinearProbe":
+        """The probes of one site."""
+        one = slice(index, index + 1)
+        return LinearProbe(
+            *(self.weight[one], self.bias[one], self.l2[one]),
+            *(self.objective[one], self.converged[one], self.steps[one]),
+        )
 
     def select(self, problem: Int[Tensor, " site"]) -> "LinearProbe":
         """One problem of each site, such as the strength of l2 that a development split prefers."""

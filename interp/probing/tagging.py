@@ -1,0 +1,314 @@
+"""Tagging words with linear probes, and every control in the same table.
+
+For each site: accuracy and that on unseen word types, of the trained model and of an untrained one,
+on the real labels and on the control task; and of no site, the majority and the word type's most
+frequent label. The strength of l2 is chosen on the development split for each of them, and all are
+reported on the test split.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from interp.core.errors import ProbeError
+from interp.core.scores import Scores
+from interp.core.sites import Site
+from interp.datasets.corpus import Corpus
+from interp.engine.provenance import versions
+from interp.probing.controls import Classes, Rare, control_task, majority, type_majority, unseen
+from interp.probing.features import Features
+from interp.probing.linear import LinearProbe, fit_linear
+from interp.probing.mdl import FRACTIONS, online_code
+from interp.probing.scoring import correct, score
+
+L2 = (0.1, 0.01, 0.001)
+"""Strengths that are tried, for activations of unit variance."""
+LABELS = ("real", "control")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Words with their labels.
+
+    Attributes:
+        features: of the trained model.
+        random: of the same words in an untrained model.
+        labels, types, cluster: of each word: what a probe shall say, the word type (its form in
+            lower case), and the document.
+        missing: words of the corpus without tokens; they are in no score.
+    """
+
+    features: Features
+    random: Features
+    labels: tuple[str, ...]
+    types: tuple[str, ...]
+    cluster: tuple[str, ...]
+    missing: int
+
+    @classmethod
+    def of(cls, corpus: Corpus, features: Features, random: Features, label: str) -> "Split":
+        """Labels of the collected words.
+
+        Args:
+            label: "upos", "xpos" or "relation"; words without one are in no split.
+
+        Raises:
+            CorpusError: the corpus is not annotated with it.
+            ProbeError: the two models were not run on the same words.
+        """
+        corpus.require(label)  # type: ignore[arg-type]
+        same = len(features) == len(random) and all(
+            np.array_equal(a, b)
+            for a, b in ((features.sentence, random.sentence), (features.word, random.word))
+        )
+        if not same:
+            raise ProbeError(
+                f"{len(features)} words of the trained model and {len(random)} of the untrained "
+                "one are not the same words; collect both on one corpus with the same context="
+            )
+        words = [
+            corpus.sentences[s].words[w]
+            for s, w in zip(features.sentence, features.word, strict=True)
+        ]
+        return cls(
+            features,
+            random,
+            tuple(str(getattr(word, label)) for word in words),
+            tuple(word.form.lower() for word in words),
+            tuple(corpus.clusters[s] for s in features.sentence),
+            len(features.missing),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Tagging:
+    """What probes of a label say of the test words.
+
+    Attributes:
+        scores: all controls included.
+        dev: accuracies on the development split: choose a site by these.
+        classes: the labels.
+        probes: of the trained model and real labels, with the chosen strength at each site.
+        scale: of the activations that the probes take.
+    """
+
+    scores: Scores
+    dev: Scores
+    classes: Classes
+    probes: LinearProbe
+    scale: "Scale"
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """Activations to mean 0 and variance 1 in each dimension, as in training."""
+
+    mean: Float[Tensor, "site 1 d"]
+    std: Float[Tensor, "site 1 d"]
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "site word d"]) -> "Scale":
+        mean = x.mean(1, keepdim=True)
+        std = torch.stack([part.std(0, keepdim=True) for part in x])  # a copy of one site at most
+        return cls(mean, std.clamp_min(1e-6 * std.mean() + torch.finfo(std.dtype).tiny))
+
+    def into(self, x: Float[Tensor, "site word d"]) -> Float[Tensor, "site word d"]:
+        """In place."""
+        return x.sub_(self.mean).div_(self.std)
+
+    def site(self, index: int) -> "Scale":
+        return Scale(self.mean[index : index + 1], self.std[index : index + 1])
+
+
+def tagging(
+    train: Split,
+    dev: Split,
+    test: Split,
+    *,
+    task: str,
+    l2: Sequence[float] = L2,
+    sites: Sequence[str | Site] | None = None,
+    rare: Rare = "refuse",
+    seed: int = 0,
+    note: Mapping[str, Any] | None = None,
+) -> Tagging:
+    """Fit and score linear probes at all sites, with their controls.
+
+    Args:
+        task: name in the table.
+        l2: strengths to choose from on `dev`; scikit-learn's C is 1 / (l2 * words).
+        sites: of the features; all by default.
+        rare: labels with fewer than two training words: refused, or left out and counted.
+        seed: of the control task.
+        note: goes into the provenance.
+
+    Raises:
+        ProbeError: labels that cannot be learned, or splits that share words of one document.
+    """
+    _disjoint({"train": train, "dev": dev, "test": test})
+    splits = (train, dev, test)
+    classes = Classes.of(*(split.labels for split in splits), rare=rare)
+    real = [classes.encode(split.labels) for split in splits]
+    kept = [np.flatnonzero(y >= 0) for y in real]
+    real = [y[at] for y, at in zip(real, kept, strict=True)]
+    types = [[split.types[i] for i in at] for split, at in zip(splits, kept, strict=True)]
+    cluster = [[split.cluster[i] for i in at] for split, at in zip(splits, kept, strict=True)]
+    drawn = control_task(types[0], real[0], splits=types, seed=seed)
+    targets = [torch.from_numpy(np.stack(pair)) for pair in zip(real, drawn, strict=True)]
+    new = unseen(types[0], types[2])
+    provenance = {
+        **train.features.provenance,
+        "versions": versions(),
+        "labels": list(classes.names),
+        "dropped": dict(classes.dropped),
+        "missing": {
+            name: s.missing for name, s in zip(("train", "dev", "test"), splits, strict=True)
+        },
+        "words": [len(at) for at in kept],
+        "seed": seed,
+        **(note or {}),
+    }
+    common = {"task": task, "provenance": provenance}
+    tables = [
+        _baseline(name, found, real[2], cluster[2], new, **common)
+        for name, found in (
+            ("majority", majority(real[0], len(real[2]))),
+            ("word type", type_majority(types[0], real[0], types[2])),
+        )
+    ]
+    chosen_on: list[Scores] = []
+    fitted: dict[str, tuple[LinearProbe, Scale]] = {}
+    unconverged = 0
+    for model, features in (
+        ("trained", [split.features for split in splits]),
+        ("random", [split.random for split in splits]),
+    ):
+        where = [Site.parse(s) for s in sites] if sites is not None else list(features[0].sites)
+        x = features[0].stack(kept[0], sites=where).float()
+        scale = Scale.of(x)
+        fit = fit_linear(
+            scale.into(x),
+            targets[0].repeat_interleave(len(l2), 0),
+            l2=torch.tensor(list(l2) * len(LABELS)),
+            classes=len(classes),
+        )
+        del x
+        unconverged += int((~fit.converged).sum())
+        dev_right = _right(fit, scale, features[1], where, kept[1], targets[1], len(l2))
+        best = dev_right.mean(-1).reshape(len(where), len(LABELS), len(l2)).argmax(-1)
+        picked = [
+            fit.select(torch.from_numpy(best[:, i] + i * len(l2))) for i in range(len(LABELS))
+        ]
+        at = np.arange(len(where))[:, None], best + np.arange(len(LABELS)) * len(l2)
+        naming = {"sites": where, "probe": "linear", "model": model, **common}
+        chosen_on.append(score(dev_right[at], cluster[1], labels=LABELS, **naming))
+        for i, label in enumerate(LABELS):
+            right = _right(picked[i], scale, features[2], where, kept[2], targets[2][i : i + 1], 1)
+            subsets = {"all": np.ones_like(new), **({"unseen": new} if new.any() else {})}
+            tables.append(score(right, cluster[2], labels=[label], subsets=subsets, **naming))
+        fitted[model] = picked[0], scale
+    provenance["not converged"] = unconverged
+    probes, scale = fitted["trained"]
+    return Tagging(Scores.concat(tables), Scores.concat(chosen_on), classes, probes, scale)
+
+
+def description_length(
+    train: Split,
+    *,
+    task: str,
+    sites: Sequence[str | Site],
+    l2: float = 0.01,
+    fractions: tuple[float, ...] = FRACTIONS,
+    rare: Rare = "refuse",
+    seed: int = 0,
+) -> Scores:
+    """Bits for each training label by online code, beside the same controls (metric "bits").
+
+    The uniform code is the row with probe "uniform"; compression is its value over another's.
+    """
+    classes = Classes.of(train.labels, rare=rare)
+    real = classes.encode(train.labels)
+    kept = np.flatnonzero(real >= 0)
+    types, real = [train.types[i] for i in kept], real[kept]
+    cluster = [train.cluster[i] for i in kept]
+    (drawn,) = control_task(types, real, splits=[types], seed=seed)
+    where = [Site.parse(site) for site in sites]
+    tables = []
+    for model, features in (("trained", train.features), ("random", train.random)):
+        x = features.stack(kept, sites=where).float()
+        code = online_code(
+            Scale.of(x).into(x),
+            torch.from_numpy(np.stack([real, drawn])),
+            l2=torch.full((2,), l2),
+            classes=len(classes),
+            fractions=fractions,
+            seed=seed,
+        )
+        note = {**features.provenance, "fractions": list(fractions), "converged": code.converged}
+        naming = {"task": task, "model": model, "metric": "bits", "provenance": note}
+        tables.append(
+            score(code.bits, cluster, sites=where, labels=LABELS, probe="linear", **naming)
+        )
+    uniform = np.full(len(kept), np.log2(len(classes)))
+    tables.append(
+        Scores.of(uniform, cluster, task=task, probe="uniform", metric="bits", provenance=note)
+    )
+    return Scores.concat(tables)
+
+
+def _right(
+    fit: LinearProbe,
+    scale: Scale,
+    features: Features,
+    sites: Sequence[Site],
+    kept: Int[ndarray, " word"],
+    y: Int[Tensor, "label word"],
+    strengths: int,
+) -> Float[ndarray, "site problem word"]:
+    """1 where a probe is right, a site at a time."""
+    y = y.repeat_interleave(strengths, 0)
+    found = []
+    for i, site in enumerate(sites):
+        x = scale.site(i).into(features.stack(kept, sites=[site]).float().clone())
+        found.append(correct(fit.site(i).log_probs(x), y))
+    return np.concatenate(found)
+
+
+def _baseline(
+    name: str,
+    found: Int[ndarray, " word"],
+    y: Int[ndarray, " word"],
+    cluster: Sequence[str],
+    new: ndarray,
+    *,
+    task: str,
+    provenance: Mapping[str, Any],
+) -> Scores:
+    right = (found == y).astype(float)
+    common = {"task": task, "probe": name, "provenance": provenance}
+    parts = [Scores.of(right, cluster, **common)]
+    if new.any():
+        parts.append(Scores.of(np.where(new, right, np.nan), cluster, subset="unseen", **common))
+    return Scores.concat(parts)
+
+
+def _disjoint(splits: Mapping[str, Split]) -> None:
+    """Refuse splits that share a document.
+
+    Raises:
+        ProbeError: naming it.
+    """
+    seen: dict[str, str] = {}
+    for name, split in splits.items():
+        for document in set(split.cluster):
+            if seen.setdefault(document, name) != name:
+                raise ProbeError(
+                    f"document {document!r} has words in {seen[document]!r} and in {name!r}; a "
+                    "score on what was trained on says nothing. Split by document."
+                )
