@@ -1,6 +1,7 @@
 """Metrics: logits at the read position, or an embedding -> one float per example.
 
-`"logit_diff@mask"` reads a metric at another named position, `"cosine@mean"` over all tokens.
+`"logit_diff@mask"` reads a metric at another named position, `"cosine@mean"` over all tokens,
+`"prob@all"` wherever a token follows: what follows is then the answer, and the mean counts.
 
 The reduction over examples is not a metric's business; it belongs to Results, where it gets
 its interval.
@@ -15,6 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.errors import MetricError, nearest
+
+ALL = "all"
+"""Where a metric of running text reads: at every position that another token follows."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Metric:
             the rest of the unembedding; `"vocabulary"` gets every logit; `"embedding"` gets the
             residual stream after the last layer (of an encoder: its last hidden state).
         position: the named position that is read; for an embedding `"mean"` averages all tokens.
+            `"all"`: the function is applied at every position that a token follows, with the clean
+            row's next token as `Answers.correct`, and the mean over them is the example's number.
         needs_reference: `Answers.reference` is filled from the clean run.
         needs_answers: pairs without answers are refused.
     """
@@ -59,6 +65,17 @@ class Metric:
                 f"metric {self.name!r} reads logits, which stand at a position: 'mean' is for "
                 "embeddings. Name a position, as in 'logit_diff@end'."
             )
+        if self.everywhere and (self.reads != "vocabulary" or self.needs_reference):
+            raise MetricError(
+                f"metric {self.name!r} is not read at all positions: there the only answer is the "
+                "token that follows. Take 'next_token_loss', or name a position, as in "
+                "'logit_diff@end'."
+            )
+
+    @property
+    def everywhere(self) -> bool:
+        """Is it the mean over all positions that have a next token?"""
+        return self.position == ALL
 
     def __call__(
         self, logits: Float[Tensor, "cells batch columns"], answers: Answers
@@ -81,8 +98,9 @@ class Metric:
         if not torch.isfinite(values).all():
             cell, example = (~torch.isfinite(values)).nonzero()[0].tolist()
             ids = f"correct token {answers.correct[example]}, wrong token {answers.wrong[example]}"
+            one = "token" if self.everywhere else "example"
             raise MetricError(
-                f"metric {self.name!r} is {values[cell, example].item()} for example {example} of "
+                f"metric {self.name!r} is {values[cell, example].item()} for {one} {example} of "
                 f"a batch of {values.shape[1]} ({ids}); the logits hold NaN or infinity there, or "
                 "the metric divides by zero."
             )
@@ -100,6 +118,10 @@ def _log_prob(logits: Tensor, answers: Answers) -> Tensor:
 
 def _rank(logits: Tensor, answers: Answers) -> Tensor:
     return (logits > _at(logits, answers.correct).unsqueeze(-1)).sum(-1)
+
+
+def _first(logits: Tensor, answers: Answers) -> Tensor:
+    return (logits >= _at(logits, answers.correct).unsqueeze(-1)).sum(-1) == 1
 
 
 def _kl(logits: Tensor, answers: Answers) -> Tensor:
@@ -124,6 +146,15 @@ METRICS: dict[str, Metric] = {
         Metric("loss", lambda x, a: -_log_prob(x, a)),  # next-token cross-entropy, nats
         Metric("prob", lambda x, a: _log_prob(x, a).exp()),
         Metric("rank", _rank),  # tokens that score above the correct answer; 0: none does
+        # of running text, the mean over its positions: nats, and the share of tokens that score
+        # above all others (a tie is 0)
+        Metric(
+            "next_token_loss",
+            lambda x, a: -_log_prob(x, a),
+            position=ALL,
+            needs_answers=False,
+        ),
+        Metric("next_token_accuracy", _first, position=ALL, needs_answers=False),
         # KL(clean run || this run), nats
         Metric("kl", _kl, needs_reference=True, needs_answers=False),
         # cosine of this run's embedding and the clean run's, each averaged over its tokens

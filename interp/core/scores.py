@@ -29,7 +29,8 @@ class Scores(Table):
 
     Attributes:
         frame: `task`: what is asked ("upos", "nsubj"). `site`, `layer`, `head`: of what (empty and
-            missing for a baseline that looks at no activation). `probe`: what answers ("linear",
+            missing for a baseline that looks at no activation); of a residual stream `layer`
+            counts the layers it has passed, 0 for the embedding. `probe`: what answers ("linear",
             "majority", "offset -1"). `model`: "trained", "random" (same architecture, random
             weights) or "none". `labels`: "real", or "control" (Hewitt & Liang 2019). `metric`:
             "accuracy", "bits", ... `subset`: of the examples ("all", "unseen"). `total`: sum of

@@ -181,6 +181,13 @@ class Site:
     def __lt__(self, other: "Site") -> bool:
         return self.order < other.order
 
+    @property
+    def depth(self) -> int | None:
+        """Layers that a residual stream has passed, 0 for the embedding; else the layer."""
+        return (
+            self.layer + 1 if self.kind == "resid_post" and self.layer is not None else self.layer
+        )
+
     def check(self, facts: Facts) -> "Site":
         """Return the site if a model of these facts has it.
 

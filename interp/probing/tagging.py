@@ -213,9 +213,10 @@ def tagging(
             subsets = {"all": np.ones_like(new), **({"unseen": new} if new.any() else {})}
             tables.append(score(right, cluster[2], labels=[label], subsets=subsets, **naming))
         fitted[model] = picked[0], scale
-    provenance["not converged"] = unconverged
     probes, scale = fitted["trained"]
-    return Tagging(Scores.concat(tables), Scores.concat(chosen_on), classes, probes, scale)
+    note = {**provenance, "not converged": unconverged}
+    scores, chosen = (Scores(Scores.concat(t).frame, note) for t in (tables, chosen_on))
+    return Tagging(scores, chosen, classes, probes, scale)
 
 
 def description_length(
