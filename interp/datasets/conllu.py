@@ -17,8 +17,8 @@ from interp.core.errors import CorpusError
 from interp.datasets.brackets import match
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Span, Word, annotated
 
-_RAW = ("form", "lemma", "upos", "xpos", "feats", "deprel", "deps", "misc")  # faster as written
-_PARSERS = {**DEFAULT_FIELD_PARSERS, **dict.fromkeys(_RAW, lambda line, i: line[i])}
+_AS_WRITTEN = dict.fromkeys(("xpos", "feats", "deps", "misc"), lambda line, i: line[i])
+_PARSERS = {**DEFAULT_FIELD_PARSERS, **_AS_WRITTEN}  # parsed, these are most of the time
 _COLUMNS = "10 columns (ID FORM LEMMA UPOS XPOS FEATS HEAD DEPREL DEPS MISC) with one tab between"
 _IDS = ("GRP", "eid")  # what GUM and CorefUD call the chain; it comes first
 _HEADS = ("minspan", "head")  # place in the mention, from 1; the first of several
@@ -166,7 +166,7 @@ def _sentence(
     text = ""
     while len(spans) < len(rows):
         i = len(spans)
-        end, token = ranges.get(i, (i + 1, rows[i][1]))
+        end, token = ranges.get(i) or (i + 1, rows[i][1])
         spans += _divide(token["form"], [row["form"] for _, row in rows[i:end]], len(text))
         text += token["form"] if _misc(token, "SpaceAfter") == "No" else token["form"] + " "
     words: list[Word] = []

@@ -1,151 +1,184 @@
 """Corpora by name: found in $INTERP_DATA, in the user's cache, or downloaded; or a file by path.
 
-A corpus is an entry of `CORPORA`: its public repository, the commit, and for each split the files
-with the sha256 of their contents. What does not have that sha256 is refused wherever it lies.
+What does not have the sha256 that `sources` records is refused wherever it lies.
 """
 
 import hashlib
 import lzma
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, overload
 
 import pandas as pd
 import pooch
 
 from interp.core.errors import CorpusError, nearest
+from interp.datasets.columns import read_tags
 from interp.datasets.conllu import read_conllu
+from interp.datasets.coreference import read_coreference
 from interp.datasets.corpus import Corpus
+from interp.datasets.gap import COLUMNS, read_gap
+from interp.datasets.minimal import MinimalPairs, read_pairs
+from interp.datasets.sources import CORPORA, Entry, File, Reader
 from interp.models.shipped import cache
 
-
-@dataclass(frozen=True)
-class File:
-    """A file of a corpus: its place in the repository and the sha256 of what it holds."""
-
-    path: str
-    sha256: str
-
-    @property
-    def name(self) -> str:
-        return self.path.rpartition("/")[2]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where a corpus comes from and how it is read.
-
-    Attributes:
-        address: of the files at one commit; None where what is read is made from them.
-        splits: files by split.
-        read: from the files' texts by name to the corpus.
-    """
-
-    address: str | None
-    licence: str
-    annotation: str
-    splits: Mapping[str, tuple[File, ...]]
-    read: Callable[[Mapping[str, str], str, Mapping[str, str]], Corpus]
-
-
-def _conllu(texts: Mapping[str, str], name: str, source: Mapping[str, str]) -> Corpus:
-    ((file, text),) = texts.items()
-    return read_conllu(text, name=name, file=file, source=source)
-
-
-CORPORA: dict[str, Entry] = {
-    "ud-ewt": Entry(
-        address="https://raw.githubusercontent.com/UniversalDependencies/UD_English-EWT/"
-        "15d613d8447b3478787d4c278730a1e48a945efb",
-        licence="CC BY-SA 4.0",
-        annotation="part of speech, lemmas, dependencies",
-        splits={
-            "train": (
-                File(
-                    "en_ewt-ud-train.conllu",
-                    "3fb78e2b55482c8ee00caa653af436c88c9e5bc9a73ce26e4ae3ddc79d2b7e7b",
-                ),
-            ),
-            "dev": (
-                File(
-                    "en_ewt-ud-dev.conllu",
-                    "531a54ff90d6ab12201c5a50c3e78e6ddac4de69abc4bce5d275d3cd29efe2b6",
-                ),
-            ),
-            "test": (
-                File(
-                    "en_ewt-ud-test.conllu",
-                    "e266e515a0a7547657ed3d90d9ba46487d6bd251f27ad4269d4e8a427c8555cd",
-                ),
-            ),
-        },
-        read=_conllu,
-    ),
+_READERS: dict[str, Reader] = {
+    ".conllu": read_conllu,
+    ".conll": read_coreference,
+    ".jsonl": read_pairs,
+    ".tsv": read_tags,
 }
 
+Annotated = Literal["ud-ewt", "litbank", "gap", "winobias", "noun-verb"]
+Paired = Literal["blimp", "lm-syneval"]
 
-def corpus(name: str | os.PathLike[str], *, split: str | None = None) -> Corpus:
-    """A corpus by name and split, or a CoNLL-U file by path.
+
+@overload
+def corpus(name: Annotated, *, split: str | None = None) -> Corpus: ...
+@overload
+def corpus(name: Paired, *, split: str | None = None) -> MinimalPairs: ...
+@overload
+def corpus(name: str | os.PathLike[str], *, split: str | None = None) -> Corpus | MinimalPairs: ...
+def corpus(name: str | os.PathLike[str], *, split: str | None = None) -> Corpus | MinimalPairs:
+    """A known corpus, or a file of one's own.
+
+    A known corpus is looked for in `$INTERP_DATA/<name>`, then in the user's cache
+    (`$INTERP_CACHE/data/<name>`), and then downloaded to the cache from its public repository at
+    one commit. Files may be packed with xz. Whatever is found must be the published file.
+
+    Args:
+        name: of a corpus (`corpora()` lists them), or a path: `.conllu`; `.conll` with CoNLL-2012
+            coreference columns; `.tsv` with a word and its tag a line, or as GAP; `.jsonl` of
+            minimal pairs; each also with `.xz` at the end.
+        split: of a known corpus; not needed where it has but one.
 
     Raises:
-        CorpusError: no such corpus, split or file; or a file that is not the published one.
+        CorpusError: an unknown name or split, an altered or malformed file, a failed download.
     """
-    entry = CORPORA.get(str(name))
-    if entry is None:
-        path = Path(name)
-        if path.is_file():
-            return read_conllu(_contents(path).decode(), name=path.stem, file=str(path))
-        raise CorpusError(f"no corpus is called {str(name)!r}: {nearest(str(name), CORPORA)}")
+    if (entry := CORPORA.get(str(name))) is None:
+        return _own(name, split)
+    name = str(name)
     if split is None and len(entry.splits) == 1:
-        split = next(iter(entry.splits))
-    if split not in entry.splits:
-        known = ", ".join(map(repr, entry.splits))
-        raise CorpusError(f"{name} has no split {split!r}; it has {known}")
+        (split,) = entry.splits
+    if split is None or split not in entry.splits:
+        raise CorpusError(
+            f"{name} has no split {split!r}; it has {', '.join(map(repr, entry.splits))}. "
+            f"Ask for one: corpus({name!r}, split={next(iter(entry.splits))!r})."
+        )
     files = entry.splits[split]
-    texts = {file.name: _find(str(name), entry, file) for file in files}
-    source = {"corpus": str(name), "split": split} | {f"sha256 {f.name}": f.sha256 for f in files}
-    return entry.read(texts, f"{name}-{split}", source)
+    texts = {file.name: _published(name, entry, file) for file in files}
+    source = {"repository": entry.repository, "commit": entry.commit, "split": split}
+    source |= {f"sha256 of {file.name}": file.sha256 for file in files}
+    return entry.read(texts, name if split == "all" else f"{name}-{split}", source)
 
 
 def corpora() -> pd.DataFrame:
-    """The known corpora: one row a split."""
+    """The known corpora, one row a split: annotation, licence, repository."""
     rows = [
-        {"corpus": name, "split": split, "annotation": e.annotation, "licence": e.licence}
-        for name, e in CORPORA.items()
-        for split in e.splits
+        {
+            "corpus": name,
+            "split": split,
+            "annotation": entry.annotation,
+            "licence": entry.licence,
+            "repository": entry.repository,
+        }
+        for name, entry in CORPORA.items()
+        for split in entry.splits
     ]
     return pd.DataFrame(rows)
 
 
-def _find(name: str, entry: Entry, file: File) -> str:
-    """The text of a file, its sha256 checked."""
-    given = os.environ.get("INTERP_DATA")
+def _own(name: str | os.PathLike[str], split: str | None) -> Corpus | MinimalPairs:
+    """A user's file, by the end of its name."""
+    path = Path(name)
+    plain = path.with_suffix("") if path.suffix == ".xz" else path
+    read = _READERS.get(plain.suffix)
+    if not path.is_file():
+        if read is not None:
+            raise CorpusError(f"there is no file {path}")
+        raise CorpusError(
+            f"no corpus is called {str(name)!r}: {nearest(str(name), CORPORA)} There are "
+            f"{', '.join(CORPORA)}, and files by path: {', '.join(_READERS)}."
+        )
+    if read is None:
+        raise CorpusError(
+            f"cannot tell what {path} is by its name: expected one of {', '.join(_READERS)} at the "
+            f"end, found {plain.suffix!r}"
+        )
+    if split is not None:
+        raise CorpusError(f"{path} is one file: it has no split {split!r}. Name the file you mean.")
+    data = _contents(path)
+    text = _decoded(data, path)
+    if plain.suffix == ".tsv" and text.startswith("\t".join(COLUMNS[:3])):
+        read = read_gap
+    source = {"path": str(path), "sha256": hashlib.sha256(data).hexdigest()}
+    return read(text, name=plain.stem, file=str(path), source=source)
+
+
+def _published(name: str, entry: Entry, file: File) -> str:
+    """The text of a file of a known corpus."""
     kept = cache() / "data" / name
-    for folder in [*([Path(given) / name] if given else []), kept]:
+    given = os.environ.get("INTERP_DATA")
+    folders = [Path(given) / name, kept] if given else [kept]
+    for folder in folders:
         for path in (folder / file.name, folder / f"{file.name}.xz"):
             if path.is_file():
                 data = _contents(path)
                 found = hashlib.sha256(data).hexdigest()
                 if found != file.sha256:
                     raise CorpusError(
-                        f"{path} is not the published file: the sha256 of its contents is {found}, "
-                        f"expected {file.sha256}. Likely it was edited or is of another version: "
-                        "move it away and it is fetched anew; or read it as your own by its path."
+                        f"{path} is not the published file of {name}: the sha256 of its contents "
+                        f"is {found}, expected {file.sha256}. Likely it was edited or is of "
+                        "another version. Move it away, and the published one is looked for again; "
+                        "or read it as a file of your own, by its path."
                     )
-                return data.decode()
-    address = f"{entry.address}/{file.path}"
-    fetched = pooch.retrieve(
-        address,
-        known_hash=f"sha256:{file.sha256}",
-        fname=file.name,
-        path=kept,
-        progressbar=sys.stderr.isatty(),
-    )
-    return Path(fetched).read_text(encoding="utf-8")
+                return _decoded(data, path)
+    return _decoded(_fetch(name, entry, file, folders).read_bytes(), kept / file.name)
+
+
+def _fetch(name: str, entry: Entry, file: File, folders: list[Path]) -> Path:
+    """Download to the cache; whole and with the right sha256, or not at all."""
+    put = f"put {file.name} (or {file.name}.xz) into {folders[0]}"
+    address = entry.address(file)
+    if address is None:
+        raise CorpusError(
+            f"{name} is neither in {' nor in '.join(map(str, folders))}, and {file.name} cannot be "
+            f"downloaded as it is: it is made from {entry.repository} at commit {entry.commit}: "
+            f"{entry.made}. Make it so and {put}; its sha256 must be {file.sha256}."
+        )
+    try:
+        fetched = pooch.retrieve(
+            address,
+            known_hash=f"sha256:{file.sha256}",
+            fname=file.name,
+            path=folders[-1],
+            downloader=pooch.HTTPDownloader(progressbar=sys.stderr.isatty()),
+        )
+    except (OSError, ValueError) as error:
+        raise CorpusError(
+            f"could not download {address} for {name}: {error}. Without a network, {put}; "
+            "if the sha256 is wrong, the download was damaged or altered: try again."
+        ) from error
+    return Path(fetched)
 
 
 def _contents(path: Path) -> bytes:
+    """What a file holds, unpacked."""
     data = path.read_bytes()
-    return lzma.decompress(data) if path.suffix == ".xz" else data
+    if path.suffix != ".xz":
+        return data
+    try:
+        return lzma.decompress(data)
+    except lzma.LZMAError as error:
+        raise CorpusError(f"{path} cannot be unpacked: {error}. Likely it is cut short.") from error
+
+
+def _decoded(data: bytes, path: Path) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise CorpusError(
+            f"{path}, line {line}: expected UTF-8; found the byte {data[error.start]:#04x}"
+        ) from None
