@@ -4,6 +4,8 @@ The unit of resampling is the cluster (template, document): prompts of one templ
 most of their tokens and are no independent evidence.
 """
 
+import warnings
+
 import numpy as np
 from jaxtyping import Float, Integer
 from numpy import ndarray
@@ -63,16 +65,18 @@ def ratio_interval(
             with np.errstate(invalid="ignore"):  # 0 / 0: no examples in this draw
                 return (sums @ times.T) / (counts @ times.T)
 
-        found = stats.bootstrap(
-            (np.arange(clusters),),
-            ratio,
-            vectorized=True,
-            n_resamples=resamples,
-            batch=1_000,
-            confidence_level=CONFIDENCE,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        )
+        with warnings.catch_warnings():  # of the draws that do not count
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            found = stats.bootstrap(
+                (np.arange(clusters),),
+                ratio,
+                vectorized=True,
+                n_resamples=resamples,
+                batch=1_000,
+                confidence_level=CONFIDENCE,
+                method="percentile",
+                rng=np.random.default_rng(seed),
+            )
         drawn = np.atleast_2d(found.bootstrap_distribution)
         if not np.isnan(drawn).any():
             return np.stack(found.confidence_interval)

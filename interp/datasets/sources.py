@@ -5,7 +5,7 @@ Adding a corpus is adding an entry.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from interp.datasets.columns import read_homographs
 from interp.datasets.conllu import read_conllu
@@ -19,6 +19,7 @@ Texts = Mapping[str, str]
 """Contents by file name."""
 
 
+@runtime_checkable
 class Reader(Protocol):
     """From one file's contents to a corpus or pairs."""
 

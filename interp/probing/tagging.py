@@ -38,7 +38,7 @@ class Split:
 
     Attributes:
         features: of the trained model.
-        random: of the same words in an untrained model.
+        random: of the same words in an untrained model, perhaps at fewer sites.
         labels, types, cluster: of each word: what a probe shall say, the word type (its form in
             lower case), and the document.
         missing: words of the corpus without tokens; they are in no score.
@@ -167,9 +167,7 @@ def tagging(
         "versions": versions(),
         "labels": list(classes.names),
         "dropped": dict(classes.dropped),
-        "missing": {
-            name: s.missing for name, s in zip(("train", "dev", "test"), splits, strict=True)
-        },
+        "missing": [split.missing for split in splits],
         "words": [len(at) for at in kept],
         "seed": seed,
         **(note or {}),
@@ -189,7 +187,8 @@ def tagging(
         ("trained", [split.features for split in splits]),
         ("random", [split.random for split in splits]),
     ):
-        where = [Site.parse(s) for s in sites] if sites is not None else list(features[0].sites)
+        asked = features[0].sites if sites is None else map(Site.parse, sites)
+        where = [site for site in asked if site in features[0]]
         x = features[0].stack(kept[0], sites=where).float()
         scale = Scale.of(x)
         fit = fit_linear(
@@ -242,7 +241,8 @@ def description_length(
     where = [Site.parse(site) for site in sites]
     tables = []
     for model, features in (("trained", train.features), ("random", train.random)):
-        x = features.stack(kept, sites=where).float()
+        here = [site for site in where if site in features]
+        x = features.stack(kept, sites=here).float()
         code = online_code(
             Scale.of(x).into(x),
             torch.from_numpy(np.stack([real, drawn])),
@@ -254,7 +254,7 @@ def description_length(
         note = {**features.provenance, "fractions": list(fractions), "converged": code.converged}
         naming = {"task": task, "model": model, "metric": "bits", "provenance": note}
         tables.append(
-            score(code.bits, cluster, sites=where, labels=LABELS, probe="linear", **naming)
+            score(code.bits, cluster, sites=here, labels=LABELS, probe="linear", **naming)
         )
     uniform = np.full(len(kept), np.log2(len(classes)))
     tables.append(
@@ -307,7 +307,7 @@ def _disjoint(splits: Mapping[str, Split]) -> None:
     """
     seen: dict[str, str] = {}
     for name, split in splits.items():
-        for document in set(split.cluster):
+        for document in sorted(set(split.cluster)):
             if seen.setdefault(document, name) != name:
                 raise ProbeError(
                     f"document {document!r} has words in {seen[document]!r} and in {name!r}; a "

@@ -1,0 +1,143 @@
+"""Tagging on words whose answers are known: readable, memorisable only, or neither."""
+
+import numpy as np
+import pytest
+import torch
+from probing.synthetic import features
+
+from interp.core.errors import CorpusError, ProbeError
+from interp.datasets.corpus import Corpus, Document, Sentence, Word
+from interp.probing.tagging import Split, description_length, tagging
+
+SITES = ("0.resid_pre", "0.resid_post", "1.resid_post")
+TYPES, D, TAGS = 60, 80, ("ADJ", "NOUN", "VERB")
+
+
+def split(words: int, seed: int, *, types: int = TYPES) -> Split:
+    """Site 0 knows the word type only, site 1 the tag only, site 2 nothing.
+
+    A type has a usual tag, and one in ten words another; the untrained model knows the type.
+    """
+    world = np.random.default_rng(0)
+    table = torch.tensor(world.standard_normal((2 * TYPES, D)), dtype=torch.float32)
+    usual = world.integers(len(TAGS), size=2 * TYPES)
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(types, size=words)
+    tag = np.where(rng.random(words) < 0.1, rng.integers(len(TAGS), size=words), usual[kind])
+    noise = torch.tensor(rng.standard_normal((3, words, D)), dtype=torch.float32)
+    told = torch.zeros(words, D)
+    told[torch.arange(words), torch.from_numpy(tag)] = 20.0
+    named = table[torch.from_numpy(kind)]
+    x = {SITES[0]: named + 0.01 * noise[0], SITES[1]: told + noise[1], SITES[2]: noise[2]}
+    return Split(
+        features(x),
+        features({site: named + 0.5 * noise[i] for i, site in enumerate(SITES)}),
+        tuple(TAGS[t] for t in tag),
+        tuple(f"w{k}" for k in kind),
+        tuple(f"{seed}-{i % 7}" for i in range(words)),
+        missing=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def found():
+    # the test split has types that training has not
+    return tagging(
+        split(1200, 1), split(300, 2), split(600, 3, types=2 * TYPES), task="tag", l2=(0.1, 0.001)
+    )
+
+
+def value(found, **where) -> float:
+    table = found.scores.summary()
+    for column, wanted in where.items():
+        table = table[table[column] == wanted]
+    assert len(table) == 1
+    return float(table["value"].iloc[0])
+
+
+def test_a_tag_that_is_there_is_read_and_one_that_is_not_is_not(found):
+    assert value(found, model="trained", site=SITES[1], labels="real", subset="all") > 0.99
+    assert value(found, model="trained", site=SITES[2], labels="real", subset="all") < 0.5
+
+
+def test_what_can_only_be_memorised_is_not_selective(found):
+    """Site 0 knows types: control labels are learned as well as real ones, on types seen."""
+    where = {"model": "trained", "site": SITES[0], "subset": "all"}
+    ceiling = value(found, probe="word type", subset="all")
+    assert value(found, labels="real", **where) == pytest.approx(ceiling, abs=0.05)
+    chosen = found.scores.query("model == 'trained' and subset == 'all'")
+    real, control = (chosen.query(f"labels == '{name}'") for name in ("real", "control"))
+    selectivity = real.minus(control, ignoring=["labels"]).set_index("site")
+    assert selectivity.loc[SITES[1], "value"] > 0.4
+    assert selectivity.loc[SITES[1], "low"] > 0.3
+    assert selectivity.loc[SITES[0], "value"] < 0.1
+
+
+def test_unseen_types_are_apart(found):
+    where = {"model": "trained", "labels": "real", "subset": "unseen"}
+    assert value(found, site=SITES[1], **where) > 0.99
+    assert value(found, site=SITES[0], **where) < 0.6
+    assert value(found, probe="word type", subset="unseen") == value(
+        found, probe="majority", subset="unseen"
+    )
+
+
+def test_every_control_is_in_the_table(found):
+    table = found.scores.frame
+    assert set(table["model"]) == {"trained", "random", "none"}
+    assert set(table["labels"]) == {"real", "control"}
+    assert {"majority", "word type", "linear"} <= set(table["probe"])
+    assert found.scores.provenance["missing"] == [3, 3, 3]
+    assert found.scores.provenance["not converged"] == 0
+    assert set(table.loc[table["site"] == SITES[2], "layer"]) == {2}
+
+
+def test_the_chosen_probes_read_activations_by_their_scale(found):
+    held = split(400, 9)
+    for i, site in enumerate(SITES):
+        x = found.scale.site(i).into(held.features[site][None].clone())
+        said = found.probes.site(i).log_probs(x)[0, 0].argmax(-1)
+        right = np.mean(
+            [found.classes.names[n] == t for n, t in zip(said, held.labels, strict=True)]
+        )
+        assert right > (0.9 if i < 2 else 0.2)
+
+
+def test_features_are_left_as_they_were(found):
+    held = split(300, 2)
+    before = {site: held.features[site].clone() for site in SITES}
+    tagging(split(600, 1), held, split(300, 3), task="tag", l2=(0.1,))
+    assert all(torch.equal(before[site], held.features[site]) for site in SITES)
+
+
+def test_documents_in_two_splits_are_refused():
+    with pytest.raises(ProbeError, match=r"document '1-0' has words in 'train' and in 'test'"):
+        tagging(split(200, 1), split(100, 2), split(100, 1), task="tag")
+
+
+def test_bits_tell_a_regularity_from_memory():
+    code = description_length(split(1500, 1), task="tag", sites=SITES).summary()
+    bits = code.set_index(["model", "site", "labels"])["value"]
+    assert bits["trained", SITES[1], "real"] < 0.3
+    assert bits["trained", SITES[1], "control"] > 1.3
+    assert code.query("probe == 'uniform'")["value"].tolist() == [pytest.approx(np.log2(3))]
+
+
+def corpus(tags: tuple[str | None, ...]) -> Corpus:
+    sentences = tuple(
+        Sentence(str(i), "Ring", (Word("Ring", (0, 4), upos=tag),)) for i, tag in enumerate(tags)
+    )
+    layers = frozenset(["upos"]) if tags[0] else frozenset()
+    return Corpus("made", (Document("d", sentences),), layers)
+
+
+def test_split_of_a_corpus():
+    x = features({SITES[0]: torch.randn(3, D)})
+    found = Split.of(corpus(("NOUN", "VERB", "NOUN")), x, x, "upos")
+    assert found.labels == ("NOUN", "VERB", "NOUN")
+    assert found.types == ("ring",) * 3
+    assert found.cluster == ("d",) * 3
+    with pytest.raises(CorpusError, match="made is not annotated with upos"):
+        Split.of(corpus((None,) * 3), x, x, "upos")
+    with pytest.raises(ProbeError, match="3 words of the trained model and 2 of the untrained"):
+        Split.of(corpus(("A",) * 3), x, features({SITES[0]: torch.randn(2, D)}), "upos")
