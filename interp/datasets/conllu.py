@@ -11,14 +11,22 @@ from itertools import chain
 from typing import Any, NoReturn
 
 from conllu.exceptions import ParseException
-from conllu.parser import DEFAULT_FIELD_PARSERS, parse_line, parse_token_and_metadata
+from conllu.parser import (
+    DEFAULT_FIELD_PARSERS,
+    DEFAULT_FIELDS,
+    parse_line,
+    parse_token_and_metadata,
+)
 
 from interp.core.errors import CorpusError
 from interp.datasets.brackets import match
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Span, Word, annotated
 
-_AS_WRITTEN = dict.fromkeys(("xpos", "feats", "deps", "misc"), lambda line, i: line[i])
-_PARSERS = {**DEFAULT_FIELD_PARSERS, **_AS_WRITTEN}  # parsed, these are most of the time
+_AS_WRITTEN = dict.fromkeys(("feats", "deps", "misc"), lambda line, i: line[i])
+_GIVEN = dict.fromkeys(
+    ("lemma", "upos", "xpos", "deprel"), lambda line, i: None if line[i] == "_" else line[i]
+)
+_PARSERS = {**DEFAULT_FIELD_PARSERS, **_AS_WRITTEN, **_GIVEN}  # the default ones are slow
 _COLUMNS = "10 columns (ID FORM LEMMA UPOS XPOS FEATS HEAD DEPREL DEPS MISC) with one tab between"
 _IDS = ("GRP", "eid")  # what GUM and CorefUD call the chain; it comes first
 _HEADS = ("minspan", "head")  # place in the mention, from 1; the first of several
@@ -118,7 +126,7 @@ def _parse(block: _Block) -> tuple[Mapping[str, Any], list[tuple[int, _Row]]]:
     except ParseException:
         for i in at:  # the library does not say which line
             try:
-                parse_line(block.lines[i], tuple(DEFAULT_FIELD_PARSERS), _PARSERS)
+                parse_line(block.lines[i], DEFAULT_FIELDS, _PARSERS)
             except ParseException as error:
                 block.refuse(i, "numbers in ID (7, 7-8 or 7.1) and HEAD", str(error))
         raise
@@ -164,26 +172,28 @@ def _sentence(
     rows = [(line, row) for line, row, word in nodes if word is not None]
     spans: list[Span] = []
     text = ""
-    while len(spans) < len(rows):
-        i = len(spans)
-        end, token = ranges.get(i) or (i + 1, rows[i][1])
-        spans += _divide(token["form"], [row["form"] for _, row in rows[i:end]], len(text))
-        text += token["form"] if _misc(token, "SpaceAfter") == "No" else token["form"] + " "
+    while (i := len(spans)) < len(rows):
+        token = rows[i][1]
+        if i in ranges:
+            end, token = ranges[i]
+            spans += _divide(token["form"], [row["form"] for _, row in rows[i:end]], len(text))
+        else:
+            spans.append((len(text), len(text) + len(token["form"])))
+        text += token["form"] + ("" if "SpaceAfter=No" in token["misc"].split("|") else " ")
     words: list[Word] = []
     for (line, row), span in zip(rows, spans, strict=True):
         head = row["head"]
         if head is not None and not (0 <= head <= len(rows) and head != row["id"]):
             block.refuse(line, f"a HEAD of 0 to {len(rows)}, not the word itself", str(head))
-        form, lemma = row["form"], row["lemma"]
         words.append(
             Word(
-                form,
+                row["form"],
                 span,
-                upos=_given(row["upos"]),
-                xpos=_given(row["xpos"]),
-                lemma=lemma if form == "_" else _given(lemma),  # the underscore itself
+                upos=row["upos"],
+                xpos=row["xpos"],
+                lemma="_" if row["form"] == "_" else row["lemma"],  # the underscore itself
                 head=None if head is None else head - 1,
-                relation=_given(row["deprel"]),
+                relation=row["deprel"],
             )
         )
     return Sentence(id, text.removesuffix(" "), tuple(words))
@@ -204,14 +214,14 @@ def _mentions(
     block: _Block, nodes: Sequence[_Node], fields: str | None, sentence: Sentence, index: int
 ) -> list[Mention]:
     """The mentions that `Entity=` writes at words and empty nodes."""
-    tags = [_misc(row, "Entity") for _, row, _ in nodes]
-    if not any(tags):
+    if not any("Entity=" in row["misc"] for _, row, _ in nodes):
         return []
-    line = next(line for (line, _, _), tag in zip(nodes, tags, strict=True) if tag)
+    tags = [_entity(row["misc"]) for _, row, _ in nodes]
+    line, tag = next((n[0], tag) for n, tag in zip(nodes, tags, strict=True) if tag)
     names = (fields or "").split("-")
     if names[0] not in _IDS:
         expected = "a comment `# global.Entity = GRP-...` or `eid-...` that names the fields"
-        block.refuse(line, expected, f"{fields!r} before Entity={next(filter(None, tags))}")
+        block.refuse(line, expected, f"{fields!r} before Entity={tag}")
     try:
         brackets = match(tags)
     except ValueError as error:
@@ -247,16 +257,7 @@ def _top(sentence: Sentence, span: Span) -> int | None:
     return None
 
 
-def _misc(row: _Row, key: str) -> str:
-    """A value in the MISC column; the library's parser would cut it at a second `=`."""
-    misc = row["misc"]
-    if key in misc:
-        for part in misc.split("|"):
-            name, _, value = part.partition("=")
-            if name == key:
-                return value
-    return ""
-
-
-def _given(value: str) -> str | None:
-    return None if value == "_" else value
+def _entity(misc: str) -> str:
+    """The value of `Entity`; the library's parser would cut it at a second `=`."""
+    parts = (part for part in misc.split("|") if part.startswith("Entity="))
+    return next(parts, "").removeprefix("Entity=")
