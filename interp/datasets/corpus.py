@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
+
 from interp.core.errors import CorpusError
 
 Layer = Literal["upos", "xpos", "lemma", "head", "relation", "mentions"]
@@ -156,6 +158,11 @@ class Corpus:
             if count >= words:
                 break
         return replace(self, documents=tuple(kept))
+
+    def sample(self, words: int, *, seed: int = 0) -> "Corpus":
+        """Documents in random order, cut like `head`: corpora are often sorted by genre."""
+        order = np.random.default_rng([seed, len(self.documents)]).permutation(len(self.documents))
+        return replace(self, documents=tuple(self.documents[i] for i in order)).head(words)
 
     def where(self, keep: Callable[[Document], bool]) -> "Corpus":
         """The documents for which `keep` holds.

@@ -1,0 +1,93 @@
+"""Does a later layer remove what an earlier one has read out?
+
+The directions that a probe reads at one site are looked for at the others: how much of the variance
+of the activations lies along them, and how much of that is between the classes. The residual stream
+has one basis for all layers, so the directions mean the same throughout.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from interp.core.errors import ProbeError
+from interp.core.scores import Scores
+from interp.probing.features import Features
+
+
+def rowspace(weight: Float[Tensor, "d class"]) -> Float[Tensor, "d rank"]:
+    """Orthonormal directions that a linear probe reads: its softmax sees only differences."""
+    weight = weight.double()
+    differences = weight - weight.mean(1, keepdim=True)
+    left, strength, _ = torch.linalg.svd(differences, full_matrices=False)
+    return left[:, strength > 1e-9 * strength[0]]
+
+
+def random_directions(d: int, rank: int, *, seed: int) -> Float[Tensor, "d rank"]:
+    """As many orthonormal directions, uniformly at random."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(d, rank, generator=generator, dtype=torch.float64)
+    return torch.linalg.qr(drawn)[0]
+
+
+def persistence(
+    features: Features,
+    y: Int[ndarray, " word"],
+    cluster: Sequence[str],
+    directions: Mapping[str, Float[Tensor, "d rank"]],
+    *,
+    task: str,
+    provenance: Mapping[str, Any],
+    model: str = "trained",
+) -> Scores:
+    """Variance of the activations along directions, at every site.
+
+    Metric "variance share": variance along the directions over all variance. Metric "between
+    share": of the variance along the directions, the part that lies between the class means
+    (eta squared). Their intervals take the means and totals as given.
+
+    Args:
+        y: label of each word.
+        cluster: document of each word.
+        directions: orthonormal columns by the name that stands in the `probe` column.
+
+    Raises:
+        ProbeError: labels or documents of another number of words, or directions of another width.
+    """
+    if not len(y) == len(cluster) == len(features):
+        raise ProbeError(
+            f"{len(features)} words, {len(y)} labels and {len(cluster)} documents; give one each"
+        )
+    classes = torch.nn.functional.one_hot(torch.from_numpy(y)).double()
+    counts = classes.sum(0).clamp_min(1)
+    parts = []
+    for site in features.sites:
+        x = features[site].double()
+        x = x - x.mean(0)
+        total = x.square().sum(1).mean()
+        for name, basis in directions.items():
+            if basis.shape[0] != x.shape[1]:
+                raise ProbeError(
+                    f"directions {name!r} have {basis.shape[0]} numbers and {site} {x.shape[1]}"
+                )
+            along = x @ basis
+            between = (classes.T @ along) / counts[:, None]
+            explained = between.square().sum(1)[torch.from_numpy(y)]
+            length = along.square().sum(1)
+            for metric, values in (
+                ("variance share", length / total),
+                ("between share", explained / length.mean()),
+            ):
+                parts.append(
+                    Scores.of(
+                        values.numpy(),
+                        cluster,
+                        **{"task": task, "site": str(site), "layer": site.depth},
+                        **{"probe": name, "model": model, "metric": metric},
+                        provenance=provenance,
+                    )
+                )
+    return Scores.concat(parts)
