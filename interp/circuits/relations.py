@@ -1,0 +1,253 @@
+"""Heads that carry relations (Clark et al. 2019, §4.2-4.3): which head looks from a word to its
+syntactic head, or from an anaphor to its antecedent, better than a method without a model does?
+
+Heads are chosen on one half of the documents and reported on the other: the best of hundreds is
+good on the text that it was chosen on.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Integer
+from numpy import ndarray
+
+from interp.circuits.attended import Attended
+from interp.circuits.links import Links, antecedents, dependencies
+from interp.core import stats
+from interp.core.errors import CorpusError, ResultsError
+from interp.core.scores import CELL, COLUMNS, Scores
+from interp.datasets.corpus import Corpus
+
+OFFSETS = (-3, -2, -1, 1, 2)
+"""Those of Clark et al. (2019)."""
+
+
+def relations(
+    attended: Attended,
+    corpus: Corpus,
+    *,
+    minimum: int = 100,
+    offsets: Sequence[int] = OFFSETS,
+    model: Literal["trained", "random"] = "trained",
+    seed: int = 0,
+) -> Scores:
+    """How often every head's most-attended word is the right one, relation by relation.
+
+    Relations are taken as annotated: "nmod" and "nmod:poss" are two; punct and root are left out,
+    "all" is the others together. Each is asked in two directions, "dependent -> head" (the word
+    that the dependent attends to most) and "head -> dependent" (the word that attends to the
+    dependent most). An anaphor is asked which of the earlier mentions of its row it attends to
+    most, from head word to head word, where there is a right and a wrong one.
+
+    Args:
+        corpus: the one that was attended to, with heads and relations, with mentions, or both.
+        minimum: links that a relation must have in a direction, to be asked.
+        offsets: the baselines of relations: the word so many words away is the head. Those of
+            antecedents are the nearest mention, and the nearest with the same head word (the
+            nearest of all where there is none).
+        model: what the column of that name says.
+        seed: of the split of the documents.
+
+    Returns:
+        `task` is relation and direction, "amod: dependent -> head"; `probe` is "attention" or the
+        baseline. Half of the documents have the `subset` "choose", the others "report". The
+        metric "coverage" counts, of the annotated links, those that can be asked: both words have
+        tokens of their own, and the mask allows it.
+
+    Raises:
+        CorpusError: another corpus, one without the annotation, a single document, or no relation
+            with enough links.
+    """
+    _require_same(attended, corpus)
+    names = [document.id for document in corpus.documents]
+    choosing = _choosing(corpus, names, seed)
+    found: list[Links] = []
+    if {"head", "relation"} <= corpus.layers:
+        found += dependencies(attended, corpus, offsets)
+    if "mentions" in corpus.layers:
+        found += antecedents(attended, corpus)
+    if not found:
+        corpus.require("head", "relation")
+    enough = [
+        links
+        for links in found
+        if len(links) >= minimum and len(set(choosing[links.cluster].tolist())) == 2
+    ]
+    if not enough:
+        most = max(found, key=len)
+        raise CorpusError(
+            f"no relation of {corpus.name} has {minimum} links that can be asked, in both halves "
+            f"of its {len(names)} documents; the most has {most.task!r}, {len(most)}. Take more "
+            "text, or a smaller minimum=."
+        )
+    frame = _table(enough, attended, choosing, names, model)
+    return Scores(frame, {**attended.provenance, "minimum": minimum, "seed": seed})
+
+
+def compare_heads(scores: Scores, *, seed: int = 0) -> pd.DataFrame:
+    """Every head against the best baseline of its relation, on the half that is reported.
+
+    The best baseline and the best head of a task are chosen on the other half.
+
+    Returns:
+        One row for each task and head: `relation`, `direction`, `site`, `layer`, `head`, `model`;
+        `choosing`, `value`: accuracy on the half that is chosen on, and reported; `baseline`, its
+        `baseline_value`; `difference` of the two values, `p` (sign flip of documents) and `q`
+        (Benjamini-Hochberg over all rows); `n`, `clusters`, `coverage` (of the links that are
+        annotated, those that could be asked); `chosen`: is it the best head of its task? Those
+        have 95 % intervals by cluster bootstrap: `low`, `high`, `baseline_low`, `baseline_high`,
+        `difference_low`, `difference_high`.
+
+    Raises:
+        ResultsError: not what `relations` returns for one model.
+    """
+    frame = scores.frame
+    accuracy = frame[frame["metric"] == "accuracy"]
+    parts = [
+        _compare(task, part, scores.provenance, seed)
+        for task, part in accuracy.groupby("task", sort=False, observed=True)
+    ]
+    if not parts:
+        raise ResultsError("there are no accuracies to compare; give what relations() returns")
+    table = pd.concat(parts, ignore_index=True)
+    asked = frame[(frame["metric"] == "coverage") & (frame["subset"] == "report")]
+    return table.assign(
+        q=stats.fdr(table["p"].to_numpy(dtype=float)),
+        coverage=table["task"].map(_ratio(asked, "task")).astype(float),
+    )
+
+
+def choose_heads(scores: Scores, *, seed: int = 0) -> pd.DataFrame:
+    """The rows of `compare_heads` for the best head of each task."""
+    table = compare_heads(scores, seed=seed)
+    return table[table["chosen"]].reset_index(drop=True)
+
+
+def _compare(task: str, part: pd.DataFrame, note: Mapping[str, Any], seed: int) -> pd.DataFrame:
+    """The heads of one task."""
+    heads, plain = part[part["site"] != ""], part[part["site"] == ""]
+    choosing = _ratio(heads[heads["subset"] == "choose"], "site")
+    methods = _ratio(plain[plain["subset"] == "choose"], "probe")
+    if choosing.empty or methods.empty or heads["model"].nunique() > 1:
+        raise ResultsError(
+            f"{task!r} has {len(choosing)} heads of {heads['model'].nunique()} models, and "
+            f"{len(methods)} baselines to compare them with; give what relations() returns for one "
+            "model."
+        )
+    head, method = choosing.idxmax(), methods.idxmax()
+    reported = heads[heads["subset"] == "report"]
+    baseline = plain[(plain["subset"] == "report") & (plain["probe"] == method)]
+    totals = reported.pivot(index="site", columns="cluster", values="total")
+    totals = totals.loc[choosing.index, sorted(totals.columns)]  # the order of Scores' own tests
+    of_baseline = baseline.set_index("cluster")[["total", "n"]].loc[totals.columns]
+    difference = totals.to_numpy() - of_baseline["total"].to_numpy()
+    n = of_baseline["n"].sum()
+    relation, _, direction = task.partition(": ")
+    named = reported.drop_duplicates("site").set_index("site").loc[choosing.index]
+    table = pd.DataFrame(
+        {
+            **{"task": task, "relation": relation, "direction": direction},
+            **{"site": choosing.index.astype(str), "layer": named["layer"].array},
+            **{"head": named["head"].array, "model": named["model"].iloc[0]},
+            **{"choosing": choosing.to_numpy(), "value": totals.to_numpy().sum(1) / n},
+            **{"baseline": method, "baseline_value": of_baseline["total"].sum() / n},
+            "difference": difference.sum(1) / n,
+            "p": stats.sign_flip_p(difference, np.arange(difference.shape[1]), seed=seed),
+            **{"n": n, "clusters": len(of_baseline), "chosen": choosing.index == head},
+        }
+    )
+    best, other = (Scores(rows, note) for rows in (reported[reported["site"] == head], baseline))
+    for name, found in (
+        ("", best.summary(seed=seed)),
+        ("baseline_", other.summary(seed=seed)),
+        ("difference_", best.minus(other, seed=seed)),
+    ):
+        for end in ("low", "high"):
+            table[name + end] = np.where(table["chosen"], found[end].iloc[0], np.nan)
+    return table
+
+
+def _ratio(frame: pd.DataFrame, key: str) -> pd.Series:
+    """Ratio of sums over documents, in the order of the table."""
+    groups = frame.groupby(key, sort=False, observed=True)
+    return cast(pd.Series, groups["total"].sum()).div(groups["n"].sum())
+
+
+def _require_same(attended: Attended, corpus: Corpus) -> None:
+    words = len(attended.alignment) + len(attended.alignment.missing)
+    if corpus.n_words != words:
+        raise CorpusError(
+            f"{corpus.name} has {corpus.n_words} words, and attended() was given "
+            f"{attended.provenance.get('corpus')} with {words}; give it the same corpus."
+        )
+
+
+def _choosing(corpus: Corpus, names: Sequence[str], seed: int) -> Bool[ndarray, " cluster"]:
+    """The documents that heads are chosen on."""
+    if len(names) < 2:
+        raise CorpusError(
+            f"{corpus.name} is a single document ({names[0]}), so heads cannot be chosen on one "
+            "half and reported on the other. Mark its documents ('# newdoc'), or add text."
+        )
+    shuffled = np.random.default_rng([seed, len(names)]).permutation(len(names))
+    return np.isin(np.arange(len(names)), shuffled[: len(names) // 2])
+
+
+def _table(
+    found: Sequence[Links],
+    attended: Attended,
+    choosing: Bool[ndarray, " cluster"],
+    names: Sequence[str],
+    model: str,
+) -> pd.DataFrame:
+    """One row for each score and document; text as categories, for there may be millions."""
+    layers, heads, _ = attended.to.shape
+    sites = [
+        {"site": f"{layer}.{head}", "layer": layer, "head": head, "probe": "attention"}
+        for layer, head in product(range(layers), range(heads))
+    ]
+    cells: list[dict[str, object]] = []
+    columns: list[tuple[ndarray, ...]] = []
+    for links in found:
+        asked = np.bincount(links.cluster, minlength=len(names))
+        scored = [{**site, "model": model} for site in sites]
+        scored += [{"probe": name, "model": "none"} for name in links.baselines]
+        coverage = [{"probe": "asked", "model": "none", "metric": "coverage"}]
+        tables = [(scored, _right(links, attended, len(names)), asked)]
+        tables += [(coverage, asked[None], links.annotated)]
+        for subset, half in (("choose", choosing), ("report", ~choosing)):
+            for rows, totals, n in tables:
+                clusters = np.flatnonzero(half & (n > 0))
+                cell = len(cells) + np.arange(len(rows))
+                cells += [{"task": links.task, "subset": subset, **row} for row in rows]
+                columns.append(
+                    (
+                        np.repeat(cell, len(clusters)),
+                        np.tile(clusters, len(rows)),
+                        totals[:, clusters].ravel(),
+                        np.tile(n[clusters], len(rows)),
+                    )
+                )
+    cell, cluster, total, n = map(np.concatenate, zip(*columns, strict=True))
+    given = pd.DataFrame(cells).reindex(columns=CELL)
+    given = given.fillna({"site": "", "labels": "real", "metric": "accuracy"})
+    types = {c: "Int16" if c in ("layer", "head") else "category" for c in CELL}
+    frame = given.astype(types).take(cell).reset_index(drop=True)
+    documents = pd.Categorical.from_codes(cluster, categories=list(names))
+    return frame.assign(cluster=documents, total=total.astype(float), n=n.astype("int64"))[COLUMNS]
+
+
+def _right(links: Links, attended: Attended, clusters: int) -> Integer[ndarray, "answers clusters"]:
+    """Right answers in each document, of each head and then of each baseline."""
+    answers = getattr(attended, links.asks)[..., links.place].reshape(-1, len(links))
+    right = np.zeros(answers.shape, dtype=bool)
+    for distances in links.right.T:
+        right |= answers == distances
+    right = np.concatenate([right, np.stack(list(links.baselines.values()))])
+    totals = np.zeros((len(right), clusters), dtype=int)
+    present, first = np.unique(links.cluster, return_index=True)  # links stand in corpus order
+    totals[:, present] = np.add.reduceat(right, first, axis=1, dtype=int)
+    return totals

@@ -1,0 +1,484 @@
+"""Heads against baselines: constructed corpora and attention with known answers; real text."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import interp
+from interp.circuits.attended import Attended, attended
+from interp.circuits.relations import choose_heads, compare_heads, relations
+from interp.core import stats
+from interp.core.errors import CorpusError, ResultsError
+from interp.core.scores import COLUMNS, Scores
+from interp.datasets.alignment import Alignment
+from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word
+
+LAYERS, HEADS = 3, 5
+TO, BY = "dependent -> head", "head -> dependent"
+
+
+def alignment_of(corpus: Corpus) -> Alignment:
+    """A token for each word, a row for each document."""
+    places = [
+        (s, w, row)
+        for row, document in enumerate(corpus.documents)
+        for s, sentence in enumerate(corpus.sentences)
+        if corpus.clusters[s] == document.id
+        for w in range(len(sentence))
+    ]
+    sentence, word, row = np.array(places).T
+    start = np.concatenate([np.arange(n) for n in np.bincount(row)])
+    rows = tuple(tuple(range(n)) for n in np.bincount(row).tolist())
+    return Alignment(rows, sentence, word, row, start, start + 1, (), (), "")
+
+
+def attending(corpus: Corpus, *, causal: bool = False, **distances: np.ndarray) -> Attended:
+    """Heads that attend as told; elsewhere to nothing."""
+    alignment = alignment_of(corpus)
+    mentions = distances.pop("mentions", np.arange(0))
+    counts = {"to": len(alignment), "by": len(alignment), "antecedent": len(mentions)}
+    arrays = {
+        name: distances.get(name, np.zeros((LAYERS, HEADS, n))).astype(np.int16)
+        for name, n in counts.items()
+    }
+    note = {"corpus": corpus.name, "model": "by hand"}
+    return Attended(alignment, mentions=mentions, causal=causal, provenance=note, **arrays)
+
+
+def parsed(*words: tuple[int, str | None]) -> Sentence:
+    """Words by their head and relation."""
+    made = tuple(
+        Word("w", (2 * i, 2 * i + 1), head=head, relation=relation)
+        for i, (head, relation) in enumerate(words)
+    )
+    return Sentence("s", " ".join("w" for _ in made), made)
+
+
+def treebank(*documents: list[Sentence]) -> Corpus:
+    made = tuple(Document(f"d{i}", tuple(s)) for i, s in enumerate(documents))
+    return Corpus("trees", made, frozenset({"head", "relation"}))
+
+
+@pytest.fixture(scope="module")
+def trees() -> Corpus:
+    """40 documents of three sentences; det at +1 or +2, obj anywhere, one mark a document."""
+    rng = np.random.default_rng(0)
+    documents = []
+    for _ in range(40):
+        sentences = []
+        for n in range(3):
+            words: list[tuple[int, str | None]] = [(-1, "root")]
+            for i in range(1, 9):
+                if i in (2, 5):
+                    words.append((i + int(rng.integers(1, 3)), "det"))
+                elif i == 8:
+                    words.append((0, "punct"))
+                elif i == 7 and n == 0:
+                    words.append((int(rng.integers(0, 7)), "mark"))
+                else:
+                    words.append((int(rng.choice([j for j in range(9) if j != i])), "obj"))
+            sentences.append(parsed(*words))
+        documents.append(sentences)
+    return treebank(*documents)
+
+
+def truth(corpus: Corpus) -> np.ndarray:
+    """Distance from each word to its head."""
+    return np.array(
+        [0 if w.head < 0 else w.head - i for s in corpus.sentences for i, w in enumerate(s.words)]
+    )
+
+
+def asked(scores: Scores, task: str, probe: str, subset: str, site: str = "") -> pd.DataFrame:
+    frame = scores.frame
+    rows = frame[(frame["task"] == task) & (frame["probe"] == probe) & (frame["subset"] == subset)]
+    return rows[rows["site"] == site].reset_index(drop=True)
+
+
+def test_the_table(trees):
+    found = relations(attending(trees), trees, minimum=30)
+    frame = found.frame
+    assert list(frame.columns) == COLUMNS
+    assert set(frame["task"]) == {
+        f"{r}: {d}" for r in ("all", "obj", "det", "mark") for d in (TO, BY)
+    }
+    assert set(frame["probe"]) == {
+        "attention",
+        "asked",
+        *(f"offset {o:+d}" for o in (-3, -2, -1, 1, 2)),
+    }
+    assert set(frame["subset"]) == {"choose", "report"}
+    heads = frame[frame["probe"] == "attention"]
+    assert heads["site"].nunique() == LAYERS * HEADS
+    assert (heads["site"] == heads["layer"].astype(str) + "." + heads["head"].astype(str)).all()
+    assert set(heads["model"]) == {"trained"} and set(heads["metric"]) == {"accuracy"}
+    rest = frame[frame["probe"] != "attention"]
+    assert rest[["layer", "head"]].isna().all(axis=None) and set(rest["model"]) == {"none"}
+    summary = found.query("task == 'det: dependent -> head' and subset == 'report'").summary()
+    assert (summary["n"] == 120).all() and (summary["clusters"] == 20).all()
+    assert (summary.loc[summary["probe"] == "attention", "value"] == 0).all()
+    assert found.provenance["model"] == "by hand" and found.provenance["minimum"] == 30
+
+
+def test_relations_with_too_few_links_punctuation_and_roots_are_left_out(trees):
+    tasks = relations(attending(trees), trees, minimum=41).frame["task"].unique()
+    assert set(tasks) == {f"{r}: {d}" for r in ("all", "obj", "det") for d in (TO, BY)}
+    everything = relations(attending(trees), trees, minimum=30).query(
+        "task == 'all: dependent -> head'"
+    )
+    n = sum(w.relation not in ("punct", "root") for s in trees.sentences for w in s.words)
+    assert everything.query("probe == 'asked'").frame["n"].sum() == n
+
+
+def test_a_head_that_looks_one_to_the_left_is_the_offset(trees):
+    """In every relation, direction and document."""
+    found = relations(
+        attending(trees, to=np.full((LAYERS, HEADS, len(truth(trees))), -1)), trees, minimum=30
+    )
+    for task in ("all", "obj", "det", "mark"):
+        for subset in ("choose", "report"):
+            head = asked(found, f"{task}: {TO}", "attention", subset, "1.3")
+            offset = asked(found, f"{task}: {TO}", "offset -1", subset)
+            pd.testing.assert_frame_equal(
+                head[["cluster", "total", "n"]], offset[["cluster", "total", "n"]]
+            )
+            assert asked(found, f"{task}: {BY}", "attention", subset, "1.3")["total"].sum() == 0
+    compared = compare_heads(found).query("task == 'obj: dependent -> head'")
+    if (compared["baseline"] == "offset -1").all():
+        assert (compared["difference"] == 0).all()
+
+
+def test_accuracies_against_counting(trees):
+    """Distances at random: every total by a loop over the words."""
+    rng = np.random.default_rng(1)
+    right, n = truth(trees), len(truth(trees))
+    to = rng.integers(-3, 4, (LAYERS, HEADS, n))
+    by = np.where(rng.random((LAYERS, HEADS, n)) < 0.4, right, 0)
+    found = relations(attending(trees, to=to, by=by), trees, minimum=30, offsets=[1, 4])
+    words = [w for s in trees.sentences for w in s.words]
+    document = [c for c, s in zip(trees.clusters, trees.sentences, strict=True) for _ in s.words]
+    for relation in ("det", "obj", "mark"):
+        for direction, given in ((TO, to), (BY, by)):
+            part = found.query(f"task == '{relation}: {direction}' and metric == 'accuracy'").frame
+            for name, answers in [("2.1", given[2, 1]), ("0.4", given[0, 4]), (1, None), (4, None)]:
+                counted: dict[str, list[int]] = {}
+                for i, word in enumerate(words):
+                    if word.relation == relation:
+                        answer = name if answers is None else answers[i]
+                        entry = counted.setdefault(document[i], [0, 0])
+                        entry[0] += int(answer == right[i])
+                        entry[1] += 1
+                ours = part[(part["site"] == name) | (part["probe"] == f"offset +{name}")]
+                rows = ours[["cluster", "total", "n"]].itertuples(index=False)
+                assert {c: [int(t), n] for c, t, n in rows} == counted
+
+
+def test_documents_are_split_once_by_seed(trees):
+    def halves(seed: int) -> tuple[set[str], set[str]]:
+        frame = relations(attending(trees), trees, minimum=30, seed=seed).frame
+        groups = frame.groupby("subset", observed=True)["cluster"].unique()
+        return set(groups["choose"]), set(groups["report"])
+
+    choose, report = halves(0)
+    assert len(choose) == len(report) == 20 and not choose & report
+    assert halves(0) == (choose, report)
+    assert halves(1) != (choose, report)
+
+
+def test_heads_are_chosen_on_one_half_and_reported_on_the_other(trees):
+    """0.1 is right on the first half alone, 2.3 in nine of ten cases everywhere."""
+    rng = np.random.default_rng(2)
+    choosing = set(
+        relations(attending(trees), trees, minimum=30).query("subset == 'choose'").frame["cluster"]
+    )
+    lengths = list(map(len, trees.sentences))
+    first = np.repeat([c in choosing for c in trees.clusters], lengths)
+    right = truth(trees)
+    to = np.zeros((LAYERS, HEADS, len(right)))
+    to[0, 1] = np.where(first, right, 0)
+    to[2, 3] = np.where(rng.random(len(right)) < 0.9, right, 0)
+    chosen = choose_heads(relations(attending(trees, to=to), trees, minimum=30))
+    of_to = chosen[chosen["direction"] == TO]
+    assert set(of_to["site"]) == {"0.1"}
+    assert (of_to["choosing"] == 1).all() and (of_to["value"] == 0).all()
+    to[0, 1] = 0
+    chosen = choose_heads(relations(attending(trees, to=to), trees, minimum=30))
+    of_to = chosen[chosen["direction"] == TO]
+    assert set(of_to["site"]) == {"2.3"}
+    assert of_to["value"].between(0.8, 1).all()
+    assert ((of_to["low"] <= of_to["value"]) & (of_to["value"] <= of_to["high"])).all()
+
+
+def test_a_planted_head_is_found_and_the_others_are_not(trees):
+    """1.2 knows det to the head, 2.0 obj from it; the others guess as well as the offset does."""
+    rng = np.random.default_rng(3)
+    right = truth(trees)
+    relation = np.array([w.relation for s in trees.sentences for w in s.words])
+    guess = rng.integers(1, 3, (LAYERS, HEADS, len(right)))
+    to, by = guess, rng.permuted(guess, axis=-1)
+    to[1, 2] = np.where((relation == "det") & (rng.random(len(right)) < 0.9), right, to[1, 2])
+    by[2, 0] = np.where((relation == "obj") & (rng.random(len(right)) < 0.6), right, by[2, 0])
+    compared = compare_heads(relations(attending(trees, to=to, by=by), trees, minimum=100))
+    better = compared[(compared["q"] < 0.05) & (compared["difference"] > 0)]
+    found = {(row.relation, row.direction, row.site) for row in better.itertuples()}
+    planted = {("det", TO, "1.2"), ("obj", BY, "2.0")}
+    assert planted <= found
+    assert {f for f in found if f[0] != "all"} == planted
+    chosen = compared[compared["chosen"]]
+    assert {(r.relation, r.direction, r.site) for r in chosen.itertuples()} >= planted
+    assert len(chosen) == 6 and len(compared) == 6 * LAYERS * HEADS
+
+
+def test_what_is_compared_is_what_scores_says(trees):
+    rng = np.random.default_rng(4)
+    right = truth(trees)
+    to = np.where(rng.random((LAYERS, HEADS, len(right))) < 0.3, right, 1)
+    scores = relations(attending(trees, to=to), trees, minimum=100)
+    compared = compare_heads(scores, seed=5)
+    assert np.array_equal(compared["q"], stats.fdr(compared["p"].to_numpy()))
+    task = scores.query("task == 'det: dependent -> head' and metric == 'accuracy'")
+    ours = compared[compared["task"] == "det: dependent -> head"].reset_index(drop=True)
+    means = task.query("subset == 'choose' and site == ''").summary().set_index("probe")["value"]
+    best = means.idxmax()
+    assert set(ours["baseline"]) == {best} and best in ("offset +1", "offset +2")
+    reported = task.query("subset == 'report' and site != ''")
+    baseline = task.query(f"subset == 'report' and probe == '{best}'")
+    differences = reported.minus(baseline, seed=5)
+    summary, below = reported.summary(seed=5), baseline.summary(seed=5).iloc[0]
+    for column in ("value", "n", "clusters"):
+        assert np.array_equal(ours[column], summary[column])
+    assert np.array_equal(ours["p"], differences["p"])
+    assert np.allclose(ours["difference"], differences["value"], atol=1e-15)
+    assert (ours["baseline_value"] == below["value"]).all()
+    chosen = ours[ours["chosen"]].iloc[0]
+    place = ours["chosen"].argmax()
+    for end in ("low", "high"):
+        assert chosen[end] == summary[end].iloc[place]
+        assert chosen[f"baseline_{end}"] == below[end]
+        assert chosen[f"difference_{end}"] == differences[end].iloc[place]
+        assert ours.loc[~ours["chosen"], end].isna().all()
+    choosing = task.query("subset == 'choose' and site != ''").summary()["value"]
+    assert np.array_equal(ours["choosing"], choosing)
+    assert list(ours["chosen"]) == [i == choosing.argmax() for i in range(LAYERS * HEADS)]
+    assert (compared["coverage"] == 1).all()
+
+
+def test_under_a_causal_mask_each_direction_has_the_pairs_in_its_order(trees):
+    found = relations(attending(trees, causal=True), trees, minimum=1)
+    right = truth(trees)
+    relation = np.array([w.relation for s in trees.sentences for w in s.words])
+    coverage = (
+        found.query("metric == 'coverage'")
+        .frame.groupby("task", observed=True)[["total", "n"]]
+        .sum()
+    )
+    for name, direction, there in (
+        ("obj", TO, right < 0),
+        ("obj", BY, right > 0),
+        ("mark", TO, right < 0),
+        ("det", BY, right > 0),
+    ):
+        row = coverage.loc[f"{name}: {direction}"]
+        assert row["total"] == (there & (relation == name)).sum()
+        assert row["n"] == (relation == name).sum()
+    never = {
+        f"det: {TO}",
+        f"mark: {BY}",
+    }  # here heads of det stand to the right, of mark to the left
+    assert not never & set(coverage.index)
+    asked = found.query(
+        "metric == 'accuracy' and site == '1.1' and task == 'obj: dependent -> head'"
+    )
+    assert asked.frame["n"].sum() == coverage.loc[f"obj: {TO}", "total"]
+    compared = compare_heads(found).query("task == 'obj: dependent -> head'")
+    assert 0 < compared["coverage"].iloc[0] < 1
+
+
+def test_words_without_tokens_or_with_shared_ones_are_not_asked():
+    """Four words, the last one cut off; the middle ones share a token."""
+    corpus = treebank(*[[parsed((1, "det"), (-1, "root"), (1, "obj"), (1, "amod"))]] * 4)
+    given = attending(corpus)
+    kept = given.alignment.word < 3
+    fields = {
+        f: getattr(given.alignment, f)[kept] for f in ("sentence", "word", "row", "start", "end")
+    }
+    fields["start"] = np.where(fields["word"] == 2, 1, fields["start"])
+    fields["end"] = np.where(fields["word"] == 2, 2, fields["end"])
+    missing = tuple((s, 3) for s in range(4))
+    alignment = replace(given.alignment, **fields, missing=missing)
+    to = np.zeros((LAYERS, HEADS, kept.sum()))
+    to[0, 0] = np.where(fields["word"] == 0, 1, 0)
+    found = relations(
+        replace(given, alignment=alignment, to=to.astype(np.int16), by=0 * to.astype(np.int16)),
+        corpus,
+        minimum=1,
+    )
+    assert set(found.frame["task"]) == {f"{r}: {d}" for r in ("all", "det") for d in (TO, BY)}
+    coverage = found.query("metric == 'coverage'").summary().set_index(["task", "subset"])["value"]
+    assert coverage[f"all: {TO}", "report"] == pytest.approx(1 / 3)
+    assert coverage[f"det: {TO}", "report"] == 1
+    assert asked(found, f"det: {TO}", "attention", "report", "0.0")["total"].sum() == 2
+
+
+def told(*mentions: tuple[int, str, str]) -> Document:
+    """Twelve words "w0" to "w11" in two sentences; mentions by word, chain and kind."""
+    sentences = []
+    for half in (0, 1):
+        words = tuple(Word(f"w{6 * half + i}", (3 * i, 3 * i + 2)) for i in range(6))
+        sentences.append(Sentence("s", "..", words))
+    made = [Mention(w // 6, (w % 6, w % 6 + 1), chain, w % 6, kind) for w, chain, kind in mentions]
+    return Document("", tuple(sentences), tuple(made))
+
+
+def said(document: Document, **forms: str) -> Document:
+    """With other forms for some words."""
+    sentences = tuple(
+        replace(s, words=tuple(replace(w, form=forms.get(w.form, w.form)) for w in s.words))
+        for s in document.sentences
+    )
+    return replace(document, sentences=sentences)
+
+
+STORY = told(
+    (0, "ann", "proper"),
+    (2, "bob", "proper"),
+    (4, "ann", "pronoun"),  # right: w0; nearest: w2
+    (7, "bob", "proper"),  # right: w2; nearest: w4; the same word: w2
+    (9, "ann", "pronoun"),  # right: w0, w4; nearest: w7; the same word: w4
+    (11, "sea", "nominal"),
+)
+
+
+@pytest.fixture
+def story() -> Corpus:
+    document = said(STORY, w7="Bob", w2="bob", w4="she", w9="She")
+    made = tuple(replace(document, id=f"d{i}") for i in range(4))
+    return Corpus("story", made, frozenset({"mentions"}))
+
+
+def words(corpus: Corpus, *places: int) -> np.ndarray:
+    return np.array([12 * d + p for d in range(len(corpus.documents)) for p in places])
+
+
+def test_antecedents(story):
+    mentions = words(story, 0, 2, 4, 7, 9, 11)
+    antecedent = np.zeros((LAYERS, HEADS, len(mentions)))
+    antecedent[1, 1] = np.tile([0, -2, -4, -5, -5, -2], 4)  # always right
+    antecedent[1, 2] = np.tile([0, -2, -2, -3, -2, -2], 4)  # the nearest
+    antecedent[1, 3] = np.tile([0, -2, -4, -7, -9, -2], 4)  # always w0
+    found = relations(attending(story, mentions=mentions, antecedent=antecedent), story, minimum=4)
+    frame = found.query("subset == 'report'")
+    assert set(frame.frame["task"]) == {
+        "antecedent",
+        "antecedent of pronoun",
+        "antecedent of proper",
+    }
+    value = frame.summary().set_index(["task", "site", "probe"])["value"]
+    rows = {
+        "antecedent": (1, 0, 2 / 3),
+        "antecedent of pronoun": (1, 0, 1),
+        "antecedent of proper": (1, 0, 0),
+    }
+    for task, (perfect, near, start) in rows.items():
+        assert value[task, "1.1", "attention"] == perfect
+        assert value[task, "1.2", "attention"] == near == value[task, "", "nearest mention"]
+        assert value[task, "1.3", "attention"] == pytest.approx(start)
+        assert value[task, "0.0", "attention"] == 0
+    assert value["antecedent", "", "head match"] == pytest.approx(2 / 3)  # not "she" at w4
+    assert value["antecedent of proper", "", "head match"] == 1
+    chosen = choose_heads(found)
+    assert list(chosen["site"]) == ["1.1"] * 3 and list(chosen["direction"]) == [""] * 3
+    assert set(chosen["baseline"]) == {"head match"}
+    assert (chosen["coverage"] == 1).all()
+
+
+def test_only_earlier_mentions_of_the_row_that_leave_a_choice_are_asked(story):
+    """Each sentence a row of its own: then w4 has a right and a wrong candidate, w9 a wrong one."""
+    mentions = words(story, 0, 2, 4, 7, 9, 11)
+    given = attending(story, mentions=mentions)
+    alignment = replace(given.alignment, row=np.arange(48) // 6)
+    found = relations(replace(given, alignment=alignment), story, minimum=1)
+    coverage = found.query("metric == 'coverage'").summary().set_index(["task", "subset"])
+    assert set(coverage.index) == {
+        (t, s) for t in ("antecedent", "antecedent of pronoun") for s in ("choose", "report")
+    }
+    assert coverage.loc[("antecedent", "report"), "value"] == pytest.approx(1 / 3)
+    alone = told((0, "ann", "proper"), (4, "ann", "pronoun"))
+    corpus = replace(story, documents=tuple(replace(alone, id=f"e{i}") for i in range(2)))
+    with pytest.raises(CorpusError, match="no relation of story has 1 links"):
+        relations(attending(corpus, mentions=words(corpus, 0, 4)), corpus, minimum=1)
+
+
+def test_mentions_of_one_head_word_are_one_candidate(story):
+    """At w2 stand two mentions; the anaphor is of the chain of one of them."""
+    nested = told(
+        (0, "x", "proper"), (2, "bob", "proper"), (2, "ann", "proper"), (5, "ann", "pronoun")
+    )
+    corpus = replace(story, documents=tuple(replace(nested, id=f"n{i}") for i in range(4)))
+    mentions = words(corpus, 0, 2, 5)
+    antecedent = np.broadcast_to(np.tile([0, -2, -3], 4), (LAYERS, HEADS, 12))
+    found = relations(
+        attending(corpus, mentions=mentions, antecedent=antecedent), corpus, minimum=4
+    )
+    value = found.query("subset == 'report'").summary().set_index(["site", "probe"])["value"]
+    assert value["0.0", "attention"].tolist() == [1, 1]  # all, and pronouns
+    assert value["", "nearest mention"].tolist() == [1, 1]
+
+
+def test_bad_input(trees, story):
+    plain = replace(trees, layers=frozenset({"upos"}))
+    with pytest.raises(
+        CorpusError, match=r"trees is not annotated with head, relation; it has upos"
+    ):
+        relations(attending(trees), plain)
+    with pytest.raises(
+        CorpusError,
+        match=r"no relation of trees has 5000 links that can be asked, in both halves of its 40 "
+        r"documents; the most has 'all: dependent -> head', 840\. Take more text, or a smaller",
+    ):
+        relations(attending(trees), trees, minimum=5000)
+    with pytest.raises(
+        CorpusError, match=r"story has 48 words.*given trees with 1080; give it the same"
+    ):
+        relations(attending(trees), story)
+    single = replace(trees, documents=trees.documents[:1])
+    with pytest.raises(CorpusError, match=r"trees is a single document \(d0\).*'# newdoc'"):
+        relations(attending(single), single)
+    scores = relations(attending(trees), trees, minimum=30)
+    with pytest.raises(ResultsError, match=r"has 0 heads of 0 models, and 5 baselines"):
+        compare_heads(scores.query("probe != 'attention'"))
+    with pytest.raises(ResultsError, match=r"no accuracies to compare"):
+        compare_heads(scores.query("metric == 'coverage'"))
+
+
+def test_saved_and_loaded(trees, tmp_path):
+    scores = relations(attending(trees), trees, minimum=100).query(
+        "task == 'det: head -> dependent'"
+    )
+    again = Scores.load(scores.save(tmp_path / "scores.parquet"))
+    pd.testing.assert_frame_equal(
+        choose_heads(again).drop(columns="task"), choose_heads(scores).drop(columns="task")
+    )
+
+
+DATA = Path(os.environ.get("INTERP_DATA", "")) / "ud-ewt"
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not DATA.is_dir(), reason="UD English-EWT is not in INTERP_DATA")
+def test_minilm_links_objects_to_their_verbs_better_than_any_offset():
+    dev = interp.datasets.corpus("ud-ewt", split="dev")
+    corpus = dev.where(lambda document: sum(map(len, document.sentences)) < 100).head(2500)
+    found = attended(interp.load("minilm-l6"), corpus)
+    tasks = [f"det: {TO}", f"obj: {TO}"]
+    scores = relations(found, corpus, minimum=40).query(f"task in {tasks}")
+    chosen = choose_heads(scores).set_index("task")
+    for task in tasks:
+        row = chosen.loc[task]
+        assert row["value"] > row["baseline_value"] + 0.1
+        assert row["low"] > row["baseline_value"]
+        assert row["q"] < 0.05
