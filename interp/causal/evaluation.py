@@ -1,18 +1,19 @@
 """What the model does: the metric on the clean and the corrupt run, before anything is changed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
 
 from interp.core.errors import MetricError
-from interp.core.metrics import METRICS, Answers, Metric, resolve_metric
+from interp.core.metrics import METRICS, Metric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
 from interp.engine.engines import EngineName, accept, choose
 from interp.engine.explain import proceed
-from interp.engine.plan import blocks, forward_plan, reading
+from interp.engine.plan import blocks, forward_plan
 from interp.engine.provenance import provenance
 from interp.engine.score import Score
 from interp.models.model import Model
@@ -56,17 +57,15 @@ def evaluate(
     values = {(m.name, side): np.full(len(pairs), np.nan) for m in metrics for side in SIDES}
     for rows in blocks(pairs.lengths, ROWS):
         length = int(pairs.lengths[rows[0]])
-        correct, wrong = (x[rows].to(model.device) for x in (pairs.correct, pairs.wrong))
         runs = {
             side: served.trace(getattr(pairs, side)[rows, :length].to(model.device), keep=())
             for side in SIDES
         }
         for m in metrics:
-            read = reading(model.facts, pairs, m, rows).to(model.device)
-            score = Score(m, Answers(correct, wrong), read)
+            score = Score.of_rows(model, pairs, m, rows)
             if m.needs_reference:
                 clean = served.found(runs["clean"], score)
-                score = Score(m, Answers(correct, wrong, clean), read)
+                score = replace(score, answers=replace(score.answers, reference=clean))
             for side, run in runs.items():
                 values[m.name, side][rows] = served.plain(run, score).double().cpu().numpy()
     parts = [

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import InterpError, MetricError, ModelError
-from interp.core.metrics import Answers, Metric
+from interp.core.metrics import METRICS, Answers, Metric
 from interp.core.sites import KINDS, Kind
 from interp.engine.collect.means import Group, MeanReference
 from interp.engine.edits import Edit
 from interp.engine.engines import Engine, Replay, Route
 from interp.engine.interventions import Averaged, Cell, Freeze, Intervention
-from interp.engine.plan import Batch, places, reading, route
+from interp.engine.plan import Batch, places, route
 from interp.engine.replay import NotFinite
 from interp.engine.score import Score
 from interp.engine.sweep import Sweep
@@ -51,13 +51,13 @@ class Block:
         }
         for side, trace in self.traces.items():
             _require_finite(trace, rows, side)
-        read = reading(sweep.model.facts, pairs, sweep.metric, rows).to(device)
-        answers = Answers(pairs.correct[index].to(device), pairs.wrong[index].to(device))
-        self.score = Score(sweep.metric, answers, read)
+        self.score = Score.of_rows(sweep.model, pairs, sweep.metric, rows)
         if sweep.metric.needs_reference:
             clean = self.traces.get("clean") or engine.trace(self.tokens["clean"], keep=())
-            answers = replace(answers, reference=engine.found(clean, self.score))
-            self.score = replace(self.score, answers=answers)
+            reference = engine.found(clean, self.score)
+            self.score = replace(
+                self.score, answers=replace(self.score.answers, reference=reference)
+            )
 
     @property
     def base(self) -> Trace:
@@ -90,9 +90,7 @@ class Block:
             for i in chosen
         ]
         effect = np.abs(self._run(frozen, batch, self.score) - self.plain())
-        control = self.score
-        if control.metric.reads != "embedding":
-            control = replace(control, metric=CONTROL, answers=self._two_logits())
+        control = self._control()
         plain = self.engine.plain(self.base, control).double().cpu().numpy()
         moved = float(np.abs(self._run(frozen, batch, control) - plain).max())
         noise = torch.finfo(self.sweep.model.dtype).eps * max(1.0, float(np.abs(plain).max()))
@@ -120,7 +118,7 @@ class Block:
             return ""
         for cell in cells:
             try:
-                self._measure([cell], batch, replace(self.score, metric=CONTROL), watch=True)
+                self._measure([cell], batch, self._control(), watch=True)
             except NotFinite as bad:
                 return (
                     f"under the intervention on {cell.name}, {bad.site} is the first to hold NaN "
@@ -161,12 +159,20 @@ class Block:
         mask = mask.to(self.base.final.device)
         return Edit(site, value, mask, found, intervention.readers, intervention.normalise)
 
-    def _two_logits(self) -> Answers:
-        """The logits that the null control is judged by; any two where there are no answers."""
-        answers = self.score.answers
-        if bool((answers.correct >= 0).all()):
-            return answers
-        return Answers(torch.zeros_like(answers.correct), torch.ones_like(answers.wrong))
+    def _control(self) -> Score:
+        """What the null control is judged by: smooth, and read where the metric is.
+
+        Of the logits those of the answers, or any two; of running text the loss.
+        """
+        score, answers = self.score, self.score.answers
+        if score.metric.everywhere:
+            return replace(score, metric=METRICS["next_token_loss"])
+        if score.metric.reads == "embedding":
+            return score
+        if not bool((answers.correct >= 0).all()):
+            ids = torch.zeros_like(answers.correct)
+            answers = Answers(ids, ids + 1)
+        return replace(score, metric=CONTROL, answers=answers)
 
 
 def _require_finite(trace: Trace, rows: Sequence[int], side: str) -> None:

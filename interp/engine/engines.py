@@ -157,9 +157,10 @@ class Replay:
         score: Score,
         frozen: Trace | None = None,
     ) -> Float[Tensor, "cells batch"]:
-        like = None if frozen is None else take(frozen.final, score.read)[:, 0]
+        held = None if frozen is None else take(frozen.final, score.read)
 
-        def unembed(resid: Tensor, columns: Tensor | None) -> Tensor:
+        def unembed(resid: Tensor, columns: Tensor | None, at: slice) -> Tensor:
+            like = None if held is None else held[:, at].flatten(0, 1)
             return forward.unembed(self.weights, resid, columns, like)
 
         return score.of_final(final, unembed, self.weights.facts.d_vocab)
@@ -241,9 +242,10 @@ def accept(model: Model, pairs: Pairs, metric: Metric | None) -> None:
     """Refuse pairs that the model cannot run, and a metric that it or they have nothing for.
 
     Raises:
-        Unsupported: logits are read and the model has none.
-        PairsError: no answers, ids outside the vocabulary, or prompts longer than the positions
-            learned.
+        Unsupported: logits are read and the model has none, or next tokens of a model that reads
+            them.
+        PairsError: no answers, no next token, ids outside the vocabulary, or prompts longer than
+            the positions learned.
     """
     facts = model.facts
     if metric is not None and metric.reads != "embedding" and not facts.language_model:
@@ -252,10 +254,13 @@ def accept(model: Model, pairs: Pairs, metric: Metric | None) -> None:
             f"metric {metric.name!r} to read. Take one of its embedding (metric='cosine'), or load "
             f"a model with a head. ({facts})"
         )
-    if metric is not None and metric.needs_answers and bool((pairs.correct < 0).all()):
+    if metric is not None and metric.everywhere:
+        _accept_text(model, pairs, metric)
+    elif metric is not None and metric.needs_answers and bool((pairs.correct < 0).all()):
         raise PairsError(
             f"the metric {metric.name!r} compares answers and the pairs have none. Give correct= "
-            "and wrong= when they are built, or take a metric without ('cosine', 'kl')."
+            "and wrong= when they are built, or take a metric without ('cosine', 'kl', "
+            "'next_token_loss')."
         )
     answers = ("correct", "wrong") if bool((pairs.correct >= 0).any()) else ()
     for name in ("clean", "corrupt", *answers):
@@ -272,6 +277,21 @@ def accept(model: Model, pairs: Pairs, metric: Metric | None) -> None:
         raise PairsError(
             f"row {int(pairs.lengths.argmax())} has {longest} tokens, and the model has learned "
             f"positions for {facts.n_ctx}. Shorten the prompts."
+        )
+
+
+def _accept_text(model: Model, pairs: Pairs, metric: Metric) -> None:
+    facts = model.facts
+    if not facts.causal or facts.n_encoder_layers:
+        raise Unsupported(
+            f"the metric {metric.name!r} scores each token of a row by those before it, and "
+            f"{model.name} reads the whole row at once, the answer with it. Take a causal model, "
+            f"or a metric at one position. ({facts})"
+        )
+    if int(pairs.lengths.min()) < 2:
+        raise PairsError(
+            f"row {int(pairs.lengths.argmin())} has a single token, so nothing follows that the "
+            f"metric {metric.name!r} could score. Leave such rows out (pairs.select)."
         )
 
 

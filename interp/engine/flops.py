@@ -12,10 +12,11 @@ from interp.engine.trace import KEPT
 
 @dataclass(frozen=True)
 class Stage:
-    """One wave: where it starts and how many positions it computes."""
+    """One wave: where it starts, how many positions it computes, and how many are read of it."""
 
     start: int
     positions: int
+    read: int = 1
 
 
 def passes(cell: Cell) -> int:
@@ -43,7 +44,7 @@ def cell_flops(facts: Facts, cell: Cell, length: int, stages: Sequence[Stage]) -
         before = min(i.site for i in cell.interventions)
         reached = min((r.layer or 0, STEPS[r.kind]) for r in sites if before < r)
     positions = stages[-1].positions
-    flops += _wave_flops(facts, reached, length, positions)
+    flops += _wave_flops(facts, reached, length, positions, stages[-1].read)
     width = facts.d_model * positions
     for i in cell.interventions:
         readers = len(i.readers or ())
@@ -57,8 +58,8 @@ def _hop_flops(facts: Facts, hop: Hop, senders: Sequence[Site], length: int, sta
     first = min((s.layer or 0, STEPS[s.kind]) for s in senders)
     end = facts.n_layers if hop.ends else max(r.layer or 0 for r in hop.receivers)
     if hop.through == "all":
-        whole = _wave_flops(facts, first, length, stage.positions)
-        return whole - _wave_flops(facts, (end, 0), length, stage.positions)
+        whole = _wave_flops(facts, first, length, stage.positions, stage.read)
+        return whole - _wave_flops(facts, (end, 0), length, stage.positions, stage.read)
     mlps = {r.layer for r in hop.receivers if r.kind == "mlp_out"}
     if hop.through == "mlps":
         mlps |= set(range(first[0] + (first[1] >= STEPS["mlp_act"]), end))
@@ -71,13 +72,15 @@ def _hop_flops(facts: Facts, hop: Hop, senders: Sequence[Site], length: int, sta
     )
 
 
-def _wave_flops(facts: Facts, reached: tuple[int, int], length: int, positions: int) -> int:
-    """Matrix products from a layer and step on; in the last layer only one position goes on."""
+def _wave_flops(
+    facts: Facts, reached: tuple[int, int], length: int, positions: int, read: int
+) -> int:
+    """Matrix products from a layer and step on; in the last layer only what is read goes on."""
     inner, group = facts.n_heads * facts.d_head, facts.n_kv_heads * facts.d_head
     flops = 0
     for layer in range(reached[0], facts.n_layers):
         step = reached[1] if layer == reached[0] else 0
-        queries = 1 if layer == facts.n_layers - 1 else positions
+        queries = read if layer == facts.n_layers - 1 else positions
         if step < STEPS["q"]:
             flops += 2 * facts.d_model * (inner * queries + 2 * group * positions)
         if step < STEPS["z"]:

@@ -203,11 +203,13 @@ def make_plan(
         for (hops, starts), members in groups.items():
             members.sort(key=lambda i: entry_of(facts, cells[i]))
             length = int(pairs.lengths[rows[0]])
+            read = reading(facts, pairs, metric, rows).shape[1]
             stages = [
-                Stage(starts[n], _positions(hop, length, starts[n])) for n, hop in enumerate(hops)
+                Stage(start, _positions(hop, length, start, read), read)
+                for hop, start in zip(hops, starts, strict=False)
             ]
             if len(starts) > len(hops):
-                stages.append(Stage(starts[-1], length - starts[-1]))
+                stages.append(Stage(starts[-1], length - starts[-1], read))
             batches += _cut(facts, cells, rows, stages, length, members, budget, itemsize, metric)
     full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
     forwards = sum(passes(cell) for cell in cells)
@@ -218,6 +220,8 @@ def reading(
     facts: Facts, pairs: Pairs, metric: Metric, rows: Sequence[int]
 ) -> Int[Tensor, "batch read"]:
     """The positions that a metric reads, row by row: one for logits, all for a mean.
+
+    Of running text all but the last, after which nothing stands.
 
     Raises:
         PositionError: a name that the pairs have not, or of a token that a decoder does not have.
@@ -232,8 +236,9 @@ def reading(
         return torch.arange(1 + len(pairs.decoder)).expand(len(rows), -1)
     if facts.n_encoder_layers:
         return torch.full((len(rows), 1), len(pairs.decoder))
-    if metric.position == "mean":
-        return torch.arange(int(pairs.lengths[rows[0]])).expand(len(rows), -1)
+    length = int(pairs.lengths[rows[0]])
+    if metric.position == "mean" or metric.everywhere:
+        return torch.arange(length - metric.everywhere).expand(len(rows), -1)
     return pairs.at(metric.position)[list(rows)][:, None]
 
 
@@ -272,10 +277,12 @@ def _first(mask: Bool[Tensor, "batch pos"]) -> int:
     return int(mask.int().argmax(-1).min())
 
 
-def _positions(hop: Hop, length: int, start: int) -> int:
+def _positions(hop: Hop, length: int, start: int, read: int) -> int:
     if hop.through == "all":
         return length - start
-    return 1 if hop.ends or hop.positions != "all" else length
+    if hop.ends:
+        return read
+    return 1 if hop.positions != "all" else length
 
 
 def _cut(
@@ -299,6 +306,7 @@ def _cut(
     one += tokens * max(ledger_bytes(facts, cells[i], itemsize) for i in members)
     size = max(1, min(budget // 2 // one, TOKENS_AT_ONCE // tokens))
     columns = {"answers": 2, "vocabulary": facts.d_vocab, "embedding": 0}[metric.reads]
+    columns *= stages[-1].read
     for i in range(0, len(members), size):
         chosen = members[i : i + size]
         first = entry_of(facts, cells[chosen[0]])[0]

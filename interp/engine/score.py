@@ -1,6 +1,6 @@
 """A metric for the rows of a block: what it reads of a run, and where."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.metrics import Answers, Metric
+from interp.core.pairs import Pairs
 from interp.engine.edits import take
+from interp.engine.plan import reading
+from interp.models.model import Model
 
 LOGITS_AT_ONCE = 1 << 28
 """Bytes of logits that are held at a time when a metric reads the whole vocabulary."""
@@ -16,11 +19,27 @@ LOGITS_AT_ONCE = 1 << 28
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """A metric, the answers of some rows, and the positions that it reads in them."""
+    """A metric, the answers of some rows, and the positions that it reads in them.
+
+    Attributes:
+        following: the token after each read position, where a metric reads all of them.
+    """
 
     metric: Metric
     answers: Answers
     read: Int[Tensor, "batch read"]
+    following: Int[Tensor, "batch read"] | None = None
+
+    @classmethod
+    def of_rows(cls, model: Model, pairs: Pairs, metric: Metric, rows: Sequence[int]) -> "Score":
+        """For rows of one length; `Answers.reference` is still to be filled."""
+        index = list(rows)
+        read = reading(model.facts, pairs, metric, index).to(model.device)
+        correct, wrong, clean = (
+            x[index].to(model.device) for x in (pairs.correct, pairs.wrong, pairs.clean)
+        )
+        following = clean.gather(1, read + 1) if metric.everywhere else None
+        return cls(metric, Answers(correct, wrong), read, following)
 
     @property
     def columns(self) -> Int[Tensor, "batch columns"] | None:
@@ -35,19 +54,26 @@ class Score:
     def of_final(
         self,
         final: Float[Tensor, "cells batch read d_model"],
-        unembed: Callable[[Tensor, Tensor | None], Tensor],
+        unembed: Callable[[Tensor, Tensor | None, slice], Tensor],
         wide: int,
     ) -> Float[Tensor, "cells batch"]:
         """The metric of final residual streams at the read positions.
 
-        `unembed` makes the logits of some columns, `wide` is how many there are in all.
+        `unembed` makes the logits of some columns at some of the read positions, flattened into
+        the rows; `wide` is how many columns there are in all.
         """
         if self.metric.reads == "embedding":
             return self(final.mean(2))
+        if self.following is not None:
+            size = wide * final.element_size()
+            return self._mean(
+                lambda at: unembed(final[:, :, at].flatten(1, 2), None, at), len(final), size
+            )
         columns, final = self.columns, final[:, :, 0]
         wide = wide if columns is None else columns.shape[1]
         size = max(1, LOGITS_AT_ONCE // (final.shape[1] * wide * final.element_size()))
-        return torch.cat([self(unembed(part, columns)) for part in final.split(size)])
+        first = slice(0, 1)
+        return torch.cat([self(unembed(part, columns, first)) for part in final.split(size)])
 
     def of(
         self,
@@ -55,6 +81,11 @@ class Score:
         final: Float[Tensor, "batch pos d_model"],
     ) -> Float[Tensor, "1 batch"]:
         """The metric of a whole run."""
+        if self.following is not None and logits is not None:
+            size = logits.shape[-1] * logits.element_size()
+            return self._mean(
+                lambda at: take(logits, self.read[:, at]).flatten(0, 1)[None], 1, size
+            )
         found, columns = self.found(logits, final), self.columns
         if self.metric.reads == "answers" and columns is not None:
             found = found.gather(1, columns)
@@ -70,3 +101,18 @@ class Score:
             return take(final, self.read).mean(1)
         assert logits is not None
         return take(logits, self.read)[:, 0]
+
+    def _mean(
+        self, logits: Callable[[slice], Tensor], cells: int, size: int
+    ) -> Float[Tensor, "cells batch"]:
+        """The mean over the read positions, a few of them at a time; one's logits are `size`."""
+        assert self.following is not None
+        batch, read = self.following.shape
+        step = max(1, LOGITS_AT_ONCE // (cells * batch * size))
+        values = []
+        for start in range(0, read, step):
+            at = slice(start, min(start + step, read))
+            ids = self.following[:, at].flatten()
+            found = self.metric(logits(at), Answers(ids, torch.full_like(ids, -1)))
+            values.append(found.view(cells, batch, -1))
+        return torch.cat(values, -1).mean(-1)

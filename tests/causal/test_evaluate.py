@@ -79,4 +79,4 @@ def test_half_precision_is_scored_in_single(tiny_model, pairs):
     exact = interp.evaluate(tiny_model("llama"), pairs, metric="log_prob").frame["value"]
     found = interp.evaluate(model, pairs, metric="log_prob").frame["value"]
     assert np.abs(exact - found).max() < 0.3
-    assert set(METRICS) == {*ALL, "cosine"}
+    assert set(METRICS) == {*ALL, "cosine", "next_token_loss", "next_token_accuracy"}

@@ -14,7 +14,9 @@ CORRECT, WRONG = [0, 10, 4, 4, 7], [1, 3, 5, 10, 2]
 
 def logits(seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return 3 * torch.randn(CELLS, BATCH, VOCAB, generator=generator, dtype=torch.float64)
+    made = 3 * torch.randn(CELLS, BATCH, VOCAB, generator=generator, dtype=torch.float64)
+    made[1, 3, CORRECT[3]] += 12  # one example that is answered rightly
+    return made
 
 
 def answers(reference: torch.Tensor | None = None) -> Answers:
@@ -41,6 +43,8 @@ def by_hand(name: str, full: np.ndarray, reference: np.ndarray) -> np.ndarray:
                 "accuracy": float(log_p[correct] > log_p[wrong]),
                 "log_prob": log_p[correct],
                 "loss": -math.log(np.exp(x[correct]) / np.exp(x).sum()),
+                "next_token_loss": -math.log(np.exp(x[correct]) / np.exp(x).sum()),
+                "next_token_accuracy": float(x.argmax() == correct),
                 "prob": np.exp(x[correct]) / np.exp(x).sum(),
                 "rank": list(np.argsort(-x)).index(correct),
                 "cosine": x
@@ -88,10 +92,39 @@ def test_relations_between_metrics():
     assert (value["kl"][1:] > 0.01).all()
 
 
+def test_metrics_of_running_text():
+    """What they give at one position; the engine takes their mean over all."""
+    assert {n for n, m in METRICS.items() if m.everywhere} == {
+        "next_token_loss",
+        "next_token_accuracy",
+    }
+    loss = resolve_metric("loss@all")
+    assert loss.everywhere and loss.fn is METRICS["loss"].fn
+    torch.testing.assert_close(
+        loss(logits(), answers()), METRICS["next_token_loss"](logits(), answers())
+    )
+    first = METRICS["next_token_accuracy"](logits(), answers())
+    assert torch.equal(first == 1, METRICS["rank"](logits(), answers()) == 0)
+
+
+@pytest.mark.parametrize("name", ["logit_diff", "accuracy", "kl", "cosine"])
+def test_what_compares_two_things_has_no_next_token(name):
+    with pytest.raises(MetricError, match=rf"'{name}@all' is not read at all.*'next_token_loss'"):
+        resolve_metric(f"{name}@all")
+
+
+def test_a_token_that_is_not_finite_is_no_example():
+    full = logits()
+    full[0, 2] = math.nan
+    with pytest.raises(MetricError, match=r"'next_token_loss' is nan for token 2 of a batch of 5"):
+        METRICS["next_token_loss"](full, answers())
+
+
 def test_ties():
     flat = torch.zeros(1, BATCH, VOCAB)
     assert METRICS["rank"](flat, answers()).tolist() == [[0] * BATCH]
     assert METRICS["accuracy"](read(METRICS["accuracy"], flat), answers()).tolist() == [[0] * BATCH]
+    assert METRICS["next_token_accuracy"](flat, answers()).tolist() == [[0] * BATCH]
 
 
 def test_half_precision_loses_no_rank():
@@ -104,7 +137,7 @@ def test_half_precision_loses_no_rank():
 
 
 def test_metrics_are_differentiable():
-    for name in ("logit_diff", "log_prob", "loss", "prob", "kl"):
+    for name in ("logit_diff", "log_prob", "loss", "prob", "kl", "next_token_loss"):
         full = logits().requires_grad_()
         METRICS[name](read(METRICS[name], full), answers(logits(1)[0])).sum().backward()
         assert full.grad.abs().sum() > 0
