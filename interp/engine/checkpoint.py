@@ -50,7 +50,7 @@ def cell_identity(cell: Cell) -> str:
             i.positions,
             type(i.value).__name__,
             source(i.value.source),
-            getattr(i.value, "factor", None),
+            [(n, function_identity(x)) for n, x in vars(i.value).items() if n != "source"],
             i.readers and [str(reader) for reader in i.readers],
             i.normalise,
         )

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.edges import READERS, Edge
-from interp.core.errors import SiteError, Unsupported, nearest
+from interp.core.errors import InterpError, SiteError, Unsupported, nearest
 from interp.core.pairs import Pairs
 from interp.core.sites import Site
 
@@ -128,6 +128,62 @@ class Scale:
 
     def __call__(self, current: Tensor, found: Tensor) -> Tensor:
         return current * self.factor
+
+
+@dataclass(frozen=True, eq=False)
+class Erase:
+    """The current value without what a map of low rank finds in it: `x - left right (x - mean)`.
+
+    An affine map of whatever stands there, so several layers may be erased in one run. Made by
+    `interp.probing.erasure`. Computed in the wider of its own precision and the activation's.
+
+    Attributes:
+        left, right: `d rank` and `rank d`.
+        mean: `d`, the point that stays where it is.
+    """
+
+    left: Float[Tensor, "_ _"]
+    right: Float[Tensor, "_ _"]
+    mean: Float[Tensor, " _"]
+
+    source: ClassVar[Source] = None
+
+    def __post_init__(self) -> None:
+        parts = {"left": self.left, "right": self.right, "mean": self.mean}
+        shapes = {name: tuple(part.shape) for name, part in parts.items()}
+        d, rank = shapes["left"] if self.left.ndim == 2 else (0, 0)
+        if shapes != {"left": (d, rank), "right": (rank, d), "mean": (d,)}:
+            raise InterpError(
+                f"an erasure of vectors of d numbers has left (d, rank), right (rank, d) and mean "
+                f"(d,); these are {shapes}."
+            )
+        for name, part in parts.items():
+            if not part.is_floating_point() or not part.isfinite().all():
+                what = "holds NaN or infinity" if part.is_floating_point() else f"is {part.dtype}"
+                raise InterpError(
+                    f"{name} of an erasure {what}; it must be finite floating-point numbers. Look "
+                    "at the activations that it was fitted to."
+                )
+
+    @property
+    def rank(self) -> int:
+        """How many directions are taken away."""
+        return self.left.shape[1]
+
+    @property
+    def width(self) -> int:
+        """The length of the vectors."""
+        return self.left.shape[0]
+
+    def of(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """The vectors after erasure, in the precision that they came in."""
+        wide = torch.promote_types(x.dtype, self.left.dtype)
+        left, right, mean = (t.to(x.device, wide) for t in (self.left, self.right, self.mean))
+        value = x.to(wide)
+        return (value - (value - mean) @ right.T @ left.T).to(x.dtype)
+
+    def __call__(self, current: Tensor, found: Tensor) -> Tensor:
+        return self.of(current)
 
 
 @dataclass(frozen=True, eq=False)

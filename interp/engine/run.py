@@ -12,16 +12,17 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, SiteError
+from interp.core.facts import Facts
 from interp.core.results import COLUMNS, Results
-from interp.core.sites import Site
+from interp.core.sites import HEAD_KINDS, Site
 from interp.engine.block import Block
 from interp.engine.checkpoint import Store, cell_identity, function_identity
 from interp.engine.collect.means import MeanReference, taken
 from interp.engine.engines import Engine, accept, choose
 from interp.engine.explain import proceed
 from interp.engine.fitting import fitting, halving
-from interp.engine.interventions import Averaged, Cell
+from interp.engine.interventions import Averaged, Cell, Erase
 from interp.engine.plan import Batch, make_plan
 from interp.engine.provenance import provenance
 from interp.engine.sweep import Sweep
@@ -38,6 +39,7 @@ def run(sweep: Sweep) -> Results:
         ModelError: a submodule is in training mode.
         PairsError, Unsupported: pairs or a question that the model or the engine has no answer to.
         MetricError: the metric is not one finite float per example.
+        SiteError: a value that is not of the site's width.
         InterpError: intervening with a run's own values changed the metric (null control).
         ResultsError: the checkpoint folder cannot be written.
     """
@@ -54,7 +56,7 @@ def run(sweep: Sweep) -> Results:
         engine=engine.name,
     )
     proceed(plan)
-    _require_finite_values(cells)
+    _require_values(cells, sweep.model.facts)
     references = _references(sweep, engine)
     base = np.full(len(pairs), np.nan)
     values = np.full((len(cells), len(pairs)), np.nan)
@@ -65,7 +67,8 @@ def run(sweep: Sweep) -> Results:
     ) as bar:
         for batch in plan.batches:
             rows = list(batch.rows)
-            store = Store(sweep.checkpoint, _key(sweep, engine, batch))
+            key = () if sweep.checkpoint is None else _key(sweep, engine, batch)
+            store = Store(sweep.checkpoint, key)
             found = store.load()
             if found is None:
                 if block is None or block.rows != batch.rows:
@@ -101,16 +104,38 @@ def _null(block: Block, cells: Sequence[Cell], batch: Batch, budget: int) -> flo
     return _null(block, cells, replace(batch, cells=batch.cells[:1]), budget)
 
 
-def _require_finite_values(cells: Sequence[Cell]) -> None:
+def _require_values(cells: Sequence[Cell], facts: Facts) -> None:
+    """Values of the user's own that would make nonsense of a run, or end it with a stack trace.
+
+    Raises:
+        InterpError: NaN or infinity.
+        SiteError: an erasure of vectors of another width than the site's.
+    """
     for cell in cells:
         for i in cell.interventions:
             source = i.value.source
+            if isinstance(i.value, Erase):
+                _require_width(i.value, i.site, facts)
             if isinstance(source, Tensor) and not source.isfinite().all():
                 row = (~source.isfinite()).nonzero()[0, 0].item()
                 raise InterpError(
                     f"the value given for '{i.site}' holds NaN or infinity, first in row {row}; "
                     "every number after it would. Look at how it was made."
                 )
+
+
+def _require_width(value: Erase, site: Site, facts: Facts) -> None:
+    if site.kind in ("pattern", "mlp_act"):
+        raise SiteError(
+            f"'{site}' is no vector of features that directions could be erased from; take the "
+            "residual stream, an output ('12.attn', '12.mlp') or a head."
+        )
+    width = facts.d_head if site.kind in HEAD_KINDS else facts.d_model
+    if value.width != width:
+        raise SiteError(
+            f"the erasure put at '{site}' is of vectors {value.width} wide, and the site's are "
+            f"{width} wide: it was fitted at another kind of site, or on another model. ({facts})"
+        )
 
 
 def _unnormalised(cells: Sequence[Cell]) -> dict[str, bool]:
