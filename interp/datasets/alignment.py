@@ -191,13 +191,12 @@ def _blanks(model: Model, ids: Sequence[int], offsets: Offsets) -> frozenset[int
 
 def _ranges(text: str, spans: Ranges, offsets: Offsets, blanks: frozenset[int]) -> Ranges:
     """The tokens of each span, [start, end), or (-1, -1)."""
-    trimmed = [_trimmed(text, *span) for span in offsets]
-    kept = [i for i, (a, b) in enumerate(trimmed) if a < b and i not in blanks]
+    kept = [i for i, (a, b) in enumerate(offsets) if a < b and i not in blanks]
     ranges = np.full((len(spans), 2), -1, dtype=np.int64)
     if not kept:
         return ranges
-    starts, ends = np.array([trimmed[i] for i in kept]).T
-    # these orders hold but where a tokenizer changes the text, and then no token is lost
+    starts, ends = np.array([offsets[i] for i in kept]).T
+    # these orders hold but where a tokenizer moves text, and then no token is lost
     starts, ends = np.minimum.accumulate(starts[::-1])[::-1], np.maximum.accumulate(ends)
     words = np.array([_trimmed(text, a, b) for a, b in spans.tolist()], dtype=np.int64)
     words = words.reshape(-1, 2)

@@ -26,7 +26,7 @@ from tokenizers import (
 )
 
 from interp.core.errors import CorpusError, ModelError, PairsError
-from interp.datasets.alignment import Alignment, align
+from interp.datasets.alignment import Alignment, _ranges, align
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
 from interp.datasets.registry import corpus as find
 from interp.models import shipped
@@ -303,6 +303,39 @@ def test_words_with_one_span_have_the_same_tokens(speaking):
     aligned = align(speaking("byte-bpe"), made([found]))
     assert (aligned.start[0], aligned.end[0]) == (aligned.start[1], aligned.end[1])
     assert aligned.start[2] == aligned.end[1]
+
+
+def test_spaces_around_a_word_do_not_count(speaking):
+    model, text = speaking("byte-bpe"), "The dogs see"
+    tight, loose = (
+        made([Sentence("s", text, tuple(Word(text[a:b], (a, b)) for a, b in spans))])
+        for spans in ([(0, 3), (4, 8), (9, 12)], [(0, 4), (3, 9), (8, 12)])
+    )
+    assert words(align(model, tight)) == words(align(model, loose))
+
+
+def test_a_row_takes_what_fits_though_sentences_are_longer_alone(speaking):
+    """`d|o|g|s`, but after a space `Ġdog|s`."""
+    model, corpus = speaking("byte-bpe"), made([plain("dogs")] * 6)
+    together = len(model.encode(" ".join(["dogs"] * 6)))
+    assert together < 6 * len(model.encode("dogs"))
+    assert len(align(model, corpus, context=together).rows) == 1
+    assert len(align(model, corpus, context=together - 1).rows) == 2
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    offsets=st.lists(
+        st.tuples(st.integers(0, 9), st.integers(0, 3)).map(lambda o: (o[0], o[0] + o[1])),
+        max_size=8,
+    ),
+    span=st.tuples(st.integers(0, 8), st.integers(1, 4)).map(lambda s: (s[0], s[0] + s[1])),
+)
+def test_whatever_the_offsets_no_token_of_a_word_is_lost(offsets, span):
+    found = _ranges("x" * 13, np.array([span]), offsets, frozenset())[0]
+    for i, (a, b) in enumerate(offsets):
+        if max(a, span[0]) < min(b, span[1]):
+            assert found[0] <= i < found[1]
 
 
 def test_a_space_before_the_text_is_no_word(speaking):
