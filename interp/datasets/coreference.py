@@ -16,8 +16,10 @@ from interp.datasets.naming import head_of, kind_of
 from interp.datasets.plain import join
 
 _BEGIN, _END = "#begin document (", "#end document"
+_Line = tuple[int, str]
+"""Number in the file, contents."""
 _Row = tuple[int, list[str]]
-"""Line in the file, columns."""
+"""Number of the line in the file, columns."""
 
 
 @dataclass
@@ -25,7 +27,7 @@ class _Part:
     """One document as it stands in the file."""
 
     id: str
-    sentences: list[list[_Row]] = field(default_factory=lambda: [[]])
+    sentences: list[list[_Line]] = field(default_factory=lambda: [[]])
 
 
 def read_coreference(
@@ -79,26 +81,32 @@ def _parts(text: str, file: str) -> Iterator[_Part]:
         elif part is None:
             _refuse(file, number, f"{_BEGIN}...); part 0", repr(line[:60]))
         else:
-            part.sentences[-1].append((number, _columns(line, number, file, part)))
+            part.sentences[-1].append((number, line))
     if part is not None:
         _refuse(file, number, f"{_END} of {part.id}", "the end of the file")
 
 
-def _columns(line: str, number: int, file: str, part: _Part) -> list[str]:
-    columns = line.split("\t") if "\t" in line else line.split()
-    index = str(len(part.sentences[-1]))
-    if len(columns) < 5 or columns[2] != index or not columns[3]:
-        expected = f"document, part, {index}, word, ..., mentions with one tab between"
-        _refuse(file, number, expected, f"{len(columns)} columns: {line[:60]!r}")
-    first = part.sentences[0][0][1] if part.sentences[0] else columns
-    if len(columns) != len(first):
-        expected = f"{len(first)} columns as above (a tab at the end of a line counts)"
-        _refuse(file, number, expected, f"{len(columns)}: {line[:60]!r}")
-    return columns
+def _rows(part: _Part, file: str) -> list[list[_Row]]:
+    """The columns of each sentence."""
+    rows: list[list[_Row]] = []
+    wide: int | None = None
+    for lines in filter(None, part.sentences):
+        rows.append([])
+        for index, (number, line) in enumerate(lines):
+            columns = line.split("\t") if "\t" in line else line.split()
+            if len(columns) < 5 or columns[2] != str(index) or not columns[3]:
+                expected = f"document, part, {index}, word, ..., mentions with one tab between"
+                _refuse(file, number, expected, f"{len(columns)} columns: {line[:60]!r}")
+            wide = wide or len(columns)
+            if len(columns) != wide:
+                expected = f"{wide} columns as above (a tab at the end of a line counts)"
+                _refuse(file, number, expected, f"{len(columns)}: {line[:60]!r}")
+            rows[-1].append((number, columns))
+    return rows
 
 
 def _document(part: _Part, file: str) -> Document:
-    rows = [sentence for sentence in part.sentences if sentence]
+    rows = _rows(part, file)
     forms = [[columns[3] for _, columns in sentence] for sentence in rows]
     # capitalised though no sentence begins with them
     names = {form for sentence in forms for form in sentence[1:] if form[0].isupper()}

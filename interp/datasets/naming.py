@@ -36,16 +36,18 @@ def head_of(forms: Sequence[str]) -> int:
     """The last word with a letter or digit before what follows a head in English.
 
     That is a preposition, a relative pronoun, a dash or bracket, or a comma before one of these,
-    a determiner or a name; none of them as the first word. A final "'s" is passed over.
+    a determiner or a name; where the mention begins with one, the next. A final "'s" is passed
+    over.
     """
-    end = len(forms)
-    for i in range(1, len(forms)):
-        word = forms[i].lower()
+    end, begun = len(forms), False
+    for i, form in enumerate(forms):
         after = forms[i + 1] if i + 1 < len(forms) else "the"
         goes_on = after.lower() not in _STOP | _DETERMINER and not after[0].isupper()
-        if word in _STOP or (word == "," and not goes_on):
+        stops = form.lower() in _STOP or (form == "," and not goes_on)
+        if stops and begun:
             end = i
             break
+        begun = begun or not stops
     for i in reversed(range(end)):
         if forms[i][0].isalnum():
             return i
