@@ -156,6 +156,8 @@ def _fetch(name: str, entry: Entry, file: File, folders: list[Path]) -> Path:
             downloader=pooch.HTTPDownloader(progressbar=sys.stderr.isatty()),
         )
     except (OSError, ValueError) as error:
+        if (response := getattr(error, "response", None)) is not None:
+            response.close()  # pooch leaves the connection of a refusal open
         raise CorpusError(
             f"could not download {address} for {name}: {error}. Without a network, {put}; "
             "if the sha256 is wrong, the download was damaged or altered: try again."

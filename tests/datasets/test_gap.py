@@ -1,0 +1,126 @@
+"""GAP: offsets, labels and roles by hand, and the published counts."""
+
+from collections import Counter
+
+import pytest
+
+from interp.core.errors import CorpusError
+from interp.datasets.conllu import read_conllu
+from interp.datasets.gap import COLUMNS, read_gap, roles
+
+TEXT = "Ann-Marie O'Neil's aunt ``met'' Bob. She left (her home)."
+ROW = {
+    "ID": "t-1",
+    "Text": TEXT,
+    "Pronoun": "She",
+    "Pronoun-offset": "37",
+    "A": "Ann-Marie O'Neil",
+    "A-offset": "0",
+    "A-coref": "TRUE",
+    "B": "Bob",
+    "B-offset": "32",
+    "B-coref": "FALSE",
+    "URL": "http://x",
+}
+
+
+def tsv(*rows: dict[str, str]) -> str:
+    return "\n".join("\t".join(line) for line in [COLUMNS, *(r.values() for r in rows)]) + "\n"
+
+
+def read(**changes: str):
+    return read_gap(tsv(ROW | changes), name="tiny").documents[0]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "label", "together"),
+    [
+        ("TRUE", "FALSE", "A", ["Ann-Marie O'Neil", "She"]),
+        ("FALSE", "TRUE", "B", ["Bob", "She"]),
+        ("FALSE", "FALSE", "neither", ["She"]),
+    ],
+)
+def test_the_pronoun_is_in_the_chain_of_its_name(a, b, label, together):
+    document = read(**{"A-coref": a, "B-coref": b})
+    assert dict(document.facts) == {"label": label, "gender": "feminine", "page": "http://x"}
+    pronoun, first, second = roles(document)
+    assert [document.text(m) for m in (pronoun, first, second)] == [
+        "She",
+        "Ann-Marie O'Neil",
+        "Bob",
+    ]
+    assert [document.text(m) for m in document.chains[label]] == together
+    assert (pronoun.kind, first.kind, second.kind) == ("pronoun", "proper", "proper")
+
+
+def test_a_passage_is_one_sentence_whose_words_respect_the_mentions():
+    document = read(**{"A": "Ann", "B": "il"} | {"B-offset": "14"})
+    (sentence,) = document.sentences
+    assert sentence.text == TEXT
+    assert [w.form for w in sentence.words][:6] == ["Ann", "-", "Marie", "O", "'Ne", "il"]
+    assert [document.text(m) for m in document.mentions] == ["Ann", "il", "She"]
+    assert [w.form for w in sentence.words if "`" in w.form] == ["``"]
+
+
+def test_a_name_inside_a_name():
+    document = read(**{"B": "Neil", "B-offset": "12"})
+    assert [document.text(m) for m in document.mentions] == ["Ann-Marie O'Neil", "Neil", "She"]
+
+
+def test_quotes_are_characters():
+    text = 'He "said. Bob " She'
+    changes = {"Text": text, "A": "He", "B": "Bob", "B-offset": "10", "Pronoun-offset": "16"}
+    assert read(**changes).sentences[0].text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ["line 1", "the columns ID, Text", "nothing"]),
+        ("ID\tText\n", ["line 1", "found ID, Text"]),
+        (tsv(), ["line 2", "a passage"]),
+        (tsv(ROW).replace("\thttp://x", ""), ["line 2", "11 columns", "found 10"]),
+        (tsv(ROW, ROW), ["line 3", "an ID of its own", "'t-1'"]),
+        (tsv(ROW | {"A-offset": "1"}), ["line 2", 'A "Ann-Marie O\'Neil" at character 1', "nn-M"]),
+        (tsv(ROW | {"B-offset": "-1"}), ["line 2", "a number in B-offset", "'-1'"]),
+        (tsv(ROW | {"B": "", "B-offset": "3"}), ["line 2", "B '' at character 3"]),
+        (tsv(ROW | {"B": "Bob. ", "B-offset": "32"}), ["line 2", "'Bob. ' at character 32"]),
+        (tsv(ROW | {"B-coref": "TRUE"}), ["line 2", "not both TRUE", "('TRUE', 'TRUE')"]),
+        (tsv(ROW | {"A-coref": "True"}), ["line 2", "TRUE or FALSE", "'True'"]),
+        (
+            tsv(ROW | {"Pronoun": "her home", "Pronoun-offset": "47"}),
+            ["line 2", "a pronoun of he, him", "'her home'"],
+        ),
+    ],
+)
+def test_malformed_files(text, parts):
+    with pytest.raises(CorpusError) as caught:
+        read_gap(text, name="tiny", file="some/gap.tsv")
+    message = str(caught.value)
+    missing = [p for p in ("some/gap.tsv", "expected", "found", *parts) if p not in message]
+    assert not missing, f"{missing} not in: {message}"
+
+
+def test_other_documents_have_no_roles():
+    other = read_conllu("1\ta\t_\t_\t_\t_\t_\t_\t_\t_\n", name="tiny").documents[0]
+    with pytest.raises(CorpusError, match="tiny-0.*not one of GAP"):
+        roles(other)
+
+
+@pytest.mark.parametrize(
+    ("split", "labels"),
+    [
+        ("development", {"A": 874, "B": 925, "neither": 201}),
+        ("validation", {"A": 187, "B": 205, "neither": 62}),
+    ],
+)
+def test_gap_has_its_published_counts(published, split, labels):
+    corpus = published("gap", split)
+    assert Counter(d.facts["label"] for d in corpus.documents) == labels
+    genders = Counter(d.facts["gender"] for d in corpus.documents)
+    assert genders["masculine"] == genders["feminine"] == sum(labels.values()) / 2
+    for document in corpus.documents:
+        pronoun, a, b = roles(document)
+        assert document.text(pronoun).lower() in ("he", "him", "his", "she", "her", "hers")
+        assert (a.chain, b.chain, pronoun.chain) == ("A", "B", document.facts["label"])
+        assert pronoun.head not in (a.head, b.head)
