@@ -102,10 +102,8 @@ class Pooled:
                     f"{slab.shelf} of layer {slab.layer} came with shape {tuple(x.shape[1:])}, "
                     f"which has no place for {len(rows)} rows of {longest} tokens. Choose others."
                 )
-            found = pooled(x, batch, start, end, self.pool).flatten(2)
-            if x.ndim == 3:
-                found = found[..., None]
             kept = self.tensors[slab]
+            found = pooled(x, batch, start, end, self.pool).reshape(len(kept), len(words), -1)
             if together:
                 numbers = kept[:, run].copy_(found)
             else:
