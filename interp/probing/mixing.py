@@ -1,0 +1,128 @@
+"""Which layers a task needs: scalar mixes, cumulative probes, expected layer, centre of gravity.
+
+Tenney et al. 2019 (arXiv:1905.05950, sec. 3): h = gamma * sum_l softmax(a)_l h_l.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from interp.core import stats
+from interp.core.errors import ProbeError
+from interp.probing.adam import Parameters
+
+SPEED = 10.0
+"""Of the mix: its few logits would move by 1e-3 a step, and hardly leave uniform weights."""
+
+
+def start(layers: int) -> dict[str, Tensor]:
+    """A uniform mix."""
+    return {"mix": torch.zeros(layers), "gamma": torch.ones(1)}
+
+
+def weights(
+    mix: Float[Tensor, "problem layer"], last: Int[Tensor, " problem"]
+) -> Float[Tensor, "problem layer"]:
+    """softmax(a) over the layers up to the last of each problem."""
+    layers = torch.arange(mix.shape[1], device=mix.device)
+    hidden = layers > last.to(mix.device)[:, None]
+    return (SPEED * mix).masked_fill(hidden, -torch.inf).softmax(-1)
+
+
+def mixed(
+    parameters: Parameters,
+    last: Int[Tensor, " problem"],
+    x: Float[Tensor, "layer word d"],
+) -> Float[Tensor, "problem word d"]:
+    """The scalar mix of each problem."""
+    share = parameters["gamma"] * weights(parameters["mix"], last)
+    return (share @ x.flatten(1)).unflatten(1, x.shape[1:])
+
+
+def centre_of_gravity(weights: Float[ndarray, "*task layer"]) -> Float[ndarray, "*task"]:
+    """sum_l l s_l: the mean layer that a full mix reads."""
+    return np.asarray(weights @ np.arange(weights.shape[-1]))
+
+
+def expected_layer(scores: Float[ndarray, "*task layer"]) -> Float[ndarray, "*task"]:
+    """sum_l l Delta_l / sum_l Delta_l over l >= 1, Delta_l = scores[l] - scores[l - 1].
+
+    A pseudo-expectation: a layer's Delta may be negative. NaN where the last score is not above
+    the first, since then the layers add nothing that could have a mean.
+
+    Args:
+        scores: of the cumulative probes of layers 0 to l.
+    """
+    gains = np.diff(scores)
+    total = scores[..., -1] - scores[..., 0]
+    known = np.where(total > 0, total, np.nan)
+    return np.asarray(gains @ np.arange(1, scores.shape[-1]) / known)
+
+
+def expected_layer_draws(
+    totals: Float[ndarray, "layer cluster"],
+    counts: Float[ndarray, " counted"],
+    *,
+    resamples: int = stats.RESAMPLES,
+    seed: int = 0,
+) -> Float[ndarray, " draw"]:
+    """The expected layer in bootstrap samples of documents, the probes as they are.
+
+    Tasks scored on the same documents have the same draws under one seed, so that the draws of
+    one minus those of the other give the interval of a difference.
+
+    Args:
+        totals: sum of the score over the examples of each document, by cumulative probe.
+        counts: examples of each document.
+
+    Raises:
+        ProbeError: a document count that differs, or a document without examples.
+    """
+    if totals.shape[1] != len(counts) or (counts <= 0).any():
+        raise ProbeError(
+            f"totals are of {totals.shape[1]} documents and counts of {len(counts)}, the smallest "
+            f"{counts.min(initial=0):g}; give both of the same documents, each with examples"
+        )
+    clusters = len(counts)
+    if clusters < 2:
+        return np.full(resamples, np.nan)
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(clusters, np.full(clusters, 1 / clusters), resamples).astype(float)
+    return expected_layer((times @ totals.T) / (times @ counts)[:, None])
+
+
+def expected_layer_interval(
+    totals: Float[ndarray, "layer cluster"],
+    counts: Float[ndarray, " counted"],
+    *,
+    resamples: int = stats.RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """The expected layer with its 95 % percentile interval over documents.
+
+    Returns:
+        Value, low, high. The bounds are NaN with fewer than two documents, and where more than
+        2.5 % of the draws gain nothing: then the gain itself is not told apart from zero.
+    """
+    draws = expected_layer_draws(totals, counts, resamples=resamples, seed=seed)
+    value = float(expected_layer(totals.sum(1) / counts.sum()))
+    if np.isnan(draws).mean() > (1 - stats.CONFIDENCE) / 2:
+        return value, np.nan, np.nan
+    tails = [(1 - stats.CONFIDENCE) / 2, (1 + stats.CONFIDENCE) / 2]
+    low, high = np.nanquantile(draws, tails)
+    return value, float(low), float(high)
+
+
+def gains(
+    totals: Float[ndarray, "layer cluster"],
+    counts: Float[ndarray, " counted"],
+    *,
+    resamples: int = stats.RESAMPLES,
+    seed: int = 0,
+) -> Float[ndarray, "step 3"]:
+    """Delta_l for l >= 1 with its 95 % interval over documents: value, low, high."""
+    steps = np.diff(totals, axis=0)
+    low, high = stats.ratio_interval(steps, counts, resamples=resamples, seed=seed)
+    return np.stack([steps.sum(1) / counts.sum(), low, high], axis=1)
