@@ -29,7 +29,7 @@ _GIVEN = dict.fromkeys(
 _PARSERS = {**DEFAULT_FIELD_PARSERS, **_AS_WRITTEN, **_GIVEN}  # the default ones are slow
 _COLUMNS = "10 columns (ID FORM LEMMA UPOS XPOS FEATS HEAD DEPREL DEPS MISC) with one tab between"
 _IDS = ("GRP", "eid")  # what GUM and CorefUD call the chain; it comes first
-_HEADS = ("minspan", "head")  # place in the mention, from 1; the first of several
+_HEADS = ("minspan", "head")  # places in the mention, from 1
 _KINDS = {"PRON": "pronoun", "PROPN": "proper"}
 
 _Row = Mapping[str, Any]
@@ -61,6 +61,9 @@ def read_conllu(
     else all have the whole token's. Empty nodes, and mentions of nothing else, are left out. The
     text is that of the tokens with their spaces; `source["text differs"]` counts the sentences
     whose `# text` says otherwise.
+
+    The head of a mention is the word of `minspan` that the syntax puts highest; without syntax the
+    first of `minspan`, without `minspan` the highest of all.
 
     Args:
         text: the file's contents.
@@ -237,11 +240,13 @@ def _mentions(
         if not words:
             continue
         facts = dict(zip(names[1:], bracket.facts.split("-", max(0, len(names) - 2)), strict=False))
-        place = next((facts[n].split(",")[0] for n in _HEADS if facts.get(n)), None)
-        if place is not None and not (place.isdecimal() and 0 < int(place) <= len(members)):
-            block.refuse(line, f"a head from 1 to {len(members)} in the mention", repr(place))
+        places = next((facts[n].split(",") for n in _HEADS if facts.get(n)), [])
+        if wrong := [p for p in places if not (p.isdecimal() and 0 < int(p) <= len(members))]:
+            block.refuse(line, f"heads from 1 to {len(members)} in the mention", ",".join(wrong))
         span = (words[0], words[-1] + 1)
-        head = _top(sentence, span) if place is None else members[int(place) - 1]
+        heads = [members[int(place) - 1] for place in places]
+        top = _top(sentence, span)
+        head = heads[0] if heads and top not in heads else top
         upos = None if head is None else sentence.words[head].upos
         kind = None if upos is None else _KINDS.get(upos, "nominal")
         mentions.append(Mention(index, span, bracket.id, head, kind))

@@ -194,7 +194,23 @@ def test_entity_brackets_nested_one_word_and_concatenated():
     assert "mentions" in corpus.layers
 
 
-def test_minspan_of_several_words_takes_the_first_and_identities_may_have_hyphens():
+def test_the_head_is_the_word_of_minspan_that_the_syntax_puts_highest():
+    text = block(
+        "# global.Entity = GRP-etype-infstat-salience-centering-minspan-link-identity",
+        row(1, "the", head=3, misc="Entity=(28-place-new-ns-cf2-2,3,5-coref"),
+        row(2, "Swan", upos="PROPN", head=3),
+        row(3, "Club", upos="PROPN", head=6),
+        row(4, "in", upos="ADP", head=5),
+        row(5, "Rome", upos="PROPN", head=3, misc="Entity=(32-place-new-ns-cf5-1-sgl-Rome)28)"),
+        row(6, "burned", upos="VERB", head=0, misc="Entity=(33-event-new-ns-cf6-2-sgl"),
+        row(7, "down", upos="ADV", head=6, misc="Entity=33)"),
+    )
+    club, rome, burned = read(text).documents[0].mentions
+    assert [(m.words, m.head) for m in (club, rome)] == [((0, 5), 2), ((4, 5), 4)]
+    assert (burned.words, burned.head) == ((5, 7), 6)  # minspan alone says so
+
+
+def test_without_syntax_the_head_is_the_first_of_minspan_and_identities_may_have_hyphens():
     text = block(
         GUM,
         row(1, "big", upos="ADJ", misc="Entity=(7-person-giv:inact-cf4-2,4-coref-Jean-Luc_A-B"),
@@ -271,7 +287,7 @@ def test_a_chain_inside_itself():
         (GUM + "\n" + row(1, "a", misc="Entity=(1-x"), ["line 2", "closing 1)"]),
         (GUM + "\n" + row(1, "a", misc="Entity=1)"), ["line 2", "opening (1"]),
         (GUM + "\n" + row(1, "a", misc="Entity=(1)junk"), ["line 2", "brackets", "(1)junk"]),
-        (GUM + "\n" + row(1, "a", misc="Entity=(1-p-n-c-2-l)"), ["line 2", "from 1 to 1", "'2'"]),
+        (GUM + "\n" + row(1, "a", misc="Entity=(1-p-n-c-2-l)"), ["line 2", "1 to 1", "found 2"]),
         (GUM + "\n" + row(1, "a", misc="Entity=(1[1/2]-p)"), ["line 2", "side by side"]),
         (
             GUM + "\n" + row("1-1", "a", misc="Entity=(1)") + "\n" + row(1, "a"),
