@@ -29,8 +29,8 @@ class Trees:
         counted: words that UUAS counts: not the punctuation.
     """
 
-    heads: tuple[Int[ndarray, "_"], ...]
-    counted: tuple[Bool[ndarray, "_"], ...]
+    heads: tuple[Int[ndarray, " _"], ...]
+    counted: tuple[Bool[ndarray, " _"], ...]
 
     @classmethod
     def of(
