@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -35,8 +35,7 @@ class Filled:
     at: Mapping[str, Span]
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(NamedTuple):
     space: str
     form: str
     tag: str | None
@@ -103,13 +102,20 @@ def lists(name: str, file: str) -> Any:
 
 
 @cache
-def splits(name: str, lemmas: tuple[str, ...]) -> Mapping[str, Split]:
-    """Which split each lemma is in: 60 % train, 20 % dev, 20 % test, drawn by the set's name."""
-    order = np.random.default_rng([*name.encode()]).permutation(len(lemmas))
+def splits(
+    name: str, lemmas: tuple[str, ...], *, held_out: tuple[str, ...] = ()
+) -> dict[str, Split]:
+    """Which split each lemma is in: 60 % train, 20 % dev, 20 % test, drawn by the set's name.
+
+    Args:
+        held_out: lemmas that are in the test split whatever is drawn.
+    """
+    drawn = np.random.default_rng([*name.encode()]).permutation(len(lemmas))
+    order = sorted((lemmas[i] for i in drawn), key=lambda lemma: lemma in held_out)
     dev, test = (round(len(lemmas) * SHARES[split]) for split in ("dev", "test"))
     cut = len(lemmas) - dev - test
     names: list[Split] = ["train"] * cut + ["dev"] * dev + ["test"] * test
-    return {lemmas[i]: split for i, split in zip(order, names, strict=True)}
+    return dict(zip(order, names, strict=True))
 
 
 def require_split(name: str, split: str) -> None:
