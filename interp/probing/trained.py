@@ -118,7 +118,8 @@ def fit_probe(
         training, dev: of the same sites and problems, from different documents.
         classes: labels that there are; the largest that occurs and those below it by default.
         sites: names of the sites, which their initial parameters are drawn by; numbers by default.
-        labels: names of the problems ("real", "control"); numbers by default.
+        labels: names of the problems ("real", "control"); numbers by default. The same labels
+            under several names are so many starts.
         source: `"cumulative"` trains, for each site, a probe of the scalar mix of the sites up to
             it (P^(l) of Tenney et al. 2019): give sites from the lowest layer to the highest.
 

@@ -208,6 +208,26 @@ def test_batch_equals_loop(dtype):
         )
 
 
+def test_turns_and_chunks_change_nothing(monkeypatch):
+    x = gaussian(SITES, WORDS, D)
+    train, dev = split(x, torch.stack([(x[i] @ gaussian(D, 3)).argmax(-1) for i in (0, 1)]))
+    schedule = replace(FAST, epochs=2)
+    expected = fit_probe(Mlp(8), train, dev, schedule=schedule).log_probs(dev.x)
+    monkeypatch.setattr("interp.probing.training.AT_ONCE", 4)
+    monkeypatch.setattr("interp.probing.trained.AT_ONCE", 5)
+    monkeypatch.setattr("interp.probing.trained.CHUNK", 7)
+    found = fit_probe(Mlp(8), train, dev, schedule=schedule).log_probs(dev.x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+def test_several_starts_are_several_labels():
+    x = gaussian(1, WORDS, D)
+    y = (x[0] @ gaussian(D, 3)).argmax(-1)
+    train, dev = split(x, y.expand(3, -1))
+    starts = fit_probe(Mlp(8), train, dev, schedule=replace(FAST, epochs=2)).log_probs(dev.x)[0]
+    assert not torch.allclose(starts[0], starts[1])
+
+
 def test_seeds_repeat_bit_for_bit():
     x = gaussian(SITES, WORDS, D, dtype=torch.float32)
     train, dev = split(x, (x[0] @ gaussian(D, 3, dtype=torch.float32)).argmax(-1)[None])

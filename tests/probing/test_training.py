@@ -171,6 +171,28 @@ def test_a_loss_that_is_not_finite_ends_a_problem_with_its_last_good_parameters(
     assert found.parameters["w"].tolist() == pytest.approx([-steps[0]])
 
 
+def test_a_problem_that_breaks_leaves_the_others_alone():
+    def run(broken: list[float]) -> Trained:
+        def loss(p: dict, which: Tensor, batch: Tensor) -> Tensor:
+            factor = torch.tensor(broken)[which]
+            return (factor * (p["w"] - 1).square())[:, None].expand(-1, len(batch))
+
+        return train(
+            *(loss, {"w": torch.zeros(2)}),
+            examples=3,
+            dev_loss=loss,
+            dev_examples=3,
+            names=["a", "b"],
+            schedule=Schedule(epochs=5, learning_rate=0.1),
+            seed=0,
+        )
+
+    one, none = run([1.0, float("inf")]), run([1.0, 1.0])
+    assert one.reason[1] == "the loss was not finite in epoch 1" and one.best[1] == 0
+    assert torch.equal(one.parameters["w"][0], none.parameters["w"][0])
+    assert torch.equal(one.epochs[0], none.epochs[0])
+
+
 def test_converged_problems_are_not_talked_about(caplog):
     with caplog.at_level(logging.INFO, "interp"):
         assert regression(range(3), schedule=FAST).converged.all()
