@@ -7,7 +7,7 @@ from interp.core.edges import Edge, edges, is_edge
 from interp.core.errors import PairsError, PositionError, SiteError
 from interp.core.pairs import Pairs
 from interp.core.sites import Site, resolve
-from interp.engine.interventions import Cell, Hop, Intervention, Value
+from interp.engine.interventions import AFTER_FIRST, Cell, Hop, Intervention, Value
 from interp.engine.plan import decodes
 from interp.models.model import Model
 
@@ -46,8 +46,9 @@ def targets(model: Model, pairs: Pairs, sites: Sites, positions: Positions) -> I
 
     `sites` is a selector, a site, an edge ("20.1 -> 23.3.q"), or a list of them: one cell each. A
     mapping from names to such selections makes one cell of each: all its parts change together.
-    `positions` is `"all"` (every position together), a name, a list of names (one intervention
-    each), or `"each"` (one for each index; the prompts must be of one length).
+    `positions` is `"all"` (every position together), `"after first"` (all but the first), a name, a
+    list of names (one intervention each), or `"each"` (one for each index; the prompts must be of
+    one length).
 
     Raises:
         SiteError, PositionError: what the model or the pairs do not have.
@@ -142,6 +143,6 @@ def each_position(pairs: Pairs, positions: Positions) -> list[str | int]:
             f"positions=[] names no position; give 'all' or some of {', '.join(pairs.positions)}."
         )
     for name in names:
-        if name != "all":
+        if name not in ("all", AFTER_FIRST):
             pairs.at(name)
     return list(names)

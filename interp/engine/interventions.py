@@ -18,6 +18,9 @@ from interp.core.errors import InterpError, SiteError, Unsupported, nearest
 from interp.core.pairs import Pairs
 from interp.core.sites import Site
 
+AFTER_FIRST = "after first"
+"""All positions but the first, which many models use as an attention sink: its activation is a
+hundred times as long as any other, and means nothing (Xiao et al. 2024, Sun et al. 2024)."""
 Through = Literal["direct", "mlps", "all"]
 LN = Literal["recompute", "freeze"]
 
@@ -191,7 +194,8 @@ class Intervention:
     """A value at a site.
 
     Attributes:
-        positions: `"all"`, a named position of the pairs, or an index. Of a pattern: the queries.
+        positions: `"all"`, `"after first"`, a named position of the pairs, or an index. Of a
+            pattern: the queries.
         readers: who sees the value; None is everyone. For them alone the site's contribution to
             what they read is the new one, and the site itself keeps its value.
         normalise: refuse a pattern whose rows do not sum to 1.
@@ -225,7 +229,8 @@ class Hop:
         through: `"direct"`: only the residual edge; `"mlps"`: MLPs are recomputed and every
             attention head keeps the base run's output (Wang et al. 2022, App. B, Algorithm 1);
             `"all"`: nothing is frozen between senders and receivers.
-        positions: where the receivers take the changed input: `"all"` or a named position.
+        positions: where the receivers take the changed input: `"all"`, `"after first"` or a named
+            position.
         ln: `"recompute"` norms of the residual stream on the way, or `"freeze"` their scale
             (standard deviation, root mean square) at the base run's.
     """
@@ -339,7 +344,8 @@ class Cell:
             for reader in i.readers or (None,):
                 held = [*everyone, *taken.get((i.site, reader), ())]
                 held += [at for key in named for at in taken[key]]
-                if i.positions in held or "all" in held or (held and i.positions == "all"):
+                wide = {"all", AFTER_FIRST}
+                if i.positions in held or wide & {*held} or (held and i.positions in wide):
                     seen = "" if reader is None else f", as '{reader}' reads it,"
                     raise SiteError(
                         f"two interventions set '{i.site}'{seen} at position {i.positions!r} in "

@@ -25,7 +25,7 @@ from interp.engine.flops import (
     passes,
     trace_bytes,
 )
-from interp.engine.interventions import Cell, Hop
+from interp.engine.interventions import AFTER_FIRST, Cell, Hop
 
 TOKENS_AT_ONCE = 2048
 """Cells x rows x positions in a batch: matrix products run at full speed from about a thousand on,
@@ -60,13 +60,13 @@ def places(
     length = int(pairs.lengths[rows[0]])
     if site is not None and decodes(site):
         length = 1 + len(pairs.decoder)
-        if isinstance(positions, str) and positions != "all":
+        if isinstance(positions, str) and positions not in ("all", AFTER_FIRST):
             raise PositionError(
                 f"position {positions!r} is one of the encoder's tokens, and '{site}' stands in "
                 f"the decoder, which has {length}; give 'all' or an index."
             )
-    if positions == "all":
-        return torch.ones(len(rows), length, dtype=torch.bool)
+    if positions in ("all", AFTER_FIRST):
+        return (torch.arange(length) >= (positions == AFTER_FIRST)).expand(len(rows), -1)
     if isinstance(positions, int):
         at = torch.full((len(rows),), positions)
     else:
@@ -282,7 +282,7 @@ def _positions(hop: Hop, length: int, start: int, read: int) -> int:
         return length - start
     if hop.ends:
         return read
-    return 1 if hop.positions != "all" else length
+    return {"all": length, AFTER_FIRST: length - 1}.get(str(hop.positions), 1)
 
 
 def _cut(

@@ -9,7 +9,17 @@ from interp.core.errors import InterpError, SiteError
 from interp.core.metrics import METRICS
 from interp.core.sites import Site
 from interp.engine.checkpoint import cell_identity
-from interp.engine.interventions import Cell, Erase, Intervention, Set
+from interp.engine.interventions import (
+    AFTER_FIRST,
+    Cell,
+    Erase,
+    Hop,
+    Intervention,
+    Resample,
+    Set,
+    Zero,
+)
+from interp.engine.plan import make_plan
 from interp.engine.run import run
 from interp.engine.sweep import Sweep
 
@@ -67,7 +77,7 @@ def test_precision_is_that_of_the_wider():
     assert torch.equal(erasure(7).of(x), exact.to(torch.bfloat16))
 
 
-@pytest.mark.parametrize("positions", ["all", "mid"])
+@pytest.mark.parametrize("positions", ["all", "mid", AFTER_FIRST])
 def test_engines_agree(model, pairs, positions):
     sites = [s for s in (*SITES, *HEADS) if ".kv" not in s or model.facts.group_size > 1]
     cells = [one(site, at(model, site), positions) for site in sites]
@@ -83,7 +93,7 @@ def test_it_is_the_value_set_by_hand(tiny_model, pairs):
     for site in SITES:
         value = at(model, site)
         whole = torch.stack([pad(value.of(row.double()), 9) for row in kept.rows(site)])
-        for positions in ("all", "mid"):
+        for positions in ("all", "mid", AFTER_FIRST):
             erased, by_hand = measure(
                 model, pairs, [one(site, value, positions), one(site, Set(whole), positions)]
             )
@@ -92,6 +102,45 @@ def test_it_is_the_value_set_by_hand(tiny_model, pairs):
 
 def pad(row: torch.Tensor, length: int) -> torch.Tensor:
     return torch.nn.functional.pad(row, (0, 0, 0, length - len(row)))
+
+
+def test_after_the_first_is_every_position_but_that(tiny_model, pairs):
+    """In each kind of call: as one edit for each index, of rows of any length, and along a path."""
+    model = tiny_model("llama")
+    value, site = at(model, "0.mlp"), Site.parse("0.mlp")
+    each = tuple(Intervention(site, value, i) for i in range(1, 9))
+    together, one_by_one, whole = measure(
+        model, pairs, [one("0.mlp", value, AFTER_FIRST), Cell("x", "", each), one("0.mlp", value)]
+    )
+    np.testing.assert_allclose(together, one_by_one, rtol=0, atol=1e-12)
+    assert np.abs(together - whole).min() > 1e-6
+    zero = interp.ablate(model, pairs, "0.mlp", method="zero", positions=AFTER_FIRST)
+    by_hand = [Intervention(site, Zero(), i) for i in range(1, 9)]
+    truth = interp.intervene(model, pairs, {"x": by_hand})
+    np.testing.assert_allclose(zero.frame["value"], truth.frame["value"], rtol=0, atol=1e-12)
+    hop = Hop((Site.parse("2.1.q"),), positions=AFTER_FIRST)
+    path = Cell("path", "", (Intervention(site, Resample("corrupt")),), (hop,))
+    ours, theirs = (measure(model, pairs, [path], engine) for engine in ("replay", "hooks"))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+    assert np.abs(ours).max() > 1e-9
+    [batch] = explain_cells(model, pairs.select([0]), [one("0.mlp", value, AFTER_FIRST)]).batches
+    assert (batch.start, batch.positions) == (1, 6)
+
+
+def explain_cells(model, pairs, cells):
+    metric = METRICS["logit_diff"]
+    return make_plan(
+        *(model.facts, pairs, cells), budget=1 << 30, itemsize=8, metric=metric, engine="replay"
+    )
+
+
+def test_positions_that_overlap_are_refused():
+    site, value = Site.parse("0.mlp"), erasure(30)
+    for other in ("all", "mid", 3, AFTER_FIRST):
+        made = tuple(Intervention(site, value, at) for at in (AFTER_FIRST, other))
+        for order in (made, made[::-1]):
+            with pytest.raises(SiteError, match="two interventions set '0.mlp'"):
+                Cell("twice", "", order)
 
 
 def test_several_layers_in_one_run_act_on_what_stands_there(tiny_model, pairs):

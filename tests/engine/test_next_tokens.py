@@ -23,12 +23,12 @@ from interp.engine.sweep import Sweep
 
 LOSS, ACCURACY = METRICS["next_token_loss"], METRICS["next_token_accuracy"]
 ENGINES = ("replay", "hooks")
-SITES = ("embed", "0.1", "0.mlp", "1.attn", "1.resid_mid", "2.0", "2.mlp", "2.resid_post")
+SITES = ("embed", "0.1", "1.resid_mid", "2.mlp", "2.resid_post")
 
 
 @pytest.fixture(scope="module")
 def text() -> Pairs:
-    """Seven rows of lengths 2, 6 and 9, without answers; the corrupt side is other text."""
+    """Six rows of lengths 2, 6 and 9, without answers; the corrupt side is other text."""
     generator = torch.Generator().manual_seed(5)
     clean, corrupt = (
         [torch.randint(tiny.VOCAB, (n,), generator=generator).tolist() for n in (6, 9, 2, 6, 9, 9)]
