@@ -17,6 +17,9 @@ from interp.core.errors import ProbeError
 from interp.core.sites import Site
 from interp.engine.interventions import Erase
 
+SINK, SHARE = 20, 0.5
+"""Words this many times as far from the middle as the median word may have no more than this share
+of the squared distances."""
 WORDS = 8192
 """Words that are in double precision at a time."""
 LEFT = 1e-6
@@ -35,6 +38,12 @@ def erasers(
 ) -> Erasers:
     """Erasures of a property at some sites, and random ones of the same rank.
 
+    The first token of a row is an attention sink in many models, with an activation a hundred
+    times as long as the others'. Among the words it would decide alone what is erased, and put into
+    the model that would throw every other word far off. Words that have most of the variance so
+    are refused: leave out the first of each row (`features.word > 0`), and the first position when
+    the model runs (`positions="after first"`).
+
     Args:
         x: activations of words, by site.
         labels: the property of each word, as numbers.
@@ -45,10 +54,11 @@ def erasers(
         `"leace"`; `"random"`: at each site as many directions as LEACE takes away; and `"probe"`.
 
     Raises:
-        ProbeError: as `leace` and `probe_directions`.
+        ProbeError: attention sinks among the words, and as `leace` and `probe_directions`.
     """
     found: Erasers = {"leace": {}, "random": {}}
     for n, (site, here) in enumerate(x.items()):
+        _require_no_sinks(site, here)
         erase = leace(here, labels)
         found["leace"][site] = erase
         rng = np.random.default_rng([seed, n])
@@ -152,6 +162,21 @@ def _require_finite(x: Float[Tensor, "word d"]) -> None:
         raise ProbeError(
             f"the activations of word {int((~finite).int().argmax())} hold NaN or infinity; "
             "nothing can be fitted to them. Half precision may be too narrow for this model."
+        )
+
+
+def _require_no_sinks(site: Site, x: Float[Tensor, "word d"]) -> None:
+    far = (x - x.median(0).values).double().square().sum(1)
+    sinks = far > SINK**2 * far.median()
+    share = float(far[sinks].sum() / far.sum())
+    if share > SHARE:
+        times = float((far.max() / far.median()).sqrt())
+        raise ProbeError(
+            f"at '{site}' {int(sinks.sum())} of {len(x)} words (the first is word "
+            f"{int(sinks.int().argmax())}) lie up to {times:.0f} times as far out as the median "
+            f"word and have {share:.0%} of the variance: likely attention sinks, which would "
+            "decide alone what is erased. Leave out the first word of each row "
+            "(features.word > 0)."
         )
 
 

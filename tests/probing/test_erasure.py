@@ -169,7 +169,7 @@ def test_directions_of_a_probe():
 def test_all_kinds_at_all_sites():
     x, y = labelled()
     sites = {Site.parse("0.resid_post"): x, Site.parse("1.mlp"): x.flip(1)}
-    weights = {site: torch.randn(WIDTH, CLASSES, dtype=torch.float64) for site in sites}
+    weights = {site: here[:CLASSES].T.contiguous() for site, here in sites.items()}
     found = erasers(sites, y, weights=weights, seed=5)
     assert list(found) == ["leace", "random", "probe"]
     assert all(list(kind) == list(sites) for kind in found.values())
@@ -185,6 +185,26 @@ def test_all_kinds_at_all_sites():
     for site, here in sites.items():
         assert covariance(found["leace"][site].of(here), y).abs().max() <= 1e-6
         assert isinstance(found["random"][site], Erase)
+
+
+def test_attention_sinks_are_refused():
+    """Fifteen words far out, as the first tokens of rows are: they would decide alone."""
+    x, y = labelled()
+    site = Site.parse("3.resid_post")
+    far = x.clone()
+    far[100:115] += 1e5 * x[7].sign()
+    with pytest.raises(ProbeError) as caught:
+        erasers({site: far}, y)
+    assert caught.match(
+        r"at '3.resid_post' 15 of 600 words \(the first is word 100\) lie up to \d+"
+    )
+    assert caught.match(r"100% of the variance: likely attention sinks.*features.word > 0")
+    keep = (torch.arange(WORDS) < 100) | (torch.arange(WORDS) >= 115)
+    assert erasers({site: far[keep]}, y[keep])["leace"][site].rank == CLASSES - 1
+    assert leace(far, y).rank == CLASSES - 1  # the theorem itself asks for nothing
+    one = x.clone()
+    one[3] += 25 * (x - x.median(0).values).norm(dim=1).median() * torch.eye(WIDTH)[1]
+    assert erasers({site: one}, y)["leace"][site].rank == CLASSES - 1  # a single one decides little
 
 
 def test_bad_input():
