@@ -1,0 +1,131 @@
+"""Steering: moving activations along a probe's direction, and a random one as far."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.errors import ProbeError, SiteError
+from interp.core.metrics import Metric, resolve_metric
+from interp.core.pairs import Pairs
+from interp.core.results import Results
+from interp.core.sites import HEAD_KINDS, Site
+from interp.engine.engines import EngineName
+from interp.engine.interventions import AFTER_FIRST, Add, Cell, Intervention
+from interp.engine.run import run
+from interp.engine.sweep import Sweep
+from interp.models.model import Model
+
+DOSES = (-2.0, -1.0, 0.0, 1.0, 2.0)
+
+
+def steering_vector(
+    x: Float[Tensor, "word d"], labels: Int[Tensor, " labelled"], weight: Float[Tensor, "wide 2"]
+) -> Float[Tensor, " d"]:
+    """The way from class 0 to class 1 along the direction that a two-class probe reads.
+
+    The probe's unit normal, as long as the means of the two classes are apart along it: a dose of
+    1 moves the mean word of class 0 to where the probe sees the mean word of class 1.
+
+    Raises:
+        ProbeError: labels other than 0 and 1, a probe of another width, or one that reads nothing.
+    """
+    if len(x) != len(labels) or sorted(set(labels.tolist())) != [0, 1]:
+        raise ProbeError(
+            f"steering is from class 0 to class 1; {len(labels)} labels of {len(x)} words are "
+            f"{sorted(set(labels.tolist()))}. Number two classes 0 and 1."
+        )
+    if weight.shape[0] != x.shape[1]:
+        raise ProbeError(f"a probe of width {weight.shape[0]} and activations of {x.shape[1]}")
+    normal = (weight[:, 1] - weight[:, 0]).double()
+    size = normal.norm()
+    if not (size > 0 and size.isfinite()):
+        raise ProbeError(f"the probe's direction has length {size.item()}: it reads nothing")
+    unit = normal / size
+    apart = (x[labels == 1].double().mean(0) - x[labels == 0].double().mean(0)) @ unit
+    return apart * unit
+
+
+def steer(
+    model: Model,
+    pairs: Pairs,
+    vectors: Mapping[Site, Float[Tensor, " _"]],
+    *,
+    doses: Sequence[float] = DOSES,
+    positions: str = "end",
+    seed: int = 0,
+    metric: str | Metric = "logit_diff",
+    engine: EngineName = "auto",
+    memory: int | None = None,
+    checkpoint: Path | None = None,
+) -> Results:
+    """Add multiples of a vector at a site, and of a random vector of the same length as control.
+
+    Args:
+        vectors: by site; of `steering_vector`.
+        doses: multiples; 0 is a null control.
+        positions: a named position, `"after first"` (all but the first token) or `"all"`.
+        seed: of the random directions, one for each site.
+
+    Returns:
+        One row for each dose, site and example, of method "steer +1" or "steer random +1"; the
+        columns `dose` and `direction of steering` ("probe", "random") say so too.
+
+    Raises:
+        ProbeError: no vectors or doses, or a dose twice.
+        SiteError: a site that the model has not, or a vector of another width.
+        PositionError, MetricError, PairsError, Unsupported: as their names say, before any run.
+    """
+    if not vectors or not doses or len(set(doses)) < len(doses):
+        raise ProbeError(
+            f"steer takes at least one vector and doses that differ; got {len(vectors)} vectors "
+            f"and doses {list(doses)}"
+        )
+    if positions not in ("all", AFTER_FIRST):
+        pairs.at(positions)
+    cells: list[Cell] = []
+    told: list[tuple[str, float]] = []
+    for n, (site, vector) in enumerate(sorted(vectors.items())):
+        _require_width(model, site, vector)
+        random = np.random.default_rng([seed, n]).standard_normal(len(vector))
+        other = torch.from_numpy(random / np.linalg.norm(random)).to(vector) * vector.norm()
+        for kind, direction in (("probe", vector), ("random", other)):
+            for dose in doses:
+                delta = (dose * direction).expand(*pairs.clean.shape, -1)
+                made = (Intervention(site, Add(delta), positions),)
+                cells.append(Cell(str(site), positions, made, site=site))
+                told.append((kind, float(dose)))
+    results = run(
+        Sweep(
+            model=model,
+            pairs=pairs,
+            cells=cells,
+            method="steer",
+            base="clean",
+            metric=resolve_metric(metric),
+            engine=engine,
+            memory=memory,
+            checkpoint=checkpoint,
+        )
+    )
+    names = [f"steer {'random ' * (kind == 'random')}{dose:+g}" for kind, dose in told]
+    kinds, amounts = zip(*told, strict=True)
+    # the table has the cells in the order of the list, each with all examples
+    columns = {"method": names, "dose": amounts, "direction of steering": kinds}
+    frame = results.frame.assign(**{k: np.repeat(v, len(pairs)) for k, v in columns.items()})
+    return Results(frame, results.provenance)
+
+
+def _require_width(model: Model, site: Site, vector: Float[Tensor, " d"]) -> None:
+    site.check(model.facts)
+    if site.kind in ("pattern", "mlp_act"):
+        raise SiteError(f"'{site}' is no vector of features that could be moved along a direction")
+    width = model.facts.d_head if site.kind in HEAD_KINDS else model.facts.d_model
+    if len(vector) != width:
+        raise SiteError(
+            f"the vector for '{site}' has {len(vector)} numbers, and the site's have {width}: it "
+            "was made at another kind of site, or on another model."
+        )
