@@ -82,26 +82,26 @@ def collect(
     job = Job(model, aligned, layout, pool, dtype, most)
     room = budget(memory)
     _explain(job, served, room)
-    limit = _require_room(job, corpus, room, in_memory=folder is None)
-    plan = job.forwards(np.flatnonzero(job.counts).tolist(), limit)
+    _require_room(job, corpus, room, in_memory=folder is None)
+    plan = job.forwards(np.flatnonzero(job.counts).tolist(), room)
     for rows in plan:
         accept(model, job.pairs(rows), None)
     note = _provenance(job, corpus, served, context, bos)
     log.info("collect: %d sites of %d words, %.1f MB", len(layout.sites), len(aligned), job.mb)
     with tqdm(total=len(aligned), desc="collect", unit="word", delay=2, disable=None) as bar:
         if folder is None:
-            kept = job.run(served, np.arange(len(aligned)), limit, bar)
+            kept = job.run(served, np.arange(len(aligned)), room, bar)
             held = Memory(layout, dtype, kept.tensors)
             places = (aligned.sentence, aligned.word, aligned.row)
             return Features(layout.sites, *places, aligned.missing, pool, note, held)
         folder = Path(folder)
-        members = [job.words(rows).tolist() for rows in _shards(job, plan, limit)]
+        members = [job.words(rows).tolist() for rows in _shards(job, plan, min(room, SHARD_BYTES))]
         known, rest = _identity(job), _index(job, note)
         for file, words in folders.prepare(folder, FEATURES, known, rest, members):
             if (folder / file).exists():
                 bar.update(len(words))
                 continue
-            kept = job.run(served, np.array(words), limit, bar)
+            kept = job.run(served, np.array(words), room, bar)
             named = layout.names.items()
             folders.write(folder, file, {name: kept.tensors[slab][i] for (slab, i), name in named})
     return Features.load(folder)
@@ -147,8 +147,8 @@ def _explain(job: Job, engine: Engine, room: int) -> None:
     )
 
 
-def _require_room(job: Job, corpus: Corpus, room: int, *, in_memory: bool) -> int:
-    """Bytes that the words of a forward, or of a shard, may take."""
+def _require_room(job: Job, corpus: Corpus, room: int, *, in_memory: bool) -> None:
+    """All words fit, or those of any row."""
     largest = int(job.counts.max()) * job.word_bytes
     if in_memory and job.bytes > room:
         raise InterpError(
@@ -164,7 +164,6 @@ def _require_room(job: Job, corpus: Corpus, room: int, *, in_memory: bool) -> in
             f"{job.word_bytes} a word), and the budget is {room / 1e6:.1f} MB. Take fewer sites, a "
             "smaller context=, dtype=torch.float16, or more memory=."
         )
-    return room if in_memory else min(room, SHARD_BYTES)
 
 
 def _shards(job: Job, plan: Sequence[Forward], room: int) -> list[list[int]]:

@@ -120,9 +120,7 @@ def write(path: Path, file: str, tensors: Mapping[str, Tensor]) -> None:
         save_file(dict(tensors), partial)
 
 
-def opened(
-    path: str | os.PathLike[str], content: Content
-) -> tuple[Folder, dict[str, Any]]:
+def opened(path: str | os.PathLike[str], content: Content) -> tuple[Folder, dict[str, Any]]:
     """A finished folder, and its index.
 
     Raises:

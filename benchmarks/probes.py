@@ -1,0 +1,59 @@
+"""Probing beside its peers; each case in a file of its own, `probes_<case>.py`.
+
+    python benchmarks/probes.py --json benchmarks/probes.json
+    python benchmarks/probes.py --cases collect --words 1000 --repeats 1
+
+A row has `case`, `ours_s`, `peer_s` and `ratio`, the peer's time over ours, and what the case adds.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import probes_collect
+import tyro
+
+Case = Literal["collect"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure.
+
+    Attributes:
+        words: of UD EWT that are collected; other cases have their own numbers.
+    """
+
+    json: Path | None = None
+    cases: tuple[Case, ...] = ("collect",)
+    model: str = "smollm2-135m"
+    threads: int = 2
+    repeats: int = 5
+    words: int = 4_000
+
+
+def run(case: Case, options: Options) -> dict[str, Any]:
+    """The row of a case."""
+    match case:
+        case "collect":
+            return probes_collect.measure(
+                options.model,
+                words=options.words,
+                repeats=options.repeats,
+                threads=options.threads,
+            )
+
+
+def main(options: Options) -> None:
+    for case in options.cases:
+        row = run(case, options)
+        print(json.dumps(row, indent=1))
+        if options.json:
+            known = json.loads(options.json.read_text()) if options.json.exists() else []
+            known = [r for r in known if r["case"] != case]
+            options.json.write_text(json.dumps([*known, row], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
