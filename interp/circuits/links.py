@@ -33,7 +33,7 @@ class Links:
         place: of each link in these.
         right: the distances that are right.
         baselines: whether the link is found without attention, by name of the method.
-        cluster: the document of each link, as a number.
+        cluster: the document of each link, as its place in `clusters`.
         annotated: links in each document, with those that cannot be asked.
     """
 
@@ -49,6 +49,15 @@ class Links:
         return len(self.place)
 
 
+def clusters(corpus: Corpus) -> tuple[tuple[str, ...], Integer[ndarray, " document"]]:
+    """The ids of the documents, and the place of each document's among them.
+
+    Documents of one id are one cluster: sentences of a controlled set that share a noun.
+    """
+    names, places = np.unique([document.id for document in corpus.documents], return_inverse=True)
+    return tuple(names.tolist()), places
+
+
 def dependencies(attended: Attended, corpus: Corpus, offsets: Sequence[int]) -> Iterator[Links]:
     """The relations, most frequent first, each in both directions; before them all together."""
     words = [(i, word) for sentence in corpus.sentences for i, word in enumerate(sentence.words)]
@@ -57,7 +66,8 @@ def dependencies(attended: Attended, corpus: Corpus, offsets: Sequence[int]) -> 
     offset = np.where(heads < 0, 0, heads - [i for i, _ in words])
     annotated = (heads >= 0) & ~np.isin(kind, ("", *SKIPPED))
     sizes = [sum(map(len, document.sentences)) for document in corpus.documents]
-    cluster = np.repeat(np.arange(len(sizes)), sizes)
+    documents, places = clusters(corpus)
+    cluster = np.repeat(places, sizes)
     at, n = numbered(corpus, attended.alignment), np.arange(len(words))
     start, end = attended.alignment.start, attended.alignment.end
     source, target = at[n], at[np.where(annotated, n + offset, n)]
@@ -70,7 +80,7 @@ def dependencies(attended: Attended, corpus: Corpus, offsets: Sequence[int]) -> 
     names, counts = np.unique(kind[annotated].astype(str), return_counts=True)
     for name in [ALL, *names[np.argsort(-counts, kind="stable")]]:
         member = annotated if name == ALL else annotated & (kind == name)
-        of_document = np.bincount(cluster[member], minlength=len(sizes))
+        of_document = np.bincount(cluster[member], minlength=len(documents))
         for direction, (asks, possible) in directions.items():
             asked = np.flatnonzero(member & possible)
             yield Links(
@@ -90,7 +100,7 @@ def antecedents(attended: Attended, corpus: Corpus) -> Iterator[Links]:
     Candidates are the head words of the earlier mentions of the row. Asked are the anaphors that
     have a right and a wrong one.
     """
-    found = list(_anaphors(attended, corpus))
+    found, documents = list(_anaphors(attended, corpus)), clusters(corpus)[0]
     kinds = sorted({anaphor.kind for anaphor in found if anaphor.kind})
     for kind in [None, *kinds]:
         members = [a for a in found if kind is None or a.kind == kind]
@@ -110,7 +120,7 @@ def antecedents(attended: Attended, corpus: Corpus) -> Iterator[Links]:
             nearest,
             np.array([a.cluster for a in asked], dtype=int),
             np.bincount(
-                np.array([a.cluster for a in members], dtype=int), minlength=len(corpus.documents)
+                np.array([a.cluster for a in members], dtype=int), minlength=len(documents)
             ),
         )
 
@@ -142,7 +152,7 @@ def _anaphors(attended: Attended, corpus: Corpus) -> Iterator[_Anaphor]:
     def form(word: int) -> str:
         return corpus.sentences[at.sentence[word]].words[at.word[word]].form.lower()
 
-    for cluster, document in enumerate(corpus.documents):
+    for cluster, document in zip(clusters(corpus)[1].tolist(), corpus.documents, strict=True):
         mentions = [(mention, next(heads)) for mention in document.mentions]
         rows: dict[int, dict[int, set[str]]] = {}  # the chains of each head word of a row
         for mention, word in mentions:

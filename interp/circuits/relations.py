@@ -15,7 +15,7 @@ from jaxtyping import Bool, Integer
 from numpy import ndarray
 
 from interp.circuits.attended import Attended
-from interp.circuits.links import Links, antecedents, dependencies
+from interp.circuits.links import Links, antecedents, clusters, dependencies
 from interp.core import stats
 from interp.core.errors import CorpusError, ResultsError
 from interp.core.scores import CELL, COLUMNS, Scores
@@ -62,7 +62,7 @@ def relations(
             with enough links.
     """
     _require_same(attended, corpus)
-    names = [document.id for document in corpus.documents]
+    names, _ = clusters(corpus)
     choosing = _choosing(corpus, names, seed)
     found: list[Links] = []
     if {"head", "relation"} <= corpus.layers:
@@ -220,15 +220,15 @@ def _table(
         tables += [(coverage, asked[None], links.annotated)]
         for subset, half in (("choose", choosing), ("report", ~choosing)):
             for rows, totals, n in tables:
-                clusters = np.flatnonzero(half & (n > 0))
+                there = np.flatnonzero(half & (n > 0))
                 cell = len(cells) + np.arange(len(rows))
                 cells += [{"task": links.task, "subset": subset, **row} for row in rows]
                 columns.append(
                     (
-                        np.repeat(cell, len(clusters)),
-                        np.tile(clusters, len(rows)),
-                        totals[:, clusters].ravel(),
-                        np.tile(n[clusters], len(rows)),
+                        np.repeat(cell, len(there)),
+                        np.tile(there, len(rows)),
+                        totals[:, there].ravel(),
+                        np.tile(n[there], len(rows)),
                     )
                 )
     cell, cluster, total, n = map(np.concatenate, zip(*columns, strict=True))
@@ -240,14 +240,17 @@ def _table(
     return frame.assign(cluster=documents, total=total.astype(float), n=n.astype("int64"))[COLUMNS]
 
 
-def _right(links: Links, attended: Attended, clusters: int) -> Integer[ndarray, "answers clusters"]:
+def _right(
+    links: Links, attended: Attended, documents: int
+) -> Integer[ndarray, "answers documents"]:
     """Right answers in each document, of each head and then of each baseline."""
     answers = getattr(attended, links.asks)[..., links.place].reshape(-1, len(links))
     right = np.zeros(answers.shape, dtype=bool)
     for distances in links.right.T:
         right |= answers == distances
     right = np.concatenate([right, np.stack(list(links.baselines.values()))])
-    totals = np.zeros((len(right), clusters), dtype=int)
-    present, first = np.unique(links.cluster, return_index=True)  # links stand in corpus order
-    totals[:, present] = np.add.reduceat(right, first, axis=1, dtype=int)
+    totals = np.zeros((len(right), documents), dtype=int)
+    order = np.argsort(links.cluster, kind="stable")
+    present, first = np.unique(links.cluster[order], return_index=True)
+    totals[:, present] = np.add.reduceat(right[:, order], first, axis=1, dtype=int)
     return totals

@@ -324,6 +324,24 @@ def test_words_without_tokens_or_with_shared_ones_are_not_asked():
     assert asked(found, f"det: {TO}", "attention", "report", "0.0")["total"].sum() == 2
 
 
+def test_documents_of_one_id_are_one_cluster(trees):
+    """Every fourth has the same name, as the sentences of one noun have in a controlled set."""
+    named = tuple(replace(d, id=f"n{i % 4}") for i, d in enumerate(trees.documents))
+    corpus = replace(trees, documents=named)
+    rng = np.random.default_rng(5)
+    to = np.where(rng.random((LAYERS, HEADS, len(truth(trees)))) < 0.5, truth(trees), 0)
+    apart = relations(attending(trees, to=to), trees, minimum=30).frame
+    given = replace(attending(trees, to=to), provenance={"corpus": "trees"})
+    together = relations(given, corpus, minimum=30).frame
+    assert set(together["cluster"]) == {"n0", "n1", "n2", "n3"}
+    keys = ["task", "site", "probe", "metric", "cluster"]
+    apart = apart.assign(cluster=["n" + str(int(c[1:]) % 4) for c in apart["cluster"]])
+    for frame in (apart, together):
+        frame[keys] = frame[keys].astype(str)
+    sums = [f.groupby(keys)[["total", "n"]].sum() for f in (apart, together)]
+    pd.testing.assert_frame_equal(*sums, check_index_type=False)
+
+
 def told(*mentions: tuple[int, str, str]) -> Document:
     """Twelve words "w0" to "w11" in two sentences; mentions by word, chain and kind."""
     sentences = []
