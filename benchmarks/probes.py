@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import probes_collect
+import probes_fit
+import probes_pos
 import tyro
 
-Case = Literal["collect"]
+Case = Literal["collect", "fit", "pos"]
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,16 @@ class Options:
 
     Attributes:
         words: of UD EWT that are collected; other cases have their own numbers.
+        peers: layers that scikit-learn fits, of 31; its time is scaled to all.
     """
 
     json: Path | None = None
-    cases: tuple[Case, ...] = ("collect",)
+    cases: tuple[Case, ...] = ("collect", "fit", "pos")
     model: str = "smollm2-135m"
     threads: int = 2
     repeats: int = 5
     words: int = 4_000
+    peers: int = 7
 
 
 def run(case: Case, options: Options) -> dict[str, Any]:
@@ -43,6 +47,15 @@ def run(case: Case, options: Options) -> dict[str, Any]:
                 repeats=options.repeats,
                 threads=options.threads,
             )
+        case "fit":
+            return probes_fit.measure(
+                options.model,
+                threads=options.threads,
+                peers=options.peers,
+                repeats=min(3, options.repeats),
+            )
+        case "pos":
+            return probes_pos.measure(options.model)
 
 
 def main(options: Options) -> None:

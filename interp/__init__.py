@@ -24,6 +24,7 @@ from interp.core.errors import InterpError
 from interp.core.metrics import Metric
 from interp.core.pairs import Pairs
 from interp.core.results import Results
+from interp.core.scores import Scores
 from interp.core.sites import Site
 from interp.engine import interventions
 from interp.engine.collect.capture import capture
@@ -41,6 +42,7 @@ __all__ = [
     "Model",
     "Pairs",
     "Results",
+    "Scores",
     "Site",
     "ablate",
     "attention",

@@ -4,6 +4,7 @@
 | --- | --- |
 | `heads` | which heads (and MLPs) do it |
 | `bars` | how large and how sure is the effect of each site |
+| `layers` | what can be read off each layer, beside its baselines |
 | `positions` | in which layer and at which position is it |
 | `attention` | where do these heads look |
 | `pattern` | one head's attention on one prompt |
@@ -15,4 +16,5 @@ from interp.figures.attention import attention as attention
 from interp.figures.attention import pattern as pattern
 from interp.figures.bars import bars as bars
 from interp.figures.heads import heads as heads
+from interp.figures.layers import layers as layers
 from interp.figures.positions import positions as positions

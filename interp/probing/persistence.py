@@ -8,6 +8,7 @@ has one basis for all layers, so the directions mean the same throughout.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -18,29 +19,15 @@ from interp.core.scores import Scores
 from interp.probing.features import Features
 
 
-def rowspace(weight: Float[Tensor, "d class"]) -> Float[Tensor, "d rank"]:
-    """Orthonormal directions that a linear probe reads: its softmax sees only differences."""
-    weight = weight.double()
-    differences = weight - weight.mean(1, keepdim=True)
-    left, strength, _ = torch.linalg.svd(differences, full_matrices=False)
-    return left[:, strength > 1e-9 * strength[0]]
-
-
-def random_directions(d: int, rank: int, *, seed: int) -> Float[Tensor, "d rank"]:
-    """As many orthonormal directions, uniformly at random."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(d, rank, generator=generator, dtype=torch.float64)
-    return torch.linalg.qr(drawn)[0]
-
-
 def persistence(
     features: Features,
-    y: Int[ndarray, " word"],
+    y: Int[ndarray, " labelled"],
     cluster: Sequence[str],
     directions: Mapping[str, Float[Tensor, "d rank"]],
     *,
     task: str,
     provenance: Mapping[str, Any],
+    words: Int[ndarray, " chosen"] | None = None,
     model: str = "trained",
 ) -> Scores:
     """Variance of the activations along directions, at every site.
@@ -50,22 +37,25 @@ def persistence(
     (eta squared). Their intervals take the means and totals as given.
 
     Args:
-        y: label of each word.
+        words: of the features; all by default.
+        y: label of each of these words.
         cluster: document of each word.
-        directions: orthonormal columns by the name that stands in the `probe` column.
+        directions: orthonormal columns by the name that stands in the `probe` column; the `left` of
+            an erasure, as of `interp.probing.erasure.probe_directions`.
 
     Raises:
         ProbeError: labels or documents of another number of words, or directions of another width.
     """
-    if not len(y) == len(cluster) == len(features):
+    chosen = np.arange(len(features)) if words is None else words
+    if not len(y) == len(cluster) == len(chosen):
         raise ProbeError(
-            f"{len(features)} words, {len(y)} labels and {len(cluster)} documents; give one each"
+            f"{len(chosen)} words, {len(y)} labels and {len(cluster)} documents; give one each"
         )
     classes = torch.nn.functional.one_hot(torch.from_numpy(y)).double()
     counts = classes.sum(0).clamp_min(1)
     parts = []
     for site in features.sites:
-        x = features[site].double()
+        x = features.stack(chosen, sites=[site])[0].double()
         x = x - x.mean(0)
         total = x.square().sum(1).mean()
         for name, basis in directions.items():

@@ -7,7 +7,7 @@ reported on the test split.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ class Split:
     Attributes:
         features: of the trained model.
         random: of the same words in an untrained model, perhaps at fewer sites.
+        words: which of the collected ones.
         labels, types, cluster: of each word: what a probe shall say, the word type (its form in
             lower case), and the document.
         missing: words of the corpus without tokens; they are in no score.
@@ -46,6 +47,7 @@ class Split:
 
     features: Features
     random: Features
+    words: Int[ndarray, " word"]
     labels: tuple[str, ...]
     types: tuple[str, ...]
     cluster: tuple[str, ...]
@@ -79,10 +81,26 @@ class Split:
         return cls(
             features,
             random,
+            np.arange(len(words)),
             tuple(str(getattr(word, label)) for word in words),
             tuple(word.form.lower() for word in words),
             tuple(corpus.clusters[s] for s in features.sentence),
             len(features.missing),
+        )
+
+    def select(self, words: Sequence[int] | Int[ndarray, " chosen"]) -> "Split":
+        """Some of the words, in the given order."""
+        at = np.asarray(words)
+
+        def chosen(values: Sequence[str]) -> tuple[str, ...]:
+            return tuple(values[i] for i in at)
+
+        return replace(
+            self,
+            words=self.words[at],
+            labels=chosen(self.labels),
+            types=chosen(self.types),
+            cluster=chosen(self.cluster),
         )
 
 
@@ -134,6 +152,7 @@ def tagging(
     task: str,
     l2: Sequence[float] = L2,
     sites: Sequence[str | Site] | None = None,
+    ahead: int = 0,
     rare: Rare = "refuse",
     seed: int = 0,
     note: Mapping[str, Any] | None = None,
@@ -144,6 +163,8 @@ def tagging(
         task: name in the table.
         l2: strengths to choose from on `dev`; scikit-learn's C is 1 / (l2 * words).
         sites: of the features; all by default.
+        ahead: following words of the row whose activations a probe reads beside the word's own: a
+            causal model knows nothing of them at the word itself.
         rare: labels with fewer than two training words: refused, or left out and counted.
         seed: of the control task.
         note: goes into the provenance.
@@ -155,10 +176,11 @@ def tagging(
     splits = (train, dev, test)
     classes = Classes.of(*(split.labels for split in splits), rare=rare)
     real = [classes.encode(split.labels) for split in splits]
-    kept = [np.flatnonzero(y >= 0) for y in real]
-    real = [y[at] for y, at in zip(real, kept, strict=True)]
-    types = [[split.types[i] for i in at] for split, at in zip(splits, kept, strict=True)]
-    cluster = [[split.cluster[i] for i in at] for split, at in zip(splits, kept, strict=True)]
+    splits = [split.select(np.flatnonzero(y >= 0)) for split, y in zip(splits, real, strict=True)]
+    real = [classes.encode(split.labels) for split in splits]
+    words, types, cluster = (
+        [getattr(s, name) for s in splits] for name in ("words", "types", "cluster")
+    )
     drawn = control_task(types[0], real[0], splits=types, seed=seed)
     targets = [torch.from_numpy(np.stack(pair)) for pair in zip(real, drawn, strict=True)]
     new = unseen(types[0], types[2])
@@ -168,8 +190,9 @@ def tagging(
         "labels": list(classes.names),
         "dropped": dict(classes.dropped),
         "missing": [split.missing for split in splits],
-        "words": [len(at) for at in kept],
+        "words": [len(at) for at in words],
         "seed": seed,
+        "ahead": ahead,
         **(note or {}),
     }
     common = {"task": task, "provenance": provenance}
@@ -189,7 +212,7 @@ def tagging(
     ):
         asked = features[0].sites if sites is None else map(Site.parse, sites)
         where = [site for site in asked if site in features[0]]
-        x = features[0].stack(kept[0], sites=where).float()
+        x = read(features[0], words[0], where, ahead=ahead)
         scale = Scale.of(x)
         fit = fit_linear(
             scale.into(x),
@@ -199,7 +222,7 @@ def tagging(
         )
         del x
         unconverged += int((~fit.converged).sum())
-        dev_right = _right(fit, scale, features[1], where, kept[1], targets[1], len(l2))
+        dev_right = _right(fit, scale, features[1], where, words[1], targets[1], len(l2), ahead)
         best = dev_right.mean(-1).reshape(len(where), len(LABELS), len(l2)).argmax(-1)
         picked = [
             fit.select(torch.from_numpy(best[:, i] + i * len(l2))) for i in range(len(LABELS))
@@ -208,7 +231,10 @@ def tagging(
         naming = {"sites": where, "probe": "linear", "model": model, **common}
         chosen_on.append(score(dev_right[at], cluster[1], labels=LABELS, **naming))
         for i, label in enumerate(LABELS):
-            right = _right(picked[i], scale, features[2], where, kept[2], targets[2][i : i + 1], 1)
+            right = _right(
+                *(picked[i], scale, features[2], where, words[2]),
+                *(targets[2][i : i + 1], 1, ahead),
+            )
             subsets = {"all": np.ones_like(new), **({"unseen": new} if new.any() else {})}
             tables.append(score(right, cluster[2], labels=[label], subsets=subsets, **naming))
         fitted[model] = picked[0], scale
@@ -233,16 +259,14 @@ def description_length(
     The uniform code is the row with probe "uniform"; compression is its value over another's.
     """
     classes = Classes.of(train.labels, rare=rare)
+    train = train.select(np.flatnonzero(classes.encode(train.labels) >= 0))
     real = classes.encode(train.labels)
-    kept = np.flatnonzero(real >= 0)
-    types, real = [train.types[i] for i in kept], real[kept]
-    cluster = [train.cluster[i] for i in kept]
-    (drawn,) = control_task(types, real, splits=[types], seed=seed)
+    (drawn,) = control_task(train.types, real, splits=[train.types], seed=seed)
     where = [Site.parse(site) for site in sites]
     tables = []
     for model, features in (("trained", train.features), ("random", train.random)):
         here = [site for site in where if site in features]
-        x = features.stack(kept, sites=here).float()
+        x = read(features, train.words, here)
         code = online_code(
             Scale.of(x).into(x),
             torch.from_numpy(np.stack([real, drawn])),
@@ -254,13 +278,31 @@ def description_length(
         note = {**features.provenance, "fractions": list(fractions), "converged": code.converged}
         naming = {"task": task, "model": model, "metric": "bits", "provenance": note}
         tables.append(
-            score(code.bits, cluster, sites=here, labels=LABELS, probe="linear", **naming)
+            score(code.bits, train.cluster, sites=here, labels=LABELS, probe="linear", **naming)
         )
-    uniform = np.full(len(kept), np.log2(len(classes)))
+    uniform = np.full(len(real), np.log2(len(classes)))
     tables.append(
-        Scores.of(uniform, cluster, task=task, probe="uniform", metric="bits", provenance=note)
+        Scores.of(
+            uniform, train.cluster, task=task, probe="uniform", metric="bits", provenance=note
+        )
     )
     return Scores.concat(tables)
+
+
+def read(
+    features: Features, words: Int[ndarray, " word"], sites: Sequence[Site], *, ahead: int = 0
+) -> Float[Tensor, "site word _"]:
+    """A copy of activations for a probe, those of following words beside the word's own.
+
+    Where the row has no such word, they are 0.
+    """
+    parts = [features.stack(words, sites=sites).float()]
+    for step in range(1, ahead + 1):
+        at = np.minimum(words + step, len(features) - 1)
+        inside = (words + step < len(features)) & (features.row[at] == features.row[words])
+        parts.append(features.stack(at, sites=sites).float())
+        parts[-1][:, ~inside] = 0
+    return torch.cat(parts, 2)
 
 
 def _right(
@@ -268,15 +310,16 @@ def _right(
     scale: Scale,
     features: Features,
     sites: Sequence[Site],
-    kept: Int[ndarray, " word"],
+    words: Int[ndarray, " word"],
     y: Int[Tensor, "label word"],
     strengths: int,
+    ahead: int,
 ) -> Float[ndarray, "site problem word"]:
     """1 where a probe is right, a site at a time."""
     y = y.repeat_interleave(strengths, 0)
     found = []
     for i, site in enumerate(sites):
-        x = scale.site(i).into(features.stack(kept, sites=[site]).float().clone())
+        x = scale.site(i).into(read(features, words, [site], ahead=ahead))
         found.append(correct(fit.site(i).log_probs(x), y))
     return np.concatenate(found)
 

@@ -6,7 +6,7 @@ import torch
 from probing.synthetic import features
 
 from interp.core.errors import ProbeError
-from interp.probing.persistence import persistence, random_directions, rowspace
+from interp.probing.persistence import persistence
 
 D, WORDS = 6, 4000
 
@@ -41,25 +41,6 @@ def test_variance_share_is_that_of_the_known_covariance(made):
 def test_between_share_is_eta_squared(made):
     assert made["between share", "probe", 1] == pytest.approx(4 / 5, rel=0.05)
     assert made["between share", "probe", 2] < 0.01
-
-
-def test_rowspace_is_what_the_softmax_sees():
-    generator = torch.Generator().manual_seed(1)
-    weight = torch.randn(D, 3, generator=generator)
-    basis = rowspace(weight)
-    assert basis.shape == (D, 2)  # three classes differ in two directions
-    torch.testing.assert_close(basis.T @ basis, torch.eye(2, dtype=torch.float64))
-    x = torch.randn(9, D, generator=generator, dtype=torch.float64)
-    inside = x @ basis @ basis.T
-    full, seen = ((v @ weight.double()).log_softmax(-1) for v in (x, inside))
-    torch.testing.assert_close(full, seen)
-
-
-def test_random_directions_are_orthonormal_and_seeded():
-    basis = random_directions(D, 4, seed=3)
-    torch.testing.assert_close(basis.T @ basis, torch.eye(4, dtype=torch.float64))
-    assert torch.equal(basis, random_directions(D, 4, seed=3))
-    assert not torch.equal(basis, random_directions(D, 4, seed=4))
 
 
 def test_refusals():

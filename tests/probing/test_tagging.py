@@ -1,5 +1,7 @@
 """Tagging on words whose answers are known: readable, memorisable only, or neither."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from probing.synthetic import features
 
 from interp.core.errors import CorpusError, ProbeError
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
-from interp.probing.tagging import Split, description_length, tagging
+from interp.probing.tagging import Split, description_length, read, tagging
 
 SITES = ("0.resid_pre", "0.resid_post", "1.resid_post")
 TYPES, D, TAGS = 60, 80, ("ADJ", "NOUN", "VERB")
@@ -32,6 +34,7 @@ def split(words: int, seed: int, *, types: int = TYPES) -> Split:
     return Split(
         features(x),
         features({site: named + 0.5 * noise[i] for i, site in enumerate(SITES)}),
+        np.arange(words),
         tuple(TAGS[t] for t in tag),
         tuple(f"w{k}" for k in kind),
         tuple(f"{seed}-{i % 7}" for i in range(words)),
@@ -121,6 +124,30 @@ def test_bits_tell_a_regularity_from_memory():
     assert bits["trained", SITES[1], "real"] < 0.3
     assert bits["trained", SITES[1], "control"] > 1.3
     assert code.query("probe == 'uniform'")["value"].tolist() == [pytest.approx(np.log2(3))]
+
+
+def test_reading_ahead_takes_the_next_word_of_the_row():
+    x = features({SITES[0]: torch.arange(10.0).view(5, 2)})
+    x = replace(x, row=np.array([0, 0, 0, 1, 1]))
+    found = read(x, np.array([0, 2, 3, 4]), [x.sites[0]], ahead=1)
+    assert found[0].tolist() == [[0, 1, 2, 3], [4, 5, 0, 0], [6, 7, 8, 9], [8, 9, 0, 0]]
+    twice = read(x, np.array([0]), [x.sites[0]], ahead=2)
+    assert twice[0].tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_what_stands_in_the_next_word_is_read_there_only():
+    """The tag of each word is written into the activations of the word after it."""
+
+    def told(words: int, seed: int) -> Split:
+        made = split(words, seed)
+        row = np.zeros(words, dtype=int)
+        x = replace(features({SITES[1]: made.features[SITES[1]].roll(1, 0)}), row=row)
+        return replace(made, features=x, random=x)
+
+    splits = [told(900, 1), told(200, 2), told(300, 3)]
+    for ahead, low, high in ((0, 0.2, 0.6), (1, 0.95, 1.0)):
+        found = tagging(*splits, task="tag", l2=(0.01,), ahead=ahead)
+        assert low < value(found, model="trained", labels="real", subset="all") <= high
 
 
 def corpus(tags: tuple[str | None, ...]) -> Corpus:
