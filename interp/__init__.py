@@ -7,8 +7,8 @@
     paths = interp.path_patch(model, pairs, senders="heads", receivers="logits")
     paths.summary(); paths.top(10); paths.grid()             # with intervals and tests
     interp.figures.heads(paths).savefig("ioi.pdf")
-    interp.capture(model, pairs, "layers", positions=["end"])     # activations, for probes
     acts = interp.capture(model, pairs, "layers", positions="end")   # acts["3.resid_post"]
+    words = interp.probing.collect(model, interp.datasets.corpus("ud-ewt", split="dev"))
     print(interp.explain(interp.ablate, model, pairs, "heads"))   # what is re-run, what reused
 
 Nouns: a *Site* is the address of an activation ("23.3", "12.mlp"); *Pairs* are prompts aligned
@@ -16,7 +16,7 @@ token by token; a *Metric* gives one float per example; *Results* is a long tabl
 Every method writes a list of interventions and one engine runs the list.
 """
 
-from interp import datasets, figures, runs
+from interp import datasets, figures, probing, runs
 from interp.causal import ablate, complement, evaluate, intervene, patch, path_patch
 from interp.circuits import attention
 from interp.core.edges import Edge
@@ -57,5 +57,6 @@ __all__ = [
     "load",
     "patch",
     "path_patch",
+    "probing",
     "runs",
 ]

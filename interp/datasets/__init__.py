@@ -1,15 +1,23 @@
 """Text to ask a model about: annotated corpora, minimal pairs, and tasks that make prompt pairs.
 
 `corpus` reads annotated text into documents, sentences, words and mentions, or minimal pairs; by
-name (`corpora` lists them) or from a file of one's own. Each task is a function of the model: words
+name (`corpora` lists them) or from a file of one's own. `homographs`, `senses`, `pronouns` and
+`modifiers` are controlled sets of this project's own. Each task is a function of the model: words
 are kept only where they are single tokens of its tokenizer, positions are named, and every row
 carries the cluster (its template) that the bootstrap resamples.
 """
 
+from interp.datasets.agreement import agreement
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word, require_disjoint
+from interp.datasets.homographs import homographs
 from interp.datasets.ioi import ioi
 from interp.datasets.minimal import MinimalPair, MinimalPairs
+from interp.datasets.modifiers import modifiers
+from interp.datasets.pronoun_pairs import pronoun_pairs
+from interp.datasets.pronouns import pronouns
 from interp.datasets.registry import corpora, corpus
+from interp.datasets.senses import senses
+from interp.datasets.text import running_text
 
 __all__ = [
     "corpus",
@@ -22,5 +30,12 @@ __all__ = [
     "MinimalPair",
     "MinimalPairs",
     "require_disjoint",
+    "homographs",
+    "senses",
+    "pronouns",
+    "modifiers",
     "ioi",
+    "agreement",
+    "pronoun_pairs",
+    "running_text",
 ]

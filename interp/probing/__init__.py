@@ -1,1 +1,48 @@
-"""Probing: what can be read off the activations of words, with the controls that it needs."""
+"""Probing: what can be read off the activations of words, and whether the model uses it.
+
+| step | names |
+| --- | --- |
+| activations of words | `collect` -> `Features` |
+| linear probes with every control in one table | `Split`, `tagging`, `description_length` |
+| probes by themselves | `fit_linear`; `fit_probe` with `Mlp`, `Bilinear`, `SpanClassifier` |
+| which layers a task needs | `expected_layer`, `centre_of_gravity` |
+| whether later layers keep it | `persistence` |
+| from knowing to using | `erasers`, `amnesic`, `beyond`; `steering_vector`, `steer` |
+"""
+
+from interp.probing.amnesic import amnesic, beyond
+from interp.probing.collect import collect
+from interp.probing.erasure import erasers
+from interp.probing.examples import Examples
+from interp.probing.features import Features
+from interp.probing.linear import LinearProbe, fit_linear
+from interp.probing.mixing import centre_of_gravity, expected_layer
+from interp.probing.nets import Bilinear, Mlp
+from interp.probing.persistence import persistence
+from interp.probing.spans import SpanClassifier
+from interp.probing.steering import steer, steering_vector
+from interp.probing.tagging import Split, description_length, tagging
+from interp.probing.trained import fit_probe
+
+__all__ = [
+    "Bilinear",
+    "Examples",
+    "Features",
+    "LinearProbe",
+    "Mlp",
+    "SpanClassifier",
+    "Split",
+    "amnesic",
+    "beyond",
+    "centre_of_gravity",
+    "collect",
+    "description_length",
+    "erasers",
+    "expected_layer",
+    "fit_linear",
+    "fit_probe",
+    "persistence",
+    "steer",
+    "steering_vector",
+    "tagging",
+]
