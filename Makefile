@@ -2,7 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types imports smoke check bench
+.PHONY: demo test lint types imports smoke notebooks check bench
+
+EXPERIMENTS := ioi pos homographs relations coreference
 
 demo: .venv/ready
 	$(BIN)/python experiments/ioi.py
@@ -26,12 +28,19 @@ types: .venv/ready
 imports: .venv/ready
 	$(BIN)/lint-imports
 
-smoke: .venv/ready
-	$(BIN)/python experiments/ioi.py --size smoke --out runs/smoke
+smoke: $(EXPERIMENTS:%=smoke-%)
 
-check: test lint types imports smoke
+smoke-%: .venv/ready
+	$(BIN)/python experiments/$*.py --size smoke --out runs/smoke
+
+notebooks: .venv/ready
+	for source in notebooks/*.py; do $(BIN)/jupytext --to ipynb --test $$source || exit 1; done
+	$(BIN)/python -m pytest --nbmake notebooks
+
+check: test lint types imports smoke notebooks
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/sweeps.py --json benchmarks/sweeps.json
 	$(BIN)/python benchmarks/capture.py --json benchmarks/sweeps.json
+	$(BIN)/python benchmarks/probes.py --json benchmarks/probes.json
 	$(BIN)/python benchmarks/growth.py --json benchmarks/growth.json --figure docs/growth.pdf
