@@ -1,0 +1,329 @@
+"""Coreference as a question that probes can be asked: does this anaphor mean that mention?
+
+An anaphor is a mention with an earlier one of its chain in the same row of tokens; the nearest of
+these is its antecedent, and the pair is a positive example. A negative one is an anaphor with an
+earlier mention of another chain. Within each document, kind of anaphor and distance (the number of
+mentions back) there are as many of the one as of the other, drawn at random: so chance is 1/2, and
+neither the distance nor the anaphor's kind tells anything.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from numpy import ndarray
+from torch import Tensor
+
+from interp.core.errors import CorpusError, ProbeError, nearest
+from interp.core.scores import Scores
+from interp.core.sites import Site
+from interp.datasets.corpus import Corpus, Document, Mention
+from interp.datasets.templates import lists
+from interp.probing.examples import Examples
+from interp.probing.features import Features
+from interp.probing.spans import flat
+
+Reads = Literal["spans", "heads"]
+TASK = "coreference"
+PRONOUNS = {
+    ("masculine", "singular"): "he him his himself",
+    ("feminine", "singular"): "she her hers herself",
+    ("neuter", "singular"): "it its itself",
+    (None, "singular"): "i me my mine myself this that",
+    (None, "plural"): "we us our ours ourselves they them their theirs themselves these those",
+}
+TITLES = {
+    ("masculine", "singular"): "mr mr. sir lord master monsieur gentleman fellow",
+    ("feminine", "singular"): "mrs mrs. miss ms ms. lady madam mistress madame maid",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class MentionPairs:
+    """Pairs of mentions, half of which corefer.
+
+    Attributes:
+        spans: of the anaphor and of the candidate, as numbers of collected words: `start, end,
+            start, end`, [start, end).
+        heads: the head words of both.
+        y: 1 where they corefer.
+        cluster: the document.
+        kind: of the anaphor ("pronoun", "proper", "nominal").
+        distance: mentions back; 1 is the nearest that ends before the anaphor begins.
+        baselines: what methods without a model say, by name: "nearest mention" (yes to distance
+            1; right half of the time, by construction), "head match" (the same word, in lower
+            case), "gender and number" (yes unless closed lists of words know that they differ).
+        skipped: mentions that are in no pair because a word of theirs has no tokens, or because
+            they are cut by the end of a row.
+    """
+
+    spans: Int[Tensor, "pair 4"]
+    heads: Int[Tensor, "pair 2"]
+    y: Int[Tensor, " pair"]
+    cluster: tuple[str, ...]
+    kind: tuple[str, ...]
+    distance: Int[ndarray, " pair"]
+    baselines: Mapping[str, Bool[ndarray, " pair"]]
+    skipped: int
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def select(self, rows: Sequence[int] | Int[ndarray, " row"]) -> "MentionPairs":
+        """Some of the pairs, in the given order."""
+        at = np.asarray(rows, dtype=np.int64)
+        return replace(
+            self,
+            **{name: getattr(self, name)[torch.from_numpy(at)] for name in ("spans", "heads", "y")},
+            cluster=tuple(self.cluster[i] for i in at),
+            kind=tuple(self.kind[i] for i in at),
+            distance=self.distance[at],
+            baselines={name: said[at] for name, said in self.baselines.items()},
+        )
+
+    def of(self, documents: Sequence[str]) -> "MentionPairs":
+        """The pairs of some documents.
+
+        Raises:
+            ProbeError: they have none.
+        """
+        rows = np.flatnonzero(np.isin(self.cluster, list(documents)))
+        if not len(rows):
+            raise ProbeError(
+                f"none of the {len(self)} pairs is of the {len(documents)} documents asked for; "
+                "give ids of documents that were collected, or more text of each"
+            )
+        return self.select(rows)
+
+    def shuffled(self, *, seed: int = 0) -> Int[Tensor, " pair"]:
+        """The labels in random order within each document: what is learned from nothing."""
+        rng = np.random.default_rng(seed)
+        found, cluster = self.y.clone(), np.asarray(self.cluster)
+        for name in np.unique(cluster):
+            rows = np.flatnonzero(cluster == name)
+            found[torch.from_numpy(rows)] = self.y[torch.from_numpy(rng.permutation(rows))]
+        return found
+
+    def examples(
+        self,
+        features: Features,
+        y: Int[Tensor, "problem pair"],
+        *,
+        reads: Reads = "spans",
+        sites: Sequence[str | Site] | None = None,
+    ) -> Examples:
+        """What a probe is asked, with the activations of the words of these pairs alone.
+
+        Args:
+            features: those that the pairs were made from, or another model's of the same words.
+            y: labels of each problem.
+            reads: "spans" for `SpanClassifier(spans=2)`, "heads" for `Bilinear`.
+
+        Raises:
+            ProbeError: an unknown `reads`.
+        """
+        if reads not in get_args(Reads):
+            raise ProbeError(f"unknown reads={reads!r}; {nearest(str(reads), get_args(Reads))}")
+        inside = torch.cat([flat(*pair)[0] for pair in self.spans.T.split(2)])
+        words = torch.cat([inside, self.heads.flatten()]).unique()
+        x = features.stack(words, sites=sites).float()
+        if reads == "heads":
+            return Examples(x, torch.searchsorted(words, self.heads), y)
+        last = torch.tensor([0, 1, 0, 1])  # the word before the end is in the span, the end not
+        return Examples(x, torch.searchsorted(words, self.spans - last) + last, y)
+
+    @property
+    def subsets(self) -> dict[str, Bool[ndarray, " pair"]]:
+        """All pairs, and those of each kind of anaphor."""
+        kinds = np.asarray(self.kind)
+        every = {"all": np.ones(len(self), dtype=bool)}
+        return every | {str(kind): kinds == kind for kind in np.unique(kinds)}
+
+    def score_baselines(self) -> Scores:
+        """Accuracy of each baseline, by kind of anaphor."""
+        y, documents = self.y.numpy() == 1, np.asarray(self.cluster)
+        cells = [
+            Scores.of(
+                (said == y)[kept].astype(float),
+                documents[kept],
+                **{"task": TASK, "probe": name, "subset": subset},
+                provenance={"pairs": len(self), "mentions skipped": self.skipped},
+            )
+            for name, said in self.baselines.items()
+            for subset, kept in self.subsets.items()
+        ]
+        return Scores.concat(cells)
+
+
+def mention_pairs(corpus: Corpus, features: Features, *, seed: int = 0) -> MentionPairs:
+    """Pairs of mentions that could see each other, balanced at each distance.
+
+    Args:
+        features: of the corpus, collected with `context=n` so that sentences share rows; a
+            candidate is in the anaphor's row.
+        seed: of the draws.
+
+    Raises:
+        CorpusError: no mentions, or mentions without a head word.
+        ProbeError: features of another corpus; or no pair at all.
+    """
+    corpus.require("mentions")
+    if len(features) + len(features.missing) != corpus.n_words:
+        raise ProbeError(
+            f"{corpus.name} has {corpus.n_words} words, and the features are of "
+            f"{len(features) + len(features.missing)} words of "
+            f"{features.provenance.get('corpus')}; collect the same corpus"
+        )
+    rng = np.random.default_rng(seed)
+    kept: list[_Pair] = []
+    anaphors = skipped = 0
+    places = list(zip(features.sentence.tolist(), features.word.tolist(), strict=True))
+    place = {where: i for i, where in enumerate(places)}
+    first = 0
+    for document in corpus.documents:
+        found = list(_placed(document, first, place, features.row))
+        skipped += len(document.mentions) - len(found)
+        first += len(document.sentences)
+        strata: dict[tuple[str, int], tuple[list[_Pair], list[_Pair]]] = defaultdict(
+            lambda: ([], [])
+        )
+        for pair in _candidates(found, document.id):
+            strata[pair.anaphor.kind, pair.distance][pair.corefer].append(pair)
+        for key in sorted(strata):
+            different, same = strata[key]
+            anaphors += len(same)
+            fewer = min(len(different), len(same))
+            for side in (same, different):
+                kept += [side[i] for i in sorted(rng.permutation(len(side))[:fewer])]
+    if not kept:
+        raise ProbeError(
+            f"{corpus.name} gives no pairs: {anaphors} of its mentions have an antecedent in their "
+            f"row, and none of these distances has a mention of another chain. Collect with a "
+            "larger context=, so that sentences share rows, or take more text."
+        )
+    return _pairs(kept, skipped)
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A mention with the numbers of its words."""
+
+    start: int
+    end: int
+    head: int
+    row: int
+    chain: str
+    kind: str
+    form: str
+    agreement: tuple[str | None, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    anaphor: _Placed
+    candidate: _Placed
+    distance: int
+    corefer: bool
+    document: str
+
+
+def _placed(
+    document: Document,
+    first: int,
+    place: Mapping[tuple[int, int], int],
+    row: Int[ndarray, " word"],
+) -> Iterator[_Placed]:
+    """The mentions of which every word was collected, in one row."""
+    for mention in document.mentions:
+        if mention.head is None:
+            raise CorpusError(
+                f"{document.text(mention)!r} of document {document.id!r} has no head word; pairs "
+                "of mentions need them. Annotate heads (Mention.head), or take a corpus that has "
+                "them."
+            )
+        at = [place.get((first + mention.sentence, word)) for word in range(*mention.words)]
+        known = [i for i in at if i is not None]
+        if len(known) < len(at) or row[known[0]] != row[known[-1]]:
+            continue
+        yield _Placed(
+            *(known[0], known[-1] + 1, known[mention.head - mention.words[0]]),
+            *(int(row[known[0]]), mention.chain, mention.kind or ""),
+            document.sentences[mention.sentence].words[mention.head].form.lower(),
+            agreement(document, mention),
+        )
+
+
+def _candidates(mentions: Sequence[_Placed], document: str) -> Iterator[_Pair]:
+    """Of each anaphor, the antecedent and every earlier mention of another chain."""
+    for anaphor in mentions:
+        earlier = [m for m in mentions if m.row == anaphor.row and m.end <= anaphor.start]
+        earlier.sort(key=lambda m: (m.end, m.start), reverse=True)
+        chains = [m.chain for m in earlier]
+        if anaphor.chain not in chains:
+            continue
+        antecedent = chains.index(anaphor.chain)
+        for i, candidate in enumerate(earlier):
+            if i == antecedent or candidate.chain != anaphor.chain:
+                yield _Pair(anaphor, candidate, i + 1, i == antecedent, document)
+
+
+def _pairs(kept: Sequence[_Pair], skipped: int) -> MentionPairs:
+    def agree(pair: _Pair) -> bool:
+        both = zip(pair.anaphor.agreement, pair.candidate.agreement, strict=True)
+        return all(a is None or b is None or a == b for a, b in both)
+
+    ends = [(p.anaphor, p.candidate) for p in kept]
+    said = {
+        "nearest mention": [p.distance == 1 for p in kept],
+        "head match": [p.anaphor.form == p.candidate.form for p in kept],
+        "gender and number": [agree(p) for p in kept],
+    }
+    return MentionPairs(
+        spans=torch.tensor([(a.start, a.end, b.start, b.end) for a, b in ends]),
+        heads=torch.tensor([(a.head, b.head) for a, b in ends]),
+        y=torch.tensor([int(p.corefer) for p in kept]),
+        cluster=tuple(p.document for p in kept),
+        kind=tuple(p.anaphor.kind for p in kept),
+        distance=np.array([p.distance for p in kept]),
+        baselines={name: np.array(values) for name, values in said.items()},
+        skipped=skipped,
+    )
+
+
+def agreement(document: Document, mention: Mention) -> tuple[str | None, str | None]:
+    """Gender and number of a mention, as far as closed lists of words know them.
+
+    The head word says it ("his *sister*"), or else a title or first name before it ("*Mr.*
+    Darcy").
+    """
+    start, end = mention.words
+    forms = [w.form.lower() for w in document.sentences[mention.sentence].words[start:end]]
+    pronouns, names = _known()
+    head = end - 1 if mention.head is None else mention.head
+    words = pronouns | names
+    if (found := words.get(forms[head - start])) is not None:
+        return found
+    return next((names[form] for form in forms[: head - start] if form in names), (None, None))
+
+
+Agreement = dict[str, tuple[str | None, str | None]]
+
+
+@cache
+def _known() -> tuple[Agreement, Agreement]:
+    """Pronouns; and titles, first names and the nouns of people of the controlled set."""
+    pronouns, names = (
+        {word: said for said, words in table.items() for word in words.split()}
+        for table in (PRONOUNS, TITLES)
+    )
+    for gender, given in lists("ioi", "words")["names"].items():
+        names |= {name.lower(): (gender, "singular") for name in given}
+    for man, woman, men, women in lists("pronouns", "words")["couples"]:
+        names |= {man: ("masculine", "singular"), woman: ("feminine", "singular")}
+        names |= {men: ("masculine", "plural"), women: ("feminine", "plural")}
+    return pronouns, names
