@@ -1,0 +1,399 @@
+"""At which layer is "ring" a noun or a verb? Does a far-away "money" decide "bank"?
+
+Sets of our own, split by lemma, so that a probe is asked about words that it was not trained on.
+First the homographs: "my *ring* fell" / "they will *ring* the bell". Linear probes read the use
+off the residual stream at the target, after every layer. Where the deciding words come before the
+target, a causal model can know; where they only follow, it runs on the very same tokens for both
+uses, and must be at chance. Then the same probes are asked about web text (the noun-verb file),
+and probes of web text (UD EWT) about the homographs.
+
+Second the senses: "the *money* ... the bank", with 0 to 40 words between, and two cues that may
+disagree. One probe reads nature or culture off the target, another off the word before it, which
+knows the topic but not the target.
+
+    python experiments/homographs.py                 # SmolLM2-135M, minutes on two cores
+    python experiments/homographs.py --size full     # all cues, more web text
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import tyro
+
+import interp
+from interp.core.scores import Scores
+from interp.datasets.corpus import Corpus, Document, Word
+from interp.datasets.homographs import homographs
+from interp.datasets.senses import ONE, TWO, senses
+from interp.models import untrained
+from interp.probing.collect import collect
+from interp.probing.features import Features
+from interp.probing.scoring import correct, score
+from interp.probing.tagging import Split, Tagging, tagging
+
+NAMES = ("train", "dev", "test")
+SIZES = {  # lemmas of train, dev and test; share of cues; words of UD train; of the noun-verb file
+    "smoke": ((4, 2, 2), (3, 2, 2), 2, 800, 400),
+    "default": ((30, 10, 10), (22, 8, 8), 2, 4_000, 5_000),
+    "full": ((30, 10, 10), (22, 8, 8), 1, 60_000, 41_000),
+}
+Keep = Callable[[Document, int], bool]
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is run. The same config finds its results again.
+
+    Attributes:
+        size: how many lemmas, cues and words of web text are taken.
+        context: tokens that a word of web text may see.
+    """
+
+    model: str = "smollm2-135m"
+    size: Literal["smoke", "default", "full"] = "default"
+    context: int = 256
+    seed: int = 0
+    out: Path = field(default=Path("runs"), metadata={"hash": False})
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """Words of a corpus with their activations, and the document that each stands in."""
+
+    words: tuple[Word, ...]
+    documents: tuple[Document, ...]
+    features: Features
+    random: Features
+
+    def split(self, label: Callable[[Document, Word], str], keep: Keep = lambda *_: True) -> Split:
+        """Those for which `keep` holds of the document and the word's place among its words."""
+        pairs = zip(self.documents, self.features.word.tolist(), strict=True)
+        chosen = [i for i, (document, place) in enumerate(pairs) if keep(document, place)]
+        return Split(
+            self.features,
+            self.random,
+            np.asarray(chosen),
+            tuple(label(self.documents[i], self.words[i]) for i in chosen),
+            tuple(self.words[i].form.lower() for i in chosen),
+            tuple(self.documents[i].id for i in chosen),
+            len(self.features.missing),
+        )
+
+
+def run(config: Config) -> Scores:
+    """Run or resume the experiment and return every score."""
+    run = interp.runs.open_run("homographs", config, root=config.out)
+    if run.finished:
+        return run.scores()
+    model = interp.load(config.model)
+    models = {"trained": model, "random": untrained(model, seed=config.seed)}
+    kept = run.folder / "activations"
+
+    def items(name: str, corpus: Corpus, *, context: int | None = None) -> Items:
+        found = {
+            which: collect(models[which], corpus, context=context, folder=kept / which / name)
+            for which in models
+        }
+        owners = [document for document in corpus.documents for _ in document.sentences]
+        places = zip(found["trained"].sentence, found["trained"].word, strict=True)
+        at = [(corpus.sentences[s].words[w], owners[s]) for s, w in places]
+        words, documents = zip(*at, strict=True)
+        return Items(words, documents, found["trained"], found["random"])
+
+    uses = run.stage("uses", lambda _: ask_uses(items, config))
+    meanings = run.stage("senses", lambda _: ask_senses(items, config))
+    everything = Scores.concat([uses, meanings])
+    draw(run, everything)
+    run.finish(everything, summarise(model.name, everything))
+    shutil.rmtree(kept, ignore_errors=True)
+    return run.scores()
+
+
+def ask_uses(items: Callable[..., Items], config: Config) -> Scores:
+    """Noun or verb: homographs by where the cue is, and to and from web text."""
+    lemmas, _, _, ud_words, web_words = SIZES[config.size]
+    mine = {
+        name: items(f"homographs-{name}", targets(some(homographs(split=name), n)))
+        for name, n in zip(NAMES, lemmas, strict=True)
+    }
+
+    def tag(_: Document, word: Word) -> str:
+        return "VERB" if word.upos == "VERB" else "NOUN"
+
+    def within(context: str) -> dict[str, Split]:
+        return {
+            name: part.split(tag, lambda document, _: document.facts["context"] == context)
+            for name, part in mine.items()
+        }
+
+    before, after = within("before"), within("after")
+    english = {}
+    for name, n in (("train", ud_words), ("dev", ud_words // 3)):
+        text = interp.datasets.corpus("ud-ewt", split=name).sample(n, seed=config.seed)
+        text = only(text, lambda word: word.upos in ("NOUN", "VERB"))
+        english[name] = items(f"ud-{name}", text, context=config.context).split(tag)
+    web = interp.datasets.corpus("noun-verb", split="dev").sample(web_words, seed=config.seed)
+    web = items("noun-verb", only(web, lambda word: word.upos is not None)).split(tag)
+    asked = {"use, cue before": before, "use, cue after": after}
+    asked["use, probe of UD"] = {**english, "test": before["test"]}
+    tagged = {
+        task: tagging(**splits, task=task, seed=config.seed) for task, splits in asked.items()
+    }
+    commonest = max(sorted(set(web.labels)), key=web.labels.count)
+    right = np.array([float(label == commonest) for label in web.labels])
+    note = {"majority": commonest}
+    return Scores.concat(
+        [
+            *map(with_dev, tagged.values()),
+            applied(tagged["use, cue before"], web, task="noun-verb, probe of homographs"),
+            applied(tagged["use, probe of UD"], web, task="noun-verb, probe of UD"),
+            Scores.of(right, web.cluster, task="noun-verb", probe="majority", provenance=note),
+        ]
+    )
+
+
+def ask_senses(items: Callable[..., Items], config: Config) -> Scores:
+    """Nature or culture: by distance of the cue, at the target and before it; and of two cues."""
+    _, lemmas, every, _, _ = SIZES[config.size]
+    mine = {}
+    for name, n in zip(NAMES, lemmas, strict=True):
+        corpus = some(senses(split=name), n)
+        corpus = replace(corpus, documents=corpus.documents[::every])
+        if name != "test":  # two cues are asked about, never learned from
+            corpus = corpus.where(lambda document: document.facts["cues"] == "1")
+        mine[name] = items(f"senses-{name}", targets(corpus, before=1))
+
+    def near(document: Document, _: Word) -> str:
+        return document.facts["near"]
+
+    def within(cues: str, place: int) -> dict[str, Split]:
+        return {
+            name: part.split(near, lambda d, p: (d.facts["cues"], p) == (cues, place))
+            for name, part in mine.items()
+        }
+
+    tables = []
+    for task, place in (("sense", 1), ("sense, word before", 0)):
+        one, two = within("1", place), within("2", place)["test"]
+        found = tagging(**one, task=task, seed=config.seed)
+        tables.append(with_dev(found))
+        for split in (one["test"], two):
+            named = [conditions(mine["test"].documents[i].facts) for i in split.words]
+            names = dict.fromkeys(name for found_in in named for name in found_in)
+            subsets = {name: np.array([name in found_in for found_in in named]) for name in names}
+            tables.append(applied(found, split, task=task, subsets=subsets))
+    return Scores.concat(tables)
+
+
+def conditions(facts: Mapping[str, str]) -> list[str]:
+    """The names of the subsets that a text of one cue or two belongs to."""
+    if facts["cues"] == "1":
+        return [f"one cue, {facts['distance']} words"]
+    how = "agree" if facts["near"] == facts["far"] else "conflict"
+    name = f"{how}, {facts['far_distance']} words"
+    return [name, f"{facts['lemma']}: {name}"] if facts["lemma"] == "bank" else [name]
+
+
+def some(corpus: Corpus, lemmas: int) -> Corpus:
+    """The first lemmas of a corpus."""
+    chosen = list(dict.fromkeys(corpus.clusters))[:lemmas]
+    return corpus.where(lambda document: document.id in chosen)
+
+
+def targets(corpus: Corpus, *, before: int = 0) -> Corpus:
+    """The same texts, of whose words only the target (and those before it) are asked about."""
+    documents = []
+    for document in corpus.documents:
+        (sentence,), at = document.sentences, int(document.facts["target"])
+        words = sentence.words[at - before : at + 1]
+        documents.append(replace(document, sentences=(replace(sentence, words=words),)))
+    return replace(corpus, documents=tuple(documents))
+
+
+def only(corpus: Corpus, keep: Callable[[Word], bool]) -> Corpus:
+    """The same texts, of whose words only some are asked about."""
+
+    def asked(document: Document) -> Document:
+        sentences = [replace(s, words=tuple(filter(keep, s.words))) for s in document.sentences]
+        return replace(document, sentences=tuple(sentences))
+
+    return replace(corpus, documents=tuple(map(asked, corpus.documents)))
+
+
+def with_dev(found: Tagging) -> Scores:
+    """Scores of a tagging; those on the development split are the subset "dev"."""
+    dev = found.dev.frame.assign(subset="dev")
+    test = found.scores.frame.query("subset == 'all'")  # every test lemma is unseen
+    return Scores(pd.concat([test, dev], ignore_index=True), found.scores.provenance)
+
+
+def applied(
+    found: Tagging, split: Split, *, task: str, subsets: Mapping[str, np.ndarray] | None = None
+) -> Scores:
+    """The fitted probes asked about other words of the same model."""
+    y = torch.from_numpy(found.classes.encode(split.labels))[None]
+    values = []
+    for i, site in enumerate(split.features.sites):
+        x = split.features.stack(split.words, sites=[site]).float().clone()
+        log_probs = found.probes.site(i).log_probs(found.scale.site(i).into(x))
+        values.append(correct(log_probs, y))
+    return score(
+        np.concatenate(values),
+        split.cluster,
+        sites=split.features.sites,
+        labels=["real"],
+        **{"task": task, "probe": "linear", "model": "trained", "subsets": subsets},
+        provenance=found.scores.provenance,
+    )
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Which scores of the table make a curve over layers."""
+
+    name: str
+    task: str
+    subset: str = "all"
+    model: str = "trained"
+    labels: str = "real"
+    panel: str = ""
+
+    def of(self, table: pd.DataFrame) -> pd.DataFrame:
+        kept = (table["probe"] == "linear") & (table["metric"] == "accuracy")
+        for column in ("task", "subset", "model", "labels"):
+            kept &= table[column] == getattr(self, column)
+        return table[kept].assign(curve=self.name, panel=self.panel)
+
+
+def with_controls(name: str, task: str) -> list[Curve]:
+    return [
+        Curve(name, task),
+        Curve(f"{name}, control task", task, labels="control"),
+        Curve(f"{name}, untrained model", task, model="random"),
+    ]
+
+
+def draw(run: interp.runs.Run, scores: Scores) -> None:
+    """Every figure, with its table beside it."""
+    table = scores.summary()
+    chance = pd.DataFrame([{"curve": "majority", "value": 0.5}])
+    web = table.query("task == 'noun-verb'").assign(curve="majority of the web text")
+    places = {"at the target": "sense", "at the word before": "sense, word before"}
+
+    def by_place(subset: str, distances: tuple[int, ...]) -> list[Curve]:
+        return [
+            Curve(f"{words} words", task, f"{subset}, {words} words", panel=place)
+            for place, task in places.items()
+            for words in distances
+        ]
+
+    def figure(
+        name: str, curves: list[Curve], levels: pd.DataFrame, ylabel: str = "accuracy"
+    ) -> None:
+        shown = pd.concat([curve.of(table) for curve in curves])
+        panel = "panel" if shown["panel"].any() else None
+        drawn = interp.figures.layers(
+            shown, hue="curve", baselines=levels, panel=panel, ylabel=ylabel
+        )
+        run.figure(name, drawn, pd.concat([shown, levels]))
+
+    after = Curve("cue only after", "use, cue after")
+    figure("uses", [*with_controls("cue before", "use, cue before"), after], chance)
+    transfer = [
+        Curve("UD probe on homographs", "use, probe of UD"),
+        Curve("UD probe on web text", "noun-verb, probe of UD"),
+        Curve("homograph probe on web text", "noun-verb, probe of homographs"),
+    ]
+    figure("web-text", transfer, web)
+    neighbour = Curve("at the word before", "sense, word before")
+    figure("senses", [*with_controls("at the target", "sense"), neighbour], chance)
+    figure("senses-by-distance", by_place("one cue", ONE), chance)
+    either = chance.assign(curve="either cue")
+    figure("senses-in-conflict", by_place("conflict", TWO), either, "decided by the near cue")
+
+
+def summarise(name: str, scores: Scores) -> str:
+    """The result in one paragraph of numbers with their intervals."""
+    table = scores.summary()
+    first, use = chosen(scores, "use, cue before")
+    _, sense = chosen(scores, "sense")
+
+    def row(task: str, site: str, subset: str = "all", **others: str) -> pd.Series:
+        found = Curve("", task, subset, **others).of(table)
+        return found[found["site"] == site].iloc[0]
+
+    def at(*where: str, **others: str) -> str:
+        return interval(row(*where, **others))
+
+    def over(subset: str, distances: tuple[int, ...]) -> str:
+        found = [(n, row("sense", sense, f"{subset}, {n} words")) for n in distances]
+        return ", ".join(f"{interval(score)} at {n}" for n, score in found)
+
+    untrained = Curve("", "use, cue before", model="random").of(table)["value"].max()
+    before = interval(row("sense, word before", sense))
+    web = table.query("task == 'noun-verb'")["value"].iloc[0]
+    bank = [row("sense", sense, f"bank: conflict, {n} words")["value"] for n in TWO]
+    sentences = [
+        f"Noun or verb in {name}: with the deciding words before it, the use of a homograph that "
+        f"the probe never saw is read off with {at('use, cue before', use)} accuracy at layer "
+        f"{row('use, cue before', use)['layer']}, the best on the development lemmas; the first "
+        f"that came within 0.02 of it there is layer {row('use, cue before', first)['layer']} "
+        f"({at('use, cue before', first)}). The embedding gives "
+        f"{at('use, cue before', '0.resid_pre')}, an untrained model at best {untrained:.3f}, the "
+        f"control task {at('use, cue before', use, labels='control')}.",
+        "With the deciding words only after the target the accuracy is "
+        f"{at('use, cue after', use)}: a causal model has the same activations for both uses.",
+        f"Probes of UD EWT read the homographs with {at('use, probe of UD', use)}; on the "
+        f"noun-verb web text they have {at('noun-verb, probe of UD', use)} and those of the "
+        f"homographs {at('noun-verb, probe of homographs', use)}, where the majority has "
+        f"{web:.3f}.",
+        f"The sense of a word (nature or culture) is best read at layer "
+        f"{row('sense', sense)['layer']}: {at('sense', sense)}, and at the word before the target "
+        f"{before}; by the words between the cue and the target: {over('one cue', ONE)}.",
+        "Of two cues that disagree the near one, 5 words before the target, decides in "
+        f"{over('conflict', TWO)} words to the far one (for 'bank' alone: "
+        f"{', '.join(f'{value:.2f}' for value in bank)}); where they agree, that sense is read in "
+        f"{over('agree', TWO)}.",
+        "Brackets are 95 % bootstrap intervals over lemmas (over documents on the web text).",
+    ]
+    return f"# Noun or verb, money or river, in {name}\n\n{' '.join(sentences)}\n"
+
+
+def chosen(scores: Scores, task: str) -> tuple[str, str]:
+    """The first site that is nearly the best on the development lemmas, and the best."""
+    dev = scores.query(
+        f"task == '{task}' and subset == 'dev' and model == 'trained' and labels == 'real'"
+    ).summary()
+    best = dev.loc[dev["value"].idxmax()]
+    near = dev[dev["value"] >= best["value"] - 0.02]
+    return str(near.loc[near["layer"].idxmin(), "site"]), str(best["site"])
+
+
+def interval(row: pd.Series) -> str:
+    """A number with its interval."""
+    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def main(config: Config) -> None:
+    scores = run(config)
+    folder = interp.runs.open_run("homographs", config, root=config.out).folder
+    table = scores.query(
+        "metric == 'accuracy' and subset != 'dev' and labels == 'real' and model != 'random'"
+    ).summary()
+    best = table.sort_values("value", ascending=False).groupby(["task", "subset"], sort=False)
+    shown = ["task", "subset", "site", "value", "low", "high", "n", "clusters"]
+    print(best.head(1)[shown].to_string(index=False, float_format="{:.3f}".format))
+    print("\n" + (folder / "summary.md").read_text())
+    for path in sorted(folder.rglob("*.*")):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
