@@ -18,7 +18,7 @@ from interp.datasets import corpus
 from interp.probing.collect import collect
 from interp.probing.controls import Classes
 from interp.probing.linear import fit_linear
-from interp.probing.tagging import Scale
+from interp.probing.moments import Moments
 
 WORDS = 16_000
 L2 = 1e-3
@@ -38,7 +38,7 @@ def measure(name: str, *, threads: int, peers: int, repeats: int) -> dict[str, A
     y = classes.encode([str(tag) for tag in words])
     kept = np.flatnonzero(y >= 0)
     x, target = features.stack(kept), torch.from_numpy(y[kept])
-    x = Scale.of(x).into(x)
+    x = Moments.of(x).standardise_(x)
     took = []
     for _ in range(repeats):
         start = time.perf_counter()

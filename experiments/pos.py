@@ -37,10 +37,11 @@ from interp.probing.controls import Classes, control_task
 from interp.probing.erasure import erasers, probe_directions, random_directions
 from interp.probing.examples import Examples
 from interp.probing.linear import fit_linear
+from interp.probing.moments import Moments
 from interp.probing.nets import Mlp
 from interp.probing.persistence import persistence
 from interp.probing.scoring import correct, score
-from interp.probing.tagging import Scale, Split, description_length, tagging
+from interp.probing.tagging import Split, description_length, tagging
 from interp.probing.trained import fit_probe
 
 TASK = "upos"
@@ -204,10 +205,12 @@ def remains(splits: Mapping[str, Split], best: str, config: Config) -> Scores:
     classes = Classes.of(splits["train"].labels, rare="drop")
     train, test = (inside(splits[name], classes) for name in ("train", "test"))
     x = train.features.stack(train.words, sites=[best]).float()
-    scale = Scale.of(x)
+    moments = Moments.of(x)
     y = torch.from_numpy(classes.encode(train.labels))[None]
-    probe = fit_linear(scale.into(x.clone()), y, l2=torch.tensor([0.01]), classes=len(classes))
-    weight = probe.weight[0, 0] / scale.std[0, 0][:, None]
+    probe = fit_linear(
+        moments.standardise_(x.clone()), y, l2=torch.tensor([0.01]), classes=len(classes)
+    )
+    weight = probe.weight[0, 0] * moments.scale[0][:, None]
     read = probe_directions(x[0], weight)
     control = random_directions(x[0], rank=read.rank, seed=config.seed)
     return persistence(

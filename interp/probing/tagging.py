@@ -25,6 +25,7 @@ from interp.probing.controls import Classes, Rare, control_task, majority, type_
 from interp.probing.features import Features
 from interp.probing.linear import LinearProbe, fit_linear
 from interp.probing.mdl import FRACTIONS, online_code
+from interp.probing.moments import Moments
 from interp.probing.scoring import correct, score
 
 L2 = (0.1, 0.01, 0.001)
@@ -113,35 +114,14 @@ class Tagging:
         dev: accuracies on the development split: choose a site by these.
         classes: the labels.
         probes: of the trained model and real labels, with the chosen strength at each site.
-        scale: of the activations that the probes take.
+        moments: by which activations are standardised before the probes read them.
     """
 
     scores: Scores
     dev: Scores
     classes: Classes
     probes: LinearProbe
-    scale: "Scale"
-
-
-@dataclass(frozen=True, eq=False)
-class Scale:
-    """Activations to mean 0 and variance 1 in each dimension, as in training."""
-
-    mean: Float[Tensor, "site 1 d"]
-    std: Float[Tensor, "site 1 d"]
-
-    @classmethod
-    def of(cls, x: Float[Tensor, "site word d"]) -> "Scale":
-        mean = x.mean(1, keepdim=True)
-        std = torch.stack([part.std(0, keepdim=True) for part in x])  # a copy of one site at most
-        return cls(mean, std.clamp_min(1e-6 * std.mean() + torch.finfo(std.dtype).tiny))
-
-    def into(self, x: Float[Tensor, "site word d"]) -> Float[Tensor, "site word d"]:
-        """In place."""
-        return x.sub_(self.mean).div_(self.std)
-
-    def site(self, index: int) -> "Scale":
-        return Scale(self.mean[index : index + 1], self.std[index : index + 1])
+    moments: Moments
 
 
 def tagging(
@@ -204,7 +184,7 @@ def tagging(
         )
     ]
     chosen_on: list[Scores] = []
-    fitted: dict[str, tuple[LinearProbe, Scale]] = {}
+    fitted: dict[str, tuple[LinearProbe, Moments]] = {}
     unconverged = 0
     for model, features in (
         ("trained", [split.features for split in splits]),
@@ -213,16 +193,16 @@ def tagging(
         asked = features[0].sites if sites is None else map(Site.parse, sites)
         where = [site for site in asked if site in features[0]]
         x = read(features[0], words[0], where, ahead=ahead)
-        scale = Scale.of(x)
+        moments = Moments.of(x)
         fit = fit_linear(
-            scale.into(x),
+            moments.standardise_(x),
             targets[0].repeat_interleave(len(l2), 0),
             l2=torch.tensor(list(l2) * len(LABELS)),
             classes=len(classes),
         )
         del x
         unconverged += int((~fit.converged).sum())
-        dev_right = _right(fit, scale, features[1], where, words[1], targets[1], len(l2), ahead)
+        dev_right = _right(fit, moments, features[1], where, words[1], targets[1], len(l2), ahead)
         best = dev_right.mean(-1).reshape(len(where), len(LABELS), len(l2)).argmax(-1)
         picked = [
             fit.select(torch.from_numpy(best[:, i] + i * len(l2))) for i in range(len(LABELS))
@@ -232,16 +212,16 @@ def tagging(
         chosen_on.append(score(dev_right[at], cluster[1], labels=LABELS, **naming))
         for i, label in enumerate(LABELS):
             right = _right(
-                *(picked[i], scale, features[2], where, words[2]),
+                *(picked[i], moments, features[2], where, words[2]),
                 *(targets[2][i : i + 1], 1, ahead),
             )
             subsets = {"all": np.ones_like(new), **({"unseen": new} if new.any() else {})}
             tables.append(score(right, cluster[2], labels=[label], subsets=subsets, **naming))
-        fitted[model] = picked[0], scale
-    probes, scale = fitted["trained"]
+        fitted[model] = picked[0], moments
+    probes, moments = fitted["trained"]
     note = {**provenance, "not converged": unconverged}
     scores, chosen = (Scores(Scores.concat(t).frame, note) for t in (tables, chosen_on))
-    return Tagging(scores, chosen, classes, probes, scale)
+    return Tagging(scores, chosen, classes, probes, moments)
 
 
 def description_length(
@@ -268,7 +248,7 @@ def description_length(
         here = [site for site in where if site in features]
         x = read(features, train.words, here)
         code = online_code(
-            Scale.of(x).into(x),
+            Moments.of(x).standardise_(x),
             torch.from_numpy(np.stack([real, drawn])),
             l2=torch.full((2,), l2),
             classes=len(classes),
@@ -307,7 +287,7 @@ def read(
 
 def _right(
     fit: LinearProbe,
-    scale: Scale,
+    moments: Moments,
     features: Features,
     sites: Sequence[Site],
     words: Int[ndarray, " word"],
@@ -319,7 +299,7 @@ def _right(
     y = y.repeat_interleave(strengths, 0)
     found = []
     for i, site in enumerate(sites):
-        x = scale.site(i).into(read(features, words, [site], ahead=ahead))
+        x = moments.site(i).standardise_(read(features, words, [site], ahead=ahead))
         found.append(correct(fit.site(i).log_probs(x), y))
     return np.concatenate(found)
 

@@ -98,7 +98,7 @@ def test_every_control_is_in_the_table(found):
 def test_the_chosen_probes_read_activations_by_their_scale(found):
     held = split(400, 9)
     for i, site in enumerate(SITES):
-        x = found.scale.site(i).into(held.features[site][None].clone())
+        x = found.moments.site(i).standardise_(held.features[site][None].clone())
         said = found.probes.site(i).log_probs(x)[0, 0].argmax(-1)
         right = np.mean(
             [found.classes.names[n] == t for n, t in zip(said, held.labels, strict=True)]
