@@ -431,13 +431,20 @@ def by_template(pairs: Pairs) -> Pairs:
     return replace(pairs, cluster=tuple(str(row[:length]) for row, length in cut))
 
 
+def summary(results: Results) -> pd.DataFrame:
+    """Each method by itself: the two kinds of answers have pairs of their own."""
+    methods = dict.fromkeys(results.frame["method"])
+    tables = [results.query(f"method == '{method}'").summary() for method in methods]
+    return pd.concat(tables, ignore_index=True)
+
+
 def used(erased: Results, acts: Results, does: Results) -> pd.DataFrame:
     """What interventions take of the logit difference, as a share of that of the clean run.
 
     The mean of the clean run is taken as known: intervals are of the effect.
     """
-    table = pd.concat([erased.summary(), acts.summary()], ignore_index=True)
-    clean = does.query("position == 'clean' and metric == 'logit_diff'").summary()
+    table = pd.concat([summary(erased), summary(acts)], ignore_index=True)
+    clean = summary(does.query("position == 'clean' and metric == 'logit_diff'"))
     base = clean.set_index("method")["value"]
     answer = table["method"].str.extract(r"say (\w+)$", expand=False).fillna("pronoun")
     per = -base.loc[[f"say {name}" for name in answer]].to_numpy()
@@ -583,7 +590,7 @@ def summarise(
     probe = curves["span-pair probe"]
     best = probe["value"].idxmax()
     low = levels(scores).set_index(["panel", "curve"])["value"]
-    said = does.summary().set_index(["method", "position", "metric"])
+    said = summary(does).set_index(["method", "position", "metric"])
     says = said.loc["say pronoun"]
     kinds = scores.query(
         f"site == '{probe.loc[best, 'site']}' and probe == 'span pair' and labels == 'real' "
