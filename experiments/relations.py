@@ -167,7 +167,7 @@ def of_modifiers(model: interp.Model, which: Which, config: Config) -> Scores:
     text = modifiers().sample(config.controlled or 0, seed=config.seed)
     found = attended(model, text)
     parts = []
-    for name in (lambda _: ADJECTIVE, lambda f: f"{f['distance']} between, {f['side']} its noun"):
+    for name in (lambda _: ADJECTIVE, lambda f: f"{f['side']} its noun, {f['distance']} between"):
         documents = tuple(target_only(d, name(d.facts)) for d in text.documents)
         asked = replace(text, documents=documents)
         parts.append(
@@ -202,7 +202,7 @@ def at_distances(scores: Scores, table: pd.DataFrame, config: Config) -> pd.Data
     parts = []
     for _, best in table[table["chosen"] & (table["relation"] == ADJECTIVE)].iterrows():
         frame = scores.frame
-        there = frame["task"].str.endswith(f"noun: {best['direction']}")
+        there = frame["task"].str.endswith(f"between: {best['direction']}")
         kept = (frame["site"] == best["site"]) | frame["probe"].isin([best["baseline"], "asked"])
         parts.append(
             compare_heads(Scores(frame[there & kept], scores.provenance), seed=config.seed)

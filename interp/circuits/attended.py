@@ -109,7 +109,8 @@ def attended(
     proceed(plan(runs=1, itemsize=itemsize, engine=served.name, kept=kept))
     with tqdm(total=len(pairs), desc="attended", unit="row", delay=2, disable=None) as bar:
         for rows in forwards:
-            see = _taker(Words.of(alignment, [words[row] for row in rows]), mentions, found, facts)
+            those = Words.of(alignment, [words[row] for row in rows], model.device)
+            see = _taker(those, mentions, found, facts)
             tokens = pairs.clean[rows, : int(pairs.lengths[rows[0]])]
             served.walk(tokens.to(model.device), see, shelves=("pattern",))
             bar.update(len(rows))
@@ -125,15 +126,15 @@ def _taker(
     to, by, antecedent = found
     apart, earlier = words.apart(causal=facts.causal), words.apart(causal=True)
     near = apart & words.together()
-    chosen = torch.isin(words.ids, torch.as_tensor(mentions))
+    chosen = torch.isin(words.ids, torch.as_tensor(mentions, device=words.ids.device))
     between_mentions = earlier & chosen[:, None, :] & chosen[:, :, None]
-    ids, of_mention = words.ids[words.known].numpy(), chosen[words.known].numpy()
+    ids, of_mention = (x[words.known].cpu().numpy() for x in (words.ids, chosen))
     places = np.searchsorted(mentions, ids[of_mention])
 
     def see(shelf: str, layer: int, pattern: Tensor) -> None:
         if shelf != "pattern":
             return
-        attention = words.attention(pattern.cpu())
+        attention = words.attention(pattern)
         to[layer][:, ids] = words.distance(attention, near, ask="target")
         by[layer][:, ids] = words.distance(attention, near, ask="source")
         if len(places):

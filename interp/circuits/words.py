@@ -35,16 +35,17 @@ class Words:
     end: Int[Tensor, "batch word"]
 
     @classmethod
-    def of(cls, alignment: Alignment, rows: Sequence[ndarray]) -> "Words":
+    def of(cls, alignment: Alignment, rows: Sequence[ndarray], device: torch.device) -> "Words":
         """Of rows that are given by the indices of their words in the alignment."""
         parts = [torch.as_tensor(row) for row in rows]
         ids = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=-1)
         known = ids >= 0
 
         def gathered(values: ndarray) -> Int[Tensor, "batch word"]:
-            return torch.where(known, torch.as_tensor(values)[ids], -1)
+            return torch.where(known, torch.as_tensor(values)[ids], -1).to(device)
 
-        return cls(ids, *map(gathered, (alignment.sentence, alignment.start, alignment.end)))
+        places = map(gathered, (alignment.sentence, alignment.start, alignment.end))
+        return cls(ids.to(device), *places)
 
     @property
     def known(self) -> Bool[Tensor, "batch word"]:
@@ -59,7 +60,7 @@ class Words:
         Raises:
             InterpError: attention that is not finite.
         """
-        place = torch.arange(pattern.shape[1])
+        place = torch.arange(pattern.shape[1], device=pattern.device)
         inside = (place >= self.start[..., None]) & (place < self.end[..., None])
         exact = pattern.double() if pattern.dtype == torch.float64 else pattern.float()
         inside = inside.to(exact.dtype)
@@ -108,4 +109,4 @@ class Words:
         some = weighed.gather(axis, found.unsqueeze(axis)).squeeze(axis) > 0
         ids = self.ids[:, None].expand_as(found)
         away = torch.where(some, ids.gather(-1, found) - ids, 0)
-        return away.transpose(0, 1)[:, self.known].numpy().astype(np.int16)
+        return away.transpose(0, 1)[:, self.known].cpu().numpy().astype(np.int16)

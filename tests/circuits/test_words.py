@@ -101,7 +101,7 @@ def test_rows_with_fewer_words_are_padded():
         cut=(),
         note="",
     )
-    words = Words.of(alignment, [np.array([0, 1, 2]), np.array([3])])
+    words = Words.of(alignment, [np.array([0, 1, 2]), np.array([3])], torch.device("cpu"))
     assert words.ids.tolist() == [[0, 1, 2], [3, -1, -1]]
     assert not words.apart(causal=False)[1].any()
     pattern = torch.full((2, 3, 4, 3), 1 / 3)
