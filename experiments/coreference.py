@@ -16,49 +16,48 @@ of part of speech, dependency relations and coreference.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 import torch
 import tyro
+from coreference_order import expected_layers, in_order, interval, of_order
+from coreference_panel import (
+    ATTENDED,
+    CONTROLLED,
+    DECODABLE,
+    PRONOUN,
+    USED,
+    USES,
+    levels,
+    side_by_side,
+    summary,
+    used,
+)
+from coreference_use import Minimal, acting, behaviour, erasing
 
 import interp
 from interp.circuits.attended import attended
 from interp.circuits.relations import compare_heads, relations
-from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.core.scores import Scores
 from interp.core.sites import Site
-from interp.core.stats import CONFIDENCE
-from interp.datasets.corpus import Corpus, require_disjoint
-from interp.datasets.pronoun_pairs import Answer, pronoun_pairs
+from interp.datasets.corpus import Corpus
 from interp.datasets.pronouns import pronouns
+from interp.figures.beside import beside
 from interp.models import untrained
-from interp.probing.amnesic import amnesic, beyond
 from interp.probing.collect import collect
-from interp.probing.controls import Classes
 from interp.probing.coreference import TASK, MentionPairs, Reads, mention_pairs
-from interp.probing.erasure import erasers
-from interp.probing.examples import Examples
 from interp.probing.features import Features
-from interp.probing.mixing import expected_layer_draws, expected_layer_interval
-from interp.probing.nets import Bilinear, Net
+from interp.probing.nets import Bilinear
 from interp.probing.scoring import correct, score
 from interp.probing.spans import SpanClassifier
 from interp.probing.trained import fit_probe
 from interp.probing.training import Schedule
-
-SKIPPED = ("punct", "root")
-"""Relations that are not asked: the one is its word's tag, the other has one word only."""
-ORDER = ("part of speech", "dependency relation", TASK)
-PRONOUN, CONTROLLED = "antecedent of pronoun", "he or she, controlled"
-NOUN, END = "cue", "end"
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Numbers:
 
 
 SIZES = {
-    "smoke": Numbers(8, 150, 4, 200, (400, 150, 250), 3, 40, 120, 6),
+    "smoke": Numbers(8, 150, 4, 200, (400, 150, 250), 3, 16, 120, 6),
     "default": Numbers(48, 500, 20, 3000, (6000, 1500, 3000), 10, 160, 800, 25),
     "full": Numbers(80, 2000, 80, 12_000, (40_000, 8000, 20_000), 30, 600, 2000, 40),
 }
@@ -138,17 +137,18 @@ def run(config: Config) -> Scores:
     model = interp.load(config.model)
     models = {"trained": model, "random": untrained(model, seed=config.seed)}
     kept = run.folder / "activations"
+    minimal = Minimal(config.n.fitting, config.n.pairs, config.seed)
     decoded = run.stage("decodable", lambda _: decodable(models, kept, config))
-    order = run.stage("order", lambda _: in_order(model, kept, config))
+    order = run.stage("order", lambda _: ordered(model, kept, config))
     looks = run.stage("attended", lambda _: looking(model, config))
     heads = best_heads(looks, PRONOUN)
     sites = list(dict.fromkeys(heads.query("probe == 'attention'").frame["site"]))
-    does = run.stage("behaviour", lambda _: behaviour(model, config))
-    erased = run.stage("erased", partial(erasing, model, config))
-    acts = run.stage("heads", partial(acting, model, sites, config))
+    does = run.stage("behaviour", lambda _: behaviour(model, minimal))
+    erased = run.stage("erased", partial(erasing, model, some(model, config.n.layers), minimal))
+    acts = run.stage("heads", partial(acting, model, sites, minimal))
     scores = Scores.concat([decoded, order, heads, best_heads(looks, CONTROLLED)])
     panel = side_by_side(scores, used(erased, acts, does))
-    expected = expected_layers(order, model, config)
+    expected = expected_layers(order, seed=config.seed)
     draw(run, scores, panel, expected)
     run.finish(scores, summarise(model, scores, looks, panel, expected, does))
     shutil.rmtree(kept, ignore_errors=True)
@@ -185,7 +185,7 @@ def decodable(models: Mapping[str, interp.Model], kept: Path, config: Config) ->
     text = beginnings(n.novels, n.each, seed=config.seed)
     sites = some(models["trained"], n.layers)
     names = [str(site) for site in sites]
-    nets: dict[str, tuple[Net, Reads]] = {
+    nets: dict[str, tuple[SpanClassifier | Bilinear, Reads]] = {
         "span pair": (span_pair(config), "spans"),
         "bilinear": (Bilinear(), "heads"),
     }
@@ -239,84 +239,21 @@ def novel_features(
     return collect(model, text, sites=sites, context=config.context, folder=folder)
 
 
-def in_order(model: interp.Model, kept: Path, config: Config) -> Scores:
-    """Cumulative probes (Tenney et al. 2019) of tags, of relations and of coreference."""
-    n = config.n
-    sites = some(model, n.layers)
-    web = {
-        name: interp.datasets.corpus("ud-ewt", split=name).sample(words, seed=config.seed)
-        for name, words in zip(("train", "dev", "test"), n.web, strict=True)
-    }
-    require_disjoint(web)
-    of_web = {
-        name: collect(model, corpus, sites=sites, folder=kept / f"web-{name}")
-        for name, corpus in web.items()
-    }
+def ordered(model: interp.Model, kept: Path, config: Config) -> Scores:
+    """The order of tags, relations and coreference, on the same novels."""
+    n, sites = config.n, some(model, config.n.layers)
     text = beginnings(n.novels, n.each, seed=config.seed)
     features = novel_features(model, text, "trained", kept, config)
     splits = parts(mention_pairs(text, features, seed=config.seed), text)
-    names = [str(site) for site in sites]
     pairs = {
-        name: (part.examples(features, part.y[None], sites=names), part.cluster)
+        name: (part.examples(features, part.y[None], sites=sites), part.cluster)
         for name, part in splits.items()
     }
-    asked = {
-        ORDER[0]: (span_pair(config, 1), words_of(web, of_web, "upos")),
-        ORDER[1]: (span_pair(config, 2), words_of(web, of_web, "relation")),
-        ORDER[2]: (span_pair(config, 2), pairs),
-    }
-    found = []
-    for task, (net, split) in asked.items():
-        fitted = fit_probe(
-            *(net, split["train"][0], split["dev"][0]),
-            **{"sites": names, "labels": ("real",), "source": "cumulative"},
-            **{"schedule": config.schedule, "seed": config.seed},
-        )
-        test, cluster = split["test"]
-        right = correct(fitted.log_probs(test.x, test.rows), test.y)
-        note = {"not converged": int((~fitted.converged).sum()), "words": list(n.web)}
-        found.append(
-            score(
-                *(right, cluster),
-                **{"sites": sites, "labels": ("real",), "task": task, "probe": "cumulative"},
-                **{"model": "trained", "provenance": note},
-            )
-        )
-    return Scores.concat(found)
-
-
-Split = dict[str, tuple[Examples, tuple[str, ...]]]
-
-
-def words_of(
-    web: Mapping[str, Corpus],
-    features: Mapping[str, Features],
-    label: Literal["upos", "relation"],
-) -> Split:
-    """Words and their tags; or words, with their heads, and their relations."""
-    drawn: dict[str, tuple[list[tuple[int, ...]], list[str], list[str]]] = {}
-    for name, corpus in web.items():
-        at = zip(features[name].sentence.tolist(), features[name].word.tolist(), strict=True)
-        place = {where: i for i, where in enumerate(at)}
-        rows, labels, cluster = drawn.setdefault(name, ([], [], []))
-        for (sentence, word), i in place.items():
-            this = corpus.sentences[sentence].words[word]
-            said = getattr(this, label)
-            head = i if label == "upos" else place.get((sentence, this.head), -1)
-            if said is None or said in SKIPPED or head < 0:
-                continue
-            rows.append((i, i + 1) if label == "upos" else (i, i + 1, head, head + 1))
-            labels.append(said)
-            cluster.append(corpus.clusters[sentence])
-    classes = Classes.of(drawn["train"][1], rare="drop")
-    found: Split = {}
-    for name, (rows, labels, cluster) in drawn.items():
-        y = torch.from_numpy(classes.encode(labels))
-        known = (y >= 0).nonzero().flatten()
-        x = features[name].stack().float()
-        examples = Examples(x, torch.tensor(rows)[known], y[None, known])
-        found[name] = (examples, tuple(cluster[i] for i in known.tolist()))
-    return found
+    return in_order(
+        *(model, sites, pairs),
+        **{"words": n.web, "net": partial(span_pair, config), "schedule": config.schedule},
+        **{"kept": kept, "seed": config.seed},
+    )
 
 
 def looking(model: interp.Model, config: Config) -> Scores:
@@ -342,216 +279,19 @@ def best_heads(looks: Scores, task: str) -> Scores:
     return Scores(frame.assign(subset="report"), looks.provenance)
 
 
-def halves(model: interp.Model, config: Config, answer: Answer = "pronoun") -> tuple[Pairs, Pairs]:
-    """Pairs to fit to and pairs to report on: no couple of nouns is in both."""
-    n = config.n
-    found = [
-        pronoun_pairs(model, n=count, seed=config.seed + i, kind="gender", answer=answer)
-        for i, count in enumerate((n.fitting, n.pairs))
-    ]
-    couples = sorted({*found[0].cluster, *found[1].cluster})
-    shuffled = np.random.default_rng(config.seed).permutation(len(couples))
-    fitting = {couples[i] for i in shuffled[: len(couples) // 2]}
-    rows = [
-        [i for i, couple in enumerate(pairs.cluster) if (couple in fitting) == (which == 0)]
-        for which, pairs in enumerate(found)
-    ]
-    return found[0].select(rows[0]), found[1].select(rows[1])
-
-
-def behaviour(model: interp.Model, config: Config) -> Results:
-    """Whom the model means, on both sides, with the answers as pronouns and as nouns."""
-    parts = []
-    for answer in ("pronoun", "antecedent"):
-        done = interp.evaluate(model, halves(model, config, answer)[1])
-        parts.append(Results(done.frame.assign(method=f"say {answer}"), done.provenance))
-    return Results.concat(parts)
-
-
-def erasing(model: interp.Model, config: Config, checkpoint: Path) -> Results:
-    """Gender taken away after some layers: at the noun that is meant, and at the end."""
-    fit, report = halves(model, config)
-    sites = some(model, config.n.layers)
-    sides = [
-        interp.capture(model, fit, [str(s) for s in sites], positions=[NOUN, END], side=side)
-        for side in ("clean", "corrupt")
-    ]
-    gender = torch.cat([fit.correct, fit.wrong])
-    found = []
-    for i, place in enumerate((NOUN, END)):
-        x = {site: torch.cat([side[site][:, i] for side in sides]) for site in sites}
-        # before the first layer the end is the same whoever is meant: there is nothing to erase
-        x = {site: here for site, here in x.items() if place == NOUN or site.kind != "resid_pre"}
-        done = amnesic(
-            *(model, report, erasers(x, gender, seed=config.seed)),
-            **{"positions": place, "metric": "logit_diff", "checkpoint": checkpoint / place},
-        )
-        found += [done, beyond(done)]
-    return Results.concat(found)
-
-
-def acting(model: interp.Model, heads: Sequence[str], config: Config, checkpoint: Path) -> Results:
-    """Each layer's head, and another of its layer: set to its mean, and on its path to the end."""
-    rng = np.random.default_rng(config.seed)
-    chosen = [Site.parse(head) for head in heads]
-    other = [
-        replace(s, head=int(rng.choice([h for h in range(model.facts.n_heads) if h != s.head])))
-        for s in chosen
-    ]
-    found = []
-    for answer in ("pronoun", "antecedent"):
-        fit, report = halves(model, config, answer)
-        for name, sites in (("best", chosen), ("another", other)):
-            if answer == "antecedent" and name == "another":
-                continue
-            done = interp.ablate(
-                *(model, by_template(report), sites),
-                **{"reference": by_template(fit), "method": "mean"},
-                checkpoint=checkpoint / f"{answer}-{name}",
-            )
-            frame = done.frame.assign(
-                method=f"mean of {name} head, say {answer}",
-                cluster=[report.cluster[i] for i in done.frame["example"]],
-            )
-            found.append(Results(frame, done.provenance))
-        if answer == "pronoun":
-            done = interp.path_patch(model, report, senders=chosen, checkpoint=checkpoint / "paths")
-            frame = done.frame.assign(method="path of best head to logits")
-            found.append(Results(frame, done.provenance))
-    return Results.concat(found)
-
-
-def by_template(pairs: Pairs) -> Pairs:
-    """With the template as cluster, within which means are taken: the prompt but for its people."""
-    names = [name for name in ("antecedent", "competitor", "cue") if name in pairs.positions]
-    tokens = pairs.clean.clone()
-    for name in names:
-        tokens[torch.arange(len(pairs)), pairs.at(name)] = -1
-    cut = zip(tokens.tolist(), pairs.lengths.tolist(), strict=True)
-    return replace(pairs, cluster=tuple(str(row[:length]) for row, length in cut))
-
-
-def summary(results: Results) -> pd.DataFrame:
-    """Each method by itself: the two kinds of answers have pairs of their own."""
-    methods = dict.fromkeys(results.frame["method"])
-    tables = [results.query(f"method == '{method}'").summary() for method in methods]
-    return pd.concat(tables, ignore_index=True)
-
-
-def used(erased: Results, acts: Results, does: Results) -> pd.DataFrame:
-    """What interventions take of the logit difference, as a share of that of the clean run.
-
-    The mean of the clean run is taken as known: intervals are of the effect.
-    """
-    table = pd.concat([summary(erased), summary(acts)], ignore_index=True)
-    clean = summary(does.query("position == 'clean' and metric == 'logit_diff'"))
-    base = clean.set_index("method")["value"]
-    answer = table["method"].str.extract(r"say (\w+)$", expand=False).fillna("pronoun")
-    per = -base.loc[[f"say {name}" for name in answer]].to_numpy()
-    ends = np.sort(np.stack([table["low"] / per, table["high"] / per]), axis=0)
-    depth = [Site.parse(site).depth for site in table["site"]]
-    inside = table["head"].notna().to_numpy()  # a head of layer l writes to the stream after it
-    where = table["position"].where(table["method"].str.startswith("erase"), "")
-    return table.assign(
-        curve=(table["method"] + where.map({NOUN: ", at the noun", END: ", at the end", "": ""})),
-        layer=np.array(depth, dtype=int) + inside,
-        value=table["effect"] / per,
-        low=ends[0],
-        high=ends[1],
-    )
-
-
-DECODABLE, ATTENDED, USED = "decodable", "attended", "used"
-CURVES = {  # panel and name of what stands side by side
-    ("span pair", "trained", "real"): (DECODABLE, "span-pair probe"),
-    ("span pair", "trained", "shuffled"): (DECODABLE, "shuffled labels"),
-    ("span pair", "random", "real"): (DECODABLE, "untrained model"),
-    ("attention", "trained", PRONOUN): (ATTENDED, "best head, novels"),
-    ("attention", "trained", CONTROLLED): (ATTENDED, "best head, two people"),
-}
-USES = {
-    "erase leace, at the noun": "gender erased at the noun",
-    "erase leace, at the end": "gender erased at the end",
-    "erase random, at the noun": "random direction, at the noun",
-    "mean of best head, say pronoun": "best head set to its mean",
-    "path of best head to logits": "its path to the logits",
-}
-
-
-def side_by_side(scores: Scores, uses: pd.DataFrame) -> pd.DataFrame:
-    """One row for each curve and layer: `panel`, `curve`, `layer`, `value`, `low`, `high`, `site`.
-
-    A stream stands at the layers it has passed, and a head with the stream that it writes to.
-    """
-    table = scores.summary().dropna(subset=["layer"])
-    table = table[table["subset"].isin(["all", "report"])]
-    attention = table["probe"] == "attention"
-    of = table["labels"].where(~attention, table["task"])
-    named = [CURVES.get(key) for key in zip(table["probe"], table["model"], of, strict=True)]
-    kept = np.array([name is not None for name in named])
-    table = table.assign(layer=table["layer"].astype(int) + attention)[kept]
-    both = [name for name in named if name is not None]
-    table = table.assign(panel=[p for p, _ in both], curve=[c for _, c in both])
-    uses = uses.assign(panel=USED, curve=uses["curve"].map(USES)).dropna(subset=["curve"])
-    columns = ["panel", "curve", "layer", "site", "value", "low", "high", "n", "clusters"]
-    together = pd.concat([table[columns], uses[columns]], ignore_index=True)
-    order = [name for _, name in CURVES.values()] + list(USES.values())
-    rank = together["curve"].map({name: i for i, name in enumerate(order)})
-    return together.iloc[np.lexsort([together["layer"], rank])].reset_index(drop=True)
-
-
-def levels(scores: Scores) -> pd.DataFrame:
-    """What methods without a model reach, by panel."""
-    table = scores.summary()
-    table = table[table["layer"].isna() & table["subset"].isin(["all", "report"])]
-    panel = table["task"].map({TASK: DECODABLE, PRONOUN: ATTENDED})
-    table = table.assign(panel=panel, curve=table["probe"]).dropna(subset=["panel"])
-    return table[["panel", "curve", "value", "low", "high"]]
-
-
-def expected_layers(order: Scores, model: interp.Model, config: Config) -> pd.DataFrame:
-    """Expected layer of each task, and of each task less that of the one before.
-
-    Columns: `task`, `before` (empty, or the task that is subtracted), `value`, `low`, `high`, and
-    of differences `later`: the share of bootstrap draws in which the task's layer is the later one.
-    Tasks of the same documents are drawn together.
-    """
-    step = model.facts.n_layers / (len(some(model, config.n.layers)) - 1)
-    rows, draws = [], {}
-    for task in ORDER:
-        frame = order.query(f"task == '{task}'").frame
-        totals = frame.pivot(index="layer", columns="cluster", values="total").sort_index()
-        counts = frame.groupby("cluster")["n"].first().loc[totals.columns]
-        given = totals.to_numpy(dtype=float), counts.to_numpy(dtype=float)
-        seed = config.seed + (task == TASK)  # other documents: draws of their own
-        value, low, high = (step * x for x in expected_layer_interval(*given, seed=seed))
-        draws[task] = step * expected_layer_draws(*given, seed=seed)
-        rows.append({"task": task, "before": "", "value": value, "low": low, "high": high})
-    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    for i, (before, task) in enumerate(pairwise(ORDER)):
-        gap = draws[task] - draws[before]
-        known = gap[~np.isnan(gap)]
-        enough = len(known) >= CONFIDENCE * len(gap)
-        low, high = np.quantile(known, tails) if enough else (np.nan, np.nan)
-        rows.append(
-            {
-                **{"task": task, "before": before},
-                **{"value": rows[i + 1]["value"] - rows[i]["value"], "low": low, "high": high},
-                "later": float((known > 0).mean()) if enough else np.nan,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
 def draw(run: interp.runs.Run, scores: Scores, panel: pd.DataFrame, expected: pd.DataFrame) -> None:
     """Every figure, with its table beside it."""
     baselines = levels(scores)
     run.figure(
         "side-by-side",
-        interp.figures.layers(
+        beside(
             panel,
-            **{"hue": "curve", "panel": "panel", "baselines": baselines},
-            ylabel="accuracy, or share of logit difference lost",
+            **{"panel": "panel", "hue": "curve", "baselines": baselines},
+            ylabels={
+                DECODABLE: "decodable\n(accuracy)",
+                ATTENDED: "attended\n(accuracy)",
+                USED: "used (share of logit\ndifference lost)",
+            },
         ),
         pd.concat([panel, baselines]),
     )
@@ -644,27 +384,6 @@ def loses(curves: Mapping[str, pd.DataFrame], name: str) -> str:
             f"{there} of the logit difference, where a random direction takes {interval(control)}."
         )
     return f"{there}."
-
-
-def of_order(expected: pd.DataFrame) -> str:
-    """Whether tags come before relations, and these before coreference."""
-    alone = expected[expected["before"] == ""]
-    gaps = expected[expected["before"] != ""]
-    listed = ", ".join(f"{row['task']} {interval(row, 1)}" for _, row in alone.iterrows())
-    verdicts = []
-    for _, row in gaps.iterrows():
-        verdict = (
-            "earlier" if row["low"] > 0 else "later" if row["high"] < 0 else "not told apart from"
-        )
-        joined = verdict if verdict.startswith("not") else f"{verdict} than"
-        verdicts.append(f"{row['before']} is {joined} {row['task']} (by {interval(row, 1)} layers)")
-    return f"Expected layers of cumulative probes: {listed}; {', and '.join(verdicts)}."
-
-
-def interval(row: pd.Series | Mapping[str, float], digits: int = 2) -> str:
-    """A number with its interval."""
-    value, low, high = (float(row[name]) for name in ("value", "low", "high"))
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def main(config: Config) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from inspect import unwrap
 
 import numpy as np
 import pytest
@@ -282,4 +283,4 @@ def test_refusals(novels):
     with pytest.raises(ProbeError, match="none of the .* pairs is of the 1 documents asked for"):
         pairs.of(["elsewhere"])
     with pytest.raises(ProbeError, match="unknown reads='span'.*spans"):
-        MentionPairs.examples.__wrapped__(pairs, features, pairs.y[None], reads="span")
+        unwrap(MentionPairs.examples)(pairs, features, pairs.y[None], reads="span")

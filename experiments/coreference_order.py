@@ -1,0 +1,182 @@
+"""Which comes first: part of speech, dependencies or coreference? (Tenney et al. 2019)
+
+A part of experiments/coreference.py: probes of a mix of the layers up to each, one architecture for
+all tasks, and the layer at which their accuracy is gained, on average.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+import interp
+from interp.core.scores import Scores
+from interp.core.sites import Site
+from interp.core.stats import CONFIDENCE
+from interp.datasets.corpus import Corpus, require_disjoint
+from interp.probing.collect import collect
+from interp.probing.controls import Classes
+from interp.probing.coreference import TASK
+from interp.probing.examples import Examples
+from interp.probing.features import Features
+from interp.probing.mixing import expected_layer_draws, expected_layer_interval
+from interp.probing.scoring import correct, score
+from interp.probing.spans import SpanClassifier
+from interp.probing.trained import fit_probe
+from interp.probing.training import Schedule
+
+SKIPPED = ("punct", "root")
+"""Relations that are not asked: the one is its word's tag, the other has one word only."""
+ORDER = ("part of speech", "dependency relation", TASK)
+
+
+Split = dict[str, tuple[Examples, tuple[str, ...]]]
+
+
+def in_order(
+    model: interp.Model,
+    sites: Sequence[Site],
+    pairs: Split,
+    *,
+    words: tuple[int, int, int],
+    net: Callable[[Literal[1, 2]], SpanClassifier],
+    schedule: Schedule,
+    kept: Path,
+    seed: int,
+) -> Scores:
+    """Cumulative probes of tags, of relations and of coreference.
+
+    Args:
+        pairs: of mentions, with the document of each, by split.
+        words: of web text, in train, dev and test.
+        net: the classifier of one span, and of two.
+        kept: where activations are.
+    """
+    web = {
+        name: interp.datasets.corpus("ud-ewt", split=name).sample(count, seed=seed)
+        for name, count in zip(("train", "dev", "test"), words, strict=True)
+    }
+    require_disjoint(web)
+    of_web = {
+        name: collect(model, corpus, sites=sites, folder=kept / f"web-{name}")
+        for name, corpus in web.items()
+    }
+    asked: dict[str, tuple[SpanClassifier, Split]] = {
+        ORDER[0]: (net(1), words_of(web, of_web, "upos")),
+        ORDER[1]: (net(2), words_of(web, of_web, "relation")),
+        ORDER[2]: (net(2), pairs),
+    }
+    names, found = [str(site) for site in sites], []
+    for task, (classifier, split) in asked.items():
+        fitted = fit_probe(
+            *(classifier, split["train"][0], split["dev"][0]),
+            **{"sites": names, "labels": ("real",), "source": "cumulative"},
+            **{"schedule": schedule, "seed": seed},
+        )
+        test, cluster = split["test"]
+        right = correct(fitted.log_probs(test.x, test.rows), test.y)
+        note = {"not converged": int((~fitted.converged).sum()), "words": list(words)}
+        found.append(
+            score(
+                *(right, cluster),
+                **{"sites": sites, "labels": ("real",), "task": task, "probe": "cumulative"},
+                **{"model": "trained", "provenance": note},
+            )
+        )
+    return Scores.concat(found)
+
+
+def words_of(
+    web: Mapping[str, Corpus],
+    features: Mapping[str, Features],
+    label: Literal["upos", "relation"],
+) -> Split:
+    """Words and their tags; or words, with their heads, and their relations."""
+    drawn: dict[str, tuple[list[tuple[int, ...]], list[str], list[str]]] = {}
+    for name, corpus in web.items():
+        at = zip(features[name].sentence.tolist(), features[name].word.tolist(), strict=True)
+        place = {where: i for i, where in enumerate(at)}
+        rows, labels, cluster = drawn.setdefault(name, ([], [], []))
+        for (sentence, word), i in place.items():
+            this = corpus.sentences[sentence].words[word]
+            said = getattr(this, label)
+            head = i if label == "upos" else place.get((sentence, this.head), -1)
+            if said is None or said in SKIPPED or head < 0:
+                continue
+            rows.append((i, i + 1) if label == "upos" else (i, i + 1, head, head + 1))
+            labels.append(said)
+            cluster.append(corpus.clusters[sentence])
+    classes = Classes.of(drawn["train"][1], rare="drop")
+    found: Split = {}
+    for name, (rows, labels, cluster) in drawn.items():
+        y = torch.from_numpy(classes.encode(labels))
+        known = (y >= 0).nonzero().flatten()
+        x = features[name].stack().float()
+        examples = Examples(x, torch.tensor(rows)[known], y[None, known])
+        found[name] = (examples, tuple(cluster[i] for i in known.tolist()))
+    return found
+
+
+def expected_layers(order: Scores, *, seed: int = 0) -> pd.DataFrame:
+    """Expected layer of each task, and of each task less that of the one before.
+
+    Columns: `task`, `before` (empty, or the task that is subtracted), `value`, `low`, `high`, and
+    of differences `later`: the share of bootstrap draws in which the task's layer is the later one.
+    Tasks of the same documents are drawn together.
+    """
+    depths = sorted(order.frame["layer"].unique())
+    step = depths[-1] / (len(depths) - 1)  # probes are at equal steps
+    rows, draws = [], {}
+    for task in ORDER:
+        frame = order.query(f"task == '{task}'").frame
+        totals = frame.pivot(index="layer", columns="cluster", values="total").sort_index()
+        counts = frame.groupby("cluster")["n"].first().loc[totals.columns]
+        given = totals.to_numpy(dtype=float), counts.to_numpy(dtype=float)
+        own = seed + (task == TASK)  # other documents: draws of their own
+        value, low, high = (step * x for x in expected_layer_interval(*given, seed=own))
+        draws[task] = step * expected_layer_draws(*given, seed=own)
+        rows.append({"task": task, "before": "", "value": value, "low": low, "high": high})
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    for i, (before, task) in enumerate(pairwise(ORDER)):
+        gap = draws[task] - draws[before]
+        known = gap[~np.isnan(gap)]
+        enough = len(known) >= CONFIDENCE * len(gap)
+        low, high = np.quantile(known, tails) if enough else (np.nan, np.nan)
+        rows.append(
+            {
+                **{"task": task, "before": before},
+                **{"value": rows[i + 1]["value"] - rows[i]["value"], "low": low, "high": high},
+                "later": float((known > 0).mean()) if enough else np.nan,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def of_order(expected: pd.DataFrame) -> str:
+    """Whether tags come before relations, and these before coreference."""
+    alone = expected[expected["before"] == ""]
+    gaps = expected[expected["before"] != ""]
+    listed = ", ".join(f"{row['task']} {interval(row, 1)}" for _, row in alone.iterrows())
+    verdicts = []
+    for _, row in gaps.iterrows():
+        if np.isnan(row["low"]):
+            verdicts.append(f"{row['before']} and {row['task']} cannot be compared")
+            continue
+        verdict = (
+            "earlier" if row["low"] > 0 else "later" if row["high"] < 0 else "not told apart from"
+        )
+        joined = verdict if verdict.startswith("not") else f"{verdict} than"
+        verdicts.append(f"{row['before']} is {joined} {row['task']} (by {interval(row, 1)} layers)")
+    return f"Expected layers of cumulative probes: {listed}; {', and '.join(verdicts)}."
+
+
+def interval(row: pd.Series | Mapping[str, float], digits: int = 2) -> str:
+    """A number with its interval."""
+    value, low, high = (float(row[name]) for name in ("value", "low", "high"))
+    if np.isnan(value):
+        return "undefined (the layers add nothing)"
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
