@@ -6,15 +6,17 @@ with a mask. The ratio is against the faster. Memory is the resident set of a pr
 that streams to a folder, above what it held when the model had run once.
 """
 
-import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
+import psutil
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -110,8 +112,8 @@ def of_any_length(rows: list[list[int]]) -> Iterator[list[list[int]]]:
 
 def peak_mb(model_name: str, words: int, threads: int) -> float:
     """Of a fresh process that streams to a folder, above what it held before."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_grown, (model_name, words, threads))
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_grown, model_name, words, threads).result()
 
 
 def _grown(model_name: str, words: int, threads: int) -> float:
@@ -119,7 +121,18 @@ def _grown(model_name: str, words: int, threads: int) -> float:
     model = interp.load(model_name, device="cpu")
     corpus = find("ud-ewt", split="train")
     collect(model, corpus.head(20))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    held = psutil.Process().memory_info
+    before, peak, done = held().rss, 0, Event()
+
+    def watch() -> None:  # the system's own peak would be that of loading
+        nonlocal peak
+        while not done.wait(0.01):
+            peak = max(peak, held().rss)
+
+    watcher = Thread(target=watch)
+    watcher.start()
     with tempfile.TemporaryDirectory() as folder:
         collect(model, corpus.head(words), folder=Path(folder) / "x")
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    done.set()
+    watcher.join()
+    return (peak - before) / 2**20

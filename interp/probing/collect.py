@@ -101,9 +101,8 @@ def collect(
             if (folder / file).exists():
                 bar.update(len(words))
                 continue
-            kept = job.run(served, np.array(words), room, bar)
-            named = layout.names.items()
-            folders.write(folder, file, {name: kept.tensors[slab][i] for (slab, i), name in named})
+            # not by a name, which would keep one shard while the next is made
+            folders.write(folder, file, job.run(served, np.array(words), room, bar).named())
     return Features.load(folder)
 
 

@@ -76,6 +76,10 @@ class Pooled:
                 for slab in layout.slabs
             }
 
+    def named(self) -> dict[str, Float[Tensor, "word d"]]:
+        """The activations by the text of their sites."""
+        return {name: self.tensors[slab][i] for (slab, i), name in self.layout.names.items()}
+
     def taker(
         self, rows: Sequence[int], words: Int[np.ndarray, " word"], device: torch.device
     ) -> Callable[[Slab, Float[Tensor, "index batch pos *axes"]], None]:

@@ -202,6 +202,19 @@ def test_sentences_that_share_a_row_see_each_other(llama):
     assert features.provenance["note"] in repr(features)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("pool", ["last", "mean"])
+def test_the_device_changes_no_number(llama, pool):
+    here = interp.load(llama.name, device="cpu", dtype=torch.float64)
+    assert llama.device.type == "cuda"
+    options = {"sites": ["resid", "heads", "1.mlp[2]"], "pool": pool, "dtype": torch.float64}
+    one, two = (collect(model, random_corpus(9), **options) for model in (here, llama))
+    for site in one:
+        assert two[site].device.type == "cpu"
+        assert (one[site] - two[site]).abs().max() < TOLERANCE
+
+
 # the forwards
 
 
