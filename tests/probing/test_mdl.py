@@ -12,7 +12,7 @@ ONE = torch.tensor([1e-3])
 
 
 def test_labels_that_do_not_depend_on_x_cost_the_uniform_code():
-    """x says nothing and every block is balanced, so each probe is uniform: L = n log2 K exactly."""
+    """x says nothing and every block is balanced, so every probe is uniform: L = n log2 K."""
     words, classes = 800, 4
     x = torch.zeros(2, words, 3, dtype=torch.float64)
     order = np.random.default_rng([0, words]).permutation(words)
