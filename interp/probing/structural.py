@@ -17,7 +17,7 @@ from interp.core.errors import ProbeError
 from interp.core.sites import Site
 from interp.probing.adam import Parameters
 from interp.probing.examples import require_finite, require_names
-from interp.probing.moments import Moments
+from interp.probing.moments import Moments, Norm
 from interp.probing.nets import require_width
 from interp.probing.training import AT_ONCE, Schedule, Trained, initial, train
 from interp.probing.trees import Trees
@@ -79,6 +79,7 @@ def fit_distance(
     *,
     rank: int = 64,
     sites: Sequence[Site | str] | None = None,
+    norm: Norm = "rms",
     schedule: Schedule = SENTENCES,
     seed: int = 0,
 ) -> DistanceProbe:
@@ -89,6 +90,9 @@ def fit_distance(
     Args:
         x: activations of the words of `trees`, in their order.
         rank: rows of B; more than 64 hardly helps (their Fig. 5).
+        norm: by default each word is divided by its root mean square, since the published probe
+            read what a LayerNorm had put out; in a pre-norm model's own geometry a few long words
+            (`moments`) are farther from all others than any tree is deep.
         schedule: its batch counts sentences.
 
     Returns:
@@ -102,7 +106,7 @@ def fit_distance(
     require_names(named, "sites", len(x))
     for part, given in ((x, trees), (dev_x, dev_trees)):
         _require(part, given, named)
-    moments = Moments.of(x, torch.arange(x.shape[1]))
+    moments = Moments.of(x, norm=norm)
     moments.require(dev_x)
     # two words then start about two edges apart
     bound = (3 / (x.shape[2] * rank)) ** 0.5

@@ -13,7 +13,7 @@ from interp.core.sites import Site
 from interp.probing import mixing
 from interp.probing.adam import Parameters
 from interp.probing.examples import Examples, require_examples, require_finite, require_rows
-from interp.probing.moments import Moments
+from interp.probing.moments import Moments, Norm
 from interp.probing.nets import Net, Read
 from interp.probing.training import AT_ONCE, PUBLISHED, Schedule, Trained, initial, train
 
@@ -106,6 +106,7 @@ def fit_probe(
     sites: Sequence[Site | str] | None = None,
     labels: Sequence[str] | None = None,
     source: Source = "site",
+    norm: Norm = "none",
     schedule: Schedule = PUBLISHED,
     seed: int = 0,
 ) -> TrainedProbe:
@@ -122,6 +123,7 @@ def fit_probe(
             under several names are so many starts.
         source: `"cumulative"` trains, for each site, a probe of the scalar mix of the sites up to
             it (P^(l) of Tenney et al. 2019): give sites from the lowest layer to the highest.
+        norm: `"rms"` divides each word by its root mean square before (`moments` says why).
 
     Returns:
         Probes, those that did not converge flagged in `converged` and logged.
@@ -136,7 +138,7 @@ def fit_probe(
     named = tuple(map(str, range(len(x)) if sites is None else sites))
     called = tuple(map(str, range(len(training.y)) if labels is None else labels))
     classes = require_examples(net, training, dev, named, called, classes)
-    moments = Moments.of(x, net.words(training.rows).unique())
+    moments = Moments.of(x, net.words(training.rows).unique(), norm=norm)
 
     def of_one(generator: torch.Generator) -> dict[str, Tensor]:
         mix = mixing.start(len(x)) if source == "cumulative" else {}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from interp.core.errors import ProbeError
 from interp.core.sites import Site
 from interp.probing.examples import Examples
+from interp.probing.moments import Moments
 from interp.probing.nets import Bilinear, Mlp, layer
 from interp.probing.scoring import bits, correct, score
 from interp.probing.spans import SpanClassifier
@@ -253,6 +254,25 @@ def test_shift_and_scale_of_a_dimension_change_nothing(net):
     )
 
 
+def test_the_length_of_a_word_is_read_or_not():
+    """Labels by length are seen without the norm and not with it."""
+    x = gaussian(1, 900, D)
+    long = torch.arange(900).remainder(2)
+    x = x * (1 + 9 * long)[:, None]
+    train, test = split(x, long[None], 600)
+    right = {norm: accuracy(fit_probe(Mlp(16), train, test, norm=norm, schedule=FAST), test).item()
+             for norm in ("none", "rms")}  # fmt: skip
+    assert right["none"] > 0.95 and right["rms"] < 0.6
+    train, test = split(x, (x[0, :, 0] > 0).long()[None], 600)
+    probe = fit_probe(Mlp(8), train, test, norm="rms", schedule=replace(FAST, epochs=3))
+    longer = test.x * (1 + gaussian(1, 300, 1, seed=3).exp())
+    torch.testing.assert_close(probe.log_probs(longer), probe.log_probs(test.x), rtol=0, atol=1e-9)
+    assert probe.log_probs(0 * test.x).isfinite().all()
+    own = probe.moments.site(0)
+    read = own.read(test.x, torch.tensor([0]), test.rows[:, 0])
+    assert torch.equal(own.standardise_(test.x.clone()), read)
+
+
 def test_a_constant_dimension_is_not_read():
     x = gaussian(1, WORDS, D)
     x[..., 2] = 4.0
@@ -361,6 +381,8 @@ def test_splits_that_do_not_fit():
     says(refusal(good, good, sites=["a", "b"]), "2 names for 3 sites")
     says(refusal(good, good, sites=["a", "b", "a"]), "sites 'a' is named twice")
     says(refusal(good, good, labels=["x", "y"]), "2 names for 1 problems")
+    with pytest.raises(ProbeError, match="unknown norm='rns'; did you mean 'rms'"):
+        Moments.of.__func__.__wrapped__(Moments, good.x, norm="rns")
 
 
 @pytest.mark.parametrize("split", [0, 1])

@@ -202,7 +202,7 @@ def test_planted_trees_are_recovered():
     x = torch.stack([rotated(isometric(trees)), torch.randn(sum(trees.lengths), MOST + 3).double()])
     other = rotated(isometric(test), seed=3)
     test_x = torch.stack([other, torch.randn(len(other), MOST + 3).double()])
-    probe = fit_distance(x, trees, test_x, test, rank=MOST, sites=["syntax", "none"],
+    probe = fit_distance(x, trees, test_x, test, rank=MOST, sites=["syntax", "none"], norm="none",
                          schedule=SCHEDULE)  # fmt: skip
     scores = judge(probe.distances(test_x, test), test)
     assert scores.uuas[0] == 1.0
@@ -213,14 +213,19 @@ def test_planted_trees_are_recovered():
     assert "rank 8" in repr(probe) and "syntax to none" in repr(probe)
 
 
-def test_loss_and_distances_against_a_slow_loop():
-    trees, x = forest(30), torch.randn(2, 0, 0)
+@pytest.mark.parametrize("norm", ["none", "rms"])
+def test_loss_and_distances_against_a_slow_loop(norm):
+    trees = forest(30)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, int(trees.lengths.sum()), 6, generator=generator).double()
-    probe = fit_distance(x, trees, x, trees, rank=3, schedule=replace(SCHEDULE, epochs=1))
+    schedule = replace(SCHEDULE, epochs=1)
+    probe = fit_distance(x, trees, x, trees, rank=3, norm=norm, schedule=schedule)
     found = probe.distances(x, trees)
     for site in range(2):
-        z = (x[site] - probe.moments.mean[site]) * probe.moments.scale[site]
+        read = (
+            x[site] / x[site].square().mean(-1, keepdim=True).sqrt() if norm == "rms" else x[site]
+        )
+        z = (read - read.mean(0)) / read.std(0, correction=0)
         losses = []
         for i, start in enumerate(trees.starts):
             n = trees.lengths[i]
