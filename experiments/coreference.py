@@ -34,6 +34,7 @@ from coreference_panel import (
     USED,
     USES,
     levels,
+    loses,
     side_by_side,
     summary,
     used,
@@ -72,6 +73,7 @@ class Numbers:
         layers: residual streams that are read, beside the embedding; at most.
         pairs, fitting: minimal pairs before the couples are halved; those that are intervened on,
             and those that the erasures and the means are fitted to.
+        every: so many layers have one whose head is intervened on.
         epochs: of the probes, at most.
     """
 
@@ -83,13 +85,14 @@ class Numbers:
     layers: int
     pairs: int
     fitting: int
+    every: int
     epochs: int
 
 
 SIZES = {
-    "smoke": Numbers(8, 150, 4, 200, (400, 150, 250), 3, 16, 120, 6),
-    "default": Numbers(48, 500, 20, 3000, (6000, 1500, 3000), 10, 160, 800, 25),
-    "full": Numbers(80, 2000, 80, 12_000, (40_000, 8000, 20_000), 30, 600, 2000, 40),
+    "smoke": Numbers(8, 150, 4, 200, (400, 150, 250), 3, 16, 120, 6, 6),
+    "default": Numbers(48, 500, 20, 3000, (6000, 1500, 3000), 10, 160, 800, 1, 25),
+    "full": Numbers(80, 2000, 80, 12_000, (40_000, 8000, 20_000), 30, 600, 2000, 1, 40),
 }
 
 
@@ -142,7 +145,8 @@ def run(config: Config) -> Scores:
     order = run.stage("order", lambda _: ordered(model, kept, config))
     looks = run.stage("attended", lambda _: looking(model, config))
     heads = best_heads(looks, PRONOUN)
-    sites = list(dict.fromkeys(heads.query("probe == 'attention'").frame["site"]))
+    sites = [*dict.fromkeys(heads.query("probe == 'attention'").frame["site"])]
+    sites = sites[:: -config.n.every][::-1]
     does = run.stage("behaviour", lambda _: behaviour(model, minimal))
     erased = run.stage("erased", partial(erasing, model, some(model, config.n.layers), minimal))
     acts = run.stage("heads", partial(acting, model, sites, minimal))
@@ -175,8 +179,10 @@ def parts(pairs: MentionPairs, corpus: Corpus) -> dict[str, MentionPairs]:
     """Pairs of half of the novels to train on, of a fifth to stop on, and of the others."""
     ids = [document.id for document in corpus.documents]
     ends = [0, round(0.5 * len(ids)), round(0.7 * len(ids)), len(ids)]
-    names = ("train", "dev", "test")
-    return {name: pairs.of(ids[ends[i] : ends[i + 1]]) for i, name in enumerate(names)}
+    return {
+        name: pairs.of(ids[ends[i] : ends[i + 1]])
+        for i, name in enumerate(("train", "dev", "test"))
+    }
 
 
 def decodable(models: Mapping[str, interp.Model], kept: Path, config: Config) -> Scores:
@@ -252,7 +258,7 @@ def ordered(model: interp.Model, kept: Path, config: Config) -> Scores:
     return in_order(
         *(model, sites, pairs),
         **{"words": n.web, "net": partial(span_pair, config), "schedule": config.schedule},
-        **{"kept": kept, "seed": config.seed},
+        **{"kept": kept, "context": config.context, "seed": config.seed},
     )
 
 
@@ -264,8 +270,8 @@ def looking(model: interp.Model, config: Config) -> Scores:
     novels = relations(seen, text, minimum=1, seed=config.seed).query(f"task == '{PRONOUN}'")
     text = pronouns(kind="gender").sample(n.controlled, seed=config.seed)
     pairs = relations(attended(model, text), text, minimum=1, seed=config.seed)
-    pairs = pairs.query(f"task == '{PRONOUN}'")
-    return Scores.concat([novels, Scores(pairs.frame.assign(task=CONTROLLED), pairs.provenance)])
+    frame = pairs.query(f"task == '{PRONOUN}'").frame.assign(task=CONTROLLED)
+    return Scores.concat([novels, Scores(frame, pairs.provenance)])
 
 
 def best_heads(looks: Scores, task: str) -> Scores:
@@ -310,9 +316,7 @@ def draw(run: interp.runs.Run, scores: Scores, panel: pd.DataFrame, expected: pd
     cumulative = table[table["probe"] == "cumulative"]
     run.figure(
         "order",
-        interp.figures.layers(
-            cumulative, hue="task", ylabel="accuracy of a mix of the layers up to here"
-        ),
+        interp.figures.layers(cumulative, hue="task", ylabel="accuracy, mixed layers"),
         pd.concat([cumulative, expected]),
     )
 
@@ -371,27 +375,12 @@ def looks_there(looks: Scores, task: str) -> str:
     )
 
 
-def loses(curves: Mapping[str, pd.DataFrame], name: str) -> str:
-    """Where an intervention costs most, with its control."""
-    curve = curves[name]
-    layer = curve["value"].idxmax()
-    row = curve.loc[layer]
-    head = f" (head {row['site']})" if "head" in name or "path" in name else ""
-    there = f"{name[0].upper()}{name[1:]} takes most after layer {layer}{head}: {interval(row)}"
-    if name == USES["erase leace, at the noun"]:
-        control = curves[USES["erase random, at the noun"]].loc[layer]
-        return (
-            f"{there} of the logit difference, where a random direction takes {interval(control)}."
-        )
-    return f"{there}."
-
-
 def main(config: Config) -> None:
     run(config)
     folder = interp.runs.open_run("coreference", config.sized(), root=config.out).folder
     table = pd.read_csv(folder / "figures" / "side-by-side.csv")
-    wide = table.dropna(subset=["layer"]).pivot(index="layer", columns="curve", values="value")
-    print(wide.to_string(float_format="{:.3f}".format, na_rep=""))
+    table = table.dropna(subset=["layer"]).pivot(index="layer", columns="curve", values="value")
+    print(table.to_string(float_format="{:.3f}".format, na_rep=""))
     print("\n" + (folder / "summary.md").read_text())
     for path in sorted(folder.rglob("*.*")):
         if not any(part.startswith(".") for part in path.relative_to(folder).parts):

@@ -46,6 +46,7 @@ def in_order(
     net: Callable[[Literal[1, 2]], SpanClassifier],
     schedule: Schedule,
     kept: Path,
+    context: int,
     seed: int,
 ) -> Scores:
     """Cumulative probes of tags, of relations and of coreference.
@@ -55,6 +56,7 @@ def in_order(
         words: of web text, in train, dev and test.
         net: the classifier of one span, and of two.
         kept: where activations are.
+        context: tokens that a word of web text may look back over.
     """
     web = {
         name: interp.datasets.corpus("ud-ewt", split=name).sample(count, seed=seed)
@@ -62,7 +64,7 @@ def in_order(
     }
     require_disjoint(web)
     of_web = {
-        name: collect(model, corpus, sites=sites, folder=kept / f"web-{name}")
+        name: collect(model, corpus, sites=sites, context=context, folder=kept / f"web-{name}")
         for name, corpus in web.items()
     }
     asked: dict[str, tuple[SpanClassifier, Split]] = {
@@ -95,9 +97,13 @@ def words_of(
     features: Mapping[str, Features],
     label: Literal["upos", "relation"],
 ) -> Split:
-    """Words and their tags; or words, with their heads, and their relations."""
+    """Words and their tags; or words, with their heads, and their relations.
+
+    The first words of rows are left out: as attention sinks they would scale all others.
+    """
     drawn: dict[str, tuple[list[tuple[int, ...]], list[str], list[str]]] = {}
     for name, corpus in web.items():
+        sinks = set(np.unique(features[name].row, return_index=True)[1].tolist())
         at = zip(features[name].sentence.tolist(), features[name].word.tolist(), strict=True)
         place = {where: i for i, where in enumerate(at)}
         rows, labels, cluster = drawn.setdefault(name, ([], [], []))
@@ -105,7 +111,7 @@ def words_of(
             this = corpus.sentences[sentence].words[word]
             said = getattr(this, label)
             head = i if label == "upos" else place.get((sentence, this.head), -1)
-            if said is None or said in SKIPPED or head < 0:
+            if said is None or said in SKIPPED or head < 0 or not sinks.isdisjoint((i, head)):
                 continue
             rows.append((i, i + 1) if label == "upos" else (i, i + 1, head, head + 1))
             labels.append(said)

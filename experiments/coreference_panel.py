@@ -1,7 +1,10 @@
 """Decodable, attended and used, layer by layer: the table of experiments/coreference.py."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
+from coreference_order import interval
 from coreference_use import END, NOUN
 
 from interp.core.results import Results
@@ -86,3 +89,18 @@ def summary(results: Results) -> pd.DataFrame:
     methods = dict.fromkeys(results.frame["method"])
     tables = [results.query(f"method == '{method}'").summary() for method in methods]
     return pd.concat(tables, ignore_index=True)
+
+
+def loses(curves: Mapping[str, pd.DataFrame], name: str) -> str:
+    """Where an intervention costs most, with its control."""
+    curve = curves[name]
+    layer = curve["value"].idxmax()
+    row = curve.loc[layer]
+    head = f" (head {row['site']})" if "head" in name or "path" in name else ""
+    there = f"{name[0].upper()}{name[1:]} takes most after layer {layer}{head}: {interval(row)}"
+    if name == USES["erase leace, at the noun"]:
+        control = curves[USES["erase random, at the noun"]].loc[layer]
+        return (
+            f"{there} of the logit difference, where a random direction takes {interval(control)}."
+        )
+    return f"{there}."

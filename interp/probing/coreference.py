@@ -29,6 +29,7 @@ from interp.probing.features import Features
 from interp.probing.spans import flat
 
 Reads = Literal["spans", "heads"]
+First = Literal["skip", "keep"]
 TASK = "coreference"
 PRONOUNS = {
     ("masculine", "singular"): "he him his himself",
@@ -58,8 +59,8 @@ class MentionPairs:
         baselines: what methods without a model say, by name: "nearest mention" (yes to distance
             1; right half of the time, by construction), "head match" (the same word, in lower
             case), "gender and number" (yes unless closed lists of words know that they differ).
-        skipped: mentions that are in no pair because a word of theirs has no tokens, or because
-            they are cut by the end of a row.
+        skipped: mentions that are in no pair because a word of theirs has no tokens or begins a
+            row, or because they are cut by the end of a row.
     """
 
     spans: Int[Tensor, "pair 4"]
@@ -160,12 +161,17 @@ class MentionPairs:
         return Scores.concat(cells)
 
 
-def mention_pairs(corpus: Corpus, features: Features, *, seed: int = 0) -> MentionPairs:
+def mention_pairs(
+    corpus: Corpus, features: Features, *, first: First = "skip", seed: int = 0
+) -> MentionPairs:
     """Pairs of mentions that could see each other, balanced at each distance.
 
     Args:
         features: of the corpus, collected with `context=n` so that sentences share rows; a
             candidate is in the anaphor's row.
+        first: "skip" mentions with the first word of a row, which in many models is an attention
+            sink: its activation is a hundred times as long as the others', and would decide alone
+            by how much all are scaled.
         seed: of the draws.
 
     Raises:
@@ -184,11 +190,14 @@ def mention_pairs(corpus: Corpus, features: Features, *, seed: int = 0) -> Menti
     anaphors = skipped = 0
     places = list(zip(features.sentence.tolist(), features.word.tolist(), strict=True))
     place = {where: i for i, where in enumerate(places)}
-    first = 0
+    begins = {int(i) for i in np.unique(features.row, return_index=True)[1]}
+    sinks = begins if first == "skip" else set[int]()
+    before = 0
     for document in corpus.documents:
-        found = list(_placed(document, first, place, features.row))
+        placed = _placed(document, before, place, features.row)
+        found = [m for m in placed if sinks.isdisjoint(range(m.start, m.end))]
         skipped += len(document.mentions) - len(found)
-        first += len(document.sentences)
+        before += len(document.sentences)
         strata: dict[tuple[str, int], tuple[list[_Pair], list[_Pair]]] = defaultdict(
             lambda: ([], [])
         )
@@ -234,7 +243,7 @@ class _Pair:
 
 def _placed(
     document: Document,
-    first: int,
+    before: int,
     place: Mapping[tuple[int, int], int],
     row: Int[ndarray, " word"],
 ) -> Iterator[_Placed]:
@@ -246,7 +255,7 @@ def _placed(
                 "of mentions need them. Annotate heads (Mention.head), or take a corpus that has "
                 "them."
             )
-        at = [place.get((first + mention.sentence, word)) for word in range(*mention.words)]
+        at = [place.get((before + mention.sentence, word)) for word in range(*mention.words)]
         known = [i for i in at if i is not None]
         if len(known) < len(at) or row[known[0]] != row[known[-1]]:
             continue

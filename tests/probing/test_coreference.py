@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from inspect import unwrap
 
 import numpy as np
@@ -13,12 +14,15 @@ from probing.synthetic import features as made
 
 from interp.core.errors import CorpusError, ProbeError
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word
-from interp.probing.coreference import MentionPairs, agreement, mention_pairs
+from interp.probing import coreference
+from interp.probing.coreference import MentionPairs, agreement
 from interp.probing.features import Features
 from interp.probing.nets import Bilinear
 from interp.probing.spans import SpanClassifier
 from interp.probing.trained import fit_probe
 from interp.probing.training import Schedule
+
+mention_pairs = partial(coreference.mention_pairs, first="keep")
 
 
 def sentence(text: str) -> Sentence:
@@ -114,6 +118,15 @@ def test_mentions_without_tokens_are_counted():
     certain = {(7, 5): (0, 1), (7, 3): (1, 2), (10, 5): (0, 2)}
     assert len(found) == 4 and certain.items() <= found.items()
     assert (found.keys() - certain.keys()) < {(3, 0), (10, 7)}
+
+
+def test_mentions_that_begin_a_row_are_left_out():
+    """Ann is a sink: with her goes 4 -> 0, as with a word without tokens."""
+    text = corpus(ANN)
+    pairs = coreference.mention_pairs(text, collected(text))
+    assert pairs.skipped == 1
+    assert len(pairs) and 0 not in pairs.heads
+    assert 0 in torch.cat([mention_pairs(text, collected(text), seed=s).heads for s in range(9)])
 
 
 def random_document(id: str, rng: np.random.Generator) -> Document:
