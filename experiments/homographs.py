@@ -3,9 +3,11 @@
 Sets of our own, split by lemma, so that a probe is asked about words that it was not trained on.
 First the homographs: "my *ring* fell" / "they will *ring* the bell". Linear probes read the use
 off the residual stream at the target, after every layer. Where the deciding words come before the
-target, a causal model can know; where they only follow, it runs on the very same tokens for both
-uses, and must be at chance. Then the same probes are asked about web text (the noun-verb file),
-and probes of web text (UD EWT) about the homographs.
+target, a causal model can know; wordings that the probe was trained on are kept apart from new
+ones, since an untrained model too tells two known sentences apart. Where the deciding words only
+follow, the model runs on the very same tokens for both uses, and must be at chance. Then the
+probes are asked about web text (the noun-verb file), and probes of web text (UD EWT) about the
+homographs.
 
 Second the senses: "the *money* ... the bank", with 0 to 40 words between, and two cues that may
 disagree. One probe reads nature or culture off the target, another off the word before it, which
@@ -28,9 +30,11 @@ import tyro
 
 import interp
 from interp.core.scores import Scores
+from interp.core.sites import Site
 from interp.datasets.corpus import Corpus, Document, Word
 from interp.datasets.homographs import homographs
 from interp.datasets.senses import ONE, TWO, senses
+from interp.datasets.templates import targets
 from interp.models import untrained
 from interp.probing.collect import collect
 from interp.probing.features import Features
@@ -38,10 +42,14 @@ from interp.probing.scoring import correct, score
 from interp.probing.tagging import Split, Tagging, tagging
 
 NAMES = ("train", "dev", "test")
-SIZES = {  # lemmas of train, dev and test; share of cues; words of UD train; of the noun-verb file
-    "smoke": ((4, 2, 2), (3, 2, 2), 2, 800, 400),
-    "default": ((30, 10, 10), (22, 8, 8), 2, 4_000, 5_000),
-    "full": ((30, 10, 10), (22, 8, 8), 1, 60_000, 41_000),
+UD = {"train": "dev", "dev": "test"}
+"""Its smaller parts, which are enough for two tags: these probes are tested on other text."""
+SIZES = {
+    # residual streams of the trained and the untrained model; lemmas of train, dev and test of
+    # the homographs and of the senses; words of UD and of the noun-verb file
+    "smoke": ((5, 3), (3, 2, 2), (2, 2, 2), (300, 150)),
+    "default": ((30, 6), (30, 10, 10), (22, 8, 8), (4_000, 5_000)),
+    "full": ((30, 30), (30, 10, 10), (22, 8, 8), (21_000, 41_000)),
 }
 Keep = Callable[[Document, int], bool]
 
@@ -51,7 +59,7 @@ class Config:
     """What is run. The same config finds its results again.
 
     Attributes:
-        size: how many lemmas, cues and words of web text are taken.
+        size: how many layers, lemmas and words of web text are taken.
         context: tokens that a word of web text may see.
     """
 
@@ -93,18 +101,30 @@ def run(config: Config) -> Scores:
         return run.scores()
     model = interp.load(config.model)
     models = {"trained": model, "random": untrained(model, seed=config.seed)}
+    sites = dict(zip(models, (streams(model, n) for n in SIZES[config.size][0]), strict=True))
     kept = run.folder / "activations"
 
-    def items(name: str, corpus: Corpus, *, context: int | None = None) -> Items:
+    def items(
+        name: str, corpus: Corpus, *, context: int | None = None, control: bool = True
+    ) -> Items:
+        """The words of a corpus; without `control` of the trained model alone."""
         found = {
-            which: collect(models[which], corpus, context=context, folder=kept / which / name)
-            for which in models
+            which: collect(
+                models[which],
+                corpus,
+                sites=sites[which],
+                context=context,
+                folder=kept / f"{which}-{name}",
+            )
+            for which in (models if control else ["trained"])
         }
+        features = found["trained"]
         owners = [document for document in corpus.documents for _ in document.sentences]
-        places = zip(found["trained"].sentence, found["trained"].word, strict=True)
-        at = [(corpus.sentences[s].words[w], owners[s]) for s, w in places]
-        words, documents = zip(*at, strict=True)
-        return Items(words, documents, found["trained"], found["random"])
+        at = zip(features.sentence, features.word, strict=True)
+        words, documents = zip(
+            *((corpus.sentences[s].words[w], owners[s]) for s, w in at), strict=True
+        )
+        return Items(words, documents, features, found.get("random", features))
 
     uses = run.stage("uses", lambda _: ask_uses(items, config))
     meanings = run.stage("senses", lambda _: ask_senses(items, config))
@@ -115,9 +135,17 @@ def run(config: Config) -> Scores:
     return run.scores()
 
 
+def streams(model: interp.Model, count: int) -> list[Site]:
+    """The embedding and residual streams at equal steps up to the last."""
+    n = model.facts.n_layers
+    count = min(n, count)
+    layers = [round(n * (i + 1) / count) - 1 for i in range(count)]
+    return [Site("resid_pre", 0), *(Site("resid_post", layer) for layer in layers)]
+
+
 def ask_uses(items: Callable[..., Items], config: Config) -> Scores:
     """Noun or verb: homographs by where the cue is, and to and from web text."""
-    lemmas, _, _, ud_words, web_words = SIZES[config.size]
+    _, lemmas, _, (ud_words, web_words) = SIZES[config.size]
     mine = {
         name: items(f"homographs-{name}", targets(some(homographs(split=name), n)))
         for name, n in zip(NAMES, lemmas, strict=True)
@@ -126,22 +154,32 @@ def ask_uses(items: Callable[..., Items], config: Config) -> Scores:
     def tag(_: Document, word: Word) -> str:
         return "VERB" if word.upos == "VERB" else "NOUN"
 
-    def within(context: str) -> dict[str, Split]:
+    def having(**facts: str | dict[str, str]) -> dict[str, Split]:
+        """Those with certain facts, which may depend on the split."""
+
+        def holds(document: Document, name: str) -> bool:
+            wanted = {fact: v if isinstance(v, str) else v[name] for fact, v in facts.items()}
+            return wanted.items() <= document.facts.items()
+
         return {
-            name: part.split(tag, lambda document, _: document.facts["context"] == context)
+            name: part.split(tag, lambda document, _, name=name: holds(document, name))
             for name, part in mine.items()
         }
 
-    before, after = within("before"), within("after")
+    asked = {
+        "use, new wordings": having(context="before", wording={name: name for name in NAMES}),
+        "use, same wordings": having(context="before", wording="train"),
+        "use, cue after": having(context="after"),
+    }
     english = {}
     for name, n in (("train", ud_words), ("dev", ud_words // 3)):
-        text = interp.datasets.corpus("ud-ewt", split=name).sample(n, seed=config.seed)
+        text = interp.datasets.corpus("ud-ewt", split=UD[name]).sample(n, seed=config.seed)
         text = only(text, lambda word: word.upos in ("NOUN", "VERB"))
         english[name] = items(f"ud-{name}", text, context=config.context).split(tag)
     web = interp.datasets.corpus("noun-verb", split="dev").sample(web_words, seed=config.seed)
-    web = items("noun-verb", only(web, lambda word: word.upos is not None)).split(tag)
-    asked = {"use, cue before": before, "use, cue after": after}
-    asked["use, probe of UD"] = {**english, "test": before["test"]}
+    web = only(web, lambda word: word.upos is not None)
+    web = items("noun-verb", web, control=False).split(tag)
+    asked["use, probe of UD"] = {**english, "test": asked["use, new wordings"]["test"]}
     tagged = {
         task: tagging(**splits, task=task, seed=config.seed) for task, splits in asked.items()
     }
@@ -151,7 +189,7 @@ def ask_uses(items: Callable[..., Items], config: Config) -> Scores:
     return Scores.concat(
         [
             *map(with_dev, tagged.values()),
-            applied(tagged["use, cue before"], web, task="noun-verb, probe of homographs"),
+            applied(tagged["use, new wordings"], web, task="noun-verb, probe of homographs"),
             applied(tagged["use, probe of UD"], web, task="noun-verb, probe of UD"),
             Scores.of(right, web.cluster, task="noun-verb", probe="majority", provenance=note),
         ]
@@ -160,33 +198,37 @@ def ask_uses(items: Callable[..., Items], config: Config) -> Scores:
 
 def ask_senses(items: Callable[..., Items], config: Config) -> Scores:
     """Nature or culture: by distance of the cue, at the target and before it; and of two cues."""
-    _, lemmas, every, _, _ = SIZES[config.size]
-    mine = {}
-    for name, n in zip(NAMES, lemmas, strict=True):
+    corpora: dict[str, Corpus] = {}
+    for name, n in zip(NAMES, SIZES[config.size][2], strict=True):
         corpus = some(senses(split=name), n)
-        corpus = replace(corpus, documents=corpus.documents[::every])
-        if name != "test":  # two cues are asked about, never learned from
-            corpus = corpus.where(lambda document: document.facts["cues"] == "1")
-        mine[name] = items(f"senses-{name}", targets(corpus, before=1))
+        if config.size != "full":
+            corpus = replace(corpus, documents=corpus.documents[::2])  # one cue of every two
+        corpora[name] = targets(corpus, before=1)
+    one = {
+        name: items(f"senses-{name}", part.where(lambda d: d.facts["cues"] == "1"))
+        for name, part in corpora.items()
+    }
+    # two cues are asked about, never learned from
+    two = corpora["test"].where(lambda d: d.facts["cues"] == "2")
+    two = items("senses-two", two, control=False)
 
     def near(document: Document, _: Word) -> str:
         return document.facts["near"]
 
-    def within(cues: str, place: int) -> dict[str, Split]:
-        return {
-            name: part.split(near, lambda d, p: (d.facts["cues"], p) == (cues, place))
-            for name, part in mine.items()
-        }
-
     tables = []
-    for task, place in (("sense", 1), ("sense, word before", 0)):
-        one, two = within("1", place), within("2", place)["test"]
-        found = tagging(**one, task=task, seed=config.seed)
+    for task, place in (("sense, word before", 0), ("sense", 1)):
+
+        def here(_: Document, at: int, place: int = place) -> bool:
+            return at == place
+
+        splits = {name: part.split(near, here) for name, part in one.items()}
+        found = tagging(**splits, task=task, seed=config.seed)
         tables.append(with_dev(found))
-        for split in (one["test"], two):
-            named = [conditions(mine["test"].documents[i].facts) for i in split.words]
-            names = dict.fromkeys(name for found_in in named for name in found_in)
-            subsets = {name: np.array([name in found_in for found_in in named]) for name in names}
+        for part in (one["test"], two):
+            split = part.split(near, here)
+            named = [conditions(part.documents[i].facts) for i in split.words]
+            names = dict.fromkeys(name for mine in named for name in mine)
+            subsets = {name: np.array([name in mine for mine in named]) for name in names}
             tables.append(applied(found, split, task=task, subsets=subsets))
     return Scores.concat(tables)
 
@@ -204,16 +246,6 @@ def some(corpus: Corpus, lemmas: int) -> Corpus:
     """The first lemmas of a corpus."""
     chosen = list(dict.fromkeys(corpus.clusters))[:lemmas]
     return corpus.where(lambda document: document.id in chosen)
-
-
-def targets(corpus: Corpus, *, before: int = 0) -> Corpus:
-    """The same texts, of whose words only the target (and those before it) are asked about."""
-    documents = []
-    for document in corpus.documents:
-        (sentence,), at = document.sentences, int(document.facts["target"])
-        words = sentence.words[at - before : at + 1]
-        documents.append(replace(document, sentences=(replace(sentence, words=words),)))
-    return replace(corpus, documents=tuple(documents))
 
 
 def only(corpus: Corpus, keep: Callable[[Word], bool]) -> Corpus:
@@ -238,13 +270,9 @@ def applied(
 ) -> Scores:
     """The fitted probes asked about other words of the same model."""
     y = torch.from_numpy(found.classes.encode(split.labels))[None]
-    values = []
-    for i, site in enumerate(split.features.sites):
-        x = split.features.stack(split.words, sites=[site]).float().clone()
-        log_probs = found.probes.site(i).log_probs(found.scale.site(i).into(x))
-        values.append(correct(log_probs, y))
+    x = found.moments.standardise_(split.features.stack(split.words))
     return score(
-        np.concatenate(values),
+        correct(found.probes.log_probs(x), y),
         split.cluster,
         sites=split.features.sites,
         labels=["real"],
@@ -253,30 +281,21 @@ def applied(
     )
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Which scores of the table make a curve over layers."""
-
-    name: str
-    task: str
-    subset: str = "all"
-    model: str = "trained"
-    labels: str = "real"
-    panel: str = ""
-
-    def of(self, table: pd.DataFrame) -> pd.DataFrame:
-        kept = (table["probe"] == "linear") & (table["metric"] == "accuracy")
-        for column in ("task", "subset", "model", "labels"):
-            kept &= table[column] == getattr(self, column)
-        return table[kept].assign(curve=self.name, panel=self.panel)
-
-
-def with_controls(name: str, task: str) -> list[Curve]:
-    return [
-        Curve(name, task),
-        Curve(f"{name}, control task", task, labels="control"),
-        Curve(f"{name}, untrained model", task, model="random"),
-    ]
+def curve(
+    table: pd.DataFrame,
+    task: str,
+    name: str = "",
+    *,
+    subset: str = "all",
+    model: str = "trained",
+    labels: str = "real",
+    panel: str = "",
+) -> pd.DataFrame:
+    """The scores of the linear probes of one question, under the name of a curve."""
+    asked = {"probe": "linear", "metric": "accuracy", "task": task, "subset": subset}
+    asked |= {"model": model, "labels": labels}
+    kept = (table[list(asked)] == pd.Series(asked)).all(axis=1)
+    return table[kept].assign(curve=name, panel=panel)
 
 
 def draw(run: interp.runs.Run, scores: Scores) -> None:
@@ -286,33 +305,45 @@ def draw(run: interp.runs.Run, scores: Scores) -> None:
     web = table.query("task == 'noun-verb'").assign(curve="majority of the web text")
     places = {"at the target": "sense", "at the word before": "sense, word before"}
 
-    def by_place(subset: str, distances: tuple[int, ...]) -> list[Curve]:
+    def with_controls(task: str, name: str) -> list[pd.DataFrame]:
         return [
-            Curve(f"{words} words", task, f"{subset}, {words} words", panel=place)
+            curve(table, task, name),
+            curve(table, task, f"{name}, control task", labels="control"),
+            curve(table, task, f"{name}, untrained model", model="random"),
+        ]
+
+    def by_place(subset: str, distances: tuple[int, ...]) -> list[pd.DataFrame]:
+        return [
+            curve(table, task, f"{n} words", subset=f"{subset}, {n} words", panel=place)
             for place, task in places.items()
-            for words in distances
+            for n in distances
         ]
 
     def figure(
-        name: str, curves: list[Curve], levels: pd.DataFrame, ylabel: str = "accuracy"
+        name: str, curves: list[pd.DataFrame], levels: pd.DataFrame, ylabel: str = "accuracy"
     ) -> None:
-        shown = pd.concat([curve.of(table) for curve in curves])
+        shown = pd.concat(curves)
         panel = "panel" if shown["panel"].any() else None
         drawn = interp.figures.layers(
             shown, hue="curve", baselines=levels, panel=panel, ylabel=ylabel
         )
         run.figure(name, drawn, pd.concat([shown, levels]))
 
-    after = Curve("cue only after", "use, cue after")
-    figure("uses", [*with_controls("cue before", "use, cue before"), after], chance)
-    transfer = [
-        Curve("UD probe on homographs", "use, probe of UD"),
-        Curve("UD probe on web text", "noun-verb, probe of UD"),
-        Curve("homograph probe on web text", "noun-verb, probe of homographs"),
+    uses = [
+        *with_controls("use, new wordings", "new wordings"),
+        curve(table, "use, same wordings", "same wordings"),
+        curve(table, "use, same wordings", "same wordings, untrained model", model="random"),
+        curve(table, "use, cue after", "cue only after"),
     ]
-    figure("web-text", transfer, web)
-    neighbour = Curve("at the word before", "sense, word before")
-    figure("senses", [*with_controls("at the target", "sense"), neighbour], chance)
+    figure("uses", uses, chance)
+    transfer = {
+        "UD probe on homographs": "use, probe of UD",
+        "UD probe on web text": "noun-verb, probe of UD",
+        "homograph probe on web text": "noun-verb, probe of homographs",
+    }
+    figure("web-text", [curve(table, task, name) for name, task in transfer.items()], web)
+    neighbour = curve(table, "sense, word before", "at the word before")
+    figure("senses", [*with_controls("sense", "at the target"), neighbour], chance)
     figure("senses-by-distance", by_place("one cue", ONE), chance)
     either = chance.assign(curve="either cue")
     figure("senses-in-conflict", by_place("conflict", TWO), either, "decided by the near cue")
@@ -321,32 +352,38 @@ def draw(run: interp.runs.Run, scores: Scores) -> None:
 def summarise(name: str, scores: Scores) -> str:
     """The result in one paragraph of numbers with their intervals."""
     table = scores.summary()
-    first, use = chosen(scores, "use, cue before")
+    first, use = chosen(scores, "use, new wordings")
     _, sense = chosen(scores, "sense")
 
-    def row(task: str, site: str, subset: str = "all", **others: str) -> pd.Series:
-        found = Curve("", task, subset, **others).of(table)
-        return found[found["site"] == site].iloc[0]
+    def row(task: str, site: str, **others: str) -> pd.Series:
+        return curve(table, task, **others).set_index("site").loc[site]
 
-    def at(*where: str, **others: str) -> str:
-        return interval(row(*where, **others))
+    def at(task: str, site: str, **others: str) -> str:
+        return interval(row(task, site, **others))
 
     def over(subset: str, distances: tuple[int, ...]) -> str:
-        found = [(n, row("sense", sense, f"{subset}, {n} words")) for n in distances]
+        found = [(n, row("sense", sense, subset=f"{subset}, {n} words")) for n in distances]
         return ", ".join(f"{interval(score)} at {n}" for n, score in found)
 
-    untrained = Curve("", "use, cue before", model="random").of(table)["value"].max()
+    def random(task: str) -> str:
+        """The best of its layers: more than the untrained model deserves."""
+        of = curve(table, task, model="random")
+        return interval(of.loc[of["value"].idxmax()])
+
     before = interval(row("sense, word before", sense))
     web = table.query("task == 'noun-verb'")["value"].iloc[0]
-    bank = [row("sense", sense, f"bank: conflict, {n} words")["value"] for n in TWO]
+    bank = [row("sense", sense, subset=f"bank: conflict, {n} words")["value"] for n in TWO]
     sentences = [
-        f"Noun or verb in {name}: with the deciding words before it, the use of a homograph that "
-        f"the probe never saw is read off with {at('use, cue before', use)} accuracy at layer "
-        f"{row('use, cue before', use)['layer']}, the best on the development lemmas; the first "
-        f"that came within 0.02 of it there is layer {row('use, cue before', first)['layer']} "
-        f"({at('use, cue before', first)}). The embedding gives "
-        f"{at('use, cue before', '0.resid_pre')}, an untrained model at best {untrained:.3f}, the "
-        f"control task {at('use, cue before', use, labels='control')}.",
+        f"Noun or verb in {name}: with the deciding words before it, the use of a homograph is "
+        f"read off with {at('use, new wordings', use)} accuracy at layer "
+        f"{row('use, new wordings', use)['layer']}, the best on development lemmas; lemma and "
+        f"wording are new to the probe. Layer {row('use, new wordings', first)['layer']} is the "
+        f"first within 0.02 of it there ({at('use, new wordings', first)}). The embedding gives "
+        f"{at('use, new wordings', '0.resid_pre')}, an untrained model at best "
+        f"{random('use, new wordings')}, the control task "
+        f"{at('use, new wordings', use, labels='control')}. In wordings that the probe was trained "
+        f"on it has {at('use, same wordings', use)}, but an untrained model too has "
+        f"{random('use, same wordings')}.",
         "With the deciding words only after the target the accuracy is "
         f"{at('use, cue after', use)}: a causal model has the same activations for both uses.",
         f"Probes of UD EWT read the homographs with {at('use, probe of UD', use)}; on the "

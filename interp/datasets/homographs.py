@@ -28,7 +28,8 @@ def homographs(*, split: Split | Literal["all"] = "all") -> Corpus:
     Returns:
         Sentences in which the target word alone has a tag: `upos` is NOUN or VERB. Facts of a
         document: `lemma`, `use` ("noun", "verb"), `context` ("before", "after"), `template`,
-        `target` (index of the target word), `split`.
+        `wording` (of "before" sentences: the split that the template is in, 8, 2 and 2 of them, so
+        that contexts can be new too), `target` (index of the target word), `split`.
 
     Raises:
         CorpusError: no such split.
@@ -47,6 +48,7 @@ def _documents() -> tuple[Document, ...]:
 
 def _lemma(lemma: str, entry: Mapping, split: Split) -> Iterator[Document]:
     templates = lists(NAME, "templates")
+    wordings = splits(f"{NAME} wordings", tuple(templates["before"]["noun"]))
     for use, tag in TAGS.items():
         cases = [("before", name, text) for name, text in templates["before"][use].items()]
         cases += [
@@ -59,5 +61,7 @@ def _lemma(lemma: str, entry: Mapping, split: Split) -> Iterator[Document]:
             filled = fill(text.replace("{T}", f"{{T}}/{tag}"), slots, id=id)
             target = filled.at["T"][0]
             facts = {"lemma": lemma, "use": use, "context": context, "template": name}
+            if context == "before":
+                facts["wording"] = wordings[name]
             facts |= {"target": str(target), "split": split}
             yield Document(lemma, (filled.sentence,), facts=facts)

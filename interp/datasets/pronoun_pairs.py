@@ -96,14 +96,21 @@ def pronoun_pairs(
     drawn = list(islice(_balanced(rng, cells, couples), n))
     for scene in drawn:
         prompt = _prompt(scene, answer, next(templates), rng)
-        said = {"clean": scene.antecedent, "corrupt": scene.competitor}
-        for side, slot in said.items():
+        at: dict[str, dict[str, int]] = {}
+        for side, slot in (("clean", scene.antecedent), ("corrupt", scene.competitor)):
             slots = scene.slots(slot, said=slot)
-            ids, at = _tokenise(model, prompt, slots, known, bos)
+            ids, at[side] = _tokenise(model, prompt, slots, known, bos)
             sides[side].append(ids)
-            answers[side].append(known[slots["P"] if answer == "pronoun" else slots["S"]] or 0)
-        named = {"antecedent": scene.antecedent, "competitor": scene.competitor, "cue": cue}
-        marks.append({name: at[slot] for name, slot in named.items()} | {"end": at["end"]})
+            answers[side].append(known[slots["P" if answer == "pronoun" else "S"]] or 0)
+        if at["clean"] != at["corrupt"]:
+            raise PairsError(
+                f"the words of {prompt!r} stand at {at['clean']} in the clean prompt and at "
+                f"{at['corrupt']} in the corrupt one, though each is one token: the tokenizer "
+                "merges words across spaces. Use another tokenizer for this task."
+            )
+        named = {"antecedent": scene.antecedent, "competitor": scene.competitor}
+        named |= {"cue": cue, "end": "end"}
+        marks.append({name: at["clean"][slot] for name, slot in named.items()})
     return Pairs.from_tokens(
         clean=sides["clean"],
         corrupt=sides["corrupt"],

@@ -21,6 +21,9 @@ from interp.datasets.templates import Split, collected, fill, lists, splits
 NAME = "pronouns"
 Kind = Literal["gender", "number", "causality"]
 Form = Literal["masculine", "feminine", "plural"]
+Slot = Literal["X", "Y"]
+SLOTS: tuple[Slot, Slot] = ("X", "Y")
+GENDERS: tuple[tuple[Form, Form], ...] = (("feminine", "masculine"), ("masculine", "feminine"))
 PRONOUN: Mapping[Form, str] = {"masculine": "he", "feminine": "she", "plural": "they"}
 
 
@@ -45,12 +48,12 @@ class Scene:
     x: str
     y: str
     forms: Mapping[str, Form]
-    antecedent: Literal["X", "Y"]
+    antecedent: Slot
     verbs: tuple[str, str] = ("", "")
     tone: str = ""
 
     @property
-    def competitor(self) -> Literal["X", "Y"]:
+    def competitor(self) -> Slot:
         return "Y" if self.antecedent == "X" else "X"
 
     def pronoun(self, slot: str) -> str:
@@ -101,24 +104,18 @@ def scenes(kind: Kind) -> Iterator[Scene]:
     couples = lists(NAME, "words")["couples"]
     of = splits(NAME, tuple(f"{man}/{woman}" for man, woman, _, _ in couples))
     for man, woman, men, women in couples:
-        members: list[tuple[dict[Form, str], Literal["X", "Y"]]] = []
-        if kind == "gender":
-            choices: list[dict[Form, str]] = [{"masculine": man, "feminine": woman}]
-        else:
-            choices = [
-                {"plural": men, "feminine": woman},
-                {"plural": women, "masculine": man},
+        cluster = f"{man}/{woman}"
+        chosen: list[tuple[tuple[Form, str], tuple[Form, str]]] = [
+            (("masculine", man), ("feminine", woman))
+        ]
+        if kind == "number":
+            chosen = [
+                (("plural", men), ("feminine", woman)),
+                (("plural", women), ("masculine", man)),
             ]
-        for chosen in choices:
-            members += [
-                (dict(order), antecedent)
-                for order in (list(chosen.items()), list(chosen.items())[::-1])
-                for antecedent in ("X", "Y")
-            ]
-        for words, antecedent in members:
-            (one, x), (two, y) = words.items()
-            cluster = f"{man}/{woman}"
-            yield Scene(kind, cluster, of[cluster], x, y, {"X": one, "Y": two}, antecedent)
+        for (one, x), (two, y) in [pair for a, b in chosen for pair in ((a, b), (b, a))]:
+            for antecedent in SLOTS:
+                yield Scene(kind, cluster, of[cluster], x, y, {"X": one, "Y": two}, antecedent)
 
 
 def quarrels(
@@ -144,12 +141,12 @@ def quarrels(
             pools = {gender: [n for n in pool if n in known] for gender, pool in pools.items()}
         if min(map(len, pools.values())) < 2:
             continue
-        for first, second in (("feminine", "masculine"), ("masculine", "feminine")):
-            second = first if same else second
+        for first, other in GENDERS:
+            second = first if same else other
             x = str(rng.choice(pools[first]))
             y = str(rng.choice([name for name in pools[second] if name != x]))
             forms: Mapping[str, Form] = {"X": first, "Y": second}
-            for antecedent in ("X", "Y"):
+            for antecedent in SLOTS:
                 yield Scene(
                     *("causality", cluster, of[cluster], x, y, forms, antecedent),
                     verbs=(one, two),
@@ -188,7 +185,7 @@ def _document(scene: Scene, template: str, text: str) -> Document:
     article = 0 if scene.kind == "causality" else 1  # "the king", but "Mary"
     kind = "nominal" if article else "proper"
     mentions = []
-    for slot in ("X", "Y"):
+    for slot in SLOTS:
         head, end = filled.at[slot]
         chain = "antecedent" if slot == scene.antecedent else "competitor"
         mentions.append(Mention(0, (head - article, end), chain, head, kind))

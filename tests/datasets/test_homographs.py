@@ -2,17 +2,18 @@
 
 import inspect
 from collections import Counter
+from importlib import import_module
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.core.errors import CorpusError
-from interp.datasets import homographs as module
 from interp.datasets.corpus import require_disjoint
 from interp.datasets.homographs import homographs
-from interp.datasets.templates import fill, lists, splits
+from interp.datasets.templates import fill, lists, splits, targets
 
+module = import_module("interp.datasets.homographs")  # the package has a function of that name
 SPLITS = ("train", "dev", "test")
 
 
@@ -91,6 +92,16 @@ def test_splits_have_their_shares_and_hold_out_what_is_named():
 # Homographs
 
 
+@pytest.mark.parametrize("before", [0, 1, 30])
+def test_targets_keep_the_text_and_drop_the_other_words(before):
+    corpus = homographs(split="dev")
+    for kept, whole in zip(targets(corpus, before=before).sentences, corpus.sentences, strict=True):
+        assert kept.text == whole.text
+        at = [word.upos is not None for word in whole.words].index(True)
+        assert kept.words == whole.words[max(0, at - before) : at + 1]
+        assert kept.words[-1].upos
+
+
 def cells(corpus, *facts):
     return Counter(tuple(d.facts[f] for f in facts) for d in corpus.documents)
 
@@ -102,7 +113,7 @@ def prefix(document):
 
 def test_homographs_are_many_and_balanced():
     corpus = homographs()
-    assert len(corpus.documents) == 1000
+    assert len(corpus.documents) == 1600
     assert len({s.text for s in corpus.sentences}) == len(corpus.sentences)
     uses = cells(corpus, "lemma", "context", "use")
     assert set(uses) == {
@@ -111,7 +122,7 @@ def test_homographs_are_many_and_balanced():
         for context in ("before", "after")
         for use in ("noun", "verb")
     }
-    assert {uses[cell] for cell in uses if cell[1] == "before"} == {6}
+    assert {uses[cell] for cell in uses if cell[1] == "before"} == {12}
     assert {uses[cell] for cell in uses if cell[1] == "after"} == {4}
 
 
@@ -136,6 +147,14 @@ def test_after_sentences_are_the_same_up_to_the_target():
     assert all(sorted(found) == ["noun", "verb"] for found in uses.values())
     nouns = {prefix(d) for d in before if d.facts["use"] == "noun"}
     assert not nouns & {prefix(d) for d in before if d.facts["use"] == "verb"}
+
+
+def test_wordings_have_splits_of_their_own():
+    before = homographs().where(lambda d: d.facts["context"] == "before")
+    found = cells(before, "template", "use", "wording")
+    assert Counter(wording for _, _, wording in found) == {"train": 16, "dev": 4, "test": 4}
+    assert len({(template, wording) for template, _, wording in found}) == 12
+    assert set(found.values()) == {50}  # every lemma in every wording
 
 
 def test_no_lemma_and_no_item_is_in_two_splits():

@@ -2,15 +2,16 @@
 
 import inspect
 from collections import Counter
+from importlib import import_module
 
 import pytest
 
 from interp.core.errors import CorpusError
-from interp.datasets import modifiers as module
 from interp.datasets.corpus import require_disjoint
 from interp.datasets.modifiers import modifiers
 from interp.datasets.templates import lists
 
+module = import_module("interp.datasets.modifiers")  # the package has a function of that name
 SPLITS = ("train", "dev", "test")
 
 

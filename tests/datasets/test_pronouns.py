@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections import Counter
+from importlib import import_module
 from itertools import product
 
 import pytest
@@ -10,13 +11,13 @@ import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from interp.core.errors import CorpusError, PairsError
-from interp.datasets import pronouns as module
 from interp.datasets.corpus import require_disjoint
 from interp.datasets.pronoun_pairs import pronoun_pairs
 from interp.datasets.pronouns import PRONOUN, pronouns
 from interp.datasets.templates import lists
 from interp.models import tokens
 
+module = import_module("interp.datasets.pronouns")  # the package has a function of that name
 SPLITS = ("train", "dev", "test")
 KINDS = ("gender", "number", "causality")
 ANSWERS = ("pronoun", "antecedent")
@@ -264,3 +265,17 @@ def test_a_word_that_is_another_token_in_its_prompt_is_refused(model):
 
     with pytest.raises(PairsError, match=r"is one token after .to. but not in .*of tiny"):
         pronoun_pairs(Shifted(every_word()))
+
+
+def test_prompts_that_do_not_align_are_refused():
+    class Stutters(Reader):
+        prompts = 0
+
+        def encode_with_offsets(self, text, *, bos="model"):
+            ids, offsets = super().encode_with_offsets(text, bos=bos)
+            self.prompts += len(ids) > 5
+            extra = self.prompts % 2
+            return [1] * extra + ids, [(0, 0)] * extra + offsets
+
+    with pytest.raises(PairsError, match=r"the words of .* stand at .* and at .*merges words"):
+        pronoun_pairs(Stutters(every_word()))

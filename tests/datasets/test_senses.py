@@ -2,16 +2,17 @@
 
 import inspect
 from collections import Counter
+from importlib import import_module
 
 import numpy as np
 import pytest
 
 from interp.core.errors import CorpusError
-from interp.datasets import senses as module
 from interp.datasets.corpus import require_disjoint
 from interp.datasets.senses import SENSES, senses
 from interp.datasets.templates import lists
 
+module = import_module("interp.datasets.senses")  # the package has a function of that name
 SPLITS = ("train", "dev", "test")
 
 
