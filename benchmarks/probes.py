@@ -24,6 +24,7 @@ class Options:
     """How to measure.
 
     Attributes:
+        tagged: models of the case `pos`.
         words: of UD EWT that are collected; other cases have their own numbers.
         peers: layers that scikit-learn fits, of 31; its time is scaled to all.
     """
@@ -31,41 +32,47 @@ class Options:
     json: Path | None = None
     cases: tuple[Case, ...] = ("collect", "fit", "pos")
     model: str = "smollm2-135m"
+    tagged: tuple[str, ...] = ("smollm2-135m", "minilm-l6")
     threads: int = 2
     repeats: int = 5
     words: int = 4_000
     peers: int = 7
 
 
-def run(case: Case, options: Options) -> dict[str, Any]:
-    """The row of a case."""
+def run(case: Case, options: Options) -> list[dict[str, Any]]:
+    """The rows of a case."""
     match case:
         case "collect":
-            return probes_collect.measure(
-                options.model,
-                words=options.words,
-                repeats=options.repeats,
-                threads=options.threads,
-            )
+            return [
+                probes_collect.measure(
+                    options.model,
+                    words=options.words,
+                    repeats=options.repeats,
+                    threads=options.threads,
+                )
+            ]
         case "fit":
-            return probes_fit.measure(
-                options.model,
-                threads=options.threads,
-                peers=options.peers,
-                repeats=min(3, options.repeats),
-            )
+            return [
+                probes_fit.measure(
+                    options.model,
+                    threads=options.threads,
+                    peers=options.peers,
+                    repeats=min(3, options.repeats),
+                )
+            ]
         case "pos":
-            return probes_pos.measure(options.model)
+            return [probes_pos.measure(name) for name in options.tagged]
 
 
 def main(options: Options) -> None:
     for case in options.cases:
-        row = run(case, options)
-        print(json.dumps(row, indent=1))
+        rows = run(case, options)
+        print(json.dumps(rows, indent=1))
         if options.json:
             known = json.loads(options.json.read_text()) if options.json.exists() else []
-            known = [r for r in known if r["case"] != case]
-            options.json.write_text(json.dumps([*known, row], indent=1) + "\n")
+            names = {row["case"] for row in rows}
+            known = [row for row in known if row["case"] not in names]
+            options.json.write_text(json.dumps([*known, *rows], indent=1) + "\n")
 
 
 if __name__ == "__main__":

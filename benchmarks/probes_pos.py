@@ -1,6 +1,7 @@
-"""The case `pos`: UPOS of UD EWT read off each residual layer, 60,000 training words.
+"""The case `pos`: UPOS of UD EWT read off the residual stream, 60,000 training words.
 
-The layer is chosen on the development documents. A causal model sees no word to the right, which
+The layer is chosen on the development documents, of a big model among the embedding and every
+other layer of the middle (experiments/pos.py has them all). A causal model sees no word to the right, which
 decides many tags ("that", "have"); beside the probe of the word's own position stands one that
 reads the next word's position too, and the same of a bidirectional model.
 """
@@ -24,6 +25,9 @@ def measure(name: str) -> dict[str, Any]:
     model = interp.load(name)
     control = untrained(model)
     context = 256 if model.facts.causal else None
+    layers = range(model.facts.n_layers)
+    middle = layers[7:20:2] or layers
+    sites = ["0.resid_pre", *(f"{layer}.resid_post" for layer in middle)]
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as kept:
         splits = {}
@@ -33,7 +37,7 @@ def measure(name: str) -> dict[str, Any]:
                 collect(
                     m,
                     text,
-                    sites="resid" if m is model else ["0.resid_pre"],
+                    sites=sites if m is model else sites[:1],
                     context=context,
                     folder=Path(kept, f"{split}-{i}"),
                 )
