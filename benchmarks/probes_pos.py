@@ -1,9 +1,9 @@
 """The case `pos`: UPOS of UD EWT read off the residual stream, 60,000 training words.
 
 The layer is chosen on the development documents, of a big model among the embedding and every
-other layer of the middle (experiments/pos.py has them all). A causal model sees no word to the right, which
-decides many tags ("that", "have"); beside the probe of the word's own position stands one that
-reads the next word's position too, and the same of a bidirectional model.
+other layer of the middle (experiments/pos.py has them all). A causal model sees no word to the
+right, which decides many tags ("that", "have"); so beside the probe of the word's own position
+stands one that reads the next word's position too. The bidirectional model has both as well.
 """
 
 import tempfile
