@@ -185,4 +185,6 @@ def interval(row: pd.Series | Mapping[str, float], digits: int = 2) -> str:
     value, low, high = (float(row[name]) for name in ("value", "low", "high"))
     if np.isnan(value):
         return "undefined (the layers add nothing)"
+    if np.isnan(low):
+        return f"{value:.{digits}f} (no interval: not told apart from noise)"
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
