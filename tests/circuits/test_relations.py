@@ -490,7 +490,7 @@ DATA = Path(os.environ.get("INTERP_DATA", "")) / "ud-ewt"
 @pytest.mark.skipif(not DATA.is_dir(), reason="UD English-EWT is not in INTERP_DATA")
 def test_minilm_links_objects_to_their_verbs_better_than_any_offset():
     dev = interp.datasets.corpus("ud-ewt", split="dev")
-    corpus = dev.where(lambda document: sum(map(len, document.sentences)) < 100).head(2500)
+    corpus = dev.where(lambda document: sum(map(len, document.sentences)) < 100).head(5000)
     found = attended(interp.load("minilm-l6"), corpus)
     tasks = [f"det: {TO}", f"obj: {TO}"]
     scores = relations(found, corpus, minimum=40).query(f"task in {tasks}")
