@@ -16,6 +16,7 @@ in `pronouns` two people of different gender stand before "he" or "she", either 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -88,6 +89,10 @@ class Config:
         )
 
 
+Which = Literal["trained", "random"]
+Ask = Callable[[interp.Model, Which, Config], Scores]
+
+
 def run(config: Config) -> Scores:
     """Run or resume the experiment; returns the scores of chosen heads and of every baseline.
 
@@ -115,10 +120,6 @@ def run(config: Config) -> Scores:
     return run.scores()
 
 
-Which = Literal["trained", "random"]
-Ask = Callable[[interp.Model, Which, Config], Scores]
-
-
 def asking(ask: Ask, model: interp.Model, which: Which, config: Config) -> Callable[[Path], Scores]:
     """A stage of the run."""
     return lambda _: ask(model, which, config)
@@ -126,7 +127,7 @@ def asking(ask: Ask, model: interp.Model, which: Which, config: Config) -> Calla
 
 def of_words(model: interp.Model, which: Which, config: Config) -> Scores:
     """Dependencies of running text."""
-    text = interp.datasets.corpus("ud-ewt", split="dev").sample(config.words or 0, seed=config.seed)
+    text = web(config)
     return relations(
         attended(model, text), text, minimum=config.minimum or 0, model=which, seed=config.seed
     )
@@ -134,7 +135,7 @@ def of_words(model: interp.Model, which: Which, config: Config) -> Scores:
 
 def of_mentions(model: interp.Model, which: Which, config: Config) -> Scores:
     """Anaphors of novels; those of "he" once more by themselves."""
-    text = beginnings(interp.datasets.corpus("litbank"), config)
+    text = novels(config)
     found = attended(model, text, context=config.context)
     kinds = replace(text, documents=tuple(map(with_he, text.documents)))
     parts = [
@@ -144,13 +145,22 @@ def of_mentions(model: interp.Model, which: Which, config: Config) -> Scores:
     return Scores.concat([parts[0], parts[1].query(f"task == '{OF_HE}'")])
 
 
-def beginnings(text: Corpus, config: Config) -> Corpus:
-    """The first sentences of novels, of as many as have room for enough words."""
+@cache
+def web(config: Config) -> Corpus:
+    """Web text, its documents in random order."""
+    text = interp.datasets.corpus("ud-ewt", split="dev")
+    return text.sample(config.words or 0, seed=config.seed)
+
+
+@cache
+def novels(config: Config) -> Corpus:
+    """The first sentences of novels, of as many novels as leave enough words for each."""
+    text = interp.datasets.corpus("litbank")
     count = min(len(text.documents), max(4, (config.novels or 0) // BEGINNING))
-    text = replace(text.sample(text.n_words, seed=config.seed))
     each = (config.novels or 0) // count
-    cut = [replace(text, documents=(d,)).head(each).documents for d in text.documents[:count]]
-    return replace(text, documents=tuple(document for (document,) in cut))
+    chosen = text.sample(text.n_words, seed=config.seed).documents[:count]
+    cut = [replace(text, documents=(document,)).head(each) for document in chosen]
+    return replace(text, documents=tuple(part.documents[0] for part in cut))
 
 
 def with_he(document: Document) -> Document:

@@ -71,7 +71,8 @@ def relations(table: pd.DataFrame, *, title: str | None = None) -> Figure:
             hatched |= bool(np.isnan(values).any())
             if wide:
                 mesh.set(edgecolor="face", linewidth=0.1)
-            axes.vlines(begins[1:] - 0.5, -0.5, len(values) - 0.5, color=style.FAINT, linewidth=0.3)
+            line = {"color": "white" if wide else style.FAINT, "linewidth": 0.6 if wide else 0.3}
+            axes.vlines(begins[1:] - 0.5, -0.5, len(values) - 0.5, **line)
             for _, best in part[part["chosen"]].iterrows():
                 at = (
                     rows[name].index(best["relation"]),
