@@ -134,6 +134,15 @@ def test_relations_with_too_few_links_punctuation_and_roots_are_left_out(trees):
     assert everything.query("probe == 'asked'").frame["n"].sum() == n
 
 
+def test_a_relation_of_one_document_cannot_be_chosen_and_reported():
+    """It has links enough, but none in the other half."""
+    rare = [parsed((1, "vocative"), (-1, "root"), (1, "obj"))] * 5
+    common = [parsed((1, "obj"), (-1, "root"), (1, "obj"))] * 5
+    corpus = treebank(rare, common, common, common)
+    tasks = relations(attending(corpus), corpus, minimum=5).frame["task"].unique()
+    assert set(tasks) == {f"{r}: {d}" for r in ("all", "obj") for d in (TO, BY)}
+
+
 def test_a_head_that_looks_one_to_the_left_is_the_offset(trees):
     """In every relation, direction and document."""
     found = relations(
