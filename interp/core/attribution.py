@@ -1,0 +1,129 @@
+"""Attribution: for each edge or node a number of how much it does, example by example."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
+
+from interp.core import stats
+from interp.core.circuit import Part
+from interp.core.edges import Edge
+from interp.core.errors import ResultsError
+from interp.core.table import Table
+
+COLUMNS = ["method", "site", "position", "writer", "reader", "metric", "score", "each"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribution(Table):
+    """What methods estimate, or exact patching measures, that cutting each part does.
+
+    A score has the sign of `Results.effect`: the metric with the part ablated less the metric
+    without, so a part that helps has a negative one.
+
+    Attributes:
+        frame: one row for each part: `site` ("20.1 -> 23.3.q", "23.3") and `position` ("all" or a
+            name); `writer` and `reader` of an edge, "" both of a node; `score` the mean over the
+            examples, `each` an array of them.
+        provenance: also `cluster`, one for each example.
+    """
+
+    columns = COLUMNS
+
+    @classmethod
+    def of(
+        cls,
+        parts: Sequence[Part],
+        each: Float[ndarray, "part example"],
+        *,
+        cluster: Sequence[str],
+        method: str,
+        metric: str,
+        provenance: Mapping[str, Any],
+    ) -> "Attribution":
+        """A table of parts and their scores."""
+        edges = [part.of if isinstance(part.of, Edge) else None for part in parts]
+        frame = pd.DataFrame(
+            {
+                "method": method,
+                "site": [str(part.of) for part in parts],
+                "position": [part.place for part in parts],
+                "writer": ["" if edge is None else str(edge.writer) for edge in edges],
+                "reader": ["" if edge is None else str(edge.reader) for edge in edges],
+                "metric": metric,
+                "score": each.mean(1, dtype=np.float64),
+                "each": list(each),
+            },
+            columns=COLUMNS,
+        )
+        return cls(frame, {**provenance, "cluster": list(cluster)})
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts in the order of the rows."""
+        rows = zip(self.frame["site"], self.frame["position"], strict=True)
+        return tuple(Part(Part.parse(site).of, place) for site, place in rows)
+
+    @property
+    def scores(self) -> Float[ndarray, " part"]:
+        """The mean score of each part."""
+        return self.frame["score"].to_numpy(dtype=float)
+
+    @property
+    def each(self) -> Float[ndarray, "part example"]:
+        """The score of each part in each example."""
+        return np.stack(self.frame["each"].to_list())
+
+    @property
+    def cluster(self) -> list[str]:
+        """Of each example."""
+        return list(self.provenance["cluster"])
+
+    def resampled(self, *, seed: int) -> "Attribution":
+        """The same examples with whole clusters drawn again with replacement (bootstrap)."""
+        names, code = np.unique(self.cluster, return_inverse=True)
+        drawn = np.random.default_rng(seed).integers(len(names), size=len(names))
+        chosen = np.concatenate([np.flatnonzero(code == cluster) for cluster in drawn])
+        each = self.each[:, chosen]
+        frame = self.frame.assign(score=each.mean(1, dtype=np.float64), each=list(each))
+        cluster = [self.cluster[i] for i in chosen]
+        return Attribution(frame, {**self.provenance, "cluster": cluster})
+
+    def top(self, n: int = 10) -> pd.DataFrame:
+        """The n parts of the largest absolute score, with 95 % cluster-bootstrap intervals."""
+        order = np.argsort(-np.abs(self.scores), kind="stable")[:n]
+        _, cluster = np.unique(self.cluster, return_inverse=True)
+        chosen = self.frame.iloc[order].reset_index(drop=True)
+        each = np.stack(chosen["each"].to_list()).astype(float) if len(chosen) else np.empty((0, 0))
+        low, high = stats.bootstrap_interval(each, cluster)
+        return chosen.drop(columns="each").assign(low=low, high=high)
+
+    def beside(self, other: "Attribution") -> pd.DataFrame:
+        """Scores of the parts that both have: `site`, `position`, `score`, `other`.
+
+        Raises:
+            ResultsError: no part in common.
+        """
+        keys = ["site", "position"]
+        theirs = other.frame[[*keys, "score"]].rename(columns={"score": "other"})
+        both = self.frame[[*keys, "score"]].merge(theirs, on=keys)
+        if both.empty:
+            raise ResultsError(
+                f"the two attributions have no part in common ({self.frame['site'].head(1).item()} "
+                f"and {other.frame['site'].head(1).item()}, for example); are both of edges, at "
+                "the same positions?"
+            )
+        return both
+
+    def __repr__(self) -> str:
+        return f"Attribution: {len(self)} parts, {len(self.cluster)} examples\n{self.top()}"
+
+    def _repr_html_(self) -> str:
+        title = f"<p><b>{len(self)} parts</b>, {escape(str(self.provenance.get('model', '')))}</p>"
+        return title + self.top().to_html(float_format="{:.3g}".format)

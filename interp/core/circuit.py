@@ -1,0 +1,212 @@
+"""Circuits: sets of edges or of nodes that are said to carry a behaviour, and how that is meant.
+
+The same set means something else under another ablation or another corruption (Miller et al. 2024,
+sec. 4), so a circuit carries them, and circuits that differ in them are not compared.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Set
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from interp.core.atomic import whole
+from interp.core.edges import ARROW, Edge
+from interp.core.errors import ResultsError, SiteError, Unsupported, nearest
+from interp.core.sites import Site
+
+Granularity = Literal["edges", "nodes"]
+Ablation = Literal["zero", "mean", "resample", "optimal"]
+REST = "rest"
+"""The place of all positions that no name of the pairs covers."""
+VERSION = 1
+
+
+class Part(NamedTuple):
+    """An edge or a site, and where: a named position of the pairs, or "all"."""
+
+    of: Edge | Site
+    place: str = "all"
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """Read "20.1 -> 23.3.q @ end"; without a place it is everywhere.
+
+        Raises:
+            SiteError: not an edge or a site.
+        """
+        name, _, place = text.partition("@")
+        of = Edge.parse(name) if ARROW in name else Site.parse(name)
+        return cls(of, place.strip() or "all")
+
+    def __str__(self) -> str:
+        return f"{self.of}" if self.place == "all" else f"{self.of} @ {self.place}"
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """A set of parts, all edges or all sites, and what takes the place of the others.
+
+    Attributes:
+        parts: what is kept. Everything else of the model's graph is ablated: of edges those that
+            `Graph` has, of nodes heads and MLPs.
+        granularity: are the parts edges or nodes?
+        ablation: what the other parts are set to: `"resample"`, their value in the corrupt prompt
+            of the same row; `"mean"`, their mean over corrupt prompts; `"zero"`; `"optimal"`,
+            constants fitted to lose least.
+        corruption: in words, how the corrupt prompts differ from the clean ones.
+        model: weight hash of the model whose circuit it is.
+    """
+
+    parts: frozenset[Part]
+    granularity: Granularity
+    ablation: Ablation
+    corruption: str
+    model: str
+
+    def __post_init__(self) -> None:
+        for name, given, known in (
+            ("granularity", self.granularity, get_args(Granularity)),
+            ("ablation", self.ablation, get_args(Ablation)),
+        ):
+            if given not in known:
+                raise Unsupported(f"unknown {name}={given!r}; {nearest(str(given), known)}")
+        kind = Edge if self.granularity == "edges" else Site
+        if other := [part for part in self.parts if not isinstance(part.of, kind)]:
+            raise SiteError(
+                f"'{other[0]}' is none of the {self.granularity} that this circuit is made of; "
+                "edges are written 'writer -> reader', nodes '23.3' or '12.mlp'."
+            )
+        places = {part.place for part in self.parts}
+        if len(places) > 1 and "all" in places:
+            raise SiteError(
+                f"a circuit holds parts at 'all' positions and parts at {sorted(places - {'all'})}:"
+                " say for each part where it is, or for none."
+            )
+
+    @classmethod
+    def of(
+        cls,
+        parts: Iterable[str | Edge | Site | Part],
+        *,
+        model: str,
+        ablation: Ablation = "resample",
+        corruption: str = "corrupt prompts",
+        granularity: Granularity | None = None,
+    ) -> "Circuit":
+        """A circuit from parts as text ("20.1 -> 23.3.q @ end"), edges or sites.
+
+        Args:
+            model: the model's `weight_hash`.
+            granularity: needed only where there are no parts to tell it.
+
+        Raises:
+            SiteError: no part tells whether it is one of edges or of nodes, or they are mixed.
+        """
+        found = frozenset(
+            Part.parse(p) if isinstance(p, str) else p if isinstance(p, Part) else Part(p)
+            for p in parts
+        )
+        if granularity is None:
+            if not found:
+                raise SiteError("an empty circuit needs granularity='edges' or 'nodes'")
+            granularity = "edges" if isinstance(min(found, key=str).of, Edge) else "nodes"
+        return cls(found, granularity, ablation, corruption, model)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __contains__(self, part: object) -> bool:
+        text = Part.parse(part) if isinstance(part, str) else part
+        return (Part(text) if isinstance(text, Edge | Site) else text) in self.parts
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The positions at which parts stand: ("all",) or names."""
+        return tuple(sorted({part.place for part in self.parts})) or ("all",)
+
+    def holding(self, parts: Set[Part]) -> "Circuit":
+        """The same circuit with other parts."""
+        return replace(self, parts=frozenset(parts))
+
+    def __or__(self, other: "Circuit") -> "Circuit":
+        self.require_like(other)
+        return self.holding(self.parts | other.parts)
+
+    def __and__(self, other: "Circuit") -> "Circuit":
+        self.require_like(other)
+        return self.holding(self.parts & other.parts)
+
+    def __sub__(self, other: "Circuit") -> "Circuit":
+        self.require_like(other)
+        return self.holding(self.parts - other.parts)
+
+    def jaccard(self, other: "Circuit") -> float:
+        """Parts that both have, of those that either has; 1 for two empty circuits.
+
+        Raises:
+            ResultsError: circuits of different models, granularities, ablations or corruptions.
+        """
+        self.require_like(other)
+        either = self.parts | other.parts
+        return len(self.parts & other.parts) / len(either) if either else 1.0
+
+    def require_like(self, other: "Circuit") -> None:
+        """Refuse to compare what means different things.
+
+        Raises:
+            ResultsError: names the first thing that differs.
+        """
+        for name in ("model", "granularity", "ablation", "corruption"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise ResultsError(
+                    f"these circuits differ in their {name} ({mine!r} and {theirs!r}), so a part "
+                    "of one means something else in the other. Discover both in the same way."
+                )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write JSON, one part a line; atomic.
+
+        Raises:
+            ResultsError: the folder cannot be written.
+        """
+        path = Path(path)
+        note = asdict(replace(self, parts=frozenset())) | {"version": VERSION}
+        note["parts"] = [str(part) for part in sorted(self.parts, key=_order)]
+        with whole(path) as partial:
+            Path(partial).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Circuit":
+        """Read what `save` wrote.
+
+        Raises:
+            ResultsError: no such file, not a circuit, or of another version.
+        """
+        try:
+            note = json.loads(Path(path).read_text(encoding="utf-8"))
+            version = note.pop("version")
+        except FileNotFoundError:
+            raise ResultsError(f"there is no circuit at {path}; see what save wrote") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ResultsError(f"{path} holds no circuit that interp wrote ({error!r})") from error
+        if version != VERSION:
+            raise ResultsError(
+                f"{path} has circuit version {version}; this interp reads version {VERSION}. "
+                "Discover it again, or read it with the interp that wrote it."
+            )
+        return cls(parts=frozenset(map(Part.parse, note.pop("parts"))), **note)
+
+    def __repr__(self) -> str:
+        places = "" if self.places == ("all",) else f" at {', '.join(self.places)}"
+        return (
+            f"Circuit: {len(self)} {self.granularity}{places}, the others ablated "
+            f"({self.ablation}, {self.corruption})"
+        )
+
+
+def _order(part: Part) -> tuple[str, tuple]:
+    return part.place, part.of.order
