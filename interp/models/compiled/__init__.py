@@ -16,11 +16,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from interp.core.circuit import Part
 from interp.core.errors import ModelError, PairsError, nearest
 from interp.core.pairs import Pairs
 from interp.models import native
 from interp.models.compiled import frequency, induction, ioi, previous, reverse
-from interp.models.compiled.construction import Construction, Cut, Key
+from interp.models.compiled.construction import Construction, Key
 from interp.models.model import Model
 
 CONSTRUCTIONS: Mapping[str, Construction] = {
@@ -69,7 +70,7 @@ def build(
     )
 
 
-def truth(name: str) -> Mapping[Key, frozenset[Cut]]:
+def truth(name: str) -> Mapping[Key, frozenset[Part]]:
     """The edges whose cut changes what the model says, by how they are cut.
 
     Derived from the construction, with the reasons in the docstring of its file. All other edges

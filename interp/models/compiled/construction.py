@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from interp.core.circuit import Part
 from interp.core.edges import Edge
 from interp.models.compiled.blueprint import Blueprint
 
@@ -36,17 +37,6 @@ class Key(NamedTuple):
     ablation: Ablation
     corruption: str
     granularity: Granularity
-
-
-class Cut(NamedTuple):
-    """An edge that is cut, and where: a named position of the pairs, or "all".
-
-    Keys and values are written as those of a group ("1.kv0.k"), as a sweep over all edges has them;
-    each head is its own group here.
-    """
-
-    edge: Edge
-    place: str
 
 
 @dataclass(frozen=True)
@@ -79,7 +69,9 @@ class Construction:
         templates: where the places of a pair are: rows of one template are aligned.
         corruptions: names of the ways to corrupt a prompt.
         pair: a random example of a corruption and a template.
-        truth: the edges that matter, for each key.
+        truth: the edges that matter, for each key, and where: at a named position, or "all". Keys
+            and values are written as those of a group ("1.kv0.k"), as a sweep over all edges has
+            them; each head is its own group here.
     """
 
     vocabulary: tuple[str, ...]
@@ -90,22 +82,22 @@ class Construction:
     templates: tuple[str, ...]
     corruptions: tuple[str, ...]
     pair: Callable[[str, str, np.random.Generator], Example]
-    truth: Mapping[Key, frozenset[Cut]]
+    truth: Mapping[Key, frozenset[Part]]
 
 
 def keyed(
     found: Mapping[tuple[Ablation, str], Iterable[str]],
-) -> dict[Key, frozenset[Cut]]:
+) -> dict[Key, frozenset[Part]]:
     """The truth from lists of "writer -> reader @ place", for both granularities.
 
     In these models no cut at one place undoes another's: an edge is true everywhere together if it
     is true at some place, so the coarse truth is the fine one without its places.
     """
-    truth: dict[Key, frozenset[Cut]] = {}
+    truth: dict[Key, frozenset[Part]] = {}
     for (ablation, corruption), lines in found.items():
         split = [line.split("@") for line in lines]
-        fine = frozenset(Cut(_edge(edge), place.strip()) for edge, place in split)
-        coarse = frozenset(Cut(cut.edge, "all") for cut in fine)
+        fine = frozenset(Part(_edge(edge), place.strip()) for edge, place in split)
+        coarse = frozenset(Part(part.of) for part in fine)
         truth[Key(ablation, corruption, "by position")] = fine
         truth[Key(ablation, corruption, "all positions")] = coarse
     return truth

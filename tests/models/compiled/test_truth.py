@@ -11,12 +11,13 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 import interp
+from interp.core.circuit import Part
 from interp.core.edges import Edge, edges
 from interp.core.metrics import Answers, Metric
 from interp.core.pairs import Pairs
 from interp.models import compiled
 from interp.models.compiled.blueprint import Blueprint
-from interp.models.compiled.construction import Ablation, Construction, Cut, Key
+from interp.models.compiled.construction import Ablation, Construction, Key
 from interp.models.model import Model
 
 ROWS = 12
@@ -76,7 +77,7 @@ def effects(
     *,
     metric: str | Metric = DISTANCE,
     named: bool = True,
-) -> dict[Cut, float]:
+) -> dict[Part, float]:
     """How far each cut moves the metric, as a mean over rows of what it does to each."""
     pairs = pairs_of(name, corruption)
     found = interp.ablate(
@@ -90,7 +91,7 @@ def effects(
     )
     size = found.frame.assign(size=found.frame.effect.abs())
     return {
-        Cut(Edge.parse(site), place): value
+        Part(Edge.parse(site), place): value
         for (site, place), value in size.groupby(["site", "position"])["size"].mean().items()
     }
 
@@ -153,10 +154,10 @@ def runs_by_hand(weights: Blueprint, pairs: Pairs, reference: Pairs) -> tuple[Ru
     return clean, corrupt, averaged
 
 
-def cut_by_hand(runs: tuple[Run, Run, Run], pairs: Pairs, ablation: Ablation, cut: Cut) -> Tensor:
+def cut_by_hand(runs: tuple[Run, Run, Run], pairs: Pairs, ablation: Ablation, cut: Part) -> Tensor:
     """By how much the logit difference moves, computed without interp."""
     clean, corrupt, averaged = runs
-    writer = str(cut.edge.writer)
+    writer = str(cut.of.writer)
     wrote = clean.wrote[writer]
     values = {
         "zero": torch.zeros_like(wrote),
@@ -166,7 +167,7 @@ def cut_by_hand(runs: tuple[Run, Run, Run], pairs: Pairs, ablation: Ablation, cu
     where = torch.ones_like(clean.tokens, dtype=torch.bool)
     if cut.place != "all":
         where = pairs.at(cut.place)[:, None] == torch.arange(where.shape[1])
-    reader = str(cut.edge.reader).replace("kv", "")  # each head is its own group
+    reader = str(cut.of.reader).replace("kv", "")  # each head is its own group
     after = Run(clean.weights, clean.tokens, (writer, reader, where, values))
     moved = (after.logits - clean.logits)[:, -1]
     correct, wrong = moved.gather(1, torch.stack([pairs.correct, pairs.wrong], 1)).T
@@ -183,7 +184,7 @@ def test_the_engine_cuts_as_one_does_by_hand(
     pairs = of_template(pairs_of(name, corruption), template)
     reference = of_template(reference_of(name, corruption), template)
     runs = runs_by_hand(weights, pairs, reference)
-    true = sorted({cut.edge for cut in made.truth[Key(ablation, corruption, "all positions")]})
+    true = sorted({cut.of for cut in made.truth[Key(ablation, corruption, "all positions")]})
     found = interp.ablate(
         model_of(name),
         pairs,
@@ -193,7 +194,7 @@ def test_the_engine_cuts_as_one_does_by_hand(
         reference=reference,
     )
     for (site, place), effect in found.frame.groupby(["site", "position"]).effect:
-        cut = Cut(Edge.parse(site), place)
+        cut = Part(Edge.parse(site), place)
         expected = cut_by_hand(runs, pairs, ablation, cut).numpy()
         assert effect.to_numpy() == pytest.approx(expected, abs=1e-9)
 
@@ -213,14 +214,14 @@ def test_every_key_is_there(name: str, made: Construction, weights: Blueprint) -
             places if key.granularity == "by position" else {"all"}
         )
         for cut in cuts:
-            cut.edge.check(facts)
+            cut.of.check(facts)
 
 
 def test_tracrs_reverse_needs_fewer_edges_under_resample() -> None:
     """The finding that the keys are for: positions do not vary between rows of one length."""
     truth = compiled.truth("reverse")
     zero, resample = (
-        {str(cut.edge) for cut in truth[Key(ablation, "tokens", "all positions")]}
+        {str(cut.of) for cut in truth[Key(ablation, "tokens", "all positions")]}
         for ablation in ("zero", "resample")
     )
     assert len(zero) == 8
