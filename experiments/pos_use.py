@@ -1,5 +1,6 @@
 """What a model does without parts of speech: the erasures of experiments/pos.py."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from interp.datasets.corpus import Corpus
 from interp.datasets.text import running_text
 from interp.probing.amnesic import amnesic
 from interp.probing.controls import Classes
-from interp.probing.erasure import erasers, random_directions
+from interp.probing.erasure import erasers, random_directions, sinks
 from interp.probing.tagging import Split
 
+log = logging.getLogger("interp")
 DRAWS = 3
 """Of random directions, as many as LEACE takes away."""
 
@@ -37,12 +39,16 @@ def erased(
 ) -> interp.Results:
     """Next-token loss on test sentences with the tags taken away after a layer, and controls.
 
-    As many random directions are drawn `DRAWS` times.
+    As many random directions are drawn `DRAWS` times. The few words that are attention sinks though
+    they begin no row are left out of the fits.
     """
     classes = Classes.of(train.labels, rare="drop")
     train = labelled(train, classes)
     y = torch.from_numpy(classes.encode(train.labels))
     x = {site: train.features.stack(train.words, sites=[site])[0] for site in sites}
+    usual = ~torch.stack([sinks(activations) for activations in x.values()]).any(0)
+    log.info("%d of %d words left out of the fits: attention sinks", (~usual).sum(), len(usual))
+    x, y = {site: activations[usual] for site, activations in x.items()}, y[usual]
     rows = running_text(model, text, context=context)
     kinds = erasers(x, y, seed=seed)
     for draw in range(2, DRAWS + 1):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from concept_erasure import LeaceFitter
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.core.errors import ProbeError
@@ -41,8 +41,8 @@ def erasers(
     The first token of a row is an attention sink in many models, with an activation a hundred
     times as long as the others'. Among the words it would decide alone what is erased, and put into
     the model that would throw every other word far off. Words that have most of the variance so
-    are refused: leave out the first of each row (`features.word > 0`), and the first position when
-    the model runs (`positions="after first"`).
+    are refused: leave out the first of each row (`features.word > 0`) and what `sinks` still finds,
+    and the first position when the model runs (`positions="after first"`).
 
     Args:
         x: activations of words, by site.
@@ -147,6 +147,20 @@ def probe_directions(x: Float[Tensor, "word d"], weight: Float[Tensor, "wide cla
     return Erase(basis, basis.T.contiguous(), x.double().mean(0))
 
 
+def sinks(x: Float[Tensor, "word d"]) -> Bool[Tensor, " word"]:
+    """Which words lie over `SINK` times as far from the middle (the median) as the median word.
+
+    Mostly those that begin a row; in a few rows SmolLM2's second word is one too.
+    """
+    far = _far(x)
+    return far > SINK**2 * far.median()
+
+
+def _far(x: Float[Tensor, "word d"]) -> Float[Tensor, " word"]:
+    """Squared distance from the middle."""
+    return (x - x.median(0).values).double().square().sum(1)
+
+
 def _random(mean: Float[Tensor, " d"], rank: int, rng: np.random.Generator) -> Erase:
     width = len(mean)
     if not 0 < rank <= width:
@@ -167,17 +181,16 @@ def _require_finite(x: Float[Tensor, "word d"]) -> None:
 
 
 def _require_no_sinks(site: Site, x: Float[Tensor, "word d"]) -> None:
-    far = (x - x.median(0).values).double().square().sum(1)
-    sinks = far > SINK**2 * far.median()
-    share = float(far[sinks].sum() / far.sum())
+    far, found = _far(x), sinks(x)
+    share = float(far[found].sum() / far.sum())
     if share > SHARE:
         times = float((far.max() / far.median()).sqrt())
         raise ProbeError(
-            f"at '{site}' {int(sinks.sum())} of {len(x)} words (the first is word "
-            f"{int(sinks.int().argmax())}) lie up to {times:.0f} times as far out as the median "
+            f"at '{site}' {int(found.sum())} of {len(x)} words (the first is word "
+            f"{int(found.int().argmax())}) lie up to {times:.0f} times as far out as the median "
             f"word and have {share:.0%} of the variance: likely attention sinks, which would "
             "decide alone what is erased. Leave out the first word of each row "
-            "(features.word > 0)."
+            "(features.word > 0), and what interp.probing.erasure.sinks still finds."
         )
 
 

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from interp.core.errors import ProbeError
 from interp.core.sites import Site
 from interp.engine.interventions import Erase
-from interp.probing.erasure import erasers, leace, probe_directions, random_directions
+from interp.probing.erasure import erasers, leace, probe_directions, random_directions, sinks
 
 WORDS, WIDTH, CLASSES = 600, 13, 4
 
@@ -200,6 +200,7 @@ def test_attention_sinks_are_refused():
     )
     assert caught.match(r"100% of the variance: likely attention sinks.*features.word > 0")
     keep = (torch.arange(WORDS) < 100) | (torch.arange(WORDS) >= 115)
+    assert torch.equal(~sinks(far), keep) and not sinks(x).any()
     assert erasers({site: far[keep]}, y[keep])["leace"][site].rank == CLASSES - 1
     assert leace(far, y).rank == CLASSES - 1  # the theorem itself asks for nothing
     one = x.clone()
