@@ -1,0 +1,371 @@
+"""From an attribution to a circuit: the parts that score most, closed so that paths run through.
+
+The best n edges of a ranking need not be connected: an edge into a head that nothing kept reads
+from does nothing. Greedy closure (Hanna et al. 2024, sec. 3) grows the circuit from the logits
+backward and takes only edges whose reader is in it already.
+"""
+
+import heapq
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+from scipy.sparse import csgraph, csr_array
+
+from interp.core.attribution import Attribution
+from interp.core.circuit import Circuit, Part
+from interp.core.edges import Edge
+from interp.core.errors import ResultsError, Unsupported, nearest
+from interp.core.sites import Site
+
+log = logging.getLogger("interp")
+
+By = Literal["abs", "signed"]
+Closure = Literal["greedy", "prune", "none"]
+
+
+def top_circuit(
+    attribution: Attribution,
+    *,
+    size: int | None = None,
+    fraction: float | None = None,
+    threshold: float | None = None,
+    by: By = "abs",
+    closure: Closure = "greedy",
+) -> Circuit:
+    """The circuit of the parts that score most; give one of `size`, `fraction` and `threshold`.
+
+    Ties go to the part that stands first in the table. A threshold that keeps nothing or
+    everything is logged as a warning, and so are edges of which none reaches the logits.
+
+    Of nodes, closure does nothing: every head and MLP reads from the embedding and writes to the
+    logits through the residual stream. Of edges by place (their writer and reader stand at it), the
+    node of a reader is its head or MLP at that place; but keys and values are read from other
+    places, so a key or value at any place belongs to the head (to every head of its group) at all
+    of them.
+
+    Args:
+        size: parts to take, before anything is pruned.
+        fraction: the same, of the parts of the table.
+        threshold: take the parts whose score is at least this: `|score|`, or `-score` if signed.
+        by: `"abs"`, the largest effects of either sign (what CMD ranks by); `"signed"`, the most
+            negative ones, which are the most helpful (what CPR ranks by).
+        closure: `"greedy"`: grow from the logits, each time by the best edge whose reader's node is
+            in the circuit, then prune; `"prune"`: take the best edges wherever they are, then drop
+            those on no path from the embedding to the logits; `"none"`: keep those too.
+            The circuits of one attribution are nested in size under each of them.
+
+    Raises:
+        ResultsError: not one of the three is given, or it is out of range; a score is NaN; a table
+            without parts, of edges and nodes, without an edge into the logits to grow from, or
+            that does not say whose attribution it is.
+        Unsupported: unknown `by` or `closure`, or edges whose ends closure does not know.
+    """
+    for name, given, known in (("by", by, get_args(By)), ("closure", closure, get_args(Closure))):
+        if given not in known:
+            raise Unsupported(f"unknown {name}={given!r}; {nearest(str(given), known)}")
+    of_edges = _of_edges(attribution)
+    helps = _merit(attribution, by)
+    most, least = _limits(len(helps), size, fraction, threshold)
+    if of_edges and closure != "none":
+        wires = Wires.of(attribution.frame)
+        found = wires.greedy(helps) if closure == "greedy" else _ranked(helps)
+        taken = _until(found, helps, most, least)
+        kept = taken[wires.connected(taken)]
+    else:
+        taken = kept = _until(_ranked(helps), helps, most, least)
+    _say(attribution, of_edges=of_edges, taken=len(taken), kept=kept)
+    return circuit_of(attribution, kept, "edges" if of_edges else "nodes")
+
+
+def circuit_of(
+    attribution: Attribution, rows: Int[ndarray, " rows"], granularity: Literal["edges", "nodes"]
+) -> Circuit:
+    """These rows of a table as a circuit, with the ablation that the table is of.
+
+    Raises:
+        ResultsError: the table does not say which, or of which model.
+    """
+    note, frame = attribution.provenance, attribution.frame
+    if lacking := [key for key in ("weights", "ablation") if not isinstance(note.get(key), str)]:
+        raise ResultsError(
+            f"this attribution does not say its {' and '.join(lacking)} ({dict(note)!r:.200}), "
+            "without which a set of parts is no circuit. Take one that interp.causal.attribute or "
+            "exact made, and do not join those of several models or ablations."
+        )
+    distinct = {*frame["writer"].unique(), *frame["reader"].unique()} - {""}
+    ends = {text: Site.parse(text) for text in distinct}
+    columns = (frame[name].to_numpy() for name in ("site", "writer", "reader", "position"))
+    site, writer, reader, place = columns
+    if granularity == "edges":
+        parts = [
+            Part(Edge(ends[writer[row]], ends[reader[row]]), place[row]) for row in rows.tolist()
+        ]
+    else:
+        parts = [Part(Site.parse(site[row]), place[row]) for row in rows.tolist()]
+    return Circuit.of(
+        parts,
+        model=note["weights"],
+        ablation=note["ablation"],
+        corruption=note.get("corruption", "corrupt prompts"),
+        granularity=granularity,
+    )
+
+
+class Port(NamedTuple):
+    """Where an edge ends: a query, MLP or the logits at a place; a key or value at all of them."""
+
+    kind: str
+    layer: int | None = None
+    index: int | None = None
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Wires:
+    """How edges hang together: the node that writes each, and the port that it reads into.
+
+    Attributes:
+        writer: node of each edge: "embed", a head or an MLP, at a place.
+        port: port of each edge.
+        opens: the ports of each node: of a head its query, the keys and values of its group.
+        embeds: nodes that are the embedding.
+        logits: ports that are the logits.
+    """
+
+    writer: Int[ndarray, " edge"]
+    port: Int[ndarray, " edge"]
+    opens: tuple[tuple[int, ...], ...]
+    embeds: tuple[int, ...]
+    logits: tuple[int, ...]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> "Wires":
+        """Of the edges of an attribution.
+
+        Raises:
+            ResultsError: no edge into the logits; key-value groups that do not fit the heads.
+            Unsupported: an end that is not one of a graph of heads and MLPs.
+        """
+        writer, writers = _ends(frame, "writer")
+        reader, readers = _ends(frame, "reader")
+        if odd := [s for s, _ in writers if s.kind not in ("embed", "z", "mlp_out")]:
+            raise Unsupported(
+                f"'{odd[0]}' is a part of heads or MLPs, or made of them, so which edges hang "
+                "together is not said by their ends. Attribute edges between heads and MLPs "
+                "(parts='edges'), or take closure='none'."
+            )
+        size = _group_size([site for site, _ in (*writers, *readers)])
+        ports = {port: i for i, port in enumerate(dict.fromkeys(_port(*end) for end in readers))}
+        logits = tuple(i for port, i in ports.items() if port.kind == "logits")
+        if not logits:
+            raise ResultsError(
+                "no edge of this table ends at the logits, so there is nothing to grow a circuit "
+                "from. Attribute all edges of a model with logits, or take closure='none'."
+            )
+        opens = [[ports[p] for p in _inputs(*end, size) if p in ports] for end in writers]
+        return cls(
+            writer,
+            np.asarray([ports[_port(*end)] for end in readers])[reader],
+            tuple(map(tuple, opens)),
+            tuple(i for i, (site, _) in enumerate(writers) if site.kind == "embed"),
+            logits,
+        )
+
+    def greedy(self, helps: Float[ndarray, " edge"]) -> Iterator[int]:
+        """Edges in the order in which a circuit grows from the logits by its best candidate."""
+        waiting: dict[int, list[int]] = defaultdict(list)
+        for row, port in enumerate(self.port.tolist()):
+            waiting[port].append(row)
+        writer, merit = self.writer.tolist(), (-helps).tolist()
+        heap: list[tuple[float, int]] = []
+
+        def open_ports(ports: Sequence[int]) -> None:
+            for port in ports:
+                for row in waiting.pop(port, ()):
+                    heapq.heappush(heap, (merit[row], row))
+
+        open_ports(self.logits)
+        while heap:
+            _, row = heapq.heappop(heap)
+            yield row
+            open_ports(self.opens[writer[row]])
+
+    def connected(self, rows: Int[ndarray, " some"]) -> Bool[ndarray, " some"]:
+        """Which of these edges are on a path from the embedding to the logits along them."""
+        n = len(self.opens)
+        ports = n + 1 + max((*self.port.tolist(), *self.logits))
+        source, sink = ports, ports + 1
+        static = [(n + port, node) for node, opened in enumerate(self.opens) for port in opened]
+        static += [(source, node) for node in self.embeds]
+        static += [(n + port, sink) for port in self.logits]
+        starts, ends = np.asarray(static).T
+        starts = np.concatenate([starts, self.writer[rows]])
+        ends = np.concatenate([ends, n + self.port[rows]])
+        arcs = csr_array((np.ones(len(starts)), (starts, ends)), shape=(sink + 1, sink + 1))
+        fed, heard = np.zeros(sink + 1, bool), np.zeros(sink + 1, bool)
+        fed[csgraph.breadth_first_order(arcs, source, return_predecessors=False)] = True
+        heard[csgraph.breadth_first_order(arcs.T, sink, return_predecessors=False)] = True
+        return fed[self.writer[rows]] & heard[n + self.port[rows]]
+
+
+def _ends(frame: pd.DataFrame, column: str) -> tuple[Int[ndarray, " edge"], list[tuple[Site, str]]]:
+    """The distinct writers or readers at their places, and which of them each edge has."""
+    sites, places = frame[column], frame["position"]
+    code, distinct = pd.factorize(pd.MultiIndex.from_arrays([sites, places]))
+    return np.asarray(code), [(Site.parse(site), place) for site, place in distinct]
+
+
+def _port(site: Site, place: str) -> Port:
+    """Where an edge into this reader ends."""
+    if site.kind in ("k", "v"):
+        kind, index = ("group", site.group) if site.head is None else ("head", site.head)
+        return Port(kind, site.layer, index)
+    return Port(site.kind, site.layer, site.head, place)
+
+
+def _inputs(site: Site, place: str, size: int) -> tuple[Port, ...]:
+    """The ports of a node; of a head that of its query and those of its keys and values."""
+    if site.kind == "embed":
+        return ()
+    if site.head is None:
+        return (Port(site.kind, site.layer, None, place),)
+    layer, head = site.layer, site.head
+    query = Port("q", layer, head, place)
+    return (query, Port("head", layer, head), Port("group", layer, head // size))
+
+
+def _group_size(sites: Sequence[Site]) -> int:
+    """Heads that share a key-value group, by how many of both the table has.
+
+    Raises:
+        ResultsError: the table lacks heads or groups, so that it cannot tell.
+    """
+    groups = {site.group for site in sites} - {None}
+    heads = {site.head for site in sites} - {None}
+    if not groups:
+        return 1
+    whole = all(found == set(range(len(found))) for found in (groups, heads))
+    if not whole or not heads or len(heads) % len(groups):
+        raise ResultsError(
+            f"this table has edges of the heads {sorted(heads)} and the key-value groups "
+            f"{sorted(groups)}, which do not say how many heads share a group. Give an attribution "
+            "of all edges, or take closure='none'."
+        )
+    return len(heads) // len(groups)
+
+
+def _of_edges(attribution: Attribution) -> bool:
+    """Are the parts of a table edges?
+
+    Raises:
+        ResultsError: no parts, or of both kinds.
+    """
+    edges = (attribution.frame["writer"] != "").to_numpy()
+    if not len(edges):
+        raise ResultsError("this attribution has no parts to choose from; did a query leave none?")
+    if edges.any() and not edges.all():
+        raise ResultsError(
+            f"this attribution has {int(edges.sum())} edges and {int((~edges).sum())} nodes; a "
+            "circuit is made of one or the other. Choose: attribution.query(\"writer != ''\")."
+        )
+    return bool(edges.all())
+
+
+def _merit(attribution: Attribution, by: By) -> Float[ndarray, " part"]:
+    """What parts are ranked by, the best with the largest number.
+
+    Raises:
+        ResultsError: a score is NaN.
+    """
+    scores = attribution.scores
+    if np.isnan(scores).any():
+        row = attribution.frame.iloc[int(np.isnan(scores).argmax())]
+        raise ResultsError(
+            f"the score of '{row['site']}' at {row['position']!r} is NaN ({row['method']}), so it "
+            "has no rank. Look at how it was made, or leave such parts out with query()."
+        )
+    return np.abs(scores) if by == "abs" else -scores
+
+
+def _limits(
+    n: int, size: int | None, fraction: float | None, threshold: float | None
+) -> tuple[int, float]:
+    """How many parts to take at most, and how good each has to be.
+
+    Raises:
+        ResultsError: not exactly one is given, or it is out of range.
+    """
+    given = {"size": size, "fraction": fraction, "threshold": threshold}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if len(chosen) != 1:
+        raise ResultsError(
+            f"give one of size=, fraction= and threshold=; {chosen or 'none'} was given, and they "
+            "name different circuits."
+        )
+    if threshold is not None:
+        if np.isnan(threshold):
+            raise ResultsError("threshold=nan keeps nothing and means nothing; give a number")
+        return n, threshold
+    if fraction is not None and not 0 <= fraction <= 1:
+        raise ResultsError(f"fraction={fraction} is no share of the {n} parts; give 0 to 1")
+    wanted = round(fraction * n) if fraction is not None else size
+    assert wanted is not None
+    if not 0 <= wanted <= n:
+        raise ResultsError(f"size={wanted} parts cannot be taken of {n}; give 0 to {n}")
+    return wanted, -np.inf
+
+
+def _ranked(helps: Float[ndarray, " part"]) -> Iterator[int]:
+    yield from np.argsort(-helps, kind="stable").tolist()
+
+
+def _until(
+    order: Iterator[int], helps: Float[ndarray, " part"], most: int, least: float
+) -> Int[ndarray, " taken"]:
+    """The first of them, as many as wanted and as long as they are good enough."""
+    taken: list[int] = []
+    while len(taken) < most and (row := next(order, None)) is not None and helps[row] >= least:
+        taken.append(row)
+    return np.asarray(taken, dtype=int)
+
+
+def _say(
+    attribution: Attribution, *, of_edges: bool, taken: int, kept: Int[ndarray, " kept"]
+) -> None:
+    """Log what a reader of the circuit would not expect."""
+    n, what = len(attribution), "edges" if of_edges else "nodes"
+    if len(kept) < taken:
+        level = logging.INFO if len(kept) else logging.WARNING
+        log.log(
+            level,
+            "%d of %d %s are on no path from the embedding to the logits and were "
+            "dropped; %d are left.",
+            taken - len(kept),
+            taken,
+            what,
+            len(kept),
+        )
+    if taken in (0, n):
+        log.warning(
+            "the circuit keeps %s %d %s of the attribution (scores %.3g to %.3g): it is "
+            "the %s. Another size or threshold would say which parts matter.",
+            "none of the" if not taken else "all",
+            n,
+            what,
+            attribution.scores.min(),
+            attribution.scores.max(),
+            "ablated run" if not taken else "whole model",
+        )
+    elif of_edges and not (attribution.frame["reader"].to_numpy()[kept] == "logits").any():
+        log.warning(
+            "none of the %d edges of the circuit ends at the logits, so it computes what "
+            "the ablated run does. Take closure='greedy', or more edges.",
+            len(kept),
+        )
