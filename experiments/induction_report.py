@@ -5,33 +5,73 @@ from collections.abc import Mapping
 import pandas as pd
 from induction_toys import (
     ACCURACY,
+    EXCESS,
     ICL,
+    PATH,
     PHASE,
     PREFIX,
     RANDOM,
     RANKS,
+    READERS,
     REMOVED,
     STRONGEST,
 )
 
 import interp
 from interp.circuits.head_types import HeadTypes
+from interp.core.errors import ResultsError
 from interp.core.scores import Scores
+from interp.figures.scatter import scatter
 from interp.runs import Run
 
 SHOWN = ["induction", "previous", "duplicate", "copying"]
 AFTER = {ICL: "nats, late less early", PREFIX: "attention", ACCURACY: "share right"}
+AGAIN, FIRST, LESS = ", again", ", first", ", again less first"
+INTO = {"q": "query", "k": "key", "v": "value"}
+ORDER = {"the first A": 0, "all tokens": 1, **{reader: i for i, reader in enumerate(READERS)}}
 MINE, OTHERS = "induction heads (95 % interval)", "random sets (mean, 5 to 95 %)"
 
 
 def beside(knocked: Mapping[str, interp.Results]) -> pd.DataFrame:
-    """The set beside random sets, one row for each kind of prompt and ablation."""
+    """The set beside random sets, one row for each kind of prompt and ablation.
+
+    The last row of each kind is the second mention less the first, example by example.
+    """
+    kinds = dict.fromkeys(name.removesuffix(AGAIN).removesuffix(FIRST) for name in knocked)
+    every = {}
+    for kind in kinds:
+        again, first = knocked[kind + AGAIN], knocked[kind + FIRST]
+        every |= {kind + AGAIN: again, kind + FIRST: first, kind + LESS: less(again, first)}
     tables = [
         interp.circuits.beside_random(results).assign(prompts=name)
-        for name, results in knocked.items()
+        for name, results in every.items()
     ]
     table = pd.concat(tables, ignore_index=True)
     return table.assign(patterns=table["method"].str.rpartition(", ")[2])
+
+
+def less(again: interp.Results, first: interp.Results) -> interp.Results:
+    """Paired differences of two knock-outs of the same sets, row by row of the prompts.
+
+    Raises:
+        ResultsError: other sets, other rows or other clusters.
+    """
+    keys = ["method", "site", "metric", "example"]
+    left, right = (x.frame.set_index(keys) for x in (again, first))
+    sets = [x.provenance["sets"] for x in (again, first)]
+    if sets[0] != sets[1] or not left.index.sort_values().equals(right.index.sort_values()):
+        raise ResultsError(
+            "the two knock-outs are not of the same sets on the same rows, so they have no paired "
+            "difference; run both with one seed, on the two sides of the same prompts."
+        )
+    right = right.loc[left.index]
+    if (left["cluster"] != right["cluster"]).any():
+        raise ResultsError(
+            "the rows of the two knock-outs are in different clusters, so they are not the same "
+            "rows; give the two sides of the same prompts."
+        )
+    numbers = {c: left[c] - right[c] for c in ("base", "value", "effect")}
+    return interp.Results(left.assign(**numbers).reset_index(), again.provenance)
 
 
 def tables_of(
@@ -40,19 +80,25 @@ def tables_of(
     """A table for each figure."""
     phase = toys.query(f"task == '{PHASE}'").summary()
     phase = phase.assign(step=phase["probe"].str.removeprefix("step ").astype(int))
-    ranks = toys.query(f"task == '{RANKS}'")
-    pairs = ranks.query("site != ''").frame
-    keys = ["cluster", "site", "subset"]
-    paths = pairs.pivot(index=keys, columns="metric", values="total").reset_index()
-    paths = paths.assign(excess=paths["excess"], value=paths["path effect"].abs())
+    ranks, paths = rank_tables(toys)
     return {
         "head-types": types.scores,
         "ablation": beside(knocked),
         "phase-change": phase,
         "toy-ablation": removed(toys),
-        "composition": paths.assign(low=float("nan"), high=float("nan")),
-        "ranks": ranks.query("site == ''").summary(),
+        "composition": paths,
+        "ranks": ranks,
     }
+
+
+def rank_tables(toys: Scores) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rank correlations over seeds, and the pairs of heads that they are of."""
+    found = toys.query(f"task == '{RANKS}'")
+    keys = ["cluster", "site", "probe", "subset"]
+    pairs = found.query("site != ''").frame
+    paths = pairs.pivot(index=keys, columns="metric", values="total").reset_index()
+    paths = paths.assign(reader=paths["probe"].str[-1], size=paths[PATH].abs())
+    return found.query("site == ''").summary(), paths
 
 
 def removed(toys: Scores) -> pd.DataFrame:
@@ -107,11 +153,17 @@ def draw(run: Run, tables: Mapping[str, pd.DataFrame]) -> None:
     )
     run.figure("toy-ablation", figure, without)
     paths = tables["composition"]
-    figure = figures.curves(
-        paths.sort_values("excess"),
-        x="excess",
+    panel = paths["reader"].map(INTO) + "\n" + paths["subset"] + " exchanged"
+    figure = scatter(
+        paths.assign(panel=panel).sort_values(
+            ["subset", "reader"], key=lambda c: c.map(ORDER), kind="stable"
+        ),
+        x=EXCESS,
+        y="size",
         hue="cluster",
-        xlabel="K-composition above chance",
+        panel="panel",
+        own_scale=True,
+        xlabel="composition above chance",
         ylabel="|change in loss| (nats)",
         title="Composition beside exact path patching, each pair of heads",
     )
@@ -165,7 +217,8 @@ def say_ablation(table: pd.DataFrame) -> str:
     return (
         f"Their mean ablation changes the loss by, in nats: {'; '.join(parts)}. "
         f"Random sets ({int(table['draws'].min())}) have as many heads in each layer; at the first "
-        "mention of what is asked for nothing can be copied."
+        "mention of what is asked for nothing can be copied, and the difference is paired row by "
+        "row."
     )
 
 
@@ -207,13 +260,27 @@ def say_removed(table: pd.DataFrame) -> str:
 
 
 def say_ranks(ranks: pd.DataFrame, paths: pd.DataFrame) -> str:
-    row = ranks.iloc[0]
-    pairs = len(paths) // max(1, int(row["clusters"]))
+    """How well composition ranks exact effects, by input; with how much there is to rank."""
+    largest = paths.groupby(["subset", "reader"])["size"].max()
+    parts = []
+    for corruption, part in ranks.groupby("subset", sort=False):
+        each = part.set_index("probe")
+        said = ", ".join(
+            f"{reader.upper()} {interval(each.loc[reader])} "
+            f"(largest effect {largest[corruption, reader]:.2g} nats)"
+            for reader in READERS
+        )
+        parts.append(f"with {corruption} exchanged, {said}")
+    clusters = max(1, int(ranks["clusters"].max()))
+    pairs = len(paths) // (clusters * len(largest))
+    carried = largest.groupby("reader").max().idxmax()
     return (
-        "In the two-layer toys K-composition above chance and the exact effect of the path from "
-        f"the earlier head into the later one's key have a rank correlation of {interval(row)} "
-        f"(Spearman, {pairs} pairs of heads, mean over seeds). Brackets are 95 % bootstrap "
-        "intervals over rows, documents or seeds."
+        "In the two-layer toys composition above chance and the exact effect of the path from the "
+        "earlier head into the later one's query, key or value alone have rank correlations of: "
+        f"{'; '.join(parts)} (Spearman, {pairs} pairs of heads for each input, mean over seeds). "
+        f"The largest effects are those through the {INTO[carried]}: there the task runs. "
+        "Composition is a norm of weights, and says nothing of what prompts send along a path. "
+        "Brackets are 95 % bootstrap intervals over rows, documents or seeds."
     )
 
 

@@ -7,7 +7,8 @@ which nothing is known yet. The prefix-matching score is that of the model's str
 at the last checkpoint on half of the rows and reported on the other half.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ TRAINED_ON = 20_000
 ICL, PREFIX, ACCURACY = "in-context score", "prefix matching", "accuracy"
 PHASE, REMOVED, RANKS = "phase change", "ablation", "composition"
 STRONGEST, RANDOM = "strongest first", "random sets"
+EXCESS, PATH = "excess", "path effect"
+READERS = ("q", "k", "v")
 
 
 def in_context(
@@ -172,37 +175,53 @@ def ablation(
 
 
 def ranks(model: interp.Model, size: Size, seed: int) -> Iterator[dict[str, Any]]:
-    """K-composition of each pair of heads beside the exact effect of the path through that key.
+    """Composition of each pair of heads beside the exact effect of the path, by input and prompt.
 
-    The corrupt prompt has another token in place of the first A, so that the key of B no longer
-    holds that A stood before it. The effect is the mean change in loss; a norm has no sign, so it
-    is its size that is ranked.
+    A norm has no sign, so it is the size of the effect that is ranked.
     """
     pairs, _ = prompts(size, seed + 4)
-    corrupt = pairs.clean.clone()
-    rows = torch.arange(len(pairs))
-    # C, the wrong answer, stands nowhere in the clean prompt
-    corrupt[rows, pairs.at("first")] = pairs.wrong
-    broken = Pairs.from_tokens(
-        clean=pairs.clean,
-        corrupt=corrupt,
-        correct=pairs.correct,
-        wrong=pairs.wrong,
-        mask=pairs.mask,
-        cluster=pairs.cluster,
-        bos="none",
-    )
-    composed = interp.circuits.composition(model, readers=["k"]).frame
-    excess = composed.set_index(["site", "other"])["excess"]
-    effects = []
-    for receiver in composed["other"].unique():
-        paths = interp.path_patch(model, broken, senders="heads", receivers=receiver, metric="loss")
+    composed = interp.circuits.composition(model).frame
+    excess = composed.set_index(["site", "other"])["excess"].dropna()
+    for corruption, corrupted in corruptions(pairs, size.toys.vocabulary, seed=seed).items():
+        effects = path_effects(model, corrupted, composed["other"].unique())
+        for (site, receiver), effect in effects.items():
+            layer, head = map(int, site.split("."))
+            place = {"site": site, "layer": layer, "head": head}
+            place |= {"probe": receiver, "subset": corruption}
+            yield place | {"metric": EXCESS, "value": excess.get((site, receiver))}
+            yield place | {"metric": PATH, "value": effect}
+        for reader in READERS:
+            pair = [key for key in effects if key in excess and key[1].endswith(f".{reader}")]
+            found = spearmanr([excess[key] for key in pair], [abs(effects[key]) for key in pair])
+            place = {"probe": reader, "subset": corruption}
+            yield place | {"metric": "rank correlation", "value": float(found.statistic)}
+
+
+def corruptions(pairs: Pairs, vocabulary: int, *, seed: int) -> dict[str, Pairs]:
+    """The same prompts beside two kinds of corrupt ones.
+
+    With the first A exchanged for a token that stands nowhere else, the key of B no longer holds
+    that A stood before it, and little else differs. With all tokens exchanged, each for another of
+    its row's, a path carries whatever it can carry; what repeats still does.
+    """
+    first = pairs.clean.clone()
+    first[torch.arange(len(pairs)), pairs.at("first")] = pairs.wrong
+    generator = torch.Generator().manual_seed(seed)
+    shift = torch.randint(1, vocabulary, (len(pairs), 1), generator=generator)
+    every = (pairs.clean + shift) % vocabulary
+    corrupt = {"the first A": first, "all tokens": every.where(pairs.mask, pairs.clean)}
+    return {name: replace(pairs, corrupt=c, strings=()) for name, c in corrupt.items()}
+
+
+def path_effects(
+    model: interp.Model, pairs: Pairs, receivers: Iterable[str]
+) -> dict[tuple[str, str], float]:
+    """Mean change in loss when an earlier head's corrupt output reaches one input of one head."""
+    effects = {}
+    for receiver in receivers:
+        paths = interp.path_patch(
+            model, pairs, senders="heads", receivers=receiver, through="direct", metric="loss"
+        )
         for site, effect in paths.frame.groupby("site", sort=False)["effect"].mean().items():
-            effects.append(((site, receiver), effect))
-    for (site, receiver), effect in effects:
-        layer, head = map(int, str(site).split("."))
-        place = {"site": site, "layer": layer, "head": head, "subset": receiver}
-        yield place | {"metric": "excess", "value": excess[site, receiver]}
-        yield place | {"metric": "path effect", "value": effect}
-    rho = spearmanr([excess[key] for key, _ in effects], [abs(e) for _, e in effects])
-    yield {"metric": "rank correlation", "value": float(rho.statistic)}
+            effects[str(site), receiver] = float(effect)
+    return effects

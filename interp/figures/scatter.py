@@ -7,6 +7,7 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 from numpy import ndarray
 from scipy import stats
@@ -16,8 +17,8 @@ from interp.figures import style
 from interp.figures.curves import MARKERS, MOST
 
 Line = Literal["none", "fit", "identity"]
-BELOW = -28.0
-"""Points from a panel's foot down to its legend: room for tick labels and the axis' name."""
+TICKED, NAMED = -15.0, -28.0
+"""Points from a panel's foot down to its legend: room for tick labels, and for the axis' name."""
 FEWEST = 3
 """Points of which a rank correlation says anything: two have one of 1 or -1."""
 
@@ -79,18 +80,30 @@ def scatter(
                 axes.axline((0, 0), slope=1, color=style.FAINT, linewidth=0.8, zorder=1)
             if name is not None:
                 axes.set_title(str(name), fontsize=8)
-            axes.set_xlabel(x if xlabel is None else xlabel)
-            if own_scale or i % wide == 0:
-                axes.set_ylabel(y if ylabel is None else ylabel)
-            if not own_scale:  # the legend stands below each panel, so each needs its own numbers
-                axes.tick_params(labelbottom=True)
+            lowest = i + wide >= len(names)
+            if lowest:
+                axes.set_xlabel(x if xlabel is None else xlabel)
+            axes.tick_params(labelbottom=True)  # shared or not: a legend stands below each panel
+            axes.xaxis.set_major_locator(MaxNLocator(3 if wide == MOST else 6))
+            axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(color="0.94", linewidth=0.5)
             axes.set_axisbelow(True)
-            below = offset_copy(axes.transAxes, figure, y=BELOW, units="points")
-            axes.legend(
-                loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, borderaxespad=0
+            foot = offset_copy(
+                axes.transAxes, figure, y=NAMED if lowest else TICKED, units="points"
             )
+            axes.legend(
+                loc="upper center",
+                bbox_to_anchor=(0.5, 0),
+                bbox_transform=foot,
+                borderaxespad=0,
+                handlelength=1,
+                handletextpad=0.3,
+            )
+        if deep > 1:
+            figure.supylabel(y if ylabel is None else ylabel, fontsize=8)
+        else:
+            grid[0].set_ylabel(y if ylabel is None else ylabel)
         if title:
             figure.suptitle(title, fontsize=9)
     return figure

@@ -2,16 +2,22 @@
 
 import math
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+import interp
 from interp.core.errors import ResultsError
 from interp.core.sequences import UNSCORED
 from interp.datasets.alignment import Alignment
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word
+from interp.models import compiled
+from interp.models.native import build
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
@@ -201,3 +207,134 @@ def test_knocked_out_heads_by_number_and_choice():
     table = report.removed(setting.of_seeds(rows, {}))
     found = table[["without", "heads", "value"]].to_numpy().tolist()
     assert found == [[0, toys.STRONGEST, -3.0], [2, toys.RANDOM, -1.0]]
+
+
+def removal(effects: dict[str, list[float]], base: list[float], clusters: str) -> interp.Results:
+    """What `knock_out` gives, of one ablation."""
+    shared = {"method": "knock out mean, patterns kept", "position": "all", "receiver": ""}
+    shared |= {"direction": "noise", "metric": "loss", "kind": "set", "layer": None, "head": None}
+    shared |= {"through": "", "engine": "replay"}
+    rows = [
+        shared
+        | {"site": site, "example": i, "cluster": clusters[i]}
+        | {"base": base[i], "value": base[i] + effect, "effect": effect}
+        for site, values in effects.items()
+        for i, effect in enumerate(values)
+    ]
+    note = {"named": ["it"], "sets": {site: ["1.0"] for site in effects}}
+    return interp.Results(pd.DataFrame(rows), note)
+
+
+AGAIN = {"it": [4.0, 5.0, 6.0], "it, random 0": [1.0, 1.0, 1.0], "it, random 1": [0.0, 2.0, 4.0]}
+FIRST = {"it": [3.0, 4.0, 5.0], "it, random 0": [1.0, 0.0, 2.0], "it, random 1": [0.5, 2.5, 0.0]}
+
+
+def test_again_less_first_is_paired():
+    """A knock-out that costs 1 more at each second mention: no spread, though both have one."""
+    again = removal(AGAIN, [2.0, 2.0, 2.0], "abc")
+    first = removal(FIRST, [7.0, 8.0, 9.0], "abc")
+    table = report.beside({"x, again": again, "x, first": first}).set_index("prompts")
+    assert list(table.index) == ["x, again", "x, first", "x, again less first"]
+    assert set(table["patterns"]) == {"patterns kept"}
+    row = table.loc["x, again less first"]
+    assert (row["effect"], row["low"], row["high"]) == (1, 1, 1)
+    assert table.loc["x, again", "low"] < 5 < table.loc["x, again", "high"]
+    assert row["base"] == 2 - 8 and row["value"] == row["base"] + 1
+    # random sets: (0 + 1 - 1) / 3 = 0 and (-0.5 - 0.5 + 4) / 3 = 1
+    assert row["random"] == pytest.approx(0.5)
+    assert row["percentile"] == pytest.approx(0.75) and row["p"] == pytest.approx(2 / 3)
+    # rows of one result in another order are the same rows
+    shuffled = interp.Results(first.frame.iloc[::-1].reset_index(drop=True), first.provenance)
+    pd.testing.assert_frame_equal(
+        report.less(again, shuffled).frame, report.less(again, first).frame
+    )
+    said = report.say_ablation(table.reset_index())
+    assert "x, again less first 1.00 [1.00, 1.00] (random 0.50, percentile 75%, p 0.67)" in said
+
+
+def test_differences_are_of_the_same_sets_and_rows():
+    again = removal(AGAIN, [2.0] * 3, "abc")
+    with pytest.raises(ResultsError, match="not of the same sets on the same rows"):
+        report.less(again, removal({"it": FIRST["it"]}, [2.0] * 3, "abc"))
+    fewer = removal({site: values[:2] for site, values in FIRST.items()}, [2.0] * 2, "ab")
+    with pytest.raises(ResultsError, match="not of the same sets on the same rows"):
+        report.less(again, fewer)
+    with pytest.raises(ResultsError, match="are in different clusters"):
+        report.less(again, removal(FIRST, [2.0] * 3, "aab"))
+
+
+def test_corrupt_prompts_break_one_token_or_all():
+    size = setting.SIZES["smoke"]
+    pairs, _ = toys.prompts(size, 5)
+    found = toys.corruptions(pairs, size.toys.vocabulary, seed=1)
+    one, every = (found[name].corrupt for name in ("the first A", "all tokens"))
+    assert all((other.clean == pairs.clean).all() for other in found.values())
+    differs = (one != pairs.clean).nonzero()
+    assert differs.tolist() == [[row, int(at)] for row, at in enumerate(pairs.at("first"))]
+    assert ((every != pairs.clean) == pairs.mask).all()
+    assert every.max() < size.toys.vocabulary
+    for row, length in enumerate(pairs.lengths.tolist()):
+        clean, other = pairs.clean[row, :length], every[row, :length]
+        same = clean[:, None] == clean
+        assert ((other[:, None] == other) == same).all()  # what repeats still does
+        assert int(one[row, pairs.at("first")[row]]) not in clean.tolist()
+
+
+@pytest.mark.parametrize("corruption", ["first", "answer"])
+def test_the_only_path_that_matters_is_the_one_that_was_built(corruption):
+    """0.0 into the key of 1.0, where the first A is exchanged; no path between heads for B."""
+    model = interp.load("compiled/induction")
+    pairs = compiled.pairs("induction", corruption=corruption, n=4)
+    receivers = [f"1.{head}.{reader}" for head in range(2) for reader in toys.READERS]
+    effects = toys.path_effects(model, pairs, receivers)
+    assert len(effects) == 3 * 6
+    moved = {key for key, effect in effects.items() if abs(effect) > 1e-6}
+    assert moved == ({("0.0", "1.0.k")} if corruption == "first" else set())
+
+
+def test_ranks_are_of_each_input_and_prompt():
+    size = replace(setting.SIZES["smoke"], held_out=6)
+    model = build(replace(size.shapes["two layers"], n_heads=2), name="untrained", seed=3)
+    rows = [row | {"task": toys.RANKS, "seed": 0} for row in toys.ranks(model, size, 0)]
+    scores = setting.of_seeds(rows, {})
+    assert len(rows) == 2 * (2 * 3 * 4 + 3)  # prompts; numbers, inputs and pairs; correlations
+    composed = interp.circuits.composition(model).frame.set_index(["site", "other"])["excess"]
+    frame = scores.frame
+    for corruption in ("the first A", "all tokens"):
+        for reader in toys.READERS:
+            here = frame[(frame["subset"] == corruption) & frame["probe"].str.endswith(reader)]
+            by = {m: p.set_index(["site", "probe"])["total"] for m, p in here.groupby("metric")}
+            excess, size_of = by[toys.EXCESS], by[toys.PATH].abs()
+            assert (excess == composed.loc[excess.index]).all()
+            ranks = [x.rank().to_numpy() for x in (excess, size_of.loc[excess.index])]
+            truth = np.corrcoef(*ranks)[0, 1]
+            assert by["rank correlation"].loc["", reader] == pytest.approx(truth)
+
+
+def ranked(value: float, largest: float) -> list[dict]:
+    """Rows of `ranks` on one prompt: three inputs, the key's effects the largest."""
+    rows = []
+    for reader, scale in (("q", 1e-3), ("k", 1.0), ("v", 1e-2)):
+        at = {"probe": f"1.0.{reader}", "subset": "all tokens", "site": "0.1"}
+        rows += [at | {"metric": toys.EXCESS, "value": 0.1}]
+        rows += [at | {"metric": toys.PATH, "value": -largest * scale}]
+        at = {"probe": reader, "subset": "all tokens", "metric": "rank correlation"}
+        rows += [at | {"value": value if reader == "k" else 0.0}]
+    return rows
+
+
+def test_what_is_said_of_ranks():
+    rows = [
+        row | {"task": toys.RANKS, "seed": seed}
+        for seed, (value, largest) in enumerate(((0.8, 0.5), (0.6, 0.25)))
+        for row in ranked(value, largest)
+    ]
+    scores = setting.of_seeds(rows, {})
+    ranks, paths = report.rank_tables(scores)
+    said = report.say_ranks(ranks, paths)
+    assert (
+        "with all tokens exchanged, Q 0.00 [0.00, 0.00] (largest effect 0.0005 nats), "
+        "K 0.70 [0.60, 0.80] (largest effect 0.5 nats), "
+        "V 0.00 [0.00, 0.00] (largest effect 0.005 nats) (Spearman, 1 pairs of heads" in said
+    )
+    assert "The largest effects are those through the key" in said
