@@ -64,7 +64,7 @@ class Peer:
                 index_df=pd.DataFrame([[site.layer, position, site.head]]),
                 reduce="none",
             )
-        return found.values[0]  # noqa: PD011
+        return found.values[0]  # noqa: PD011  no DataFrame
 
     def frozen(self, site: interp.Site) -> list[tuple[str, Callable[..., Tensor]]]:
         """Every head keeps its clean output, but the sender gets its corrupt one."""

@@ -347,12 +347,15 @@ def test_scores_by_document():
 # what is refused
 
 
+SMALL = Mlp(4)
+
+
 def examples(words: int = 20, classes: int = 2, sites: int = SITES) -> Examples:
     y = torch.arange(words).remainder(classes)[None]
     return Examples.of_words(gaussian(sites, words, D), y)
 
 
-def refusal(train: Examples, dev: Examples, net=Mlp(4), **options) -> str:  # noqa: B008
+def refusal(train: Examples, dev: Examples, net=SMALL, **options) -> str:
     with pytest.raises(ProbeError) as caught:
         fit_probe(net, train, dev, **options)
     return str(caught.value)
