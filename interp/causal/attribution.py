@@ -1,0 +1,308 @@
+"""Attribution: what ablating each edge or node would do, estimated from gradients, for all at once.
+
+    scores = attribute(model, pairs)                      # every edge, two forwards, one backward
+    scores = attribute(model, pairs, "nodes", method="atp*")
+    verify(scores, model, pairs, k=100)                   # are they right? measured
+
+An estimate is first-order: it misses what saturates and what only acts together. `verify` (in
+`interp.causal.verification`) says by how much.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp.core.attribution import Attribution
+from interp.core.circuit import REST, Part
+from interp.core.errors import InterpError, PositionError, Unsupported, nearest
+from interp.core.facts import Facts
+from interp.core.graph import Graph, nodes
+from interp.core.metrics import Metric, resolve_metric
+from interp.core.pairs import Pairs
+from interp.core.sites import Site
+from interp.engine import forward
+from interp.engine.collect.means import MeanReference, taken
+from interp.engine.collect.taps import budget
+from interp.engine.engines import Replay, accept, choose
+from interp.engine.estimates import Rows, Writes, atp, eap
+from interp.engine.gradients import require_sums
+from interp.engine.interventions import Averaged, Reference
+from interp.engine.plan import blocks, places
+from interp.engine.provenance import provenance
+from interp.engine.score import Score
+from interp.engine.sweep import Side
+from interp.models.model import Model
+
+Parts = Literal["edges", "nodes"]
+Ablated = Literal["resample", "mean", "zero"]
+Method = Literal["eap", "eap-ig-inputs", "eap-ig-activations", "atp", "atp*"]
+OF: dict[Parts, tuple[Method, ...]] = {
+    "edges": ("eap", "eap-ig-inputs"),
+    "nodes": ("atp", "eap-ig-inputs"),
+}
+"""Which methods there are for what; the first is taken if none is named."""
+
+
+def attribute(
+    model: Model,
+    pairs: Pairs,
+    parts: Parts = "edges",
+    *,
+    method: Method | None = None,
+    steps: int = 5,
+    ablation: Ablated = "resample",
+    reference: Side | Pairs | MeanReference = "corrupt",
+    positions: str | Sequence[str] = "all",
+    metric: str | Metric = "logit_diff",
+    memory: int | None = None,
+) -> Attribution:
+    """Estimate the effect of ablating each part, all parts at once.
+
+    Args:
+        parts: `"edges"`, those of `interp.core.graph.Graph`, or `"nodes"`, heads and MLPs.
+        method: `"eap"` of edges (the default), edge attribution patching (Syed et al. 2023): the
+            change of what the writer writes, times the gradient of the metric, at the clean run,
+            at what the reader reads, summed over positions; the norm of the reader is linearised
+            too, and one on the write (Gemma 2, OLMo 2). `"eap-ig-inputs"` (Hanna et al. 2024,
+            sec. 3): with the mean of the gradients at embeddings z' + k/m (z - z'), z' the ablated
+            one, k = 1 to m. That is the paper's formula; one step is EAP (the released code takes
+            k = 0 to m - 1, which leaves the clean run out and takes the ablated one in).
+            `"atp"` of nodes (the default): attribution patching, the change of what the node
+            writes, times the gradient there; it is the sum of the node's edges under EAP.
+        steps: m, of the integrated gradients.
+        ablation: what a part is set to: its value in the corrupt prompt of the row
+            (`"resample"`), its mean (`"mean"`), 0 (`"zero"`).
+        reference: whose mean, as in `interp.ablate`.
+        positions: `"all"`, or named positions, one row for each part and place; `"rest"` is all
+            positions that no name of the pairs covers.
+        memory: bytes that activations and gradients may take; prompts run in chunks that fit.
+
+    Returns:
+        One row for each part and place, with the score of each example: an estimate of what
+        `ablate` would measure as `effect`, so parts that help have a negative one.
+
+    Raises:
+        Unsupported: a model that the replay engine does not serve (recurrent, encoder-decoders,
+            post-norm), or an unknown method.
+        MetricError: a metric without a gradient, or with one of zero at the clean run (`"kl"`).
+        PairsError, PositionError: as their names say.
+        InterpError: a single prompt takes more than `memory`.
+    """
+    method = _method(parts, method, steps)
+    metric = resolve_metric(metric)
+    engine = differentiable(model)
+    accept(model, pairs, metric)
+    names = places_of(pairs, positions)
+    graph = Graph.of(model.facts)
+    allowed = budget(memory)
+    means = _means(model, engine, pairs, ablation, reference, graph)
+    chosen = graph.edges if parts == "edges" else nodes(model.facts)
+    wide = np.float64 if model.dtype == torch.float64 else np.float32
+    each = np.zeros((len(names), len(chosen), len(pairs)), dtype=wide)
+    with tqdm(total=len(pairs), desc=method, unit="prompt", delay=2, disable=None) as bar:
+        for index in _chunks(pairs, graph, model, allowed):
+            score = Score.of_rows(model, pairs, metric, index)
+            rows = _rows(engine, pairs, score, graph, index, names, ablation, means)
+            found = _estimate(rows, parts, method, steps)
+            each[:, :, index] = found.cpu().numpy()
+            bar.update(len(index))
+    note = provenance(
+        model,
+        pairs,
+        engine="replay",
+        method=method,
+        steps=steps if "ig" in method else 1,
+        ablation=ablation,
+        metric=metric.name,
+        **({} if means is None else {"reference": means.fingerprint}),
+    )
+    return Attribution.of(
+        [Part(part, place) for place in names for part in chosen],
+        each.reshape(-1, len(pairs)),
+        cluster=pairs.cluster,
+        method=method,
+        metric=metric.name,
+        provenance=note,
+    )
+
+
+def differentiable(model: Model) -> Replay:
+    """The replay engine of a model, if gradients along its edges mean something.
+
+    Raises:
+        Unsupported: the engine does not serve it, or its residual stream is no sum.
+    """
+    try:
+        engine = choose(model, "replay")
+    except Unsupported as refusal:
+        raise Unsupported(
+            f"attribution takes gradients on the replay engine, which does not serve {model.name}: "
+            f"{refusal} The effects can be measured on any engine: interp.causal.exact."
+        ) from refusal
+    assert isinstance(engine, Replay)
+    require_sums(engine.weights, model.name)
+    return engine
+
+
+def places_of(pairs: Pairs, positions: str | Sequence[str]) -> list[str]:
+    """The places that parts are at: ["all"], or names of the pairs and "rest".
+
+    Raises:
+        PositionError: an unknown name, none, one twice, or "all" beside others.
+    """
+    names = [positions] if isinstance(positions, str) else list(positions)
+    if not names or len(set(names)) < len(names) or ("all" in names and len(names) > 1):
+        raise PositionError(
+            f"positions={positions!r}: give 'all', or each of some named positions once "
+            f"({', '.join(pairs.positions)}, and 'rest' for all that have no name)."
+        )
+    for name in names:
+        if name not in ("all", REST):
+            pairs.at(name)
+    return names
+
+
+def mask(pairs: Pairs, place: str, rows: Sequence[int]) -> Bool[Tensor, "batch pos"]:
+    """The positions of a place in rows of one length."""
+    if place != REST:
+        return places(pairs, place, rows)
+    named = [places(pairs, name, rows) for name in pairs.positions]
+    return ~torch.stack(named).any(0)
+
+
+def averaged(pairs: Pairs, reference: Side | Pairs | MeanReference) -> Averaged:
+    """Whose mean: a side of the pairs, the corrupt side of others, or means taken before.
+
+    Raises:
+        Unsupported: none of these.
+    """
+    if isinstance(reference, MeanReference):
+        return reference
+    if isinstance(reference, Pairs):
+        return Reference(reference, "corrupt")
+    if reference not in get_args(Side):
+        raise Unsupported(
+            f"unknown reference {reference!r}: it is a side of these pairs, 'clean' or 'corrupt', "
+            "or other Pairs, whose corrupt side is averaged, or a MeanReference."
+        )
+    return Reference(pairs, reference)
+
+
+def _method(parts: str, method: str | None, steps: int) -> Method:
+    if parts not in OF:
+        raise Unsupported(
+            f"unknown parts={parts!r}; {nearest(parts, OF)} Chosen edges or nodes are measured: "
+            "interp.causal.exact."
+        )
+    known = OF[parts]
+    if method is not None and method not in known:
+        raise Unsupported(
+            f"method={method!r} is not one of {parts}, which have {', '.join(map(repr, known))}"
+        )
+    if steps < 1:
+        raise Unsupported(f"steps={steps}: integrated gradients take at least one step")
+    return known[0] if method is None else method
+
+
+def _means(
+    model: Model,
+    engine: Replay,
+    pairs: Pairs,
+    ablation: Ablated,
+    reference: Side | Pairs | MeanReference,
+    graph: Graph,
+) -> MeanReference | None:
+    """The means that mean ablation sets."""
+    if ablation not in get_args(Ablated):
+        raise Unsupported(f"unknown ablation={ablation!r}; {nearest(ablation, get_args(Ablated))}")
+    if ablation != "mean":
+        return None
+    source = averaged(pairs, reference)
+    return taken(source, model, engine, graph.writers, pairs.decoder)
+
+
+def _chunks(pairs: Pairs, graph: Graph, model: Model, allowed: int) -> list[list[int]]:
+    """Rows of one length, as many at a time as the memory holds.
+
+    Raises:
+        InterpError: it does not hold one.
+    """
+    facts = model.facts
+    longest = int(pairs.lengths.max())
+    heads = facts.n_heads * facts.d_head
+    token = facts.d_model * (
+        len(graph.writers) + 8 * facts.n_layers + 6 * len(graph.readers) // facts.n_layers
+    )
+    token += facts.n_layers * (6 * heads + 6 * facts.d_mlp + 4 * facts.n_heads * longest)
+    one = model.dtype.itemsize * (token * longest + 2 * len(graph.writers) * len(graph.readers))
+    if one > allowed:
+        raise InterpError(
+            f"one prompt of {longest} tokens takes about {one / 1e6:.0f} MB of activations and "
+            f"gradients, and memory= allows {allowed / 1e6:.0f} MB. Give more, or shorter prompts."
+        )
+    return blocks(pairs.lengths, allowed // one)
+
+
+@torch.no_grad()
+def _rows(
+    engine: Replay,
+    pairs: Pairs,
+    score: Score,
+    graph: Graph,
+    index: Sequence[int],
+    names: Sequence[str],
+    ablation: Ablated,
+    means: MeanReference | None,
+) -> Rows:
+    """Some rows of one length, with what ablation sets their writers to."""
+    w, length = engine.weights, int(pairs.lengths[index[0]])
+    device = w.embed.tokens.device
+    tokens = {
+        side: getattr(pairs, side)[list(index), :length].to(device) for side in ("clean", "corrupt")
+    }
+    clean = forward.embed(w, tokens["clean"])
+    shown = torch.stack([mask(pairs, name, index) for name in names]).to(device)
+    if ablation == "resample":
+        other = engine.trace(tokens["corrupt"], keep=("z", "mlp_out"))
+        embed = forward.embed(w, tokens["corrupt"])
+        ablated = Writes(embed, other.kept["z"], other.kept["mlp_out"])
+    elif means is None:
+        z = clean.new_zeros(*clean.shape[:2], w.facts.n_heads, w.facts.d_head)
+        none, n = torch.zeros_like(clean), w.facts.n_layers
+        ablated = Writes(none, (z,) * n, (none,) * n)
+    else:
+        groups = [(pairs.cluster[i], length) for i in index]
+        ablated = _averages(w.facts, lambda site: means.at(site, groups).to(clean))
+    if score.metric.needs_reference:
+        reference = engine.found(engine.trace(tokens["clean"], keep=()), score)
+        score = replace(score, answers=replace(score.answers, reference=reference))
+    return Rows(engine, score, clean, ablated, shown, graph)
+
+
+def _averages(facts: Facts, at: Callable[[Site], Tensor]) -> Writes:
+    """The means of every writer, in the layers' order."""
+    layers = range(facts.n_layers)
+    z = tuple(
+        torch.stack([at(Site("z", layer, head=h)) for h in range(facts.n_heads)], 2)
+        for layer in layers
+    )
+    mlp = tuple(at(Site("mlp_out", layer)) for layer in layers) if facts.d_mlp else ()
+    return Writes(at(Site("embed")), z, mlp)
+
+
+def _estimate(
+    rows: Rows, parts: Parts, method: Method, steps: int
+) -> Float[Tensor, "place part batch"]:
+    """The scores of some rows, in the order of the parts."""
+    steps = steps if method == "eap-ig-inputs" else 1
+    if parts == "edges":
+        found = eap(rows, steps=steps)
+        edge = torch.from_numpy(rows.graph.feeds).to(found.device)
+        return found[:, :, edge].mT
+    return atp(rows, steps=steps)[..., 1:].mT
