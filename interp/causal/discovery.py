@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Literal, get_args
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 
