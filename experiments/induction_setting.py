@@ -51,8 +51,8 @@ class Size:
         rows, pos: of repeated random tokens on which heads are typed; half of the rows report, and
             with 8 of them no p is under 0.008.
         prompts, context: of each kind of text, and the tokens that a prompt with names has. In the
-            tokens of SmolLM2, LitBank's 100 novels have 36 names that return within 32 tokens, 66
-            within 64 and 101 within 128 (three of a novel at most).
+            tokens of SmolLM2, LitBank's 80 novels have 36 names that return within 32 tokens, 66
+            within 64, and 101 within 128 (at most three are taken of a novel).
         reference: rows whose mean stands in for a head that is knocked out.
         draws: random sets of heads.
         seeds: of toys; each has weights and an order of rows of its own.

@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from qk_ov_parts import INDUCTION, IOI, PARTS, Written, parts, swaps, two_candidates
+from qk_ov_parts import (
+    INDUCTION,
+    IOI,
+    PARTS,
+    Written,
+    parts,
+    separate_writes,
+    swaps,
+    two_candidates,
+)
 from qk_ov_report import REST, dodged, effects, kept, shares, summarise
 
 import interp
@@ -102,6 +111,7 @@ def run(config: Config) -> Results:
     if run.finished:
         return run.results()
     model = interp.load(config.model)
+    separate_writes(model)  # refused now, not after the heads are chosen
     everything, words = [], [f"# Does QK choose and OV copy? {model.name}"]
     for of, found in ((movers(model, config), named), (inducers(model, config), typed)):
         heads, kin = found(run, model, of, config)

@@ -24,7 +24,7 @@ from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.core.sites import Site
 from interp.engine.interventions import Add, Hop, Intervention
-from interp.engine.weights import weights_of
+from interp.engine.weights import Weights, weights_of
 
 Written = Mapping[str, str]
 """For each position whose token is exchanged: the position whose clean token it gets."""
@@ -128,6 +128,21 @@ def see(model: interp.Model, pairs: Pairs, heads: Sequence[Site], side: str) -> 
     return found
 
 
+def separate_writes(model: interp.Model) -> Weights:
+    """The weights of a model in which every head writes for itself.
+
+    Raises:
+        Unsupported: the output of attention is normed, or replay cannot read the model.
+    """
+    w = weights_of(model)
+    if any(block.attention.ends.write is not None for block in w.blocks):
+        raise Unsupported(
+            f"{model.name} norms the output of its attention, so that what a head writes depends "
+            f"on the other heads. Choose a model without norms there. ({model.facts})"
+        )
+    return w
+
+
 Change = tuple[Site, Float[Tensor, "batch d_head"], Site]
 """A head, and the z that is written in its place, through W_O of a head that may be another."""
 
@@ -137,7 +152,7 @@ class Writer:
 
     def __init__(self, model: interp.Model, pairs: Pairs, clean: Seen) -> None:
         self.model, self.pairs, self.clean = model, pairs, clean
-        self.weights = weights_of(model)
+        self.weights = separate_writes(model)
 
     def interventions(self, changes: Sequence[Change]) -> list[Intervention]:
         """What the changes of several heads add to the output of their layers, at END."""
@@ -155,13 +170,7 @@ class Writer:
         return made
 
     def _out(self, z: Tensor, head: Site) -> Float[Tensor, "batch d_model"]:
-        layer = head.layer or 0
-        if self.weights.blocks[layer].attention.ends.write is not None:
-            raise Unsupported(
-                f"{self.model.name} norms the output of its attention, so that what a head writes "
-                "depends on the other heads. Choose a model without norms there."
-            )
-        return z @ factors(self.weights, layer).o[head.head].to(z)
+        return z @ factors(self.weights, head.layer or 0).o[head.head].to(z)
 
     def measure(self, cells: Mapping[tuple[str, str, str], Sequence[Change]]) -> Results:
         """The effect of each (method, direction, site) by way of MLPs alone, in logits."""

@@ -293,7 +293,7 @@ def test_the_only_path_that_matters_is_the_one_that_was_built(corruption):
 
 
 def test_ranks_are_of_each_input_and_prompt():
-    size = replace(setting.SIZES["smoke"], held_out=6)
+    size = replace(setting.SIZES["smoke"], held_out=2)
     model = build(replace(size.shapes["two layers"], n_heads=2), name="untrained", seed=3)
     rows = [row | {"task": toys.RANKS, "seed": 0} for row in toys.ranks(model, size, 0)]
     scores = setting.of_seeds(rows, {})

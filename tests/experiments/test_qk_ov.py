@@ -19,13 +19,14 @@ from qk_ov_parts import (
     parts,
     rewritten,
     see,
+    separate_writes,
     swaps,
     two_candidates,
 )
 from qk_ov_report import by_example, effects, kept, ratio, shares
 
 import interp
-from interp.core.errors import PairsError, ResultsError
+from interp.core.errors import PairsError, ResultsError, Unsupported
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
 from interp.core.sites import Site
@@ -227,3 +228,16 @@ def test_what_is_kept_of_known_swaps() -> None:
             ("OV", CLASS): 0.0,
             ("OV", RANDOM): 0.5,
         }
+
+
+@pytest.mark.parametrize("family", ["gemma2", "olmo2"])
+def test_heads_that_do_not_write_for_themselves_are_refused(
+    family: str, tiny_model: Callable[..., Model], names: Pairs
+) -> None:
+    """Their layer's output is normed as a whole: no part of it is one head's."""
+    model = tiny_model(family)
+    with pytest.raises(Unsupported, match="norms the output of its attention.*without norms there"):
+        separate_writes(model)
+    with pytest.raises(Unsupported, match="norms the output of its attention"):
+        parts(model, names, HEADS, IOI)
+    assert separate_writes(tiny_model("llama")).facts.n_heads == 6
