@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyBboxPatch, PathPatch
 
 from interp.core.attribution import Attribution
@@ -86,7 +87,7 @@ def test_readable(clipped, n, shape, width):
     assert figure.get_figheight() < 11
     assert len(curves(figure)) == min(n, MOST)
     for curve in curves(figure):
-        y = curve.get_path().vertices[:, 1]
+        y = np.asarray(curve.get_path().vertices)[:, 1]
         assert y[0] < y[-1], "from the writer up to its reader"
         assert (np.diff(y) >= 0).all()
     drawn = boxes(figure)
@@ -115,9 +116,9 @@ def test_width_and_colour_are_the_score():
     lines = {line.get_linewidth(): line for line in curves(figure)}
     expected = [THIN + (THICK - THIN) * abs(s) / 2 for s in (0.0, -0.5, 1.0, -2.0)]
     assert sorted(lines) == pytest.approx(expected)
-    red, _, blue = lines[THIN + (THICK - THIN) / 2].get_edgecolor()[:3]
+    red, _, blue = to_rgb(lines[THIN + (THICK - THIN) / 2].get_edgecolor())
     assert red > blue, "cutting it raises the metric"
-    red, _, blue = lines[THICK].get_edgecolor()[:3]
+    red, _, blue = to_rgb(lines[THICK].get_edgecolor())
     assert red < blue
     styles = {width: line.get_linestyle() for width, line in lines.items()}
     assert styles[THIN] == styles[THICK] == "-"
@@ -142,7 +143,7 @@ def test_heads_of_a_group_stand_in_its_box():
     at = {t.get_text(): t.get_position() for t in figure.axes[0].texts}
     assert [frame.contains(*at[head]) for head in ("0.3", "0.4", "0.8")] == [True, True, False]
     (key,) = [c for c in curves(figure) if c.get_linestyle() not in ("-", "solid")]
-    x, y = key.get_path().vertices[-1]
+    x, y = np.asarray(key.get_path().vertices)[-1]
     assert y == pytest.approx(frame.y0, abs=1e-6) and frame.x0 < x < frame.x1
 
 
