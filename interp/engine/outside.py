@@ -1,0 +1,125 @@
+"""Circuits on any model: for each a joint intervention on all that is not in it."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
+from torch import Tensor
+
+from interp.core.pairs import Pairs
+from interp.core.sites import Site
+from interp.engine.constants import Constants
+from interp.engine.interventions import (
+    Averaged,
+    Cell,
+    Freeze,
+    Intervention,
+    Mean,
+    Resample,
+    Set,
+    Value,
+    Zero,
+)
+from interp.engine.isolate import Isolated, Isolation, classes
+from interp.engine.run import run
+from interp.engine.sweep import Sweep
+
+
+def outside(job: Isolation) -> Isolated:
+    """Run all circuits, one joint intervention each, with the same classes of positions together.
+
+    Raises:
+        As `interp.engine.run.run`.
+    """
+    pairs = job.pairs
+    base = np.full((len(job.metrics), len(pairs)), np.nan)
+    values = np.full((len(job.metrics), len(job.kept), len(pairs)), np.nan)
+    null, engine = 0.0, ""
+    for rows in _alike(job):
+        which, kinds = classes(pairs, job.places, rows)
+        kept = job.by_class(which, range(len(job.kept)))
+        at = [(kinds[0] == k).nonzero().flatten().tolist() for k in range(which.shape[1])]
+        chosen = pairs.select(rows)
+        cells = [
+            Cell(str(i), "all", tuple(_cuts(job, mask, at, chosen, rows)) or (_nothing(job),))
+            for i, mask in enumerate(kept)
+        ]
+        for m, metric in enumerate(job.metrics):
+            found = run(
+                Sweep(
+                    model=job.model,
+                    pairs=chosen,
+                    cells=cells,
+                    method="circuits",
+                    base="clean",
+                    metric=metric,
+                    engine=job.engine,
+                    memory=job.memory,
+                    checkpoint=job.checkpoint,
+                )
+            )
+            shape = (len(cells), len(rows))
+            values[m][:, rows] = found.frame["value"].to_numpy().reshape(shape)
+            base[m, rows] = found.frame["base"].to_numpy().reshape(shape)[0]
+            null = max(null, float(found.provenance["null"]))
+            engine = str(found.provenance["engine"])
+    return Isolated(base, values, null, engine)
+
+
+def _alike(job: Isolation) -> Iterator[list[int]]:
+    """Rows of one length in which every place names the same positions."""
+    groups: dict[tuple, list[int]] = defaultdict(list)
+    names = () if job.places == ("all",) else job.pairs.positions
+    for row in range(len(job.pairs)):
+        at = tuple(int(job.pairs.at(name)[row]) for name in names)
+        groups[int(job.pairs.lengths[row]), *at].append(row)
+    yield from groups.values()
+
+
+def _cuts(
+    job: Isolation,
+    kept: Bool[ndarray, "class reader writer"],
+    at: list[list[int]],
+    pairs: Pairs,
+    rows: list[int],
+) -> Iterator[Intervention]:
+    """What is not kept: writers for everyone, or for the readers that lose them."""
+    graph = job.wiring.graph
+    cut = graph.feeds & ~kept
+    for w, writer in enumerate(graph.writers):
+        lost, all_of_it = cut[:, :, w], graph.feeds[:, w]
+        if not lost.any():
+            continue
+        value = _value(job, writer, pairs, rows)
+        places: list[tuple[Bool[ndarray, " reader"], list[str | int]]]
+        if (lost == lost[:1]).all():
+            places = [(lost[0], ["all"])]
+        else:
+            places = [(one, list(here)) for one, here in zip(lost, at, strict=True) if one.any()]
+        for one, here in places:
+            everyone = bool((one == all_of_it).all())
+            readers = None if everyone else tuple(graph.readers[r] for r in np.flatnonzero(one))
+            yield from (Intervention(writer, value, place, readers) for place in here)
+
+
+def _value(job: Isolation, writer: Site, pairs: Pairs, rows: list[int]) -> Value:
+    if isinstance(job.source, Constants):
+        return Set(_constant(job.source, writer).expand(*pairs.clean.shape, -1))
+    if isinstance(job.source, Averaged):
+        return Mean(job.source)
+    return Resample("corrupt") if job.ablation == "resample" else Zero()
+
+
+def _constant(constants: Constants, writer: Site) -> Tensor:
+    if writer.kind == "embed":
+        return constants.embed
+    if writer.kind == "z":
+        return constants.z[writer.layer or 0, writer.head or 0]
+    return constants.mlp_out[writer.layer or 0]
+
+
+def _nothing(job: Isolation) -> Intervention:
+    """The whole model is a circuit that changes nothing."""
+    return Intervention(Site("embed"), Freeze())
