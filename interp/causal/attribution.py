@@ -26,11 +26,11 @@ from interp.core.graph import Graph, nodes
 from interp.core.metrics import Metric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.core.sites import Site
-from interp.engine import forward
+from interp.engine import atp_star, forward
 from interp.engine.collect.means import MeanReference, taken
 from interp.engine.collect.taps import budget
 from interp.engine.engines import Replay, accept, choose
-from interp.engine.estimates import Rows, Writes, atp, eap
+from interp.engine.estimates import Rows, Writes, atp, eap, eap_activations
 from interp.engine.gradients import require_sums
 from interp.engine.interventions import Averaged, Reference
 from interp.engine.plan import blocks, places
@@ -43,8 +43,8 @@ Parts = Literal["edges", "nodes"]
 Ablated = Literal["resample", "mean", "zero"]
 Method = Literal["eap", "eap-ig-inputs", "eap-ig-activations", "atp", "atp*"]
 OF: dict[Parts, tuple[Method, ...]] = {
-    "edges": ("eap", "eap-ig-inputs"),
-    "nodes": ("atp", "eap-ig-inputs"),
+    "edges": ("eap", "eap-ig-inputs", "eap-ig-activations", "atp*"),
+    "nodes": ("atp", "eap-ig-inputs", "eap-ig-activations", "atp*"),
 }
 """Which methods there are for what; the first is taken if none is named."""
 
@@ -300,9 +300,20 @@ def _estimate(
     rows: Rows, parts: Parts, method: Method, steps: int
 ) -> Float[Tensor, "place part batch"]:
     """The scores of some rows, in the order of the parts."""
-    steps = steps if method == "eap-ig-inputs" else 1
-    if parts == "edges":
-        found = eap(rows, steps=steps)
-        edge = torch.from_numpy(rows.graph.feeds).to(found.device)
-        return found[:, :, edge].mT
-    return atp(rows, steps=steps)[..., 1:].mT
+    match parts, method:
+        case "nodes", "atp" | "eap-ig-inputs":
+            found = atp(rows, steps=steps if method == "eap-ig-inputs" else 1)
+        case "nodes", "atp*":
+            found = atp_star.of_nodes(rows)
+        case "nodes", _:  # what a node does to its readers is the sum of its edges
+            found = eap_activations(rows, steps=steps).sum(2)
+        case _, "atp*":
+            found = atp_star.of_edges(rows)
+        case _, "eap-ig-activations":
+            found = eap_activations(rows, steps=steps)
+        case _:
+            found = eap(rows, steps=steps if method == "eap-ig-inputs" else 1)
+    if parts == "nodes":
+        return found[..., 1:].mT
+    edge = torch.from_numpy(rows.graph.feeds).to(found.device)
+    return found[:, :, edge].mT

@@ -1,9 +1,11 @@
 """Exact effects of ablating chosen parts, one at a time: what attributions estimate."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from interp.causal.ablation import METHODS
@@ -57,32 +59,35 @@ def exact(
         raise Unsupported(f"unknown ablation={ablation!r}; {nearest(ablation, METHODS)}")
     values: dict[str, Value] = {"zero": Zero(), "resample": Resample("corrupt")}
     value = Mean(averaged(pairs, reference)) if ablation == "mean" else values[ablation]
-    fingerprint = pairs.fingerprint
-    pairs, rest = _resting(pairs, chosen)
-    sweep = Sweep(
-        model=model,
-        pairs=pairs,
-        cells=[_cell(part, value, rest) for part in chosen],
-        method=f"exact {ablation}",
-        base="clean",
-        metric=resolve_metric(metric),
-        engine=engine,
-        memory=memory,
-        checkpoint=checkpoint,
-    )
-    results = run(sweep)
+    metric, note = resolve_metric(metric), {}
+    each = np.zeros((len(chosen), len(pairs)))
+    for rows, some in _alike(pairs, chosen):
+        results = run(
+            Sweep(
+                model=model,
+                pairs=some,
+                cells=[_cell(part, value, some) for part in chosen],
+                method=f"exact {ablation}",
+                base="clean",
+                metric=metric,
+                engine=engine,
+                memory=memory,
+                checkpoint=checkpoint,
+            )
+        )
+        each[:, rows] = results.frame["effect"].to_numpy().reshape(len(chosen), len(rows))
+        note = {
+            **results.provenance,
+            "null": max(note.get("null", 0.0), results.provenance["null"]),
+        }
+    note |= {"pairs": pairs.fingerprint, "prompts": len(pairs)}
     return Attribution.of(
         chosen,
-        results.frame["effect"].to_numpy().reshape(len(chosen), len(pairs)),
+        each,
         cluster=pairs.cluster,
         method="exact",
-        metric=sweep.metric.name,
-        provenance={
-            **results.provenance,
-            "pairs": fingerprint,
-            "method": "exact",
-            "ablation": ablation,
-        },
+        metric=metric.name,
+        provenance={**note, "method": "exact", "ablation": ablation},
     )
 
 
@@ -120,37 +125,38 @@ def _writer(part: Part) -> Site:
     return part.of.writer if isinstance(part.of, Edge) else part.of
 
 
-def _resting(pairs: Pairs, parts: Iterable[Part]) -> tuple[Pairs, tuple[str, ...]]:
-    """The pairs with names for the positions that have none, if a part stands there.
+def _alike(pairs: Pairs, parts: Sequence[Part]) -> Iterator[tuple[list[int], Pairs]]:
+    """Rows with as many positions without a name, if a part stands there, and names for those.
 
     Raises:
         PairsError: a row has no such position.
     """
     if all(part.place != REST for part in parts):
-        return pairs, ()
-    free = []
+        yield list(range(len(pairs))), pairs
+        return
+    free: dict[int, list[int]] = {}
+    by_count: dict[int, list[int]] = defaultdict(list)
     for row, length in enumerate(pairs.lengths.tolist()):
-        taken = {int(at[row]) for at in pairs.positions.values()}
-        free.append([i for i in range(length) if i not in taken])
-        if not free[-1]:
-            raise PairsError(
-                f"a part stands at {REST!r}, and row {row} has no position without a name "
-                f"({length} tokens, named {', '.join(pairs.positions)}). Leave that row out, or "
-                "the part."
-            )
-    most = max(map(len, free))
-    # a row with fewer says its last twice, which sets the same value twice
-    names = {
-        f"{REST} {i}": torch.tensor([at[min(i, len(at) - 1)] for at in free]) for i in range(most)
-    }
-    return replace(pairs, positions={**pairs.positions, **names}), tuple(names)
+        named = {int(at[row]) for at in pairs.positions.values()}
+        free[row] = [i for i in range(length) if i not in named]
+        by_count[len(free[row])].append(row)
+    if lost := by_count.get(0):
+        raise PairsError(
+            f"a part stands at {REST!r}, and row {lost[0]} has no position without a name (named "
+            f"are {', '.join(pairs.positions)}). Leave such rows out (pairs.select), or the part."
+        )
+    for count, rows in sorted(by_count.items()):
+        names = {f"{REST} {i}": torch.tensor([free[row][i] for row in rows]) for i in range(count)}
+        some = pairs.select(rows)
+        yield rows, replace(some, positions={**some.positions, **names})
 
 
-def _cell(part: Part, value: Value, rest: tuple[str, ...]) -> Cell:
+def _cell(part: Part, value: Value, pairs: Pairs) -> Cell:
+    edge = part.of if isinstance(part.of, Edge) else None
     site = _writer(part)
-    readers = (part.of.reader,) if isinstance(part.of, Edge) else None
-    made = tuple(
-        Intervention(site, value, place, readers)
-        for place in (rest if part.place == REST else (part.place,))
-    )
-    return Cell(str(part.of), part.place, made, (), None if readers else site)
+    places = [part.place]
+    if part.place == REST:
+        places = [name for name in pairs.positions if name.startswith(f"{REST} ")]
+    readers = None if edge is None else (edge.reader,)
+    made = tuple(Intervention(site, value, place, readers) for place in places)
+    return Cell(str(part.of), part.place, made, (), site if edge is None else None)

@@ -249,3 +249,30 @@ def atp(rows: Rows, *, steps: int = 1) -> Float[Tensor, "place batch writer"]:
                 each = torch.einsum("bpd,bpd,mbp->mb", reading.mlp_out, mlp, places)
                 found[..., own] += each[..., None] / steps
     return found
+
+
+@torch.no_grad()
+def eap_activations(rows: Rows, *, steps: int) -> Float[Tensor, "place batch reader writer"]:
+    """EAP-IG over activations: the writers of one layer go from ablated to clean together.
+
+    The embedding, the heads of a layer and its MLP have runs of their own, `k / steps` of the way,
+    k = 1 to `steps`, from there on; all before them is clean. The last is the clean run for all.
+    """
+    w, ablated = rows.weights, rows.ablated
+    clean = tape(w, rows.clean)
+    edges = Edges.of(rows, clean)
+    edges.add(clean, top(rows, clean.final), 1 / steps)
+    for share in [k / steps for k in range(1, steps)]:
+        run = tape(w, rows.mixed(share))
+        edges.add(run, top(rows, run.final), 1 / steps, slice(0, 1))
+        for taped in clean.layers:
+            heads, mlp = columns(w, taped.layer)
+            z = torch.lerp(ablated.z[taped.layer], taped.z.detach(), share)
+            run = tape(w, taped.resid, start=taped.layer, z=z)
+            edges.add(run, top(rows, run.final), 1 / steps, heads)
+            if w.facts.d_mlp:
+                wrote = torch.lerp(ablated.mlp[taped.layer], taped.mlp_out.detach(), share)
+                after = taped.resid + taped.attn_out.detach() + wrote
+                run = tape(w, after, start=taped.layer + 1)
+                edges.add(run, top(rows, run.final), 1 / steps, mlp)
+    return edges.scores
