@@ -1,0 +1,75 @@
+"""Prompts from templates: which words are one token of a model, and where they come to stand."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from string import Formatter
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from interp.core.errors import PairsError
+from interp.datasets.ioi import Spans
+from interp.models.tokens import Bos, token_at
+
+T = TypeVar("T")
+
+
+class Prompt(NamedTuple):
+    """Ids of a filled template, and the index of the last token of each slot and of the text."""
+
+    ids: list[int]
+    at: dict[str, int]
+
+
+class OneToken:
+    """Which words are one token after another word, and which token; asked once for each word."""
+
+    def __init__(self, model: Spans):
+        self.model = model
+        self.name = f"the tokenizer of {getattr(model, 'name', type(model).__name__)}"
+        self._ids: dict[str, int | None] = {}
+
+    def __getitem__(self, word: str) -> int | None:
+        if word not in self._ids:
+            # In context, not alone: some tokenizers put a space of their own before a text.
+            ids, offsets = self.model.encode_with_offsets(f"to {word}", bos="none")
+            i = token_at(offsets, len(word) + 2)
+            # An unknown-word token is single too, but it does not spell the word.
+            spelt = word.lower() in self.model.show([ids[i]])[0].lower()
+            self._ids[word] = ids[i] if offsets[i][0] in (2, 3) and spelt else None
+        return self._ids[word]
+
+    def __contains__(self, word: str) -> bool:
+        return self[word] is not None
+
+
+def fill(model: Spans, template: str, slots: Mapping[str, str], *, bos: Bos) -> Prompt:
+    """Tokenise a template whose `{slots}` are filled; `at["end"]` is the text's last token."""
+    text, last = "", dict[str, int]()
+    for literal, slot, _, _ in Formatter().parse(template):
+        text += literal + (slots[slot] if slot else "")
+        if slot:
+            last[slot] = len(text) - 1  # a token may begin with the space before its word
+    ids, offsets = model.encode_with_offsets(text, bos=bos)
+    # not ids[-1]: some tokenizers add an end token
+    last["end"] = len(text) - 1
+    return Prompt(ids, {slot: token_at(offsets, character) for slot, character in last.items()})
+
+
+def cycle(rng: np.random.Generator, items: Sequence[T]) -> Iterator[T]:
+    """All items in a random order, then in another, without end: any prefix is balanced."""
+    while True:
+        for i in rng.permutation(len(items)):
+            yield items[i]
+
+
+def require_numbers(task: str, n: int, seed: int) -> None:
+    """Refuse a number of pairs or a seed that cannot be.
+
+    Raises:
+        PairsError: n < 1 or a negative seed.
+    """
+    if n < 1 or seed < 0:
+        raise PairsError(
+            f"{task} was asked for n={n} pairs with seed={seed}; n must be at least 1 and the seed "
+            "at least 0."
+        )

@@ -1,0 +1,190 @@
+"""Subject-verb agreement: "I know that the author near the pilots still" -> " writes".
+
+The twin of a prompt has the other number of the subject, and nothing else differs: the corruption
+of Finlayson et al. (2021, sec. 3), in structures after theirs, with this project's own words.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Literal, get_args
+
+import numpy as np
+
+from interp.core.errors import PairsError, nearest
+from interp.core.pairs import Pairs
+from interp.datasets.ioi import Spans
+from interp.datasets.prompts import OneToken, cycle, fill, require_numbers
+from interp.models.tokens import Bos
+
+Structure = Literal["simple", "prepositional", "subject relative", "object relative"]
+STRUCTURES: tuple[Structure, ...] = get_args(Structure)
+TEMPLATES: Mapping[Structure, str] = {
+    "simple": "{LEAD} the {SUBJECT} {ADVERB}",
+    "prepositional": "{LEAD} the {SUBJECT} {NEAR} the {ATTRACTOR} {ADVERB}",
+    "subject relative": "{LEAD} the {SUBJECT} that {DID} the {ATTRACTOR} {ADVERB}",
+    "object relative": "{LEAD} the {SUBJECT} that the {ATTRACTOR} {DOES}",
+}
+LEADS = ("I know that", "She said that", "We heard that", "It seems that")
+"""Without them the subject would be a row's first or second token, where attention rests."""
+NEAR = ("near", "behind", "with", "above")
+DID = ("liked", "helped", "called", "followed")
+"""In the past, which has no number."""
+ADVERBS = ("still", "often", "always", "never", "really", "now")
+"""So that the verb does not follow the noun that distracts from its subject."""
+DOES = (("likes", "like"), ("knows", "know"), ("sees", "see"), ("wants", "want"))
+"""The verb of the object relative clause, which agrees with the attractor."""
+NOUNS = (
+    *("author", "pilot", "surgeon", "farmer", "manager", "customer", "officer", "teacher"),
+    *("senator", "consultant", "doctor", "lawyer", "student", "writer", "singer", "actor"),
+    *("driver", "guard", "king", "queen", "nurse", "artist", "player", "soldier", "boy", "girl"),
+    *("sister", "brother", "friend", "neighbor", "worker", "scientist", "dancer", "judge", "poet"),
+    *("clerk", "cook", "hunter", "sailor", "prince", "captain", "priest", "engineer", "director"),
+    *("editor", "leader", "owner", "painter", "musician", "professor", "minister", "chef"),
+    *("guest", "parent", "visitor", "tourist", "agent", "rider", "daughter", "uncle"),
+)
+"""Their plural has an s more."""
+VERBS = (
+    *(("is", "are"), ("was", "were"), ("has", "have"), ("works", "work"), ("knows", "know")),
+    *(("wants", "want"), ("thinks", "think"), ("needs", "need"), ("lives", "live"), ("goes", "go")),
+    *(("says", "say"), ("makes", "make"), ("comes", "come"), ("stands", "stand")),
+    *(("speaks", "speak"), ("plays", "play"), ("writes", "write"), ("seems", "seem")),
+)
+FEWEST = {"nouns": 10, "verbs": 2}
+"""Nouns are what is resampled; and with one verb a preference for a word would be agreement."""
+
+
+def subject_verb(
+    model: Spans,
+    *,
+    n: int = 64,
+    seed: int = 0,
+    structures: Sequence[Structure] = STRUCTURES,
+    bos: Bos = "model",
+) -> Pairs:
+    """Prompts that end right before the verb, and twins with the subject's other number.
+
+    | structure | prompt |
+    | --- | --- |
+    | simple | I know that the **author** / **authors** still |
+    | prepositional | ... the **author** / **authors** near the pilots still |
+    | subject relative | ... the **author** / **authors** that helped the pilots still |
+    | object relative | ... the **author** / **authors** that the pilots like |
+
+    Structures, and in each of them singular and plural subjects and attractors, come equally often
+    to within one. Nouns and verbs are those whose two forms are single tokens of the model, so that
+    the twins align; no noun comes twice before all others have come.
+
+    Args:
+        model: anything with `encode_with_offsets` and `show`.
+        n: number of pairs.
+        bos: `"model"` adds what the tokenizer adds by itself, `"none"` nothing.
+
+    Returns:
+        n pairs; `correct` is the form of the verb that agrees with the clean subject, `wrong` the
+        one that agrees with the corrupt subject. Positions: "subject", "end", and "attractor" if
+        every structure asked for has one. The cluster is the subject in the singular.
+
+    Raises:
+        PairsError: n < 1, a negative seed, no structure or an unknown one, or a tokenizer that
+            leaves too few words or splits one inside a prompt.
+    """
+    require_numbers("subject_verb", n, seed)
+    _require_structures(structures)
+    known = OneToken(model)
+    nouns = _both(known, "nouns", [(noun, f"{noun}s") for noun in NOUNS])
+    verbs = _both(known, "verbs", VERBS)
+    rng = np.random.default_rng([*b"subject_verb", seed])
+    subjects, predicates = cycle(rng, nouns), cycle(rng, verbs)
+    names = ("SUBJECT", "ATTRACTOR") if "simple" not in structures else ("SUBJECT",)
+    sides: dict[str, list[list[int]]] = {"clean": [], "corrupt": []}
+    marks: list[tuple[int, ...]] = []
+    answers: list[tuple[int, int]] = []
+    clusters: list[str] = []
+    for structure, number, of_other in _conditions(rng, structures, n):
+        subject, verb = next(subjects), next(predicates)
+        other = nouns[rng.choice([i for i, noun in enumerate(nouns) if noun != subject])]
+        slots = {
+            "LEAD": str(rng.choice(LEADS)),
+            "NEAR": str(rng.choice(NEAR)),
+            "DID": str(rng.choice(DID)),
+            "DOES": str(rng.choice([pair[of_other] for pair in DOES])),
+            "ADVERB": str(rng.choice(ADVERBS)),
+            "ATTRACTOR": other[of_other],
+        }
+        rows = []
+        for side, form in (("clean", subject[number]), ("corrupt", subject[1 - number])):
+            found = fill(model, TEMPLATES[structure], slots | {"SUBJECT": form}, bos=bos)
+            if found.ids[found.at["SUBJECT"]] != known[form]:
+                raise PairsError(
+                    f'{form!r} is one token after "to" but not in {model.show(found.ids)}: '
+                    f"{known.name} tokenises a word by its surroundings. Use another tokenizer for "
+                    "this task."
+                )
+            sides[side].append(found.ids)
+            rows.append(tuple(found.at[name] for name in (*names, "end")))
+        if rows[0] != rows[1]:
+            raise PairsError(
+                f"{subject[0]!r} and {subject[1]!r} are single tokens, yet {(*names, 'end')} stand "
+                f"at {rows[0]} in one prompt and at {rows[1]} in its twin: {known.name} merges "
+                "words across spaces. Use another tokenizer for this task."
+            )
+        marks.append(rows[0])
+        right, wrong = known[verb[number]], known[verb[1 - number]]
+        assert right is not None  # _both has kept no others
+        assert wrong is not None
+        answers.append((right, wrong))
+        clusters.append(subject[0])
+    columns = zip(*marks, strict=True)
+    return Pairs.from_tokens(
+        clean=sides["clean"],
+        corrupt=sides["corrupt"],
+        correct=[right for right, _ in answers],
+        wrong=[wrong for _, wrong in answers],
+        positions={
+            name.lower(): list(at) for name, at in zip((*names, "end"), columns, strict=True)
+        },
+        cluster=clusters,
+        strings=[
+            (tuple(model.show(a)), tuple(model.show(b)))
+            for a, b in zip(sides["clean"], sides["corrupt"], strict=True)
+        ],
+        bos=bos,
+    )
+
+
+def _require_structures(structures: Sequence[str]) -> None:
+    known = ", ".join(map(repr, STRUCTURES))
+    if not structures:
+        raise PairsError(f"subject_verb was asked for no structure; known: {known}.")
+    for name in structures:
+        if name not in STRUCTURES:
+            raise PairsError(f"subject_verb has no structure {name!r}; {nearest(name, STRUCTURES)}")
+
+
+def _conditions(
+    rng: np.random.Generator, structures: Sequence[Structure], n: int
+) -> list[tuple[Structure, int, int]]:
+    """n times a structure and whether its subject and its attractor are plural; balanced."""
+    numbers = {name: cycle(rng, [(0, 0), (0, 1), (1, 0), (1, 1)]) for name in structures}
+    turns = islice(cycle(rng, list(dict.fromkeys(structures))), n)
+    return [(name, *next(numbers[name])) for name in turns]
+
+
+def _both(
+    known: OneToken, kind: Literal["nouns", "verbs"], words: Sequence[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """The words whose singular and plural are single tokens.
+
+    Raises:
+        PairsError: fewer are left than the task needs.
+    """
+    kept = [(one, many) for one, many in words if one in known and many in known]
+    if len(kept) < FEWEST[kind]:
+        names = ", ".join(one for one, _ in kept) or "none"
+        raise PairsError(
+            f"only {len(kept)} of the {len(words)} {kind} of subject_verb are single tokens after "
+            f"a space, singular and plural, for {known.name} ({names}); at least {FEWEST[kind]} "
+            "are needed. Its vocabulary is likely small or not English: use another model, or "
+            "build prompts with words that it has (Pairs.from_text)."
+        )
+    return kept
