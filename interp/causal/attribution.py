@@ -120,7 +120,7 @@ def attribute(
         steps=steps if "ig" in method else 1,
         ablation=ablation,
         metric=metric.name,
-        **({} if means is None else {"reference": means.fingerprint}),
+        **({} if means is None else {"reference": averaged(pairs, reference).fingerprint}),
     )
     return Attribution.of(
         [Part(part, place) for place in names for part in chosen],

@@ -55,10 +55,7 @@ def exact(
         PairsError: a part at "rest" where a row has no such position.
     """
     chosen = _parts(model, parts)
-    if ablation not in METHODS:
-        raise Unsupported(f"unknown ablation={ablation!r}; {nearest(ablation, METHODS)}")
-    values: dict[str, Value] = {"zero": Zero(), "resample": Resample("corrupt")}
-    value = Mean(averaged(pairs, reference)) if ablation == "mean" else values[ablation]
+    value = _value(ablation, pairs, reference)
     metric, note = resolve_metric(metric), {}
     each = np.zeros((len(chosen), len(pairs)))
     for rows, some in _alike(pairs, chosen):
@@ -113,6 +110,19 @@ def _parts(model: Model, given: str | Iterable[str | Edge | Site | Part]) -> lis
     if any(_writer(part).kind == "z" for part in found):
         model.require("heads")
     return found
+
+
+def _value(
+    ablation: Ablated, pairs: Pairs, reference: Side | Pairs | MeanReference
+) -> Zero | Resample | Mean:
+    match ablation:
+        case "zero":
+            return Zero()
+        case "resample":
+            return Resample("corrupt")
+        case "mean":
+            return Mean(averaged(pairs, reference))
+    raise Unsupported(f"unknown ablation={ablation!r}; {nearest(ablation, METHODS)}")
 
 
 def _part(given: str | Edge | Site | Part) -> Part:

@@ -163,7 +163,8 @@ def _moved(
     """change: of the normed residual stream, as each writer's change makes it."""
     assert taped.read is not None
     assert taped.pattern is not None
-    p, (q, k, _) = w.blocks[taped.layer].attention, taped.read
+    p, clean = w.blocks[taped.layer].attention, taped.pattern
+    q, k, _ = taped.read
     dq, dk = (
         torch.einsum("bwpd,hed->wbphe", change, part.weight.unflatten(0, (-1, w.facts.d_head)))
         for part in (p.q, p.k)
@@ -173,7 +174,7 @@ def _moved(
 
     def pattern(q: Tensor, keys: forward.Keys) -> Tensor:
         q = forward.head_norm(q, p.q_norm)
-        return forward.pattern(p, q, keys, turn, place, causal=w.facts.causal) - taped.pattern
+        return forward.pattern(p, q, keys, turn, place, causal=w.facts.causal) - clean
 
     held = forward.head_norm(k.detach(), p.k_norm)
     by_query = pattern(q.detach() + dq, forward.Keys(held, dk[:, :, :0]))
