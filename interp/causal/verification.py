@@ -181,7 +181,7 @@ def _rows(attribution: Attribution, rows: Integer[ndarray, " rows"]) -> Attribut
 
 def agreement(
     estimate: Float[ndarray, "*draws parts"], measured: Float[ndarray, "*draws parts"]
-) -> Float[ndarray, "statistic *draws"]:
+) -> Float[ndarray, "*draws statistic"]:
     """Spearman's rank correlation, slope and intercept of measured on estimate, and R².
 
     NaN where one of them is constant.
@@ -192,7 +192,7 @@ def agreement(
     with np.errstate(invalid="ignore", divide="ignore"):
         slope = (centred * measured).sum(-1) / np.square(centred).sum(-1)
     intercept = measured.mean(-1) - slope * mean
-    return np.stack([spearman, slope, intercept, _correlation(estimate, measured) ** 2])
+    return np.stack([spearman, slope, intercept, _correlation(estimate, measured) ** 2], axis=-1)
 
 
 def _correlation(x: Float[ndarray, "*draws parts"], y: Float[ndarray, "*draws parts"]) -> ndarray:
@@ -215,4 +215,4 @@ def _spread(
         sums, counts = stats.cluster_sums(table.each.astype(float), cluster)
         means.append(times @ sums.T / (times @ counts)[:, None])
     edges = [(1 - stats.CONFIDENCE) / 2, (1 + stats.CONFIDENCE) / 2]
-    return np.nanquantile(agreement(*means), edges, axis=1)
+    return np.nanquantile(agreement(*means), edges, axis=0)

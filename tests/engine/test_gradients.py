@@ -1,0 +1,137 @@
+"""Gradients of the replay against finite differences of interventions, which share no code."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from conftest import hooks_on
+from torch import Tensor
+
+import interp
+from interp.causal.attribution import attribute
+from interp.core.edges import Edge
+from interp.core.errors import Unsupported
+from interp.core.sites import Site
+from interp.engine.engines import choose
+from interp.engine.gradients import pulled, pushed, tape, written
+from interp.engine.interventions import Add, Intervention
+from interp.engine.weights import Norm, weights_of
+from interp.models.model import Model
+
+SUMMED = (
+    *("gpt2", "llama-mha", "llama", "mistral-window", "qwen2", "qwen3", "gemma2-window", "gemma3"),
+    *("olmo2", "neox", "neox-sequential", "phi", "gptj", "opt"),
+)
+"""Families whose residual stream is a sum of writes."""
+STEP = 1e-4
+Load = Callable[..., Model]
+
+
+@pytest.fixture
+def few(pairs: interp.Pairs) -> interp.Pairs:
+    """Two rows of different lengths."""
+    return pairs.select([0, 1])
+
+
+def change(model: Model, pairs: interp.Pairs, site: Site) -> Tensor:
+    """By how much a writer differs between the sides of each row; 0 in the padding."""
+    engine, rows = choose(model), []
+    with torch.no_grad():
+        for row, length in enumerate(pairs.lengths.tolist()):
+            clean, corrupt = (
+                engine.trace(side[row : row + 1, :length], keep=("resid_pre", "z", "mlp_out"))
+                for side in (pairs.clean, pairs.corrupt)
+            )
+            rows.append((corrupt.at(site) - clean.at(site))[0])
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+def slopes(model: Model, pairs: interp.Pairs, edges: list[Edge]) -> np.ndarray:
+    """Central differences of the metric along each edge's change, `edge example`."""
+    made = {
+        f"{edge} {sign}": [
+            Intervention(
+                edge.writer,
+                Add(sign * STEP * change(model, pairs, edge.writer)),
+                readers=(edge.reader,),
+            )
+        ]
+        for edge in edges
+        for sign in (1, -1)
+    }
+    effect = interp.intervene(model, pairs, made).frame["effect"].to_numpy()
+    up, down = effect.reshape(len(edges), 2, len(pairs)).swapaxes(0, 1)
+    return (up - down) / (2 * STEP)
+
+
+@pytest.mark.parametrize("family", SUMMED)
+def test_an_edge_is_its_derivative(family: str, tiny_model: Load, few: interp.Pairs):
+    """Of every family: rotations, shared keys, norms of queries, on writes, parallel blocks."""
+    model = tiny_model(family)
+    before = hooks_on(model)
+    found = attribute(model, few)
+    kinds = {}
+    for row, edge in enumerate(map(Edge.parse, found.frame["site"])):
+        kinds.setdefault((edge.writer.kind, edge.reader.kind), []).append(row)
+    rows = [of[len(of) // 2] for of in kinds.values()]  # one of each kind, from the middle
+    assert len(rows) == 15
+    expected = slopes(model, few, [Edge.parse(found.frame["site"][row]) for row in rows])
+    assert np.abs(expected).max(1).min() > 1e-6  # none of them is nothing
+    assert np.abs(found.each[rows] - expected).max() < 1e-6
+    assert hooks_on(model) == before
+
+
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_norms_pull_and_push_by_their_jacobian(kind: str):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    norm = Norm(kind, draw(5), draw(5) if kind == "layer" else None, 1e-5, offset=1.0)
+    x, several = draw(2, 3, 5), draw(2, 4, 3, 5)
+    weight = norm.weight + 1
+
+    def alone(row: Tensor) -> Tensor:
+        centred = row - row.mean() if kind == "layer" else row
+        return centred / (centred.square().mean() + norm.eps).sqrt() * weight
+
+    back, ahead = pulled(x, norm, several), pushed(x, norm, several)
+    for b, p in np.ndindex(2, 3):
+        jacobian = torch.autograd.functional.jacobian(alone, x[b, p])
+        assert torch.allclose(back[b, :, p], several[b, :, p] @ jacobian, atol=1e-12)
+        assert torch.allclose(ahead[b, :, p], several[b, :, p] @ jacobian.T, atol=1e-12)
+    assert pulled(x, None, several) is several
+    assert pushed(x, None, several) is several
+
+
+def test_a_tape_is_the_run(model: Model, pairs: interp.Pairs):
+    """From the embedding on, and from the outputs of a layer's heads."""
+    w, tokens = weights_of(model), pairs.clean[[0, 2, 4], :7]
+    run = choose(model).trace(tokens, keep=("resid_pre", "q", "k", "v", "z", "mlp_out"))
+    whole = tape(w, run.kept["resid_pre"][0])
+    assert torch.allclose(whole.final, run.final, atol=1e-12)
+    for taped in whole.layers:
+        assert torch.allclose(taped.z, run.kept["z"][taped.layer], atol=1e-12)
+        assert torch.allclose(taped.mlp_out, run.kept["mlp_out"][taped.layer], atol=1e-12)
+    part = tape(w, run.kept["resid_pre"][1], start=1, z=run.kept["z"][1])
+    assert [taped.layer for taped in part.layers] == [1, 2]
+    assert torch.allclose(part.final, run.final, atol=1e-12)
+
+
+def test_heads_write_the_attention(model: Model, pairs: interp.Pairs):
+    """Where nothing norms the write, the changes of all heads add up to the change of the sum."""
+    w, tokens = weights_of(model), pairs.clean[[1, 3], :9]
+    runs = [choose(model).trace(t, keep=("z", "attn_out")) for t in (tokens, tokens.flip(1))]
+    z, other = (run.kept["z"][1] for run in runs)
+    each = written(w, 1, z, other - z)
+    whole = runs[1].kept["attn_out"][1] - runs[0].kept["attn_out"][1]
+    assert torch.allclose(each.sum(1), whole, atol=1e-12)
+
+
+def test_models_whose_stream_is_no_sum_are_refused(tiny_model: Load, few: interp.Pairs):
+    with pytest.raises(Unsupported, match=r"norms its residual stream after every sum"):
+        attribute(tiny_model("bert"), few)
+    with pytest.raises(Unsupported, match=r"does not serve .* engine: interp.causal.exact"):
+        attribute(tiny_model("t5"), few)
