@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.errors import MetricError, PairsError
@@ -140,20 +140,51 @@ def greater_probability(model: Spans) -> Metric:
     def difference(
         logits: Float[Tensor, "cells batch vocabulary"], answers: Answers
     ) -> Float[Tensor, "cells batch"]:
-        high, low = (
-            (ids == wanted.cpu()[:, None]).long() for wanted in (answers.correct, answers.wrong)
-        )
-        if not (high.any(1) & low.any(1)).all():
-            raise MetricError(
-                "greater_probability got answers that are no years of this model; it is a metric "
-                "of pairs that greater_than made with the same model."
-            )
+        low, high = _ranks(ids, answers)
         rank = torch.arange(len(ids))
-        sign = (rank >= high.argmax(1)[:, None]).long() - (rank <= low.argmax(1)[:, None]).long()
+        sign = (rank >= high[:, None]).long() - (rank <= low[:, None]).long()
         probability = logits.softmax(-1)[..., ids.to(logits.device)]
         return (probability * sign.to(probability)).sum(-1)
 
     return Metric("greater_probability", difference)
+
+
+def later_probability(model: Spans, offset: int) -> Metric:
+    """P(the next token is the starting year's own, `offset` later); 0 where there is none.
+
+    In years where the tokenizer writes two digits at once, else in tens: after 1743 the digit 6 is
+    2 later. A metric of the pairs that `greater_than` makes with the same model.
+
+    Raises:
+        PairsError: a tokenizer that writes years in neither of the two ways.
+    """
+    ids = torch.tensor(_numerals(model).ids)
+
+    def probability(
+        logits: Float[Tensor, "cells batch vocabulary"], answers: Answers
+    ) -> Float[Tensor, "cells batch"]:
+        _, high = _ranks(ids, answers)
+        rank = (high - 1 + offset)[:, None]  # the least that is greater follows the year's own
+        chosen = torch.arange(len(ids)) == rank
+        known = logits.softmax(-1)[..., ids.to(logits.device)]
+        return (known * chosen.to(known)).sum(-1)
+
+    return Metric(f"later_probability({offset:+d})", probability)
+
+
+def _ranks(ids: Int[Tensor, " numeral"], answers: Answers) -> tuple[Tensor, Tensor]:
+    """Which numeral each wrong and each correct answer is.
+
+    Raises:
+        MetricError: one is none.
+    """
+    low, high = ((ids == a.cpu()[:, None]).long() for a in (answers.wrong, answers.correct))
+    if not (high.any(1) & low.any(1)).all():
+        raise MetricError(
+            "a metric of greater_than got answers that are no years of this model; it is of pairs "
+            "that greater_than made with the same model."
+        )
+    return low.argmax(1), high.argmax(1)
 
 
 def _nearest(width: int, year: int) -> tuple[int, int]:

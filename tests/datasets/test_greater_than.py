@@ -16,6 +16,7 @@ from interp.datasets.greater_than import (
     TEMPLATE,
     greater_probability,
     greater_than,
+    later_probability,
 )
 
 NUMBERS = [f" {year:04}" for year in range(1000, 10_000)] + [" 11", *map(str, range(100))]
@@ -188,6 +189,30 @@ def test_the_metric_adds_up_probabilities_by_hand(kind, model):
         np.testing.assert_allclose(found[:, i], expected, atol=1e-12)
 
 
+def test_probabilities_by_distance_are_of_the_year_itself(kind, model):
+    pairs = greater_than(model, n=20)
+    logits = torch.randn(2, 20, len(model.tokenizer), generator=torch.Generator().manual_seed(1))
+    width = 1 if kind == "digits" else 2
+    answers = Answers(pairs.correct, pairs.wrong)
+    for offset in (-3, 0, 4):
+        found = later_probability(model, offset)(logits, answers)
+        for i in range(20):
+            own = numbers(model, pairs, i)[1] // (10 if width == 1 else 1)
+            token = model.tokenizer.convert_tokens_to_ids(f"{own + offset:0{width}}")
+            inside = 0 <= own + offset < 10**width
+            expected = logits.softmax(-1)[:, i, token] if inside else torch.zeros(2)
+            torch.testing.assert_close(found[:, i], expected)
+
+
+def test_probabilities_by_distance_make_up_the_difference(digits):
+    pairs = greater_than(digits, n=9)
+    logits = torch.randn(1, 9, len(digits.tokenizer), generator=torch.Generator().manual_seed(2))
+    answers = Answers(pairs.correct, pairs.wrong)
+    parts = {k: later_probability(digits, k)(logits, answers) for k in range(-9, 10) if k}
+    total = sum(part if k > 0 else -part for k, part in parts.items())
+    torch.testing.assert_close(total, greater_probability(digits)(logits, answers))
+
+
 def test_the_metric_has_a_gradient(digits):
     pairs = greater_than(digits, n=3)
     logits = torch.randn(1, 3, len(digits.tokenizer)).double().requires_grad_()
@@ -199,8 +224,9 @@ def test_the_metric_has_a_gradient(digits):
 
 def test_the_metric_is_of_its_own_pairs(digits):
     metric = greater_probability(digits)
-    with pytest.raises(MetricError, match="answers that are no years of this model"):
-        metric(torch.zeros(1, 1, 99), Answers(torch.tensor([0]), torch.tensor([1])))
+    for one in (metric, later_probability(digits, 1)):
+        with pytest.raises(MetricError, match="answers that are no years of this model"):
+            one(torch.zeros(1, 1, 99), Answers(torch.tensor([0]), torch.tensor([1])))
 
 
 # Errors
