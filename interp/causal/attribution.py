@@ -73,8 +73,13 @@ def attribute(
             sec. 3): with the mean of the gradients at embeddings z' + k/m (z - z'), z' the ablated
             one, k = 1 to m. That is the paper's formula; one step is EAP (the released code takes
             k = 0 to m - 1, which leaves the clean run out and takes the ablated one in).
+            `"eap-ig-activations"` (ibid.): the writers of one layer, not the embedding, go from
+            ablated to clean, in the same steps; as many runs as there are layers.
             `"atp"` of nodes (the default): attribution patching, the change of what the node
-            writes, times the gradient there; it is the sum of the node's edges under EAP.
+            writes, times the gradient there; it is the sum of the node's edges under EAP, and so
+            are its integrated forms. `"atp*"` (Kramár et al. 2024): attention probabilities of
+            changed queries and keys exact, and sizes averaged over gradients without one layer
+            each; see `interp.engine.atp_star`.
         steps: m, of the integrated gradients.
         ablation: what a part is set to: its value in the corrupt prompt of the row
             (`"resample"`), its mean (`"mean"`), 0 (`"zero"`).
@@ -106,7 +111,7 @@ def attribute(
     wide = np.float64 if model.dtype == torch.float64 else np.float32
     each = np.zeros((len(names), len(chosen), len(pairs)), dtype=wide)
     with tqdm(total=len(pairs), desc=method, unit="prompt", delay=2, disable=None) as bar:
-        for index in _chunks(pairs, graph, model, allowed):
+        for index in _chunks(pairs, graph, model, method, len(names), allowed):
             score = Score.of_rows(model, pairs, metric, index)
             rows = _rows(engine, pairs, score, graph, index, names, ablation, means)
             found = _estimate(rows, parts, method, steps)
@@ -227,24 +232,27 @@ def _means(
     return taken(source, model, engine, graph.writers, pairs.decoder)
 
 
-def _chunks(pairs: Pairs, graph: Graph, model: Model, allowed: int) -> list[list[int]]:
+def _chunks(
+    pairs: Pairs, graph: Graph, model: Model, method: Method, places: int, allowed: int
+) -> list[list[int]]:
     """Rows of one length, as many at a time as the memory holds.
 
     Raises:
         InterpError: it does not hold one.
     """
-    facts = model.facts
-    longest = int(pairs.lengths.max())
-    heads = facts.n_heads * facts.d_head
-    token = facts.d_model * (
-        len(graph.writers) + 8 * facts.n_layers + 6 * len(graph.readers) // facts.n_layers
-    )
-    token += facts.n_layers * (6 * heads + 6 * facts.d_mlp + 4 * facts.n_heads * longest)
-    one = model.dtype.itemsize * (token * longest + 2 * len(graph.writers) * len(graph.readers))
+    facts, longest = model.facts, int(pairs.lengths.max())
+    writers, readers = len(graph.writers), len(graph.readers)
+    inputs = facts.n_heads + 2 * facts.n_kv_heads
+    gradients = facts.n_layers if method == "atp*" else 1  # that are held of one layer
+    token = facts.d_model * (writers + 8 * facts.n_layers + 4 * inputs * gradients)
+    wide = facts.n_heads * (facts.d_head + longest) + facts.d_mlp
+    token += facts.n_layers * 6 * wide
+    scores = places * writers * (2 * readers + inputs * gradients)
+    one = model.dtype.itemsize * (token * longest + scores)
     if one > allowed:
         raise InterpError(
-            f"one prompt of {longest} tokens takes about {one / 1e6:.0f} MB of activations and "
-            f"gradients, and memory= allows {allowed / 1e6:.0f} MB. Give more, or shorter prompts."
+            f"one prompt of {longest} tokens takes about {one} bytes of activations and gradients, "
+            f"and memory= allows {allowed}. Give more, or shorter prompts."
         )
     return blocks(pairs.lengths, allowed // one)
 

@@ -1,0 +1,279 @@
+"""Attribution beside exact effects: equal where the model is linear, and where it is corrected."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import interp
+from interp.causal.attribution import attribute
+from interp.causal.effects import exact
+from interp.core.circuit import Part
+from interp.core.errors import (
+    InterpError,
+    MetricError,
+    PairsError,
+    PositionError,
+    SiteError,
+    Unsupported,
+)
+from interp.core.metrics import Metric
+from interp.core.sites import Site
+from interp.engine.interventions import Add, Freeze, Intervention, Set
+from interp.models import native
+from interp.models.model import Model
+from interp.models.native import Shape
+
+PLACES = ("mid", "end", "rest")
+LINEAR = Shape(
+    n_layers=2, n_heads=4, n_kv_heads=2, d_model=10, d_head=3, d_vocab=23, n_ctx=12, d_mlp=0,
+    norm="none",
+)  # fmt: skip
+DEEP = replace(LINEAR, n_layers=3, d_mlp=7, norm="layer")
+
+
+def make(shape: Shape, *, attends: bool, scale: float = 2.0) -> Model:
+    """Random weights, large enough to be far from linear; without `attends` patterns are fixed."""
+    random = native.build(shape, name="tiny", dtype=torch.float64)
+    state = {
+        name: weights * (0 if not attends and _asks(name) else scale)
+        for name, weights in native.state_of(random).items()
+    }
+    return native.build(shape, name="tiny", state=state, dtype=torch.float64)
+
+
+def _asks(name: str) -> bool:
+    return any(f".attn.{part}." in name for part in "qk")
+
+
+@pytest.fixture(scope="module")
+def linear() -> Model:
+    return make(LINEAR, attends=False)
+
+
+@pytest.fixture(scope="module")
+def deep() -> Model:
+    return make(DEEP, attends=True)
+
+
+@pytest.fixture(scope="module")
+def rows() -> interp.Pairs:
+    """Four rows of two lengths in two clusters; all have a position without a name."""
+    generator = torch.Generator().manual_seed(3)
+    ids = [
+        [torch.randint(23, (n,), generator=generator).tolist() for n in (5, 8, 5, 8)]
+        for _ in range(2)
+    ]
+    return interp.Pairs.from_tokens(
+        clean=ids[0],
+        corrupt=ids[1],
+        correct=[3, 5, 7, 11],
+        wrong=[4, 6, 8, 12],
+        positions={"mid": [2, 3, 1, 7]},
+        cluster=["a", "a", "b", "b"],
+    )
+
+
+def far(one: interp.core.attribution.Attribution, other: interp.core.attribution.Attribution):
+    """The largest difference of the scores of the same parts, example by example."""
+    assert one.parts == other.parts
+    return float(np.abs(one.each - other.each).max())
+
+
+@pytest.mark.parametrize("ablation", ["resample", "mean", "zero"])
+@pytest.mark.filterwarnings("ignore:mean ablation")
+def test_on_a_linear_model_it_is_exact(linear: Model, rows: interp.Pairs, ablation):
+    for parts in ("edges", "nodes"):
+        found = attribute(linear, rows, parts, ablation=ablation)
+        measured = exact(linear, rows, parts, ablation=ablation)
+        assert np.abs(measured.each).max() > 1e-2
+        assert far(found, measured) < 1e-9
+        for method in ("eap-ig-inputs", "eap-ig-activations"):
+            integrated = attribute(linear, rows, parts, method=method, steps=2, ablation=ablation)
+            assert far(integrated, measured) < 1e-9
+    assert found.provenance["ablation"] == ablation
+
+
+@pytest.mark.parametrize("parts", ["edges", "nodes"])
+def test_places_are_exact_and_add_up(linear: Model, rows: interp.Pairs, parts):
+    found = attribute(linear, rows, parts, positions=PLACES)
+    whole = attribute(linear, rows, parts)
+    assert [part.place for part in found.parts[:: len(whole)]] == list(PLACES)
+    assert far(found, exact(linear, rows, found.parts)) < 1e-9
+    # in the last row "mid" is "end", so the other rows add up
+    added = found.each.reshape(len(PLACES), *whole.each.shape).sum(0)
+    assert np.abs(added - whole.each)[:, :3].max() < 1e-12
+    assert np.abs(added - whole.each)[:, 3].max() > 1e-6
+
+
+def test_a_batch_is_its_rows_and_chunks_are_the_whole(deep: Model, rows: interp.Pairs):
+    for parts, method in (("edges", "eap"), ("nodes", "atp*"), ("edges", "eap-ig-inputs")):
+        whole = attribute(deep, rows, parts, method=method, positions=PLACES)
+        one = [attribute(deep, rows.select([i]), parts, method=method, positions=PLACES)
+               for i in range(len(rows))]  # fmt: skip
+        assert np.abs(whole.each - np.concatenate([x.each for x in one], 1)).max() < 1e-12
+        needed = _least(deep, rows, parts, method)
+        chunked = attribute(deep, rows, parts, method=method, positions=PLACES, memory=needed)
+        assert far(whole, chunked) < 1e-12
+
+
+def _least(model: Model, rows: interp.Pairs, parts, method) -> int:
+    """The bytes that one row takes, as the refusal says them."""
+    with pytest.raises(InterpError, match=r"one prompt of 8 tokens takes") as refused:
+        attribute(model, rows, parts, method=method, positions=PLACES, memory=1000)
+    return int(str(refused.value).split("about ")[1].split(" bytes")[0])
+
+
+def test_a_node_is_the_sum_of_its_edges(deep: Model, rows: interp.Pairs):
+    """Under every method that is linear in the gradient."""
+    for method in ("eap", "eap-ig-inputs", "eap-ig-activations"):
+        of_edges = attribute(deep, rows, method=method, steps=2)
+        of_nodes = attribute(
+            deep, rows, "nodes", method="atp" if method == "eap" else method, steps=2
+        )
+        writers = of_edges.frame["writer"].to_numpy()
+        added = [of_edges.each[writers == site].sum(0) for site in of_nodes.frame["site"]]
+        assert np.abs(np.stack(added) - of_nodes.each).max() < 1e-12
+        assert np.abs(of_nodes.each).max() > 1e-2
+
+
+def test_one_step_is_the_clean_run(deep: Model, rows: interp.Pairs):
+    eap = attribute(deep, rows)
+    for method in ("eap-ig-inputs", "eap-ig-activations"):
+        assert far(eap, attribute(deep, rows, method=method, steps=1)) < 1e-12
+        assert far(eap, attribute(deep, rows, method=method, steps=3)) > 1e-3
+
+
+def sides(model: Model, rows: interp.Pairs, site: Site) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a site holds in the clean and in the corrupt run of each row; 0 in the padding."""
+    found = []
+    for ids in (rows.clean, rows.corrupt):
+        kept = [
+            interp.capture(model, [ids[i, :n].tolist()], [site])[site][0]
+            for i, n in enumerate(rows.lengths.tolist())
+        ]
+        found.append(torch.nn.utils.rnn.pad_sequence(list(kept), batch_first=True))
+    return found[0], found[1]
+
+
+def slope(model: Model, rows: interp.Pairs, site: Site, around: Callable[[float], list]):
+    """Central difference of the metric; `around` makes the interventions of a step."""
+    step = 1e-4
+    made = {str(sign): around(sign * step) for sign in (1, -1)}
+    up, down = interp.intervene(model, rows, made).frame["effect"].to_numpy().reshape(2, -1)
+    return (up - down) / (2 * step)
+
+
+def test_integrated_gradients_are_means_of_derivatives(deep: Model, rows: interp.Pairs):
+    """Of the run with another embedding, and of runs with the heads of one layer moved."""
+    steps, site = 2, Site.parse("1.2")
+    clean, corrupt = sides(deep, rows, site)
+    words = sides(deep, rows, Site("embed"))
+    layer = {Site("z", 1, head=h): sides(deep, rows, Site("z", 1, head=h)) for h in range(4)}
+    inputs, activations = [], []
+    for share in (0.5, 1.0):
+        mixed = torch.lerp(words[1], words[0], share)
+        start = Intervention(Site("embed"), Set(mixed))
+        inputs.append(slope(deep, rows, site, lambda step, start=start: [
+            start, Intervention(site, Add(step * (corrupt - clean)))
+        ]))  # fmt: skip
+        between = {head: torch.lerp(b, a, share) for head, (a, b) in layer.items()}
+        activations.append(slope(deep, rows, site, lambda step, between=between: [
+            Intervention(head, Set(value + step * (corrupt - clean) * (head == site)))
+            for head, value in between.items()
+        ]))  # fmt: skip
+    for method, expected in (("eap-ig-inputs", inputs), ("eap-ig-activations", activations)):
+        found = attribute(deep, rows, "nodes", method=method, steps=steps)
+        row = found.frame["site"].tolist().index("1.2")
+        assert np.abs(found.each[row] - np.mean(expected, 0)).max() < 1e-6
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_the_qk_fix_is_exact_where_only_attention_bends(rows: interp.Pairs, positions):
+    """One layer of attention: its queries and keys are measured, all else is linear."""
+    model = make(replace(LINEAR, n_layers=1, d_head=4, positions=positions), attends=True, scale=4)
+    for places in ("all", PLACES):
+        found = attribute(model, rows, method="atp*", positions=places)
+        measured = exact(model, rows, found.parts)
+        assert far(found, measured) < 1e-9
+        assert far(attribute(model, rows, positions=places), measured) > 1e-2
+    nodes = attribute(model, rows, "nodes", method="atp*")
+    assert far(nodes, exact(model, rows, "nodes")) < 1e-9
+
+
+def test_grad_drop_is_the_mean_size_without_each_layer(rows: interp.Pairs):
+    """A layer that passes nothing on is one that is frozen; attention is fixed, so QK fix is 0."""
+    model = make(DEEP, attends=False)
+    found = attribute(model, rows, "nodes", method="atp*")
+    for name in ("0.1", "1.mlp"):
+        site = Site.parse(name)
+        clean, corrupt = sides(model, rows, site)
+        others = [layer for layer in range(3) if layer != site.layer]
+
+        def around(step: float, frozen: list[int]) -> list:
+            held = [Site(kind, at) for at in frozen for kind in ("attn_out", "mlp_out")]
+            made = [Intervention(place, Freeze()) for place in held]
+            return [Intervention(site, Add(step * (corrupt - clean))), *made]  # noqa: B023
+
+        plain = slope(model, rows, site, lambda step: around(step, []))
+        without = [
+            slope(model, rows, site, lambda step, at=layer: around(step, [at])) for layer in others
+        ]
+        expected = np.sign(plain) * np.mean(np.abs(without), 0)
+        row = found.frame["site"].tolist().index(name)
+        assert np.abs(found.each[row] - expected).max() < 1e-6
+        assert np.abs(np.abs(expected) - np.abs(plain)).max() > 1e-4
+
+
+def test_grad_drop_of_edges_into_the_logits_changes_nothing(deep: Model, rows: interp.Pairs):
+    """They pass through no layer."""
+    star, eap = attribute(deep, rows, method="atp*"), attribute(deep, rows)
+    logits = star.frame["reader"].to_numpy() == "logits"
+    assert np.abs(star.each - eap.each)[logits].max() < 1e-12
+    assert np.abs(star.each - eap.each)[~logits].max() > 1e-2
+
+
+def test_a_flat_metric_is_refused(deep: Model, rows: interp.Pairs):
+    for method in ("eap", "atp*"):
+        with pytest.raises(MetricError, match=r"'kl' has a gradient of zero at the clean run .*"
+                           r"eap-ig-inputs"):  # fmt: skip
+            attribute(deep, rows, method=method, metric="kl")
+    with pytest.raises(MetricError, match=r"gradient of zero"):
+        attribute(deep, rows, metric="kl", method="eap-ig-inputs", steps=1)
+    between = attribute(deep, rows, metric="kl", method="eap-ig-inputs", steps=3)
+    assert np.abs(between.scores).max() > 1e-3
+    with pytest.raises(MetricError, match=r"'accuracy' has no gradient \(it counts or compares\)"):
+        attribute(deep, rows, metric="accuracy")
+    flat = Metric("flat", lambda logits, _: 0 * logits.sum(-1))
+    with pytest.raises(MetricError, match=r"nothing that it reads moves it"):
+        attribute(deep, rows, metric=flat)
+    steep = Metric("steep", lambda logits, _: (logits.sum(-1) * 0).sqrt())
+    with pytest.raises(MetricError, match=r"gradient of the metric 'steep' holds NaN"):
+        attribute(deep, rows, metric=steep)
+
+
+def test_what_is_refused(deep: Model, rows: interp.Pairs):
+    with pytest.raises(Unsupported, match=r"'atp' is not one of edges, which have 'eap'"):
+        attribute(deep, rows, method="atp")
+    with pytest.raises(Unsupported, match=r"steps=0: integrated gradients take at least one"):
+        attribute(deep, rows, method="eap-ig-inputs", steps=0)
+    with pytest.raises(PositionError, match=r"no position 'middle'; did you mean 'mid'"):
+        attribute(deep, rows, positions=["middle"])
+    with pytest.raises(PositionError, match=r"give 'all', or each of some named positions once"):
+        attribute(deep, rows, positions=["all", "mid"])
+    with pytest.raises(SiteError, match=r"no parts were given"):
+        exact(deep, rows, [])
+    with pytest.raises(SiteError, match=r"there is no edge '1.0 -> 0.1.q'"):
+        exact(deep, rows, ["1.0 -> 0.1.q"])
+    named = replace(rows, positions={**rows.positions, **{
+        str(i): torch.full((4,), i) for i in range(5)
+    }})  # fmt: skip
+    with pytest.raises(PairsError, match=r"row 0 has no position without a name"):
+        exact(deep, named, [Part(Site.parse("0.1"), "rest")])
+
+
+def test_norms_of_all_queries_together_have_no_qk_fix(tiny_model, pairs: interp.Pairs):
+    with pytest.raises(Unsupported, match=r"norms the queries of all heads together \(over 24"):
+        attribute(tiny_model("olmo2"), pairs, method="atp*")
