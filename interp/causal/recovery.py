@@ -23,8 +23,8 @@ from interp.core.table import Table
 
 COLUMNS = ["model", "method", "ablation", "corruption", "granularity", "auroc"]
 COLUMNS += ["average_precision", "r_precision", "level", "n", "n_true", "prevalence"]
-NOISE = 1e-9
-"""Scores under this share of the largest are rounding, which puts nothing in order."""
+NOISE = 1e-7
+"""Scores under this share of the largest are 0: single precision cannot tell them from rounding."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def auroc(scores: Float[ndarray, " part"], true: Bool[ndarray, " part"]) -> floa
 def average_precision(scores: Float[ndarray, " part"], true: Bool[ndarray, " part"]) -> float:
     """Sum over thresholds of precision times the recall that each adds, without interpolation."""
     hits, taken = _by_threshold(scores, true)
-    return float((np.diff(hits, prepend=0) / hits[-1]) @ (hits / taken))
+    return float(np.diff(hits, prepend=0) @ (hits / taken) / hits[-1])  # 1 exactly if all is right
 
 
 def r_precision(scores: Float[ndarray, " part"], true: Bool[ndarray, " part"]) -> float:
