@@ -77,14 +77,17 @@ def exact(
             **results.provenance,
             "null": max(note.get("null", 0.0), results.provenance["null"]),
         }
-    note |= {"pairs": pairs.fingerprint, "prompts": len(pairs)}
+    note |= {"pairs": pairs.fingerprint, "prompts": len(pairs), "method": "exact"}
+    note |= {"ablation": ablation}
+    if isinstance(value, Mean):
+        note["reference"] = value.source.fingerprint
     return Attribution.of(
         chosen,
         each,
         cluster=pairs.cluster,
         method="exact",
         metric=metric.name,
-        provenance={**note, "method": "exact", "ablation": ablation},
+        provenance=note,
     )
 
 

@@ -195,10 +195,13 @@ def agreement(
     return np.stack([spearman, slope, intercept, _correlation(estimate, measured) ** 2], axis=-1)
 
 
-def _correlation(x: Float[ndarray, "*draws parts"], y: Float[ndarray, "*draws parts"]) -> ndarray:
+def _correlation(
+    x: Float[ndarray, "*draws parts"], y: Float[ndarray, "*draws parts"]
+) -> Float[ndarray, "*draws"]:
     x, y = (t - t.mean(-1, keepdims=True) for t in (x, y))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (x * y).sum(-1) / np.sqrt(np.square(x).sum(-1) * np.square(y).sum(-1))
+        found = (x * y).sum(-1) / np.sqrt(np.square(x).sum(-1) * np.square(y).sum(-1))
+    return np.asarray(found)
 
 
 def _spread(
