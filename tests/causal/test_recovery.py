@@ -77,6 +77,12 @@ def test_pairs_thresholds_and_orders_by_brute_force(rows: list[tuple[int, bool]]
     assert made.r_precision == pytest.approx(np.mean(hits))
 
 
+@pytest.mark.parametrize("n_true", range(1, 12))
+def test_a_ranking_without_a_mistake_has_ones_to_the_last_digit(n_true: int) -> None:
+    made = found(list(range(20, 0, -1)), [1] * n_true + [0] * (20 - n_true))
+    assert (made.auroc, made.average_precision, made.r_precision) == (1.0, 1.0, 1.0)
+
+
 @given(MIXED, st.sampled_from([np.exp, np.arctan, lambda x: 3 * x - 7]))
 @settings(max_examples=30, deadline=None)
 def test_only_the_order_matters(rows, bend) -> None:
