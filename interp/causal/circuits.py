@@ -9,13 +9,14 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from numpy import ndarray
 
-from interp.core.circuit import REST, Ablation, Circuit, Part
+from interp.core.circuit import REST, Ablation, Circuit, Granularity, Part
 from interp.core.edges import Edge
 from interp.core.errors import MetricError, ResultsError, SiteError, Unsupported
-from interp.core.graph import Graph
+from interp.core.facts import Facts
+from interp.core.graph import Graph, nodes
 from interp.core.metrics import METRICS, Metric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
@@ -134,15 +135,19 @@ class Setting:
             pairs.at(place)
         places = ("all", *sorted(named - {"all"}))
         source = _source(model, pairs, ablations[0], reference)
-        wiring = Wiring(model.facts, Graph.of(model.facts))
+        wiring = Wiring(model.facts, _graph(model.facts))
         return cls(model, pairs, wiring, places, ablations[0], source)
 
     def kept(self, name: str, circuit: Circuit) -> Kept:
         """A circuit; of nodes the embedding is kept too, everywhere."""
-        mask = self.mask(circuit.parts)
-        if circuit.granularity == "nodes":
+        return self.holding(name, self.marks(circuit.parts), circuit.granularity)
+
+    def holding(self, name: str, marks: Int[ndarray, "part 3"], granularity: Granularity) -> Kept:
+        """The same, of parts that `marks` has found."""
+        mask = self.marked(marks)
+        if granularity == "nodes":
             mask[0, :, 0] = self.wiring.graph.feeds[:, 0]
-        return Kept(name, mask, len(circuit))
+        return Kept(name, mask, len(marks))
 
     def without(self, name: str, parts: Collection[Part]) -> Kept:
         """The whole model without some parts."""
@@ -150,20 +155,36 @@ class Setting:
 
     def mask(self, parts: Iterable[Part]) -> Bool[ndarray, "place reader writer"]:
         """The edges of parts; those of a node are all that leave it."""
-        graph = self.wiring.graph
-        mask = np.zeros((len(self.places), *graph.feeds.shape), dtype=bool)
-        at = {place: i for i, place in enumerate(self.places)}
-        for of, place in parts:
+        return self.marked(self.marks(parts))
+
+    def marks(self, parts: Iterable[Part]) -> Int[ndarray, "part 3"]:
+        """Place, reader and writer of each part, as numbers; of a node the reader is -1.
+
+        Raises:
+            SiteError: an edge or a node that the graph has not.
+        """
+        place = {name: i for i, name in enumerate(self.places)}
+        graph, found = self.wiring.graph, []
+        for of, where in parts:
             if isinstance(of, Edge):
-                mask[at[place], *graph.at(of)] = True
-                continue
-            column = self._columns.get(of)
-            if not column:
+                found.append((place[where], *graph.at(of)))
+            elif column := self._columns.get(of):  # the embedding, column 0, is no part
+                found.append((place[where], -1, column))
+            else:
                 raise SiteError(
                     f"'{of}' is no node of this graph, which has the heads and MLPs of "
                     f"{self.model.facts}. Write it as '23.3' or '12.mlp'."
                 )
-            mask[at[place], :, column] = graph.feeds[:, column]
+        return np.array(found, dtype=int).reshape(-1, 3)
+
+    def marked(self, marks: Int[ndarray, "part 3"]) -> Bool[ndarray, "place reader writer"]:
+        """The edges of parts that `marks` has found."""
+        feeds = self.wiring.graph.feeds
+        mask = np.zeros((len(self.places), *feeds.shape), dtype=bool)
+        edges = marks[marks[:, 1] >= 0]
+        mask[tuple(edges.T)] = True
+        for place, _, column in marks[marks[:, 1] < 0].tolist():
+            mask[place, :, column] = feeds[:, column]
         return mask
 
     @cached_property
@@ -218,8 +239,6 @@ class Setting:
         return Results(_table(self, circuits, metrics, found, connected), note)
 
     def _connected(self, job: Isolation) -> Bool[ndarray, " circuit"]:
-        if not self.model.facts.language_model:
-            return np.ones(len(job.kept), dtype=bool)
         given = np.where(job.lacking[:, None, None], job.kept.all(1), job.kept.any(1))
         kept = self.wiring.graph.feeds & (given ^ job.lacking[:, None, None])
         return self.wiring.connected(kept)
@@ -235,6 +254,18 @@ def resolve_metrics(metric: Metrics) -> tuple[Metric, ...]:
     if not given:
         raise MetricError(f"no metric was given; known: {', '.join(METRICS)}")
     return tuple(map(resolve_metric, given))
+
+
+def _graph(facts: Facts) -> Graph:
+    """The graph of a model; of one without logits, what reads its last layer stands for them."""
+    graph = Graph.of(facts)
+    if facts.language_model:
+        return graph
+    writers = tuple(sorted({*graph.writers, *nodes(facts)}))
+    feeds = np.zeros((len(graph.readers) + 1, len(writers)), dtype=bool)
+    feeds[:-1, [writers.index(writer) for writer in graph.writers]] = graph.feeds
+    feeds[-1] = True
+    return Graph(writers, (*graph.readers, Site("logits")), feeds)
 
 
 def _require(circuit: Circuit, model: Model) -> None:

@@ -131,9 +131,9 @@ def isolate(job: Isolation, engine: Replay) -> Isolated:
         ResultsError: the checkpoint folder cannot be written.
     """
     pairs, n = job.pairs, len(job.kept)
-    budget = _budget(job.memory)
+    budget = room(job.memory)
     longest = int(pairs.lengths.max())
-    row = _row_bytes(job, longest)
+    row = row_bytes(job, longest)
     source = _fitted(job, engine)
     base = np.full((len(job.metrics), len(pairs)), np.nan)
     values = np.full((len(job.metrics), n, len(pairs)), np.nan)
@@ -185,6 +185,7 @@ class Rows:
         source: MeanReference | Constants | None,
     ) -> None:
         self.job, self.w, index = job, engine.weights, list(rows)
+        self.rows = tuple(index)
         model, pairs = job.model, job.pairs
         self.length = int(pairs.lengths[index[0]])
         clean, corrupt = (
@@ -327,7 +328,7 @@ def _fitted(job: Isolation, engine: Replay) -> MeanReference | Constants | None:
     return job.source
 
 
-def _row_bytes(job: Isolation, length: int) -> int:
+def row_bytes(job: Isolation, length: int) -> int:
     """One row of one circuit: a change for each writer, streams, scores, its share of traces."""
     facts, itemsize = job.model.facts, job.model.dtype.itemsize
     changes = len(job.wiring.graph.writers) + 3 * facts.n_heads + 12
@@ -336,7 +337,12 @@ def _row_bytes(job: Isolation, length: int) -> int:
     return length * itemsize * wide + 2 * trace_bytes(facts, length, itemsize)
 
 
-def _budget(memory: int | None) -> int:
+def room(memory: int | None) -> int:
+    """Bytes to hold beside the weights.
+
+    Raises:
+        InterpError: none at all.
+    """
     if memory is not None and memory < 1:
         raise InterpError(f"memory={memory} bytes holds nothing; leave it out, or give more than 0")
     return memory or min(DEFAULT_MEMORY, psutil.virtual_memory().available // 4)
