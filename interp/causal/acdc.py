@@ -154,6 +154,73 @@ def acdc(
     return search.found(corruption)
 
 
+def acdc_sweep(
+    model: Model,
+    pairs: Pairs,
+    *,
+    thresholds: Sequence[float],
+    metric: str | Metric = "kl",
+    worse: Worse | None = None,
+    ablation: Ablated = "resample",
+    reference: Side | Pairs | MeanReference = "corrupt",
+    positions: Where = "all",
+    corruption: str = "corrupt prompts",
+    engine: EngineName = "auto",
+    memory: int | None = None,
+) -> Attribution:
+    """ACDC at several thresholds: edges ranked by the largest at which they are kept.
+
+    This is what the ROC curve of Conmy et al. 2023, sec. 4 is drawn of. An edge's score is that
+    threshold, with the sign of what cutting it does to the metric where it is worse; 0 where no
+    threshold keeps it. It is of all examples together, so each has the same. Edges that the same
+    thresholds keep are tied.
+
+    Args:
+        thresholds: above 0, at least one; the others are as in `acdc`.
+
+    Raises:
+        Unsupported: no thresholds, or one that is not above 0.
+        MetricError, PairsError, PositionError, ModelError: as in `acdc`.
+    """
+    steps = sorted(set(thresholds))
+    if not steps or not steps[0] > 0:
+        raise Unsupported(
+            f"thresholds={list(thresholds)}: edges are ranked by the largest threshold that keeps "
+            "them, so give one or more, all above 0 (which keeps what does nothing)."
+        )
+    runs = [
+        acdc(
+            model,
+            pairs,
+            threshold=step,
+            metric=metric,
+            worse=worse,
+            ablation=ablation,
+            reference=reference,
+            positions=positions,
+            corruption=corruption,
+            engine=engine,
+            memory=memory,
+        )
+        for step in steps
+    ]
+    ranking = runs[0].ranking
+    kept = np.array([[part in run.circuit for part in ranking.parts] for run in runs])
+    score = _sign(resolve_metric(metric), worse) * (np.array(steps)[:, None] * kept).max(0)
+    return Attribution.of(
+        ranking.parts,
+        np.repeat(score[:, None], len(pairs), 1),
+        cluster=ranking.cluster,
+        method="acdc",
+        metric=resolve_metric(metric).name,
+        provenance={
+            **{k: v for k, v in ranking.provenance.items() if k not in ("threshold", "kept")},
+            "thresholds": steps,
+            "runs": sum(run.runs for run in runs),
+        },
+    )
+
+
 def settle(
     run: Run,
     kept: Bool[ndarray, "place writer"],

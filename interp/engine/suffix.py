@@ -41,7 +41,7 @@ class View:
     index: Int[Tensor, " token"] | None
     shape: tuple[int, int]
     place: Int[Tensor, "batch pos"]
-    kinds: tuple[Int[Tensor, " some"], ...]
+    kinds: tuple[Int[Tensor, " _"], ...]
     changes: Float[Tensor, "writer token d_model"]
 
     def of(self, x: Float[Tensor, "*axes token d"]) -> Float[Tensor, "*axes some d"]:
