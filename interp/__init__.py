@@ -10,6 +10,8 @@
     acts = interp.capture(model, pairs, "layers", positions="end")   # acts["3.resid_post"]
     words = interp.probing.collect(model, interp.datasets.corpus("ud-ewt", split="dev"))
     kinds = interp.circuits.head_types(model)                 # induction, previous token, ...
+    scores = interp.attribute(model, pairs)                   # every edge, estimated at once
+    circuit = interp.causal.top_circuit(scores, size=500)     # a Circuit, to be proved
     print(interp.explain(interp.ablate, model, pairs, "heads"))   # what is re-run, what reused
 
 Nouns: a *Site* is the address of an activation ("23.3", "12.mlp"); *Pairs* are prompts aligned
@@ -17,18 +19,22 @@ token by token; a *Metric* gives one float per example; *Results* is a long tabl
 Every method writes a list of interventions and one engine runs the list.
 """
 
+from interp import causal as causal
 from interp import circuits as circuits
 from interp import datasets as datasets
 from interp import figures as figures
 from interp import probing as probing
 from interp import runs as runs
 from interp.causal import ablate as ablate
+from interp.causal import attribute as attribute
 from interp.causal import complement as complement
 from interp.causal import evaluate as evaluate
 from interp.causal import intervene as intervene
 from interp.causal import patch as patch
 from interp.causal import path_patch as path_patch
 from interp.circuits import attention as attention
+from interp.core.attribution import Attribution as Attribution
+from interp.core.circuit import Circuit as Circuit
 from interp.core.edges import Edge as Edge
 from interp.core.errors import InterpError as InterpError
 from interp.core.measures import Measures as Measures
