@@ -1,0 +1,165 @@
+"""The classes of a circuit's heads in a study of IOI: found on one half, reported on the other."""
+
+from collections.abc import Set
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from circuit_study import Proof, Study
+from circuit_study_tables import WITHOUT, lost
+from ioi_heads import (
+    CLASSES,
+    attended,
+    before,
+    looking,
+    movers,
+    reported,
+    sorted_out,
+    through_logits,
+    through_queries,
+)
+from matplotlib.figure import Figure
+
+from interp.core.circuit import Circuit
+from interp.core.edges import Edge
+from interp.core.pairs import Pairs
+from interp.core.results import Results
+from interp.core.sites import Site
+from interp.figures.curves import curves
+from interp.runs import interval
+
+SHOWN = 6
+"""Heads of a class that the summary names."""
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """What the heads do.
+
+    Attributes:
+        of: the class of each head that has one.
+        heads: all heads of the circuit.
+        table: each classified head on the proof half.
+        carried: of each class what faithfulness falls by without it, in circuit and model.
+    """
+
+    of: dict[str, str]
+    heads: list[Site]
+    table: pd.DataFrame
+    carried: pd.DataFrame
+
+
+def classify(study: Study, proof: Proof) -> Classes:
+    """Classes by the discovery half, numbers of the proof half."""
+    heads = sorted({of.writer for of, _ in proof.circuit.parts if of.writer.kind == "z"})
+    clean = study.behaviour().query(f"position == 'clean' and metric == '{study.name}'")
+    whole = float(clean.frame["value"].mean())
+    seen, looks, logits = {}, None, {}
+    for half, pairs in zip(("discovery", "proof"), study.halves, strict=True):
+        seen[half] = study.run.stage(f"attention-{half}", partial(_attended, study, pairs, heads))
+        looks = looking(seen[half]) if looks is None else looks
+        asking = sites(looks.query("query == 'end'"))
+        logits[half] = study.run.stage(f"logits-{half}", partial(_logits, study, pairs, asking))
+    assert looks is not None
+    named = movers(looks, logits["discovery"], whole=whole)
+    early = [head for head in sites(looks.query("key == 's2'")) if before(head, named)]
+    queries: dict[str, Results | None] = dict.fromkeys(seen)
+    if early:
+        for half, pairs in zip(queries, study.halves, strict=True):
+            queries[half] = study.run.stage(
+                f"queries-{half}", partial(_queries, study, pairs, early, named)
+            )
+    of = sorted_out(looks, logits["discovery"], queries["discovery"], whole=whole)
+    table = reported(of, seen["proof"], logits["proof"], queries["proof"])
+    return Classes(of, heads, table, without(study, proof, of))
+
+
+def sites(table: pd.DataFrame) -> list[Site]:
+    return sorted({Site.parse(site) for site in table["site"]})
+
+
+def _attended(study: Study, pairs: Pairs, heads: list[Site], _: Path) -> Results:
+    return attended(study.model, pairs, heads)
+
+
+def _logits(study: Study, pairs: Pairs, heads: list[Site], _: Path) -> Results:
+    return through_logits(study.model, pairs, heads, memory=study.memory)
+
+
+def _queries(study: Study, pairs: Pairs, heads: list[Site], named: list[Site], _: Path) -> Results:
+    return through_queries(study.model, pairs, heads, named, memory=study.memory)
+
+
+def without(study: Study, proof: Proof, of: dict[str, str]) -> pd.DataFrame:
+    """What faithfulness falls by, of the circuit and of the model, without what a class writes.
+
+    By class as in Wang et al. (2022, sec. 4.2): a circuit is complete if both lose the same.
+    """
+    circuit = proof.circuit
+    every = circuit.holding(frozenset(proof.scores.parts))
+    circuits = {"circuit": circuit}
+    for word in dict.fromkeys(of.values()):
+        members = {site for site, kind in of.items() if kind == word}
+        for name, whole in (("circuit", circuit), ("model", every)):
+            circuits[f"{name}{WITHOUT}{word}"] = whole - written_by(whole, members)
+    return lost(study.judged("classes", circuits), study.name, seed=study.seed)
+
+
+def written_by(circuit: Circuit, heads: Set[str]) -> Circuit:
+    """The edges that leave these heads."""
+    edges = [part for part in circuit.parts if isinstance(part.of, Edge)]
+    return circuit.holding(frozenset(p for p in edges if str(p.of.writer) in heads))
+
+
+def draw_classes(study: Study, classes: Classes) -> None:
+    """What each class carries, and where its heads look."""
+    if classes.table.empty:
+        return
+    order = [kind.name for kind in CLASSES]
+    carried = classes.carried.sort_values("without", key=lambda c: c.map(order.index))
+    study.run.figure(
+        "without-classes",
+        curves(
+            carried, x="without", hue="of", xlabel="class taken out of", ylabel="faithfulness lost"
+        ),
+        carried,
+    )
+    study.run.figure("classes", looks_figure(classes.table), classes.table)
+
+
+def looks_figure(table: pd.DataFrame) -> Figure:
+    """Attention of each head to what its class looks at."""
+    drawn = table.rename(columns={"attention": "value"})[["site", "class", "value", "low", "high"]]
+    return curves(drawn, x="site", hue="class", xlabel="head", ylabel="attention where it looks")
+
+
+def said(study: Study, proof: Proof, classes: Classes) -> str:
+    """Which classes there are, beside GPT-2's, and what each carries."""
+    lines = []
+    carried = classes.carried.set_index(["of", "without"])
+    for kind in CLASSES:
+        mine = classes.table[classes.table["class"] == kind.name]
+        known = f"GPT-2: {kind.gpt2}" if kind.gpt2 else "not described in GPT-2"
+        line = f"- {kind.name} ({kind.looks[0].upper()} to {kind.looks[1].upper()}; {known}): "
+        if mine.empty:
+            lines.append(f"{line}none")
+            continue
+        shown = ", ".join(
+            f"{row['site']} {row['attention']:.2f}"
+            + (f" ({row['effect']:+.2f} by the {kind.through})" if kind.through else "")
+            for _, row in mine.head(SHOWN).iterrows()
+        )
+        more = f" and {len(mine) - SHOWN} more" if len(mine) > SHOWN else ""
+        less = " and ".join(
+            f"{of} {interval(carried.loc[(of, kind.name)], digits=2)}"
+            for of in ("circuit", "model")
+        )
+        lines.append(f"{line}{len(mine)}: {shown}{more}. Faithfulness lost without them: {less}.")
+    unnamed = len(classes.heads) - len(classes.of)
+    head = (
+        f"Of the {len(classes.heads)} heads of the circuit {len(classes.of)} behave like a class "
+        "of Wang et al. (2022). Chosen on the discovery half; attention and effects (change of the "
+        f"{study.name} with the head's value from the corrupt prompt) are of the other half."
+    )
+    return "\n".join([head, "", *lines, f"- none of these: {unnamed} heads"])

@@ -1,0 +1,164 @@
+"""The study of a circuit, and the classes of heads: tables of known numbers, and a tiny model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from circuit_study import CHOSEN, Sizes, Study, prove, some_nodes
+from circuit_study_report import draw, refused, summarise
+from circuit_study_tables import gained, lost
+from ioi_classes import written_by
+from ioi_heads import LOOKS, movers, sorted_out
+
+import interp
+from interp.causal.curves import Curve
+from interp.causal.faithfulness import EMPTY, Faithfulness
+from interp.core.circuit import Circuit
+from interp.core.pairs import Pairs
+from interp.core.results import COLUMNS, Results
+from interp.core.sites import Site
+from interp.models.model import Model
+
+SMALL = Sizes((0.05, 0.4), steps=2, random=3, band=2, resamples=2, verified=4, removed=2)
+
+
+def runs(values: dict[str, list[float]], base: list[float], **columns) -> Results:
+    """What run_circuits gives: four prompts of two clusters."""
+    rows = []
+    for name, each in values.items():
+        for i, (value, full) in enumerate(zip(each, base, strict=True)):
+            row = dict.fromkeys(COLUMNS, "") | {"site": name, "metric": "logit_diff", "size": 1}
+            row |= {"example": i, "cluster": "ab"[i // 2], "base": full, "value": value}
+            rows.append(row | {"effect": value - full})
+    return Results(pd.DataFrame(rows), {})
+
+
+def test_what_is_lost_is_of_the_circuit_or_of_the_model() -> None:
+    values = {
+        "circuit": [3.0, 3.0, 3.0, 3.0],
+        "circuit - mover": [2.0, 2.0, 2.0, 2.0],
+        "model - mover": [1.0, 1.0, 3.0, 3.0],
+        EMPTY: [0.0, 0.0, 0.0, 0.0],
+    }
+    table = lost(Faithfulness(runs(values, [4.0] * 4)), "logit_diff", seed=0)
+    found = table.set_index("of")
+    assert found.loc["circuit", ["value", "low", "high"]].tolist() == [0.25] * 3
+    assert found.loc["model", ["value", "low", "high"]].tolist() == [0.5, 0.25, 0.75]
+    assert set(found["without"]) == {"mover"}
+
+
+def test_areas_differ_by_their_paired_difference() -> None:
+    """f is 0.5 or 0.25 at a half of the edges, 1 at all; the area is of that trapezoid."""
+    values, about = {}, {}
+    for name, f in (("eap", 0.25), ("eap-ig-inputs", 0.5)):
+        for by in ("signed", "abs"):
+            for share, kept in ((0.5, f), (1.0, 1.0)):
+                key = f"{name}, {by}, {share:g}"
+                values[key] = [4 * kept] * 4
+                about[key] = {"ranking": name, "by": by, "fraction": share}
+    values[EMPTY] = [0.0] * 4
+    found = runs(values, [4.0] * 4)
+    more = pd.DataFrame([about.get(site, {}) for site in found.frame["site"]])
+    curve = Curve(Results(found.frame.join(more), {}))
+    table = gained(curve, "logit_diff", "eap-ig-inputs", "eap", seed=0).set_index("measure")
+    for end in ("value", "low", "high"):
+        assert table.loc["CPR", end] == pytest.approx(0.5 * (0.25 / 2))
+        assert table.loc["CMD", end] == pytest.approx(-0.5 * (0.25 / 2))
+    areas = curve.areas().pivot(index="method", columns="measure", values="value")
+    for measure in ("CPR", "CMD"):
+        apart = areas.loc["eap-ig-inputs", measure] - areas.loc["eap", measure]
+        assert apart == pytest.approx(table.loc[measure, "value"])
+
+
+def effects(values: dict[str, float]) -> Results:
+    frame = runs({site: [v] * 4 for site, v in values.items()}, [0.0] * 4)
+    return frame
+
+
+def test_heads_are_sorted_by_what_they_do() -> None:
+    """Two heads for each rule: one that meets it, and one that fails its second half."""
+    looks = pd.DataFrame(
+        [
+            ("9.1", "end", "io"),
+            ("9.2", "end", "io"),
+            ("9.3", "end", "io"),
+            ("7.1", "end", "s2"),
+            ("7.2", "end", "s2"),
+            ("7.3", "end", "s2"),
+            ("5.1", "s2", "s1+1"),
+            ("3.1", "s2", "s1"),
+            ("2.1", "s1+1", "s1"),
+            ("2.1", "s2", "s1"),
+        ],
+        columns=["site", "query", "key"],
+    ).assign(value=2 * LOOKS)
+    logits = effects({"9.1": -1.0, "9.2": 0.5, "9.3": 0.01, "7.1": -3.0, "7.2": -0.5, "7.3": 0.0})
+    queries = effects({"7.1": -1.0, "7.2": 0.2, "7.3": 0.2})
+    assert movers(looks, logits, whole=4.0) == [Site.parse("9.1")]
+    assert sorted_out(looks, logits, queries, whole=4.0) == {
+        "9.1": "name mover",
+        "9.2": "negative name mover",
+        "7.1": "S-inhibition",  # it acts by the logits too, but this is asked first
+        "7.2": "subject suppressor",
+        "5.1": "induction",
+        "3.1": "duplicate token",
+        "2.1": "duplicate token",
+    }
+    without_movers = sorted_out(looks, logits, None, whole=4.0)
+    assert without_movers["7.1"] == "subject suppressor"
+
+
+def test_what_a_class_writes() -> None:
+    edges = ["1.1 -> logits", "1.1 -> 2.0.q", "embed -> 1.1.q", "1.0 -> logits"]
+    circuit = Circuit.of(edges, model="m")
+    assert written_by(circuit, {"1.1"}) == Circuit.of(edges[:2], model="m")
+    drawn = some_nodes(circuit, 5, 0)
+    assert drawn == {"1.0": [Site.parse("1.0")], "1.1": [Site.parse("1.1")]}
+
+
+@pytest.fixture
+def prompts() -> Pairs:
+    rng = np.random.default_rng(0)
+    clean = rng.integers(2, 29, (12, 6))
+    corrupt = clean.copy()
+    corrupt[:, 2] = rng.integers(2, 29, 12)
+    return Pairs.from_tokens(
+        clean=clean.tolist(),
+        corrupt=corrupt.tolist(),
+        correct=rng.integers(2, 29, 12).tolist(),
+        wrong=rng.integers(2, 29, 12).tolist(),
+        cluster=list("aabbccddeeff"),
+    )
+
+
+def study(model: Model, pairs: Pairs, root: Path) -> Study:
+    run = interp.runs.open_run("study", SMALL, root=root)
+    return Study(run, model, pairs, "nothing", "another third token", SMALL)
+
+
+def test_a_study_of_a_tiny_model(
+    tiny_model: Callable[..., Model], prompts: Pairs, tmp_path: Path
+) -> None:
+    """A random model fails the gate; the stages run all the same, and are found again."""
+    asked = study(tiny_model("llama"), prompts, tmp_path)
+    behaviour = asked.behaviour()
+    why = refused(asked, behaviour)
+    assert why is not None and "under 75% means that the model does not do the task" in why
+    proof = prove(asked)
+    assert not set(asked.discovery.cluster) & set(asked.proof.cluster)
+    assert proof.circuit.corruption == "another third token"
+    assert proof.scores.provenance["pairs"] == asked.discovery.fingerprint
+    assert proof.null.runs.provenance["pairs"] == asked.proof.fingerprint
+    whole = proof.curve.runs.query("fraction == 1").frame
+    np.testing.assert_allclose(whole["value"], whole["base"], atol=1e-9)
+    top = proof.verified.top.scores
+    assert (np.abs(top).min() >= np.sort(np.abs(proof.scores.scores))[-4:] - 1e-12).any()
+    again = prove(asked)
+    assert again.circuit == proof.circuit
+    pd.testing.assert_frame_equal(again.verified.table, proof.verified.table)
+    draw(asked, proof, {"0.0": "a class of heads that need not be in the circuit"})
+    text = summarise(asked, behaviour, proof)
+    assert f"a circuit of {len(proof.circuit)} of {len(proof.scores)} edges" in text
+    assert CHOSEN in text and "random circuits" in text
