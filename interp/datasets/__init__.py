@@ -10,6 +10,7 @@ are token sequences for models that are trained here.
 
 from interp.datasets.agreement import agreement
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word, require_disjoint
+from interp.datasets.greater_than import greater_probability, greater_than
 from interp.datasets.homographs import homographs
 from interp.datasets.ioi import ioi
 from interp.datasets.minimal import MinimalPair, MinimalPairs
@@ -20,6 +21,7 @@ from interp.datasets.recall import lookup, recall
 from interp.datasets.registry import corpora, corpus
 from interp.datasets.repeated import repeated, repeated_pairs
 from interp.datasets.senses import senses
+from interp.datasets.subject_verb import subject_verb
 from interp.datasets.text import running_text
 
 __all__ = [
@@ -39,6 +41,9 @@ __all__ = [
     "modifiers",
     "ioi",
     "agreement",
+    "subject_verb",
+    "greater_than",
+    "greater_probability",
     "pronoun_pairs",
     "running_text",
     "repeated",
