@@ -224,6 +224,11 @@ class Proof:
     def circuit(self) -> Circuit:
         return self.chosen.circuit
 
+    @property
+    def judged(self) -> Results:
+        """The circuit and random ones on the proof half, one row for each prompt and metric."""
+        return self.null.runs
+
 
 def prove(study: Study) -> Proof:
     """All stages after the behaviour; finished ones are loaded."""

@@ -79,7 +79,7 @@ def run(config: Config) -> interp.Results:
     draw(study, proof, classes.of)
     draw_classes(study, classes)
     text = f"{summarise(study, behaviour, proof)}\n\n{said(study, proof, classes)}"
-    run.finish(interp.Results.concat([behaviour, proof.null.runs]), text)
+    run.finish(interp.Results.concat([behaviour, proof.judged]), text)
     return run.results()
 
 
