@@ -229,6 +229,7 @@ def settle(
     *,
     cuts: Callable[[float], bool],
     width: int,
+    likely: bool = True,
 ) -> tuple[
     Bool[ndarray, "place writer"],
     Float[ndarray, " example"],
@@ -243,16 +244,17 @@ def settle(
     Args:
         run: the metric for each set of edges that is kept.
         now: the metric before any of them is cut.
-        width: how many to test together.
+        width: how many to test together at most.
+        likely: the first guess: are they cut?
 
     Returns:
         What is kept, the metric then, its change with each candidate, and the sizes of the passes.
     """
-    n, start, passes = len(candidates), 0, []
-    guess = np.ones(n, dtype=bool)
+    n, start, size, passes = len(candidates), 0, FIRST, []
+    guess = np.full(n, likely)
     changes = np.zeros((n, len(now)))
     while start < n:
-        chosen = slice(start, min(start + width, n))
+        chosen = slice(start, min(start + size, start + width, n))
         cells, before, current, last = [], [], kept, 0
         for number, candidate in enumerate(candidates[chosen], start=1):
             cell = current.copy()
@@ -267,6 +269,7 @@ def settle(
         cut = np.array([cuts(float(mean)) for mean in change.mean(1)])
         wrong = np.flatnonzero(cut != guess[chosen])
         done = int(wrong[0]) + 1 if len(wrong) else len(cells)
+        size = 2 * done  # what comes after a wrong guess is lost
         guess[chosen] = cut
         changes[start : start + done] = change[:done]
         for number in np.flatnonzero(cut[:done]):
@@ -285,6 +288,7 @@ class _Search:
         self.kept = np.broadcast_to(self.graph.feeds, shape).copy()
         self.changes = np.zeros((*shape, len(job.pairs)))
         self.passes: list[int] = []
+        self.likely = True
         self.blocks: list[tuple[list[int], Suffix]] = []
         replay, self.moves = served(job), np.ones((shape[0], shape[2]), dtype=bool)
         self.engine = "hooks" if replay is None else replay.name
@@ -330,12 +334,19 @@ class _Search:
         if candidates:
             run = self._run(row, heard)
             found = settle(
-                run, self.kept[:, row], candidates, self.now, cuts=self.cuts, width=self.width
+                run,
+                self.kept[:, row],
+                candidates,
+                self.now,
+                cuts=self.cuts,
+                width=self.width,
+                likely=self.likely,
             )
             self.kept[:, row], self.now, changes, passes = found
             self.passes += passes
             places, writers = np.array(candidates).T
             self.changes[places, row, writers] = changes
+            self.likely = bool(self.kept[places, row, writers].mean() < 0.5)
         for _, suffix in self.blocks:
             suffix.settle(row, self.kept[:, row])
 
@@ -424,6 +435,8 @@ class _Search:
 
 TOKENS = 4096
 """Cells x tokens in a pass: more makes it no faster."""
+FIRST = 8
+"""Tests in the first pass of a reader; twice as many in the next as held in the last."""
 
 
 def _sign(metric: Metric, worse: Worse | None) -> int:
