@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
 
 from interp.causal.circuits import Given, Kept, Setting
 from interp.core.circuit import Circuit, Part
@@ -172,7 +175,10 @@ def _without(run: _Runner, circuit: Circuit, sets: Mapping[str, frozenset[Part]]
     return _judged(found, frame, found.frame["value"].to_numpy()[half:], "completeness")
 
 
-def _judged(found: Results, frame, base, method: str) -> Results:
+def _judged(
+    found: Results, frame: pd.DataFrame, base: Float[ndarray, " row"], method: str
+) -> Results:
+    """The table with another base."""
     value = frame["value"].to_numpy()
     made = frame.assign(
         method=f"{method} {found.provenance['ablation']}", base=base, effect=value - base
