@@ -56,7 +56,8 @@ def standing(found: Sequence[Ranking]) -> pd.DataFrame:
 def means(results: Recovery) -> pd.DataFrame:
     """Each method's means over truths, with 95 % intervals; truths are what is drawn again.
 
-    Edges of one model depend on one another, so they are not resampled.
+    Edges of one model depend on one another, so they are not resampled. `above` is the paired
+    difference from the level's first method, the gradient at the clean prompt.
     """
     tables = []
     for level in LEVELS:
@@ -67,7 +68,10 @@ def means(results: Recovery) -> pd.DataFrame:
             )
             values = wide.to_numpy(dtype=float)
             low, high = stats.bootstrap_interval(values, np.arange(values.shape[1]))
+            above = values - wide.loc[METHODS[level][0]].to_numpy(dtype=float)
+            least, most = stats.bootstrap_interval(above, np.arange(values.shape[1]))
             numbers = {"value": values.mean(1), "low": low, "high": high}
+            numbers |= {"above": above.mean(1), "above_low": least, "above_high": most}
             counts = {"perfect": (values == 1).sum(1), "truths": values.shape[1]}
             names = {"level": level, "method": wide.index, "measure": measure}
             tables.append(pd.DataFrame({**names, **numbers, **counts}))
@@ -84,19 +88,19 @@ def summarise(results: Recovery, table: pd.DataFrame, parts: pd.DataFrame) -> st
     truths = results.frame.groupby([*CASE, "level"]).first()
     lines = [
         "# Which methods find a circuit that is known?",
-        f"{results.frame['model'].nunique()} compiled models, {len(truths) // len(LEVELS)} truths "
-        "(a model, an ablation, a corruption, everywhere or by position), each of edges and of "
-        "nodes. Brackets are 95 % bootstrap intervals over truths.",
+        f"Compiled models: {', '.join(dict.fromkeys(results.frame['model']))}; "
+        f"{len(truths) // len(LEVELS)} truths (a model, an ablation, a corruption, everywhere or "
+        "by position), each of edges and of nodes. Brackets are 95 % bootstrap intervals over "
+        "truths; those of one model are alike, so they speak of these models and not of others.",
         _exactly(results),
         _cut(parts, table),
     ]
     for level in LEVELS:
         here = table[table["level"] == level]
         rare = truths.xs(level, level="level")["prevalence"].mean()
-        lines.append(
-            f"## {level.capitalize()}\n\n{_scores(here)}\n\nIn the mean {rare:.0%} of the {level} "
-            "are true."
-        )
+        scores = _scores(here, METHODS[level][0])
+        lines += [f"## {level.capitalize()}", scores]
+        lines.append(f"In the mean {rare:.0%} of the {level} are true.")
         inside = parts[parts["level"] == level]
         for method in methods_of(here):
             if method not in KNOWN:
@@ -146,15 +150,17 @@ def _cut(parts: pd.DataFrame, table: pd.DataFrame) -> str:
     )
 
 
-def _scores(here: pd.DataFrame) -> str:
+def _scores(here: pd.DataFrame, first: str) -> str:
     """A table in markdown: a row for each method."""
-    head = ["method", *MEASURES.values(), "no mistake in"]
+    head = ["method", *MEASURES.values(), f"AUROC above `{first}`", "no mistake in"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method, rows in here.groupby("method", sort=False):
         by = rows.set_index("measure")
         cells = [interp.runs.interval(by.loc[m], digits=2) for m in MEASURES]
-        perfect = f"{by.loc['auroc', 'perfect']} of {by.loc['auroc', 'truths']}"
-        lines.append(f"| {' | '.join([f'`{method}`', *cells, perfect])} |")
+        at = by.loc["auroc"]
+        cells.append("{:+.2f} [{:.2f}, {:.2f}]".format(*at[["above", "above_low", "above_high"]]))
+        cells.append(f"{at['perfect']} of {at['truths']}")
+        lines.append(f"| {' | '.join([f'`{method}`', *cells])} |")
     return "\n".join(lines)
 
 

@@ -129,7 +129,8 @@ def every(method: str, change: dict[str, float] | None = None) -> list[Ranking]:
         scores = {str(edge): float(str(edge) in true) for edge in edges}
         made.append(ranking(scores | (change or {}), case=case, method=method))
         heads = {f"{layer}.{head}": float(head == 0) for layer in (0, 1) for head in range(3)}
-        one = ranking(heads, case=case, level="nodes", method=method)
+        name = "atp" if method == "eap" else method
+        one = ranking(heads, case=case, level="nodes", method=name)
         true_heads = np.array([part.of.head == 0 for part in one.parts])  # type: ignore[union-attr]
         made.append(replace(one, true=true_heads))
     return made
@@ -159,6 +160,10 @@ def test_what_the_summary_says() -> None:
     table = means(results).set_index(["level", "method", "measure"])
     assert table.loc[("edges", "random", "auroc"), "value"] == pytest.approx(0.5, abs=0.1)
     assert table.loc[("edges", "eap", "auroc"), "perfect"] == 0
+    exact, eap = table.loc[("edges", "exact", "auroc")], table.loc[("edges", "eap", "auroc")]
+    assert exact["above"] == pytest.approx(1 - eap["value"])
+    assert exact["above_low"] <= exact["above"] <= exact["above_high"]
+    assert eap["above"] == 0
 
 
 def test_why_a_search_cuts_true_parts() -> None:
@@ -175,7 +180,8 @@ def test_why_a_search_cuts_true_parts() -> None:
 
 
 def test_exact_patching_that_fails_is_a_warning() -> None:
-    _, text = said([*every("exact", {"1.0 -> logits": 0.0}), *every("eap")])
+    lost = {"1.0 -> logits": 0.0}
+    _, text = said([*every("exact", lost), *every("eap")])
     assert "WARNING: exact patching fails on 2 of 4 truths (induction, resample, first" in text
 
 
