@@ -65,7 +65,7 @@ class Sizes:
 
 
 SIZES = {
-    "smoke": Sizes((0.01, 0.2), 2, 4, 2, 3, 6, 2),
+    "smoke": Sizes((0.01, 0.2), 2, 4, 2, 2, 4, 1),
     "default": Sizes(),
     "full": Sizes(band=20, resamples=100, verified=200, removed=50),
 }

@@ -39,6 +39,11 @@ def clean(behaviour: Results, study: Study) -> pd.DataFrame:
     return behaviour.summary(seed=study.seed).query("position == 'clean'").set_index("metric")
 
 
+def word(study: Study) -> str:
+    """The metric in words."""
+    return {"logit_diff": "logit difference"}.get(study.name, study.name.replace("_", " "))
+
+
 def behaves(study: Study, behaviour: Results) -> str:
     """How well the model does the task, with and without its clue."""
     table = clean(behaviour, study)
@@ -46,9 +51,9 @@ def behaves(study: Study, behaviour: Results) -> str:
     corrupt = behaviour.summary(seed=study.seed).query("position == 'corrupt'").set_index("metric")
     return (
         f"On {int(metric['n'])} prompts of {int(metric['clusters'])} clusters {study.model.name} "
-        f"has a {study.name} of {interval(metric, digits=2)} and is right on "
+        f"has a {word(study)} of {interval(metric, digits=2)} and is right on "
         f"{interval(accuracy, digits=2)} of them; on the corrupt prompts ({study.corruption}) the "
-        f"{study.name} is {interval(corrupt.loc[study.name], digits=2)}."
+        f"{word(study)} is {interval(corrupt.loc[study.name], digits=2)}."
     )
 
 
@@ -125,8 +130,8 @@ def carries(study: Study, proof: Proof) -> list[str]:
         f"EAP-IG on {discovery} gives a circuit of {len(circuit)} of {edges} edges "
         f"({100 * proof.chosen.share:g} % asked for, {low} {FAITHFUL:.0%} faithful there), all "
         f"others resampled from the corrupt prompts. On the other {proven} its faithfulness is "
-        f"{interval(mine, 'faithfulness', digits=2)}: a {study.name} of {mine['value']:.2f}, where "
-        f"the model has {mine['full']:.2f} and with nothing left it is {mine['empty']:.2f} (model "
+        f"{interval(mine, 'faithfulness', digits=2)}: a {word(study)} of {mine['value']:.2f} "
+        f"where the model has {mine['full']:.2f}, and {mine['empty']:.2f} with nothing left (model "
         f"less circuit {off['difference']:.2f} [{off['l']:.2f}, {off['h']:.2f}]); it is right on "
         f"{right['value']:.0%} of them (the model: {right['full']:.0%}), at a KL divergence of "
         f"{kl['value']:.2f} nats (with nothing left: {kl['empty']:.2f}). The middle half of the "
@@ -162,9 +167,9 @@ def needs(study: Study, proof: Proof) -> list[str]:
     count = int((nodes.abs() >= MATTERS * whole).sum())
     return [
         f"With half of its edges taken out at random, {len(off)} times, circuit and model differ "
-        f"by {off.mean():.2f} in {study.name} in the mean and {off.max():.2f} at most "
+        f"by {off.mean():.2f} in {word(study)} in the mean and {off.max():.2f} at most "
         f"(incompleteness). Of {len(nodes)} of its heads and MLPs, drawn at random, {count} change "
-        f"the {study.name} by {MATTERS:.0%} of the model's or more when taken out (minimality).",
+        f"the {word(study)} by {MATTERS:.0%} of the model's or more when taken out (minimality).",
     ]
 
 

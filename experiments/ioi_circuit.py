@@ -88,7 +88,11 @@ def main(config: Config) -> None:
     folder = interp.runs.open_run("ioi_circuit", config.sized(), root=config.out).folder
     table = folder / "figures" / "classes.csv"
     if table.exists():
-        print(pd.read_csv(table).to_string(index=False, float_format="{:.2f}".format))
+        print(
+            pd.read_csv(table, dtype={"site": str}).to_string(
+                index=False, float_format="{:.2f}".format
+            )
+        )
     print(interp.runs.report(folder))
 
 

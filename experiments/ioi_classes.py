@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from circuit_study import Proof, Study
+from circuit_study_report import word
 from circuit_study_tables import WITHOUT, lost
 from ioi_heads import (
     CLASSES,
@@ -29,8 +30,8 @@ from interp.core.sites import Site
 from interp.figures.curves import curves
 from interp.runs import interval
 
-SHOWN = 6
-"""Heads of a class that the summary names."""
+SHOWN = 4
+"""Heads of a class that the summary names and the figure shows, by attention."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +56,17 @@ def classify(study: Study, proof: Proof) -> Classes:
     heads = sorted({of.writer for of, _ in proof.circuit.parts if of.writer.kind == "z"})
     clean = study.behaviour().query(f"position == 'clean' and metric == '{study.name}'")
     whole = float(clean.frame["value"].mean())
-    seen, looks, logits = {}, None, {}
+    seen, looks = {}, None
+    logits: dict[str, Results | None] = {}
     for half, pairs in zip(("discovery", "proof"), study.halves, strict=True):
         seen[half] = study.run.stage(f"attention-{half}", partial(_attended, study, pairs, heads))
         looks = looking(seen[half]) if looks is None else looks
         asking = sites(looks.query("query == 'end'"))
-        logits[half] = study.run.stage(f"logits-{half}", partial(_logits, study, pairs, asking))
+        logits[half] = (
+            study.run.stage(f"logits-{half}", partial(_logits, study, pairs, asking))
+            if asking
+            else None
+        )
     assert looks is not None
     named = movers(looks, logits["discovery"], whole=whole)
     early = [head for head in sites(looks.query("key == 's2'")) if before(head, named)]
@@ -71,7 +77,7 @@ def classify(study: Study, proof: Proof) -> Classes:
                 f"queries-{half}", partial(_queries, study, pairs, early, named)
             )
     of = sorted_out(looks, logits["discovery"], queries["discovery"], whole=whole)
-    table = reported(of, seen["proof"], logits["proof"], queries["proof"])
+    table = reported(of, seen["proof"], logits["proof"], queries["proof"], whole=whole)
     return Classes(of, heads, table, without(study, proof, of))
 
 
@@ -99,10 +105,10 @@ def without(study: Study, proof: Proof, of: dict[str, str]) -> pd.DataFrame:
     circuit = proof.circuit
     every = circuit.holding(frozenset(proof.scores.parts))
     circuits = {"circuit": circuit}
-    for word in dict.fromkeys(of.values()):
-        members = {site for site, kind in of.items() if kind == word}
+    for kind in dict.fromkeys(of.values()):
+        members = {site for site, found in of.items() if found == kind}
         for name, whole in (("circuit", circuit), ("model", every)):
-            circuits[f"{name}{WITHOUT}{word}"] = whole - written_by(whole, members)
+            circuits[f"{name}{WITHOUT}{kind}"] = whole - written_by(whole, members)
     return lost(study.judged("classes", circuits), study.name, seed=study.seed)
 
 
@@ -131,6 +137,7 @@ def draw_classes(study: Study, classes: Classes) -> None:
 def looks_figure(table: pd.DataFrame) -> Figure:
     """Attention of each head to what its class looks at."""
     drawn = table.rename(columns={"attention": "value"})[["site", "class", "value", "low", "high"]]
+    drawn = drawn.groupby("class", sort=False).head(SHOWN)
     return curves(drawn, x="site", hue="class", xlabel="head", ylabel="attention where it looks")
 
 
@@ -155,11 +162,15 @@ def said(study: Study, proof: Proof, classes: Classes) -> str:
             f"{of} {interval(carried.loc[(of, kind.name)], digits=2)}"
             for of in ("circuit", "model")
         )
-        lines.append(f"{line}{len(mine)}: {shown}{more}. Faithfulness lost without them: {less}.")
+        lines.append(
+            f"{line}{len(mine)} ({int(mine['holds'].sum())} of them on the other half too): "
+            f"{shown}{more}. Faithfulness lost without them: {less}."
+        )
     unnamed = len(classes.heads) - len(classes.of)
     head = (
-        f"Of the {len(classes.heads)} heads of the circuit {len(classes.of)} behave like a class "
-        "of Wang et al. (2022). Chosen on the discovery half; attention and effects (change of the "
-        f"{study.name} with the head's value from the corrupt prompt) are of the other half."
+        f"Of the {len(classes.heads)} heads of the circuit {len(classes.of)} are of one of the "
+        "classes below, by what they do on the discovery half. Attention and effects (change of "
+        f"the {word(study)} with the head's value from the corrupt prompt) are of the other half; "
+        "GPT-2 is GPT-2 small in Wang et al. (2022), its backup name movers among the name movers."
     )
-    return "\n".join([head, "", *lines, f"- none of these: {unnamed} heads"])
+    return "\n".join([head, "", *lines, f"- none of these: {unnamed}"])

@@ -121,13 +121,14 @@ def before(head: Site, movers: Sequence[Site]) -> bool:
 
 
 def sorted_out(
-    looks: pd.DataFrame, logits: Results, queries: Results | None, *, whole: float
+    looks: pd.DataFrame, logits: Results | None, queries: Results | None, *, whole: float
 ) -> dict[str, str]:
     """The class of each head that has one: the first whose every condition it meets.
 
     Args:
         looks: from `looking`.
-        logits, queries: effects through both ways; none where there are no name movers.
+        logits, queries: effects through both ways; None where no head looks from END, or there are
+            no name movers.
         whole: the model's logit difference, of which an effect has to be a share.
     """
     effects = {"logits": _means(logits), "queries": _means(queries)}
@@ -141,16 +142,24 @@ def sorted_out(
     return found
 
 
-def movers(looks: pd.DataFrame, logits: Results, *, whole: float) -> list[Site]:
+def movers(looks: pd.DataFrame, logits: Results | None, *, whole: float) -> list[Site]:
     """The name movers alone, which S-inhibition is asked about."""
     found = sorted_out(looks, logits, None, whole=whole)
     return [Site.parse(site) for site, kind in found.items() if kind == CLASSES[0].name]
 
 
 def reported(
-    classes: dict[str, str], attention: Results, logits: Results, queries: Results | None
+    classes: dict[str, str],
+    attention: Results,
+    logits: Results | None,
+    queries: Results | None,
+    *,
+    whole: float,
 ) -> pd.DataFrame:
-    """Each head of a class on other prompts: attention to what it looks at, and its effect."""
+    """Each head of a class on other prompts: attention to what it looks at, and its effect.
+
+    `holds`: it would have been put into the class by these prompts too.
+    """
     kinds = {kind.name: kind for kind in CLASSES}
     looks = pd.concat(
         [attention_summary(attention.query(f"receiver == '{q}'")).assign(query=q) for q in ASKED]
@@ -166,11 +175,13 @@ def reported(
         row = {"class": name, "site": site, "looks": " -> ".join(kind.looks).upper()}
         seen = looks.loc[(site, *kind.looks)]
         row |= {"attention": seen["value"], "low": seen["low"], "high": seen["high"]}
+        holds = seen["value"] >= LOOKS
         if kind.through:
             effect = effects[kind.through].loc[site]
             row |= {"through": kind.through, "effect": effect["effect"]}
             row |= {f"effect {end}": effect[end] for end in ("low", "high")}
-        rows.append(row)
+            holds = holds and kind.sign * effect["effect"] >= MATTERS * whole
+        rows.append(row | {"holds": bool(holds)})
     order = list(kinds)
     table = pd.DataFrame(rows, columns=[*COLUMNS])
     return table.sort_values(
@@ -181,7 +192,7 @@ def reported(
 
 
 COLUMNS = ("class", "site", "looks", "attention", "low", "high", "through", "effect")
-COLUMNS += ("effect low", "effect high")
+COLUMNS += ("effect low", "effect high", "holds")
 
 
 def _means(results: Results | None) -> dict[str, float]:

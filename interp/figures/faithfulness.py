@@ -66,7 +66,7 @@ def faithfulness(
         names = [*methods, band]
         figure.legend(loc="outside upper center", ncols=style.columns(names))
         if title:
-            figure.suptitle(title, fontsize=9)
+            axes.set_title(title)
     return figure
 
 

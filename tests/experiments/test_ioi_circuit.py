@@ -10,7 +10,7 @@ from circuit_study import CHOSEN, Sizes, Study, prove, some_nodes
 from circuit_study_report import draw, refused, summarise
 from circuit_study_tables import gained, lost
 from ioi_classes import written_by
-from ioi_heads import LOOKS, movers, sorted_out
+from ioi_heads import LOOKS, looking, movers, reported, sorted_out
 
 import interp
 from interp.causal.curves import Curve
@@ -73,8 +73,7 @@ def test_areas_differ_by_their_paired_difference() -> None:
 
 
 def effects(values: dict[str, float]) -> Results:
-    frame = runs({site: [v] * 4 for site, v in values.items()}, [0.0] * 4)
-    return frame
+    return runs({site: [value] * 4 for site, value in values.items()}, [0.0] * 4)
 
 
 def test_heads_are_sorted_by_what_they_do() -> None:
@@ -108,6 +107,36 @@ def test_heads_are_sorted_by_what_they_do() -> None:
     }
     without_movers = sorted_out(looks, logits, None, whole=4.0)
     assert without_movers["7.1"] == "subject suppressor"
+
+
+def test_a_class_is_reported_on_other_prompts() -> None:
+    """9.1 still looks and helps, 9.2 looks and has no effect, 5.1 looks elsewhere."""
+    where = [("end", key) for key in ("io", "s1", "s2")] + [("s2", "s1"), ("s2", "s1+1")]
+    where.append(("s1+1", "s1"))
+    parts = []
+    for site, looked in (("9.1", "io"), ("9.2", "io"), ("5.1", "s1")):
+        for query, key in where:
+            value = 0.6 if key == looked else 0.05
+            found = runs({site: [value] * 4}, [np.nan] * 4).frame
+            parts.append(found.assign(method="attention", position=key, receiver=query))
+    attention = Results(pd.concat(parts, ignore_index=True), {})
+    looks = looking(attention).set_index(["site", "query"])["key"].to_dict()
+    assert looks == {
+        ("9.1", "end"): "io",
+        ("9.2", "end"): "io",
+        ("5.1", "end"): "s1",
+        ("5.1", "s2"): "s1",
+        ("5.1", "s1+1"): "s1",
+    }
+    classes = {"5.1": "induction", "9.2": "name mover", "9.1": "name mover"}
+    logits = effects({"9.1": -1.0, "9.2": 0.0})
+    table = reported(classes, attention, logits, None, whole=4.0)
+    assert table["site"].tolist() == ["9.2", "9.1", "5.1"], "in the order of the classes"
+    table = table.set_index("site")
+    assert table["holds"].to_dict() == {"9.1": True, "9.2": False, "5.1": False}
+    assert table["attention"].to_dict() == {"9.1": 0.6, "9.2": 0.6, "5.1": 0.05}
+    assert table.loc["9.1", "effect"] == -1 and pd.isna(table.loc["5.1", "effect"])
+    assert table["looks"].tolist() == ["END -> IO", "END -> IO", "S2 -> S1+1"]
 
 
 def test_what_a_class_writes() -> None:

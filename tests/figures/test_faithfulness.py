@@ -39,6 +39,8 @@ def test_numbers_of_the_table(clipped):
     levels = [line.get_ydata()[0] for line in axes.lines if line.get_label().startswith("_")]
     assert levels == [0, 1]
     assert clipped(figure) == []
+    (legend,) = figure.legends
+    assert not legend.get_window_extent().overlaps(axes.title.get_window_extent())
 
 
 def test_without_random_circuits_and_intervals(clipped):
