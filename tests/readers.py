@@ -2,11 +2,16 @@
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
+import tiny
+import torch
 import transformers as hf
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
+import interp
 from interp.models import tokens
+from interp.models.model import Model
 
 WORD = r" ?[A-Za-z]+"
 
@@ -40,3 +45,16 @@ class Reader:
     def spell(self, i: object) -> str:
         """A token's text, without the space before it."""
         return self.tokenizer.convert_ids_to_tokens(int(i)).strip()
+
+
+def speaking(reader: Reader, folder: Path) -> Model:
+    """A small random model with that tokenizer."""
+    size = {"vocab_size": len(reader.tokenizer), "max_position_embeddings": 32}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = hf.LlamaForCausalLM(hf.LlamaConfig(**{**tiny.LLAMA, **size})).eval()
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    model.to(torch.float64).save_pretrained(folder)
+    reader.tokenizer.save_pretrained(folder)
+    return interp.load(folder, dtype=torch.float64)
