@@ -83,13 +83,27 @@ def run_circuits(
     if not named:
         raise ResultsError("the mapping of circuits is empty; give at least one")
     setting = Setting.of(model, pairs, list(named.values()), reference)
-    return setting.run(
+    found = setting.run(
         [setting.kept(name, circuit) for name, circuit in named.items()],
         metric=metric,
         engine=engine,
         memory=memory,
         checkpoint=checkpoint,
     )
+    warn_of_unconnected(found, named)
+    return found
+
+
+def warn_of_unconnected(runs: Results, names: Iterable[str]) -> None:
+    """Say which of these circuits no prompt can pass through; of those without parts one knows."""
+    first = runs.frame.drop_duplicates("site").set_index("site").loc[list(names)]
+    if lost := list(first.index[~first["connected"] & (first["size"] > 0)]):
+        log.warning(
+            "No kept path leads from the embedding to the logits in %s%s: there the model says "
+            "the same whatever the prompt is, but for what the ablated values carry.",
+            ", ".join(map(repr, lost[:3])),
+            f" and {len(lost) - 3} more circuits" if len(lost) > 3 else "",
+        )
 
 
 class Kept(NamedTuple):
@@ -219,13 +233,6 @@ class Setting:
         replay = served(job)
         found = outside(job) if replay is None else isolate(job, replay)
         connected = self._connected(job)
-        if lost := [c.name for c, on in zip(circuits, connected, strict=True) if not on]:
-            log.warning(
-                "No kept path leads from the embedding to the logits in %s%s: there the model says "
-                "the same whatever the prompt is, but for what the ablated values carry.",
-                ", ".join(map(repr, lost[:3])),
-                f" and {len(lost) - 3} more circuits" if len(lost) > 3 else "",
-            )
         note = provenance(
             self.model,
             self.pairs,

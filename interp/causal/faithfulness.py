@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float, Integer
 from numpy import ndarray
 
-from interp.causal.circuits import Given, Kept, Metrics, Setting
+from interp.causal.circuits import Given, Kept, Metrics, Setting, warn_of_unconnected
 from interp.core import stats
 from interp.core.circuit import Circuit
 from interp.core.errors import ResultsError
@@ -226,6 +226,7 @@ def faithfulness(
         memory=memory,
         checkpoint=checkpoint,
     )
+    warn_of_unconnected(runs, named)
     return Faithfulness(runs)
 
 

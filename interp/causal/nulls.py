@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from interp.causal.circuits import Given, Metrics, Setting
+from interp.causal.circuits import Given, Metrics, Setting, warn_of_unconnected
 from interp.causal.faithfulness import METRICS, by_metric, empty, ratio_of_means
 from interp.core.attribution import Attribution
 from interp.core.circuit import Circuit, Part
@@ -164,6 +164,7 @@ def null_test(
         memory=memory,
         checkpoint=checkpoint,
     )
+    warn_of_unconnected(runs, [CIRCUIT])
     return Null(runs)
 
 
