@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from interp.causal.closure import Wires
+from interp.causal.worse import WORSE
 from interp.core.attribution import Attribution
 from interp.core.circuit import Circuit, Part
 from interp.core.edges import Edge
@@ -34,6 +35,7 @@ def top_circuit(
     threshold: float | None = None,
     by: By = "abs",
     closure: Closure = "greedy",
+    corruption: str | None = None,
 ) -> Circuit:
     """The circuit of the parts that score most; give one of `size`, `fraction` and `threshold`.
 
@@ -49,13 +51,15 @@ def top_circuit(
     Args:
         size: parts to take, before anything is pruned.
         fraction: the same, of the parts of the table.
-        threshold: take the parts whose score is at least this: `|score|`, or `-score` if signed.
-        by: `"abs"`, the largest effects of either sign (what CMD ranks by); `"signed"`, the most
-            negative ones, which are the most helpful (what CPR ranks by).
+        threshold: take the parts whose score is at least this: `|score|`, or if signed `-score`
+            (`score` of metrics that go up when a model gets worse: "kl", "loss", "rank").
+        by: `"abs"`, the largest effects of either sign (what CMD ranks by); `"signed"`, those
+            without which the metric gets most worse (what CPR ranks by).
         closure: `"greedy"`: grow from the logits, each time by the best edge whose reader's node is
             in the circuit, then prune; `"prune"`: take the best edges wherever they are, then drop
             those on no path from the embedding to the logits; `"none"`: keep those too.
             The circuits of one attribution are nested in size under each of them.
+        corruption: in words, how the corrupt prompts differ, if the attribution does not say it.
 
     Raises:
         ResultsError: not one of the three is given, or it is out of range; a score is NaN; a table
@@ -77,11 +81,15 @@ def top_circuit(
     else:
         taken = kept = _until(_ranked(helps), helps, most, least)
     _say(attribution, of_edges=of_edges, taken=len(taken), kept=kept)
-    return circuit_of(attribution, kept, "edges" if of_edges else "nodes")
+    return circuit_of(attribution, kept, "edges" if of_edges else "nodes", corruption=corruption)
 
 
 def circuit_of(
-    attribution: Attribution, rows: Int[ndarray, " rows"], granularity: Literal["edges", "nodes"]
+    attribution: Attribution,
+    rows: Int[ndarray, " rows"],
+    granularity: Literal["edges", "nodes"],
+    *,
+    corruption: str | None = None,
 ) -> Circuit:
     """These rows of a table as a circuit, with the ablation that the table is of.
 
@@ -109,7 +117,7 @@ def circuit_of(
         parts,
         model=note["weights"],
         ablation=note["ablation"],
-        corruption=note.get("corruption", "corrupt prompts"),
+        corruption=corruption or note.get("corruption", "corrupt prompts"),
         granularity=granularity,
     )
 
@@ -144,7 +152,10 @@ def _merit(attribution: Attribution, by: By) -> Float[ndarray, " part"]:
             f"the score of '{row['site']}' at {row['position']!r} is NaN ({row['method']}), so it "
             "has no rank. Look at how it was made, or leave such parts out with query()."
         )
-    return np.abs(scores) if by == "abs" else -scores
+    if by == "abs":
+        return np.abs(scores)
+    names = attribution.frame["metric"].str.partition("@")[0]
+    return np.where(names.map(WORSE) == "higher", scores, -scores)
 
 
 def _limits(

@@ -101,6 +101,13 @@ class Suffix:
         wide += 4 * facts.d_mlp + 4 * facts.n_heads * int(job.pairs.lengths.max())
         return wide * tokens * job.model.dtype.itemsize
 
+    @staticmethod
+    def held_by(job: Isolation) -> int:
+        """Bytes of all rows: what writers write, readers read, and the traces."""
+        facts, graph = job.model.facts, job.wiring.graph
+        vectors = len(graph.writers) + len(graph.readers) + 8 * facts.n_layers
+        return int(job.pairs.lengths.sum()) * vectors * facts.d_model * job.model.dtype.itemsize
+
     def moves(self) -> Bool[ndarray, "place writer"]:
         """At which places does cutting a writer change anything?"""
         changed = (self.all.changes != 0).any(-1)

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interp
-from interp.causal.acdc import acdc, acdc_sweep, settle
+from interp.causal.acdc import acdc, acdc_sweep
 from interp.causal.circuits import run_circuits
+from interp.causal.pruning import settle
 from interp.core.circuit import REST, Part
 from interp.core.edges import Edge
-from interp.core.errors import MetricError, Unsupported
+from interp.core.errors import InterpError, MetricError, Unsupported
 from interp.core.graph import Graph
 from interp.core.metrics import METRICS, Metric
 from interp.engine.engines import Replay, choose
@@ -260,6 +261,33 @@ def test_the_order_of_the_prompts_and_the_memory_change_nothing(small, pairs):
     assert again.runs == again.waves >= first.waves
 
 
+def test_the_order_is_that_which_is_said(small):
+    readers = [str(site) for site in reversed(Graph.of(small.facts).readers)]
+    one = ["mlp", "kv1.v", "kv0.v", "kv1.k", "kv0.k", "3.q", "2.q", "1.q", "0.q"]
+    assert readers == ["logits", *(f"{layer}.{part}" for layer in (1, 0) for part in one)]
+
+
+def test_a_killed_run_goes_on(small, pairs, tmp_path, monkeypatch):
+    few, settled = pairs.select([0, 1]), Suffix.settle
+    whole = acdc(small, few, threshold=0.02)
+
+    def killed(suffix: Suffix, row: int, kept: np.ndarray) -> None:
+        if row == 8:
+            raise KeyboardInterrupt
+        settled(suffix, row, kept)
+
+    monkeypatch.setattr(Suffix, "settle", killed)
+    with pytest.raises(KeyboardInterrupt):
+        acdc(small, few, threshold=0.02, checkpoint=tmp_path)
+    monkeypatch.undo()
+    again = acdc(small, few, threshold=0.02, checkpoint=tmp_path)
+    assert 0 < again.runs < whole.runs
+    assert again.circuit == whole.circuit
+    assert (again.ranking.each == whole.ranking.each).all()
+    assert acdc(small, few, threshold=0.02, checkpoint=tmp_path).runs == 0
+    assert acdc(small, few, threshold=0.2, checkpoint=tmp_path).runs > 0
+
+
 def test_a_sweep_ranks_by_the_largest_threshold_that_keeps(small, pairs):
     few, steps = pairs.select([0, 2]), [0.3, 0.03]
     found = acdc_sweep(small, few, thresholds=steps, metric="logit_diff")
@@ -297,15 +325,20 @@ def test_what_the_result_says(small, pairs, tmp_path):
 def test_a_metric_of_ones_own_says_where_worse_is(small, pairs):
     few = pairs.select([0])
     mine = Metric("mine", lambda x, a: x[..., 1] - x[..., 0], reads="answers")
-    with pytest.raises(MetricError, match=r"of 'mine' it is not known where worse is: say worse="):
+    with pytest.raises(
+        MetricError, match=r"of the metric 'mine' it is not known where it goes.*say worse="
+    ):
         acdc(small, few, threshold=0.1, metric=mine)
     found = acdc(small, few, threshold=0.1, metric=mine, worse="higher")
     assert found.circuit == acdc(small, few, threshold=0.1, metric="logit_diff").circuit
 
 
-def test_what_is_refused(small, pairs, tiny_model):
+def test_what_is_refused(small, pairs, tiny_model, monkeypatch):
     with pytest.raises(Unsupported, match=r"has no logits, so no edge leads to an answer"):
         acdc(tiny_model("bert-headless"), pairs, threshold=0.1)
+    monkeypatch.setattr(Suffix, "held_by", staticmethod(lambda job: 1 << 60))
+    with pytest.raises(InterpError, match=r"reads in 5 prompts, \d+ MB, and \d+ MB are free"):
+        acdc(small, pairs, threshold=0.1)
     for thresholds in ([], [0.0, 0.1]):
         with pytest.raises(Unsupported, match=r"give one or more, all above 0"):
             acdc_sweep(small, pairs, thresholds=thresholds)

@@ -47,7 +47,7 @@ PLACES = ("end", "subject", "rest")
 WHERE = {"weights": "abc", "ablation": "mean", "corruption": "other names"}
 
 
-def attribution(parts, scores, **note) -> Attribution:
+def attribution(parts, scores, metric="logit_diff", **note) -> Attribution:
     parts = [Part.parse(part) if isinstance(part, str) else part for part in parts]
     each = np.asarray(scores, dtype=float)[:, None] + np.asarray([-1.0, 1.0])
     return Attribution.of(
@@ -55,7 +55,7 @@ def attribution(parts, scores, **note) -> Attribution:
         each,
         cluster=["a", "b"],
         method="eap",
-        metric="logit_diff",
+        metric=metric,
         provenance={**WHERE, **note},
     )
 
@@ -197,6 +197,19 @@ def test_a_circuit_says_what_the_attribution_says():
     assert found == Circuit.of(
         list(CHAIN)[:3], model="abc", ablation="mean", corruption="other names"
     )
+
+
+def test_where_higher_is_worse_the_largest_scores_help_most():
+    """And where it is not known of a metric, the lowest."""
+    parts, scores = ["embed -> logits", "0.1 -> logits"], [3.0, -4.0]
+    for metric, best in {"kl@end": 0, "loss": 0, "logit_diff": 1, "mine": 1}.items():
+        table = attribution(parts, scores, metric)
+        found = top_circuit(table, size=1, by="signed", closure="none")
+        assert found.parts == {Part.parse(parts[best])}
+
+
+def test_the_corruption_can_be_said():
+    assert top_circuit(chain(), size=3, corruption="no names").corruption == "no names"
 
 
 def test_keys_at_other_places_belong_to_the_head():
