@@ -10,6 +10,7 @@ An estimate is first-order: it misses what saturates and what only acts together
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -104,7 +105,7 @@ def attribute(
     engine = differentiable(model)
     accept(model, pairs, metric)
     names = places_of(pairs, positions)
-    graph = Graph.of(model.facts)
+    graph = _graph(model.facts)
     allowed = budget(memory)
     means = _means(model, engine, pairs, ablation, reference, graph)
     chosen = graph.edges if parts == "edges" else nodes(model.facts)
@@ -135,6 +136,10 @@ def attribute(
         metric=metric.name,
         provenance=note,
     )
+
+
+_graph = lru_cache(maxsize=4)(Graph.of)
+"""Tens of thousands of edges take longer to list than a few prompts to run."""
 
 
 def differentiable(model: Model) -> Replay:

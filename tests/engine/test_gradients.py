@@ -20,10 +20,9 @@ from interp.engine.weights import Norm, weights_of
 from interp.models.model import Model
 
 SUMMED = (
-    *("gpt2", "llama-mha", "llama", "mistral-window", "qwen2", "qwen3", "gemma2-window", "gemma3"),
-    *("olmo2", "neox", "neox-sequential", "phi", "gptj", "opt"),
+    *("gpt2", "llama", "qwen3", "gemma2-window", "gemma3", "olmo2", "neox", "phi", "gptj", "opt"),
 )
-"""Families whose residual stream is a sum of writes."""
+"""Families whose residual stream is a sum of writes, each with something of its own."""
 STEP = 1e-4
 Load = Callable[..., Model]
 
@@ -136,3 +135,19 @@ def test_models_whose_stream_is_no_sum_are_refused(tiny_model: Load, few: interp
         attribute(tiny_model("bert"), few)
     with pytest.raises(Unsupported, match=r"does not serve .* engine: interp.causal.exact"):
         attribute(tiny_model("t5"), few)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_a_real_edge_is_its_derivative():
+    """The strongest into each kind of reader, of a model with grouped queries, in float64."""
+    model = interp.load("smollm2-135m", dtype=torch.float64)
+    prompt = interp.datasets.ioi(model, n=1, seed=0)
+    found = attribute(model, prompt)
+    edges = [Edge.parse(site) for site in found.frame["site"]]
+    kinds = np.array([edge.reader.kind for edge in edges])
+    size = np.abs(found.scores)
+    rows = [int(np.where(kinds == kind, size, -1).argmax()) for kind in ("q", "k", "v", "logits")]
+    assert size[rows].min() > 1e-2
+    expected = slopes(model, prompt, [edges[row] for row in rows])
+    assert np.abs(found.each[rows] - expected).max() < 1e-6
