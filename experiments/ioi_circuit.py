@@ -47,7 +47,7 @@ class Config:
 
     def sized(self) -> "Config":
         """With the numbers that its size stands for."""
-        prompts = {"smoke": 8, "default": 40, "full": 200}[self.size]
+        prompts = {"smoke": 6, "default": 40, "full": 200}[self.size]
         return replace(self, prompts=self.prompts or prompts)
 
 

@@ -1,6 +1,6 @@
 """The classes of a circuit's heads in a study of IOI: found on one half, reported on the other."""
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,13 +11,16 @@ from circuit_study_report import word
 from circuit_study_tables import WITHOUT, lost
 from ioi_heads import (
     CLASSES,
+    Way,
     attended,
     before,
     looking,
     movers,
     reported,
+    sites,
     sorted_out,
     through_logits,
+    through_model,
     through_queries,
 )
 from matplotlib.figure import Figure
@@ -30,6 +33,7 @@ from interp.core.sites import Site
 from interp.figures.curves import curves
 from interp.runs import interval
 
+BY = {"logits": "by the logits", "queries": "by name movers' queries", "model": "by all ways"}
 SHOWN = 4
 """Heads of a class that the summary names and the figure shows, by attention."""
 
@@ -54,43 +58,51 @@ class Classes:
 def classify(study: Study, proof: Proof) -> Classes:
     """Classes by the discovery half, numbers of the proof half."""
     heads = sorted({of.writer for of, _ in proof.circuit.parts if of.writer.kind == "z"})
-    clean = study.behaviour().query(f"position == 'clean' and metric == '{study.name}'")
-    whole = float(clean.frame["value"].mean())
-    seen, looks = {}, None
-    logits: dict[str, Results | None] = {}
-    for half, pairs in zip(("discovery", "proof"), study.halves, strict=True):
-        seen[half] = study.run.stage(f"attention-{half}", partial(_attended, study, pairs, heads))
-        looks = looking(seen[half]) if looks is None else looks
-        asking = sites(looks.query("query == 'end'"))
-        logits[half] = (
-            study.run.stage(f"logits-{half}", partial(_logits, study, pairs, asking))
-            if asking
-            else None
-        )
-    assert looks is not None
-    named = movers(looks, logits["discovery"], whole=whole)
+    clean = study.behaviour().query(f"position == 'clean' and metric == '{study.name}'").frame
+    whole = float(clean[clean["cluster"].isin(study.discovery.cluster)]["value"].mean())
+    seen = {
+        half: study.run.stage(f"attention-{half}", partial(_attended, study, pairs, heads))
+        for half, pairs in prompts(study)
+    }
+    looks = looking(seen["discovery"])
+    effects = {half: _acting(study, half, pairs, looks) for half, pairs in prompts(study)}
+    named = movers(looks, effects["discovery"], whole=whole)
     early = [head for head in sites(looks.query("key == 's2'")) if before(head, named)]
-    queries: dict[str, Results | None] = dict.fromkeys(seen)
     if early:
-        for half, pairs in zip(queries, study.halves, strict=True):
-            queries[half] = study.run.stage(
+        for half, pairs in prompts(study):
+            effects[half]["queries"] = study.run.stage(
                 f"queries-{half}", partial(_queries, study, pairs, early, named)
             )
-    of = sorted_out(looks, logits["discovery"], queries["discovery"], whole=whole)
-    table = reported(of, seen["proof"], logits["proof"], queries["proof"], whole=whole)
+    of = sorted_out(looks, effects["discovery"], whole=whole)
+    table = reported(of, seen["proof"], effects["proof"], whole=whole)
     return Classes(of, heads, table, without(study, proof, of))
 
 
-def sites(table: pd.DataFrame) -> list[Site]:
-    return sorted({Site.parse(site) for site in table["site"]})
+def prompts(study: Study) -> list[tuple[str, Pairs]]:
+    return [("discovery", study.discovery), ("proof", study.proof)]
 
 
 def _attended(study: Study, pairs: Pairs, heads: list[Site], _: Path) -> Results:
     return attended(study.model, pairs, heads)
 
 
-def _logits(study: Study, pairs: Pairs, heads: list[Site], _: Path) -> Results:
-    return through_logits(study.model, pairs, heads, memory=study.memory)
+def _acting(study: Study, half: str, pairs: Pairs, looks: pd.DataFrame) -> dict[Way, Results]:
+    """By way of the logits, and by all ways."""
+    found: dict[Way, Results] = {}
+    ways: dict[Way, tuple[Callable[..., Results], list[Site]]] = {
+        "logits": (through_logits, sites(looks.query("query == 'end'"))),
+        "model": (through_model, sites(looks.query("query != 'end'"))),
+    }
+    for way, (measure, heads) in ways.items():
+        if heads:
+
+            def measured(
+                kept: Path, measure: Callable[..., Results] = measure, heads: list[Site] = heads
+            ) -> Results:
+                return measure(study.model, pairs, heads, memory=study.memory, checkpoint=kept)
+
+            found[way] = study.run.stage(f"{way}-{half}", measured)
+    return found
 
 
 def _queries(study: Study, pairs: Pairs, heads: list[Site], named: list[Site], _: Path) -> Results:
@@ -153,8 +165,7 @@ def said(study: Study, proof: Proof, classes: Classes) -> str:
             lines.append(f"{line}none")
             continue
         shown = ", ".join(
-            f"{row['site']} {row['attention']:.2f}"
-            + (f" ({row['effect']:+.2f} by the {kind.through})" if kind.through else "")
+            f"{row['site']} {row['attention']:.2f} ({row['effect']:+.2f} {BY[kind.through]})"
             for _, row in mine.head(SHOWN).iterrows()
         )
         more = f" and {len(mine) - SHOWN} more" if len(mine) > SHOWN else ""

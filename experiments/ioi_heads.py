@@ -9,14 +9,15 @@ have. A head is put into a class on the discovery half and reported on the other
 | negative name mover | END to IO | lowers it |
 | S-inhibition | END to S2 | helps through the queries of name movers |
 | subject suppressor | END to S2 | helps by way of the logits themselves |
-| induction | S2 to S1+1 | |
-| duplicate token | S2 to S1 | |
-| previous token | S1+1 to S1 | |
+| induction | S2 to S1+1 | helps by whatever way |
+| duplicate token | S2 to S1 | helps by whatever way |
+| previous token | S1+1 to S1 | helps by whatever way |
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
+from typing import Literal, cast
 
 import pandas as pd
 
@@ -34,20 +35,25 @@ MATTERS = 0.01
 """An effect that counts, as a share of the model's logit difference (Wang et al. 2022, sec. 4)."""
 
 
+Way = Literal["logits", "queries", "model"]
+Effects = Mapping[Way, Results]
+"""What is lost by each way when a head's value is from the corrupt prompt; absent: not asked."""
+
+
 @dataclass(frozen=True)
 class Class:
     """A kind of head.
 
     Attributes:
         looks: query and key.
-        through: by which way it acts: "logits", "queries" (of name movers); "" is not asked.
+        through: by which way it acts: the "logits", the "queries" of name movers, or the "model".
         sign: of the effect of taking its value from the corrupt prompt; a helpful head has -1.
         gpt2: how many heads of GPT-2 small are said to be of it.
     """
 
     name: str
     looks: tuple[str, str]
-    through: str = ""
+    through: Way
     sign: int = -1
     gpt2: int = 0
 
@@ -57,9 +63,9 @@ CLASSES = (
     Class("negative name mover", ("end", "io"), "logits", 1, gpt2=2),
     Class("S-inhibition", ("end", "s2"), "queries", gpt2=4),
     Class("subject suppressor", ("end", "s2"), "logits"),
-    Class("induction", ("s2", "s1+1"), gpt2=4),
-    Class("duplicate token", ("s2", "s1"), gpt2=3),
-    Class("previous token", ("s1+1", "s1"), gpt2=2),
+    Class("induction", ("s2", "s1+1"), "model", gpt2=4),
+    Class("duplicate token", ("s2", "s1"), "model", gpt2=3),
+    Class("previous token", ("s1+1", "s1"), "model", gpt2=2),
 )
 
 
@@ -87,11 +93,34 @@ def looking(attention: Results) -> pd.DataFrame:
 
 
 def through_logits(
-    model: interp.Model, pairs: Pairs, heads: Sequence[Site], *, memory: int | None
+    model: interp.Model,
+    pairs: Pairs,
+    heads: Sequence[Site],
+    *,
+    memory: int | None,
+    checkpoint: Path | None = None,
 ) -> Results:
-    """What is lost when a head's value at END reaches the logits from the corrupt prompt."""
+    """By way of the logits, from END."""
     return interp.path_patch(
-        model, pairs, senders=list(heads), sender_positions="end", memory=memory
+        *(model, pairs),
+        senders=list(heads),
+        sender_positions="end",
+        memory=memory,
+        checkpoint=checkpoint,
+    )
+
+
+def through_model(
+    model: interp.Model,
+    pairs: Pairs,
+    heads: Sequence[Site],
+    *,
+    memory: int | None,
+    checkpoint: Path | None = None,
+) -> Results:
+    """By all ways, from everywhere."""
+    return interp.ablate(
+        model, pairs, list(heads), method="resample", memory=memory, checkpoint=checkpoint
     )
 
 
@@ -103,11 +132,11 @@ def through_queries(
     *,
     memory: int | None,
 ) -> Results:
-    """The same by way of the queries of name movers at END, of heads that come before one."""
+    """By way of the queries of name movers at END, of heads that come before one."""
     return interp.path_patch(
         model,
         pairs,
-        senders=[head for head in heads if before(head, movers)],
+        senders=list(heads),
         receivers=[f"{mover}.q" for mover in movers],
         sender_positions="end",
         receiver_positions="end",
@@ -115,46 +144,41 @@ def through_queries(
     )
 
 
+def sites(table: pd.DataFrame) -> list[Site]:
+    return sorted({Site.parse(site) for site in table["site"]})
+
+
 def before(head: Site, movers: Sequence[Site]) -> bool:
     """Does any of these read what the head writes?"""
     return any((head.layer or 0) < (mover.layer or 0) for mover in movers)
 
 
-def sorted_out(
-    looks: pd.DataFrame, logits: Results | None, queries: Results | None, *, whole: float
-) -> dict[str, str]:
+def sorted_out(looks: pd.DataFrame, effects: Effects, *, whole: float) -> dict[str, str]:
     """The class of each head that has one: the first whose every condition it meets.
 
     Args:
         looks: from `looking`.
-        logits, queries: effects through both ways; None where no head looks from END, or there are
-            no name movers.
         whole: the model's logit difference, of which an effect has to be a share.
     """
-    effects = {"logits": _means(logits), "queries": _means(queries)}
+    means = {way: _means(found) for way, found in effects.items()}
     found: dict[str, str] = {}
     for kind in CLASSES:
         query, key = kind.looks
         for site in looks.query(f"query == '{query}' and key == '{key}'")["site"]:
-            effect = effects[kind.through].get(site, 0.0) if kind.through else 0.0
-            if not kind.through or kind.sign * effect >= MATTERS * whole:
+            effect = means.get(kind.through, {}).get(site, 0.0)
+            if kind.sign * effect >= MATTERS * whole:
                 found.setdefault(site, kind.name)
     return found
 
 
-def movers(looks: pd.DataFrame, logits: Results | None, *, whole: float) -> list[Site]:
-    """The name movers alone, which S-inhibition is asked about."""
-    found = sorted_out(looks, logits, None, whole=whole)
+def movers(looks: pd.DataFrame, effects: Effects, *, whole: float) -> list[Site]:
+    """The name movers, whose queries S-inhibition is asked about."""
+    found = sorted_out(looks, effects, whole=whole)
     return [Site.parse(site) for site, kind in found.items() if kind == CLASSES[0].name]
 
 
 def reported(
-    classes: dict[str, str],
-    attention: Results,
-    logits: Results | None,
-    queries: Results | None,
-    *,
-    whole: float,
+    classes: dict[str, str], attention: Results, effects: Effects, *, whole: float
 ) -> pd.DataFrame:
     """Each head of a class on other prompts: attention to what it looks at, and its effect.
 
@@ -164,23 +188,16 @@ def reported(
     looks = pd.concat(
         [attention_summary(attention.query(f"receiver == '{q}'")).assign(query=q) for q in ASKED]
     ).set_index(["site", "query", "position"])
-    effects = {
-        way: found.summary().set_index("site")
-        for way, found in (("logits", logits), ("queries", queries))
-        if found is not None
-    }
+    acts = {way: found.summary().set_index("site") for way, found in effects.items()}
     rows = []
     for site, name in classes.items():
         kind = kinds[name]
+        seen, act = looks.loc[(site, *kind.looks)], acts[kind.through].loc[site]
+        holds = seen["value"] >= LOOKS and kind.sign * act["effect"] >= MATTERS * whole
         row = {"class": name, "site": site, "looks": " -> ".join(kind.looks).upper()}
-        seen = looks.loc[(site, *kind.looks)]
         row |= {"attention": seen["value"], "low": seen["low"], "high": seen["high"]}
-        holds = seen["value"] >= LOOKS
-        if kind.through:
-            effect = effects[kind.through].loc[site]
-            row |= {"through": kind.through, "effect": effect["effect"]}
-            row |= {f"effect {end}": effect[end] for end in ("low", "high")}
-            holds = holds and kind.sign * effect["effect"] >= MATTERS * whole
+        row |= {"through": kind.through, "effect": act["effect"]}
+        row |= {f"effect {end}": act[end] for end in ("low", "high")}
         rows.append(row | {"holds": bool(holds)})
     order = list(kinds)
     table = pd.DataFrame(rows, columns=[*COLUMNS])
@@ -195,7 +212,5 @@ COLUMNS = ("class", "site", "looks", "attention", "low", "high", "through", "eff
 COLUMNS += ("effect low", "effect high", "holds")
 
 
-def _means(results: Results | None) -> dict[str, float]:
-    if results is None:
-        return {}
+def _means(results: Results) -> dict[str, float]:
     return results.frame.groupby("site", observed=True)["effect"].mean().to_dict()

@@ -45,8 +45,8 @@ def circuit(
     An edge is as wide as its absolute score, blue where cutting it lowers the metric (of a logit
     difference: it helps) and red where that raises it. Edges into queries are dashed and end at the
     left of the reader's foot, into keys dotted and in its middle, into values solid and at its
-    right. Of a circuit of nodes the outlines say the same. A part at several positions is drawn
-    once, its scores added up.
+    right; those into MLPs and the logits are solid too. Of a circuit of nodes the outlines say the
+    same. A part at several positions is drawn once, its scores added up.
 
     Args:
         circuit: of edges or of nodes.
@@ -231,7 +231,7 @@ def _key(
                 key.append(Line2D([], [], label=f"{what} {most:+.2g}", **look))
     for port, dash in {**DASHES, "v": "-"}.items():
         if any(line.port == port for line in lines):
-            name = {"q": "query", "k": "key", "v": "value"}[port]
+            name = {"q": "query", "k": "key", "v": "value, MLP, logits"}[port]
             key.append(Line2D([], [], color="0.3", lw=1, ls=dash, label=f"into {name}"))
     drawn = {node for line in lines for node in line.ends}
     words = dict(fill for node, fill in fills.items() if node in drawn)

@@ -77,7 +77,7 @@ def effects(values: dict[str, float]) -> Results:
 
 
 def test_heads_are_sorted_by_what_they_do() -> None:
-    """Two heads for each rule: one that meets it, and one that fails its second half."""
+    """Heads that meet a rule, and heads that look as it says and do not act so."""
     looks = pd.DataFrame(
         [
             ("9.1", "end", "io"),
@@ -90,13 +90,17 @@ def test_heads_are_sorted_by_what_they_do() -> None:
             ("3.1", "s2", "s1"),
             ("2.1", "s1+1", "s1"),
             ("2.1", "s2", "s1"),
+            ("2.2", "s1+1", "s1"),
+            ("2.3", "s1+1", "s1"),
         ],
         columns=["site", "query", "key"],
     ).assign(value=2 * LOOKS)
     logits = effects({"9.1": -1.0, "9.2": 0.5, "9.3": 0.01, "7.1": -3.0, "7.2": -0.5, "7.3": 0.0})
     queries = effects({"7.1": -1.0, "7.2": 0.2, "7.3": 0.2})
-    assert movers(looks, logits, whole=4.0) == [Site.parse("9.1")]
-    assert sorted_out(looks, logits, queries, whole=4.0) == {
+    model = effects({"5.1": -1.0, "3.1": -0.1, "2.1": -0.1, "2.2": -0.01, "2.3": 1.0})
+    acts = {"logits": logits, "model": model}
+    assert movers(looks, acts, whole=4.0) == [Site.parse("9.1")]
+    assert sorted_out(looks, {**acts, "queries": queries}, whole=4.0) == {
         "9.1": "name mover",
         "9.2": "negative name mover",
         "7.1": "S-inhibition",  # it acts by the logits too, but this is asked first
@@ -105,7 +109,7 @@ def test_heads_are_sorted_by_what_they_do() -> None:
         "3.1": "duplicate token",
         "2.1": "duplicate token",
     }
-    without_movers = sorted_out(looks, logits, None, whole=4.0)
+    without_movers = sorted_out(looks, acts, whole=4.0)
     assert without_movers["7.1"] == "subject suppressor"
 
 
@@ -129,13 +133,14 @@ def test_a_class_is_reported_on_other_prompts() -> None:
         ("5.1", "s1+1"): "s1",
     }
     classes = {"5.1": "induction", "9.2": "name mover", "9.1": "name mover"}
-    logits = effects({"9.1": -1.0, "9.2": 0.0})
-    table = reported(classes, attention, logits, None, whole=4.0)
+    acts = {"logits": effects({"9.1": -1.0, "9.2": 0.0}), "model": effects({"5.1": -1.0})}
+    table = reported(classes, attention, acts, whole=4.0)
     assert table["site"].tolist() == ["9.2", "9.1", "5.1"], "in the order of the classes"
     table = table.set_index("site")
     assert table["holds"].to_dict() == {"9.1": True, "9.2": False, "5.1": False}
     assert table["attention"].to_dict() == {"9.1": 0.6, "9.2": 0.6, "5.1": 0.05}
-    assert table.loc["9.1", "effect"] == -1 and pd.isna(table.loc["5.1", "effect"])
+    assert table["effect"].to_dict() == {"9.1": -1.0, "9.2": 0.0, "5.1": -1.0}
+    assert table["through"].tolist() == ["logits", "logits", "model"]
     assert table["looks"].tolist() == ["END -> IO", "END -> IO", "S2 -> S1+1"]
 
 

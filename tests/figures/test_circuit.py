@@ -127,7 +127,7 @@ def test_width_and_colour_are_the_score():
     assert "1.kv2" not in words(figure), "a group of one head is that head"
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend[:2] == ["change in logit difference -2", "change in logit difference +1"]
-    assert legend[2:] == ["into query", "into key", "into value", "mover"]
+    assert legend[2:] == ["into query", "into key", "into value, MLP, logits", "mover"]
 
 
 def test_heads_of_a_group_stand_in_its_box():
