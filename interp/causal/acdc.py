@@ -80,7 +80,8 @@ def acdc(
     The readers come from the last to the first: the logits; then of each layer from the last its
     MLP, the values, the keys and the queries, from the last head (or group) to the first. Of each
     reader the writers come from the last to the embedding, and of each writer the places in their
-    order. What is cut stays cut. Another order gives another circuit.
+    order. What is cut stays cut. Another order gives another circuit. A writer's edges may stay
+    where all edges into it fell, each by less than the threshold; nothing is pruned after.
 
     A threshold of 0 keeps, besides edges that matter, those that change nothing at all; take one
     just above the float noise (1e-9 in float64) to be rid of them.
@@ -105,37 +106,22 @@ def acdc(
         Unsupported: unknown options, or a model without edges into logits.
         PairsError, PositionError, ModelError: as in `ablate`.
     """
-    for name, given, known in (
-        ("ablation", ablation, get_args(Ablated)),
-        ("positions", positions, get_args(Where)),
-    ):
-        if given not in known:
-            raise Unsupported(f"unknown {name}={given!r}; {nearest(str(given), known)}")
-    metric = resolve_metric(metric)
-    sign = harm(metric.name, worse)
-    if not model.facts.language_model:
-        raise Unsupported(
-            f"{model.name} has no logits, so no edge leads to an answer that could be kept. Rank "
-            "its heads and MLPs: interp.ablate(model, pairs, ['heads', 'mlps'], metric='cosine')."
-        )
-    graph = Graph.of(model.facts)
-    job = Isolation(
-        model=model,
-        pairs=pairs,
-        wiring=Wiring(model.facts, graph),
-        kept=np.zeros((0, 1, *graph.feeds.shape), dtype=bool),
-        lacking=np.zeros(0, dtype=bool),
-        places=("all",) if positions == "all" else (*sorted(pairs.positions), REST),
-        ablation=ablation,
-        source=_reference(pairs, ablation, reference),
-        metrics=(metric,),
-        engine=engine,
-        memory=memory,
-        checkpoint=checkpoint,
+    job = _job(
+        *(model, pairs, resolve_metric(metric), ablation, reference, positions),
+        *(engine, memory, checkpoint),
     )
-    search = Search(job, threshold, sign)
+    search = Search(job, threshold, harm(job.metrics[0].name, worse))
     search.go()
-    return _found(search, corruption)
+    found = _found(search, corruption)
+    kept, n = len(found.circuit), len(found.ranking)
+    if kept in (0, n):
+        log.warning(
+            "acdc keeps %s %d edges at threshold %g of %s, so the circuit is the %s. Another "
+            "threshold would say which edges matter.",
+            *("all" if kept else "none of the", n, threshold, job.metrics[0].name),
+            "whole model" if kept else "ablated run",
+        )
+    return found
 
 
 def acdc_sweep(
@@ -173,37 +159,79 @@ def acdc_sweep(
             f"thresholds={list(thresholds)}: edges are ranked by the largest threshold that keeps "
             "them, so give one or more, all above 0 (which keeps what does nothing)."
         )
-    runs = [
-        acdc(
-            model,
-            pairs,
-            threshold=step,
-            metric=metric,
-            worse=worse,
-            ablation=ablation,
-            reference=reference,
-            positions=positions,
-            corruption=corruption,
-            engine=engine,
-            memory=memory,
-            checkpoint=checkpoint,
-        )
-        for step in steps
-    ]
+    job = _job(
+        *(model, pairs, resolve_metric(metric), ablation, reference, positions),
+        *(engine, memory, checkpoint),
+    )
+    sign, runs = harm(job.metrics[0].name, worse), []
+    for step in steps:
+        search = Search(job, step, sign)
+        search.go()
+        runs.append(_found(search, corruption))
     ranking = runs[0].ranking
     kept = np.array([[part in run.circuit for part in ranking.parts] for run in runs])
-    score = harm(resolve_metric(metric).name, worse) * (np.array(steps)[:, None] * kept).max(0)
+    score = sign * (np.array(steps)[:, None] * kept).max(0)
+    if len(set(score)) == 1:
+        log.warning(
+            "at each of the thresholds %s of %s acdc keeps %s edges, so it ranks none above "
+            "another. Others would say which matter.",
+            *(steps, job.metrics[0].name, "all" if kept.all() else "no"),
+        )
     return Attribution.of(
         ranking.parts,
         np.repeat(score[:, None], len(pairs), 1),
         cluster=ranking.cluster,
         method="acdc",
-        metric=resolve_metric(metric).name,
+        metric=job.metrics[0].name,
         provenance={
             **{k: v for k, v in ranking.provenance.items() if k not in ("threshold", "kept")},
             "thresholds": steps,
             "runs": sum(run.runs for run in runs),
         },
+    )
+
+
+def _job(
+    model: Model,
+    pairs: Pairs,
+    metric: Metric,
+    ablation: Ablated,
+    reference: Side | Pairs | MeanReference,
+    positions: Where,
+    engine: EngineName,
+    memory: int | None,
+    checkpoint: Path | None,
+) -> Isolation:
+    """What is searched.
+
+    Raises:
+        Unsupported: unknown options, or no logits.
+    """
+    for name, given, known in (
+        ("ablation", ablation, get_args(Ablated)),
+        ("positions", positions, get_args(Where)),
+    ):
+        if given not in known:
+            raise Unsupported(f"unknown {name}={given!r}; {nearest(str(given), known)}")
+    if not model.facts.language_model:
+        raise Unsupported(
+            f"{model.name} has no logits, so no edge leads to an answer that could be kept. Rank "
+            "its heads and MLPs: interp.ablate(model, pairs, ['heads', 'mlps'], metric='cosine')."
+        )
+    graph = Graph.of(model.facts)
+    return Isolation(
+        model=model,
+        pairs=pairs,
+        wiring=Wiring(model.facts, graph),
+        kept=np.zeros((0, 1, *graph.feeds.shape), dtype=bool),
+        lacking=np.zeros(0, dtype=bool),
+        places=("all",) if positions == "all" else (*sorted(pairs.positions), REST),
+        ablation=ablation,
+        source=_reference(pairs, ablation, reference),
+        metrics=(metric,),
+        engine=engine,
+        memory=memory,
+        checkpoint=checkpoint,
     )
 
 
@@ -236,14 +264,6 @@ def _found(search: Search, corruption: str) -> Discovered:
         runs=search.runs,
         **({} if job.source is None else {"reference": job.source.fingerprint}),
     )
-    if kept.all() or not kept.any():
-        log.warning(
-            "acdc keeps %s %d edges at threshold %g of %s, so the circuit is the %s. Another "
-            "threshold would say which edges matter.",
-            *("all", len(kept)) if kept.all() else ("none of the", len(kept)),
-            *(search.threshold, metric.name),
-            "whole model" if kept.all() else "ablated run",
-        )
     ranking = Attribution.of(
         parts,
         search.changes[index],
@@ -258,6 +278,11 @@ def _found(search: Search, corruption: str) -> Discovered:
 def _reference(
     pairs: Pairs, ablation: Ablated, reference: Side | Pairs | MeanReference
 ) -> Averaged | None:
+    if isinstance(reference, str) and reference not in get_args(Side):
+        raise Unsupported(
+            f"unknown reference {reference!r}: it is a side of these pairs, 'clean' or 'corrupt', "
+            "or other Pairs, whose corrupt side is averaged, or a MeanReference."
+        )
     if ablation != "mean":
         return None
     if isinstance(reference, MeanReference):

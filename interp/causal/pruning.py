@@ -91,10 +91,12 @@ class Search:
         harm: 1 where a higher metric is worse, else -1.
 
     Raises:
-        InterpError: the clean runs do not fit into the memory.
+        InterpError: the clean runs do not fit into the memory, or the threshold is NaN.
     """
 
     def __init__(self, job: Isolation, threshold: float, harm: int) -> None:
+        if np.isnan(threshold):
+            raise InterpError("threshold=nan: nothing is less than it, so nothing would be cut")
         self.job, self.graph, self.wiring = job, job.wiring.graph, job.wiring
         self.threshold, self.harm = threshold, harm
         shape = (len(job.places), *self.graph.feeds.shape)

@@ -308,6 +308,10 @@ def test_what_is_said_of_a_circuit_of_everything_or_nothing(small, pairs, caplog
     everything = acdc(small, few, threshold=-1e9)
     assert len(everything.circuit) == 82
     assert "acdc keeps all 82 edges" in caplog.text
+    caplog.clear()
+    acdc_sweep(small, few, thresholds=[1e8, 1e9])
+    assert "at each of the thresholds [100000000.0, 1000000000.0] of kl" in caplog.text
+    assert "acdc keeps no edges, so it ranks none above another" in caplog.text
 
 
 def test_what_the_result_says(small, pairs, tmp_path):
@@ -339,6 +343,8 @@ def test_what_is_refused(small, pairs, tiny_model, monkeypatch):
     monkeypatch.setattr(Suffix, "held_by", staticmethod(lambda job: 1 << 60))
     with pytest.raises(InterpError, match=r"reads in 5 prompts, \d+ MB, and \d+ MB are free"):
         acdc(small, pairs, threshold=0.1)
+    with pytest.raises(InterpError, match=r"threshold=nan"):
+        acdc(small, pairs, threshold=float("nan"))
     for thresholds in ([], [0.0, 0.1]):
         with pytest.raises(Unsupported, match=r"give one or more, all above 0"):
             acdc_sweep(small, pairs, thresholds=thresholds)
