@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from interp.causal.circuits import Given, Kept, Setting
+from interp.causal.setting import Given, Kept, Setting
 from interp.core.circuit import Circuit, Part
 from interp.core.edges import Edge
 from interp.core.errors import ResultsError, SiteError, Unsupported

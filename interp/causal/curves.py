@@ -15,10 +15,10 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from interp.causal.circuits import Given, Kept, Setting
 from interp.causal.closure import Wires
 from interp.causal.discovery import By, Closure, circuit_of
 from interp.causal.faithfulness import Faithfulness, Wide, by_metric, drawn, empty
+from interp.causal.setting import Given, Kept, Setting
 from interp.core import stats
 from interp.core.attribution import Attribution
 from interp.core.errors import ResultsError

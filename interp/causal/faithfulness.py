@@ -15,7 +15,8 @@ import pandas as pd
 from jaxtyping import Float, Integer
 from numpy import ndarray
 
-from interp.causal.circuits import Given, Kept, Metrics, Setting, warn_of_unconnected
+from interp.causal.circuits import warn_of_unconnected
+from interp.causal.setting import Given, Kept, Metrics, Setting
 from interp.core import stats
 from interp.core.circuit import Circuit
 from interp.core.errors import ResultsError

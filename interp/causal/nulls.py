@@ -9,8 +9,9 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from interp.causal.circuits import Given, Metrics, Setting, warn_of_unconnected
+from interp.causal.circuits import warn_of_unconnected
 from interp.causal.faithfulness import METRICS, by_metric, empty, ratio_of_means
+from interp.causal.setting import Given, Metrics, Setting
 from interp.core.attribution import Attribution
 from interp.core.circuit import Circuit, Part
 from interp.core.edges import Edge

@@ -15,14 +15,16 @@ from numpy import ndarray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from interp.causal.circuits import Setting
+from interp.causal.setting import Setting
 from interp.core.circuit import Circuit
 from interp.core.errors import MetricError, ProbeError, Unsupported
 from interp.core.metrics import resolve_metric
 from interp.core.pairs import Pairs
 from interp.engine.constants import Constants
-from interp.engine.isolate import Isolation, Rows, room, row_bytes, served
+from interp.engine.isolate import room, row_bytes, served
+from interp.engine.isolation import Isolation
 from interp.engine.plan import blocks
+from interp.engine.rows import Rows
 from interp.models.model import Model
 
 Loss = Literal["kl", "loss", "next_token_loss", "logit_diff", "log_prob"]

@@ -22,7 +22,7 @@ from interp.engine.interventions import (
     Value,
     Zero,
 )
-from interp.engine.isolate import Isolated, Isolation, classes
+from interp.engine.isolation import Isolated, Isolation, classes
 from interp.engine.run import run
 from interp.engine.sweep import Sweep
 

@@ -24,6 +24,12 @@ from interp.engine.constants import Constants
 from interp.engine.interventions import Intervention, Set
 
 
+@pytest.fixture
+def model(tiny_model):
+    """Grouped queries, rotary positions."""
+    return tiny_model("llama")
+
+
 def circuit(model, parts, ablation="resample", granularity="edges"):
     return Circuit.of(parts, model=model.weight_hash, ablation=ablation, granularity=granularity)
 
