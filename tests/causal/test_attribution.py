@@ -24,9 +24,10 @@ from interp.core.errors import (
 from interp.core.metrics import Metric
 from interp.core.sites import Site
 from interp.engine.interventions import Add, Freeze, Intervention, Set
-from interp.models import native
+from interp.models import compiled, native
 from interp.models.model import Model
 from interp.models.native import Shape
+from interp.models.recurrent import RecurrentShape, build_recurrent
 
 PLACES = ("mid", "end", "rest")
 LINEAR = Shape(
@@ -208,6 +209,19 @@ def test_the_qk_fix_is_exact_where_only_attention_bends(rows: interp.Pairs, posi
     assert far(nodes, exact(model, rows, "nodes")) < 1e-9
 
 
+def test_saturated_attention_is_seen_by_the_qk_fix_alone():
+    """The name movers of the compiled IOI model: attention of 1, which has no gradient."""
+    model = compiled.build("ioi", dtype=torch.float64)
+    pairs = compiled.pairs("ioi", corruption="abc", n=4, seed=0)
+    movers = [f"1.0 -> 2.{head}.q" for head in range(3)]
+    measured = exact(model, pairs, movers)
+    assert np.abs(measured.scores).min() > 1
+    for method, expected in (("eap", 0 * measured.each), ("atp*", measured.each)):
+        found = attribute(model, pairs, method=method)
+        rows = [found.frame["site"].tolist().index(edge) for edge in movers]
+        assert np.abs(found.each[rows] - expected).max() < 1e-9
+
+
 def test_grad_drop_is_the_mean_size_without_each_layer(rows: interp.Pairs):
     """A layer that passes nothing on is one that is frozen; attention is fixed, so QK fix is 0."""
     model = make(DEEP, attends=False)
@@ -268,6 +282,9 @@ def test_what_is_refused(deep: Model, rows: interp.Pairs):
         attribute(deep, rows, positions=["middle"])
     with pytest.raises(PositionError, match=r"give 'all', or each of some named positions once"):
         attribute(deep, rows, positions=["all", "mid"])
+    lstm = build_recurrent(RecurrentShape(1, 8, 23, 12), name="lstm")
+    with pytest.raises(Unsupported, match=r"does not serve lstm: .* is an LSTM"):
+        attribute(lstm, rows)
     with pytest.raises(SiteError, match=r"no parts were given"):
         exact(deep, rows, [])
     with pytest.raises(SiteError, match=r"there is no edge '1.0 -> 0.1.q'"):
