@@ -4,7 +4,7 @@ The task of Hanna et al. (2023, sec. 2), with this project's own nouns. The mode
 next token, which is two digits for some tokenizers and one for others.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,15 @@ from interp.core.errors import MetricError, PairsError
 from interp.core.metrics import Answers, Metric
 from interp.core.pairs import Pairs
 from interp.datasets.ioi import Spans
-from interp.datasets.prompts import OneToken, cycle, fill, require_numbers
+from interp.datasets.prompts import (
+    OneToken,
+    Prompt,
+    Row,
+    cycle,
+    fill,
+    paired,
+    require_numbers,
+)
 from interp.models.tokens import Bos
 
 TEMPLATE = "The {NOUN} lasted from the year {CENTURY}{YEAR} to the year {AGAIN}"
@@ -87,43 +95,34 @@ def greater_than(model: Spans, *, n: int = 64, seed: int = 0, bos: Bos = "model"
         )
     rng = np.random.default_rng([*b"greater_than", seed])
     lasting, starts = cycle(rng, nouns), _starts(rng, numerals)
-    sides: dict[str, list[list[int]]] = {"clean": [], "corrupt": []}
-    marks: list[dict[str, int]] = []
-    answers: list[tuple[int, int]] = []
-    clusters: list[str] = []
+    rows = []
     for _ in range(n):
         noun, (century, year) = next(lasting), next(starts)
         slots = {"NOUN": noun, "CENTURY": century, "AGAIN": century}
-        for side, digits in (("corrupt", FIRST), ("clean", f"{year:02}")):
-            prompt = fill(model, TEMPLATE, slots | {"YEAR": digits}, bos=bos)
-            first = prompt.at["CENTURY"] + 1
-            told = numerals.ids[int(digits[: numerals.width])]
-            again = prompt.ids[prompt.at["end"]]
-            if (prompt.ids[first - 1], prompt.ids[first]) != (again, told):
-                raise PairsError(
-                    f"the year {century}{digits} is written in another way in "
-                    f"{model.show(prompt.ids)} than elsewhere: {known.name} tokenises a number by "
-                    "its surroundings. Use another tokenizer for this task."
-                )
-            sides[side].append(prompt.ids)
-        marks.append({"noun": prompt.at["NOUN"], "century": first - 1, "year": first})
-        marks[-1]["end"] = prompt.at["end"]
+        clean, at = _prompt(known, numerals, slots, f"{year:02}", bos)
+        corrupt, _ = _prompt(known, numerals, slots, FIRST, bos)
         low, high = _nearest(numerals.width, year)
-        answers.append((numerals.ids[high], numerals.ids[low]))
-        clusters.append(noun)
-    return Pairs.from_tokens(
-        clean=sides["clean"],
-        corrupt=sides["corrupt"],
-        correct=[right for right, _ in answers],
-        wrong=[wrong for _, wrong in answers],
-        positions={name: [row[name] for row in marks] for name in marks[0]},
-        cluster=clusters,
-        strings=[
-            (tuple(model.show(a)), tuple(model.show(b)))
-            for a, b in zip(sides["clean"], sides["corrupt"], strict=True)
-        ],
-        bos=bos,
-    )
+        rows.append(Row(clean, corrupt, at, numerals.ids[high], numerals.ids[low], noun))
+    return paired(model, rows, bos=bos)
+
+
+def _prompt(
+    known: OneToken, numerals: Numerals, slots: Mapping[str, str], year: str, bos: Bos
+) -> Prompt:
+    """The prompt of a starting year.
+
+    Raises:
+        PairsError: its numbers are other tokens than elsewhere.
+    """
+    ids, at = fill(known.model, TEMPLATE, {**slots, "YEAR": year}, bos=bos)
+    first, told = at["CENTURY"] + 1, numerals.ids[int(year[: numerals.width])]
+    if (ids[first - 1], ids[first]) != (ids[at["end"]], told):
+        raise PairsError(
+            f"the year {slots['CENTURY']}{year} is written in another way in "
+            f"{known.model.show(ids)} than elsewhere: {known.name} tokenises a number by its "
+            "surroundings. Use another tokenizer for this task."
+        )
+    return Prompt(ids, {"noun": at["NOUN"], "century": first - 1, "year": first, "end": at["end"]})
 
 
 def greater_probability(model: Spans) -> Metric:

@@ -1,4 +1,4 @@
-"""Prompts from templates: which words are one token of a model, and where they come to stand."""
+"""Prompt pairs from templates: which words are one token of a model, and where they stand."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from string import Formatter
@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from interp.core.errors import PairsError
+from interp.core.pairs import Pairs
 from interp.datasets.ioi import Spans
 from interp.models.tokens import Bos, token_at
 
@@ -18,6 +19,17 @@ class Prompt(NamedTuple):
 
     ids: list[int]
     at: dict[str, int]
+
+
+class Row(NamedTuple):
+    """One pair: ids of both prompts, named positions, ids of the answers, and the cluster."""
+
+    clean: list[int]
+    corrupt: list[int]
+    at: dict[str, int]
+    correct: int
+    wrong: int
+    cluster: str
 
 
 class OneToken:
@@ -53,6 +65,20 @@ def fill(model: Spans, template: str, slots: Mapping[str, str], *, bos: Bos) -> 
     # not ids[-1]: some tokenizers add an end token
     last["end"] = len(text) - 1
     return Prompt(ids, {slot: token_at(offsets, character) for slot, character in last.items()})
+
+
+def paired(model: Spans, rows: Sequence[Row], *, bos: Bos) -> Pairs:
+    """Rows that have the same named positions, as pairs that can be read."""
+    return Pairs.from_tokens(
+        clean=[row.clean for row in rows],
+        corrupt=[row.corrupt for row in rows],
+        correct=[row.correct for row in rows],
+        wrong=[row.wrong for row in rows],
+        positions={name: [row.at[name] for row in rows] for name in rows[0].at},
+        cluster=[row.cluster for row in rows],
+        strings=[(tuple(model.show(row.clean)), tuple(model.show(row.corrupt))) for row in rows],
+        bos=bos,
+    )
 
 
 def cycle(rng: np.random.Generator, items: Sequence[T]) -> Iterator[T]:

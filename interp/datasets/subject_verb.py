@@ -13,7 +13,15 @@ import numpy as np
 from interp.core.errors import PairsError, nearest
 from interp.core.pairs import Pairs
 from interp.datasets.ioi import Spans
-from interp.datasets.prompts import OneToken, cycle, fill, require_numbers
+from interp.datasets.prompts import (
+    OneToken,
+    Prompt,
+    Row,
+    cycle,
+    fill,
+    paired,
+    require_numbers,
+)
 from interp.models.tokens import Bos
 
 Structure = Literal["simple", "prepositional", "subject relative", "object relative"]
@@ -92,16 +100,12 @@ def subject_verb(
     _require_structures(structures)
     known = OneToken(model)
     nouns = _both(known, "nouns", [(noun, f"{noun}s") for noun in NOUNS])
-    verbs = _both(known, "verbs", VERBS)
     rng = np.random.default_rng([*b"subject_verb", seed])
-    subjects, predicates = cycle(rng, nouns), cycle(rng, verbs)
-    names = ("SUBJECT", "ATTRACTOR") if "simple" not in structures else ("SUBJECT",)
-    sides: dict[str, list[list[int]]] = {"clean": [], "corrupt": []}
-    marks: list[tuple[int, ...]] = []
-    answers: list[tuple[int, int]] = []
-    clusters: list[str] = []
+    subjects, verbs = cycle(rng, nouns), cycle(rng, _both(known, "verbs", VERBS))
+    names = ("subject", "end") if "simple" in structures else ("subject", "attractor", "end")
+    rows = []
     for structure, number, of_other in _conditions(rng, structures, n):
-        subject, verb = next(subjects), next(predicates)
+        subject, verb = next(subjects), next(verbs)
         other = nouns[rng.choice([i for i, noun in enumerate(nouns) if noun != subject])]
         slots = {
             "LEAD": str(rng.choice(LEADS)),
@@ -111,50 +115,46 @@ def subject_verb(
             "ADVERB": str(rng.choice(ADVERBS)),
             "ATTRACTOR": other[of_other],
         }
-        rows = []
-        for side, form in (("clean", subject[number]), ("corrupt", subject[1 - number])):
-            found = fill(model, TEMPLATES[structure], slots | {"SUBJECT": form}, bos=bos)
-            if found.ids[found.at["SUBJECT"]] != known[form]:
-                raise PairsError(
-                    f'{form!r} is one token after "to" but not in {model.show(found.ids)}: '
-                    f"{known.name} tokenises a word by its surroundings. Use another tokenizer for "
-                    "this task."
-                )
-            sides[side].append(found.ids)
-            rows.append(tuple(found.at[name] for name in (*names, "end")))
-        if rows[0] != rows[1]:
-            raise PairsError(
-                f"{subject[0]!r} and {subject[1]!r} are single tokens, yet {(*names, 'end')} stand "
-                f"at {rows[0]} in one prompt and at {rows[1]} in its twin: {known.name} merges "
-                "words across spaces. Use another tokenizer for this task."
-            )
-        marks.append(rows[0])
+        forms = subject[number], subject[1 - number]
+        (clean, at), (corrupt, _) = _twins(known, TEMPLATES[structure], slots, forms, bos)
         right, wrong = known[verb[number]], known[verb[1 - number]]
         assert right is not None  # _both has kept no others
         assert wrong is not None
-        answers.append((right, wrong))
-        clusters.append(subject[0])
-    columns = zip(*marks, strict=True)
-    return Pairs.from_tokens(
-        clean=sides["clean"],
-        corrupt=sides["corrupt"],
-        correct=[right for right, _ in answers],
-        wrong=[wrong for _, wrong in answers],
-        positions={
-            name.lower(): list(at) for name, at in zip((*names, "end"), columns, strict=True)
-        },
-        cluster=clusters,
-        strings=[
-            (tuple(model.show(a)), tuple(model.show(b)))
-            for a, b in zip(sides["clean"], sides["corrupt"], strict=True)
-        ],
-        bos=bos,
-    )
+        rows.append(Row(clean, corrupt, {k: at[k] for k in names}, right, wrong, subject[0]))
+    return paired(model, rows, bos=bos)
+
+
+def _twins(
+    known: OneToken, template: str, slots: Mapping[str, str], forms: tuple[str, str], bos: Bos
+) -> tuple[Prompt, Prompt]:
+    """The prompt with either form of the subject.
+
+    Raises:
+        PairsError: the form is another token there, or the twins do not align.
+    """
+    found = []
+    for form in forms:
+        ids, at = fill(known.model, template, {**slots, "SUBJECT": form}, bos=bos)
+        if ids[at["SUBJECT"]] != known[form]:
+            raise PairsError(
+                f'{form!r} is one token after "to" but not in {known.model.show(ids)}: '
+                f"{known.name} tokenises a word by its surroundings. Use another tokenizer for "
+                "this task."
+            )
+        found.append(Prompt(ids, {slot.lower(): i for slot, i in at.items()}))
+    clean, corrupt = found
+    if clean.at != corrupt.at:
+        raise PairsError(
+            f"{forms[0]!r} and {forms[1]!r} are single tokens, yet the words of {template!r} stand "
+            f"at {clean.at} with one and at {corrupt.at} with the other: {known.name} merges words "
+            "across spaces. Use another tokenizer for this task."
+        )
+    return clean, corrupt
 
 
 def _require_structures(structures: Sequence[str]) -> None:
-    known = ", ".join(map(repr, STRUCTURES))
     if not structures:
+        known = ", ".join(map(repr, STRUCTURES))
         raise PairsError(f"subject_verb was asked for no structure; known: {known}.")
     for name in structures:
         if name not in STRUCTURES:
