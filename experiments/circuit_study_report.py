@@ -166,10 +166,11 @@ def needs(study: Study, proof: Proof) -> list[str]:
     whole = abs(whole.set_index("metric").loc[study.name, "full"])
     count = int((nodes.abs() >= MATTERS * whole).sum())
     return [
-        f"With half of its edges taken out at random, {len(off)} times, circuit and model differ "
-        f"by {off.mean():.2f} in {word(study)} in the mean and {off.max():.2f} at most "
-        f"(incompleteness). Of {len(nodes)} of its heads and MLPs, drawn at random, {count} change "
-        f"the {word(study)} by {MATTERS:.0%} of the model's or more when taken out (minimality).",
+        f"With half of its edges taken out at random ({len(off)} draws), circuit and model differ "
+        f"by {off.mean():.2f} in {word(study)} in the mean and by {off.max():.2f} at most "
+        f"(incompleteness). Of its heads and MLPs {len(nodes)} were drawn at random and taken out "
+        f"one by one, which changes the {word(study)} by {MATTERS:.0%} of the model's or more for "
+        f"{count} of them (minimality).",
     ]
 
 

@@ -16,7 +16,7 @@ from interp.core.facts import Facts
 from interp.core.sites import Site
 from interp.figures import style
 from interp.figures.drawn import DASHES, EMBED, LOGITS, Colour, Drawing, Line, Pen, light
-from interp.figures.layered import Unit, place
+from interp.figures.layered import LETTER, Unit, place
 from interp.figures.table import label
 
 MOST = 60
@@ -27,6 +27,8 @@ TALLEST = 7.0
 LEFT = 0.32
 """Inches: the names of the layers."""
 SMALL = 6.5
+HANDLE = 8
+"""Letters that a legend's sample and the room around it take."""
 Width = Literal["text", "column"]
 
 
@@ -74,7 +76,7 @@ def circuit(
             links[line.ends[0], line.ends[1]] += pen.thickness(line.score)
     inches = WIDTHS[width]
     key = _key(lines, pen, attribution, fills)
-    columns = 4 if width == "text" else 2
+    columns = _columns([str(entry.get_label()) for entry in key], inches)
     foot, head = 0.4 + 0.15 * -(-len(key) // columns), 0.38 if title else 0.14
 
     with style.context():
@@ -236,3 +238,14 @@ def _key(
     drawn = {node for line in lines for node in line.ends}
     words = dict(fill for node, fill in fills.items() if node in drawn)
     return [*key, *(Patch(fc=fc, ec="0.3", lw=0.5, label=word) for word, fc in words.items())]
+
+
+def _columns(labels: Sequence[str], inches: float) -> int:
+    """How many columns of the legend fit side by side; each is filled before the next."""
+    letters = inches * 72 / SMALL / LETTER - 1
+    for columns in range(min(4, len(labels)), 1, -1):
+        rows = -(-len(labels) // columns)
+        longest = [max(map(len, labels[i : i + rows])) for i in range(0, len(labels), rows)]
+        if sum(longest) + HANDLE * len(longest) <= letters:
+            return columns
+    return 1

@@ -130,6 +130,24 @@ def test_width_and_colour_are_the_score():
     assert legend[2:] == ["into query", "into key", "into value, MLP, logits", "mover"]
 
 
+@pytest.mark.parametrize("width", ["text", "column"])
+def test_long_names_of_classes_stay_on_the_page(width):
+    of, found, scores = made(40, GROUPED, seed=1)
+    heads = sorted({str(p.of.writer) for p in found.parts if p.of.writer.kind == "z"})
+    words = ["negative name mover", "S-inhibition", "subject suppressor", "duplicate token"]
+    words += ["previous token", "induction", "name mover"]
+    classes = dict(zip(heads, words, strict=False))
+    assert len(classes) >= 5
+    figure = circuit(found, scores, facts=of, classes=classes, width=width)
+    with style.context():
+        figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0
+    (said,) = [t for t in figure.axes[0].texts if "of the circuit" in t.get_text()]
+    assert not said.get_window_extent().overlaps(box)
+
+
 def test_heads_of_a_group_stand_in_its_box():
     """A group's key is read by its heads: by those drawn, or by none."""
     of = facts(**GROUPED)
