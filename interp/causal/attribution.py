@@ -74,8 +74,9 @@ def attribute(
             sec. 3): with the mean of the gradients at embeddings z' + k/m (z - z'), z' the ablated
             one, k = 1 to m. That is the paper's formula; one step is EAP (the released code takes
             k = 0 to m - 1, which leaves the clean run out and takes the ablated one in).
-            `"eap-ig-activations"` (ibid.): the writers of one layer, not the embedding, go from
-            ablated to clean, in the same steps; as many runs as there are layers.
+            `"eap-ig-activations"` (Mueller et al. 2025): in place of the embedding, the heads of
+            one layer (or its MLP) go from ablated to clean in the same steps, with runs of their
+            own; that is two for each layer and step.
             `"atp"` of nodes (the default): attribution patching, the change of what the node
             writes, times the gradient there; it is the sum of the node's edges under EAP, and so
             are its integrated forms. `"atp*"` (Kramár et al. 2024): attention probabilities of
