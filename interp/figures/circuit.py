@@ -16,7 +16,7 @@ from interp.core.facts import Facts
 from interp.core.sites import Site
 from interp.figures import style
 from interp.figures.drawn import DASHES, EMBED, LOGITS, Colour, Drawing, Line, Pen, light
-from interp.figures.layered import LETTER, Unit, place
+from interp.figures.layered import Unit, place
 from interp.figures.table import label
 
 MOST = 60
@@ -27,8 +27,8 @@ TALLEST = 7.0
 LEFT = 0.32
 """Inches: the names of the layers."""
 SMALL = 6.5
-HANDLE = 8
-"""Letters that a legend's sample and the room around it take."""
+NARROW, HANDLE = 0.52, 8
+"""Width of a letter of running text, in its size; letters that a legend's sample and room take."""
 Width = Literal["text", "column"]
 
 
@@ -242,7 +242,7 @@ def _key(
 
 def _columns(labels: Sequence[str], inches: float) -> int:
     """How many columns of the legend fit side by side; each is filled before the next."""
-    letters = inches * 72 / SMALL / LETTER - 1
+    letters = inches * 72 / SMALL / NARROW - 1
     for columns in range(min(4, len(labels)), 1, -1):
         rows = -(-len(labels) // columns)
         longest = [max(map(len, labels[i : i + rows])) for i in range(0, len(labels), rows)]
