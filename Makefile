@@ -4,7 +4,8 @@ BIN := .venv/bin
 
 .PHONY: demo test lint types imports smoke notebooks check bench
 
-EXPERIMENTS := ioi pos homographs number relations coreference induction recall qk_ov attention_is
+EXPERIMENTS := ioi pos homographs number relations coreference induction recall qk_ov attention_is \
+	ground_truth ioi_circuit agreement_circuit greater_than
 
 demo: .venv/ready
 	$(BIN)/python experiments/ioi.py

@@ -1,4 +1,4 @@
-"""Circuits beside their peers; each case in a file of its own, `circuits_<case>.py`.
+"""Circuits beside their peers; the cases stand in files of their own, `circuits_*.py`.
 
     python benchmarks/circuits.py --json benchmarks/circuits.json
     python benchmarks/circuits.py --cases copying --repeats 1
@@ -9,13 +9,15 @@ A row has `case`, `ours_s`, `peer_s` and `ratio`, the peer's time over ours, and
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import circuits_acdc
+import circuits_attribution
 import circuits_copying
 import circuits_typing
 import tyro
 
-Case = Literal["copying", "typing"]
+Case = Literal["copying", "typing", "eap", "acdc", "eap-ig"]
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,18 @@ class Options:
         peers: heads that the peer measures; its time is scaled to all.
         rows: of tokens, of the case `typing`.
         prompts: rows that the peer of `typing` is timed on; its time is scaled to all.
+        kept: share of the edges that `acdc` keeps, by its threshold.
     """
 
     json: Path | None = None
-    cases: tuple[Case, ...] = ("copying", "typing")
+    cases: tuple[Case, ...] = get_args(Case)
     model: str = "smollm2-135m"
     threads: int = 2
     repeats: int = 3
     peers: int = 6
     rows: int = 32
     prompts: int = 4
+    kept: float = 0.05
 
 
 def run(case: Case, options: Options) -> dict[str, Any]:
@@ -56,6 +60,16 @@ def run(case: Case, options: Options) -> dict[str, Any]:
                 repeats=options.repeats,
                 prompts=options.prompts,
             )
+        case "eap":
+            return circuits_attribution.eap(
+                options.model, threads=options.threads, repeats=options.repeats
+            )
+        case "acdc":
+            return circuits_acdc.measure(
+                prompts=8, kept=options.kept, threads=options.threads, repeats=options.repeats
+            )
+        case "eap-ig":
+            return circuits_attribution.eap_ig(options.model, threads=options.threads)
 
 
 def main(options: Options) -> None:
