@@ -10,7 +10,6 @@ An estimate is first-order: it misses what saturates and what only acts together
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from interp.causal.averages import averaged
 from interp.core.attribution import Attribution
 from interp.core.circuit import REST, Part
 from interp.core.errors import InterpError, PositionError, Unsupported, nearest
@@ -33,7 +33,7 @@ from interp.engine.collect.taps import budget
 from interp.engine.engines import Replay, accept, choose
 from interp.engine.estimates import Rows, Writes, atp, eap, eap_activations
 from interp.engine.gradients import require_sums
-from interp.engine.interventions import Averaged, Reference
+from interp.engine.interventions import Averaged
 from interp.engine.plan import blocks, places
 from interp.engine.provenance import provenance
 from interp.engine.score import Score
@@ -106,9 +106,10 @@ def attribute(
     engine = differentiable(model)
     accept(model, pairs, metric)
     names = places_of(pairs, positions)
-    graph = _graph(model.facts)
+    graph = Graph.of(model.facts)
     allowed = budget(memory)
-    means = _means(model, engine, pairs, ablation, reference, graph)
+    source = averaged(pairs, reference)
+    means = _means(model, engine, pairs, ablation, source, graph)
     chosen = graph.edges if parts == "edges" else nodes(model.facts)
     wide = np.float64 if model.dtype == torch.float64 else np.float32
     each = np.zeros((len(names), len(chosen), len(pairs)), dtype=wide)
@@ -117,7 +118,7 @@ def attribute(
             score = Score.of_rows(model, pairs, metric, index)
             rows = _rows(engine, pairs, score, graph, index, names, ablation, means)
             found = _estimate(rows, parts, method, steps)
-            each[:, :, index] = found.cpu().numpy()
+            each[:, :, index] = found.cpu().to(torch.float64).numpy()  # NumPy has no bfloat16
             bar.update(len(index))
     note = provenance(
         model,
@@ -127,7 +128,7 @@ def attribute(
         steps=steps if "ig" in method else 1,
         ablation=ablation,
         metric=metric.name,
-        **({} if means is None else {"reference": averaged(pairs, reference).fingerprint}),
+        **({} if means is None else {"reference": source.fingerprint}),
     )
     return Attribution.of(
         [Part(part, place) for place in names for part in chosen],
@@ -137,10 +138,6 @@ def attribute(
         metric=metric.name,
         provenance=note,
     )
-
-
-_graph = lru_cache(maxsize=4)(Graph.of)
-"""Tens of thousands of edges take longer to list than a few prompts to run."""
 
 
 def differentiable(model: Model) -> Replay:
@@ -187,24 +184,6 @@ def mask(pairs: Pairs, place: str, rows: Sequence[int]) -> Bool[Tensor, "batch p
     return ~torch.stack(named).any(0)
 
 
-def averaged(pairs: Pairs, reference: Side | Pairs | MeanReference) -> Averaged:
-    """Whose mean: a side of the pairs, the corrupt side of others, or means taken before.
-
-    Raises:
-        Unsupported: none of these.
-    """
-    if isinstance(reference, MeanReference):
-        return reference
-    if isinstance(reference, Pairs):
-        return Reference(reference, "corrupt")
-    if reference not in get_args(Side):
-        raise Unsupported(
-            f"unknown reference {reference!r}: it is a side of these pairs, 'clean' or 'corrupt', "
-            "or other Pairs, whose corrupt side is averaged, or a MeanReference."
-        )
-    return Reference(pairs, reference)
-
-
 def _method(parts: str, method: str | None, steps: int) -> Method:
     if parts not in OF:
         raise Unsupported(
@@ -226,7 +205,7 @@ def _means(
     engine: Replay,
     pairs: Pairs,
     ablation: Ablated,
-    reference: Side | Pairs | MeanReference,
+    source: Averaged,
     graph: Graph,
 ) -> MeanReference | None:
     """The means that mean ablation sets."""
@@ -234,7 +213,6 @@ def _means(
         raise Unsupported(f"unknown ablation={ablation!r}; {nearest(ablation, get_args(Ablated))}")
     if ablation != "mean":
         return None
-    source = averaged(pairs, reference)
     return taken(source, model, engine, graph.writers, pairs.decoder)
 
 

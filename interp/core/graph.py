@@ -4,7 +4,7 @@ A set of edges is then an array of booleans `reader writer`, and scores of edges
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Bool
@@ -37,14 +37,7 @@ class Graph:
         Raises:
             SiteError, Unsupported: a model that has no edges (`interp.core.edges`).
         """
-        every = list(edges("edges", facts))
-        writers = sorted({edge.writer for edge in every})
-        readers = sorted({edge.reader for edge in every})
-        row, column = ({site: i for i, site in enumerate(ends)} for ends in (readers, writers))
-        feeds = np.zeros((len(readers), len(writers)), dtype=bool)
-        for edge in every:
-            feeds[row[edge.reader], column[edge.writer]] = True
-        return cls(tuple(writers), tuple(readers), feeds)
+        return _of(facts)
 
     @cached_property
     def edges(self) -> tuple[Edge, ...]:
@@ -79,3 +72,16 @@ class Graph:
 def nodes(facts: Facts) -> tuple[Site, ...]:
     """The parts that a circuit of nodes chooses from: heads and MLPs."""
     return resolve(["heads", "mlps"] if facts.d_mlp else ["heads"], facts)
+
+
+@lru_cache(maxsize=8)
+def _of(facts: Facts) -> Graph:
+    """Kept, since listing the 70,000 edges of a model of 30 layers takes a second."""
+    every = list(edges("edges", facts))
+    writers = sorted({edge.writer for edge in every})
+    readers = sorted({edge.reader for edge in every})
+    row, column = ({site: i for i, site in enumerate(ends)} for ends in (readers, writers))
+    feeds = np.zeros((len(readers), len(writers)), dtype=bool)
+    for edge in every:
+        feeds[row[edge.reader], column[edge.writer]] = True
+    return Graph(tuple(writers), tuple(readers), feeds)
