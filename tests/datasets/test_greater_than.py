@@ -7,7 +7,6 @@ import pytest
 import torch
 from readers import WORD, Reader
 
-import interp
 from interp.core.errors import MetricError, PairsError
 from interp.core.metrics import Answers
 from interp.datasets.greater_than import (
@@ -271,14 +270,3 @@ def test_a_year_that_is_written_in_another_way_in_its_prompt_is_refused(digits):
 
     with pytest.raises(PairsError, match=r"is written in another way in .*by its surroundings"):
         greater_than(Moody())
-
-
-@pytest.mark.real
-def test_smollm2_knows_which_year_is_greater():
-    model = interp.load("smollm2-135m")
-    pairs = greater_than(model, n=16)
-    found = interp.evaluate(model, pairs, metric=["accuracy", greater_probability(model)])
-    mean = found.frame.groupby(["metric", "position"])["value"].mean().to_dict()
-    assert mean["accuracy", "clean"] > 0.95
-    assert mean["greater_probability", "clean"] > 0.3
-    assert mean["greater_probability", "corrupt"] < -0.5

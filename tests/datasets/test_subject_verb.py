@@ -7,7 +7,6 @@ import pytest
 import torch
 from readers import WORD, Reader
 
-import interp
 from interp.core.errors import PairsError
 from interp.datasets.subject_verb import (
     ADVERBS,
@@ -205,11 +204,3 @@ def test_prompts_that_do_not_align_are_refused(model):
 
     with pytest.raises(PairsError, match=r"are single tokens, yet .* stand at .*merges words"):
         subject_verb(Stutters())
-
-
-@pytest.mark.real
-def test_smollm2_agrees_with_its_subject():
-    model = interp.load("smollm2-135m")
-    found = interp.evaluate(model, subject_verb(model, n=16), metric="accuracy").frame
-    assert found.loc[found["position"] == "clean", "value"].mean() > 0.85
-    assert found.loc[found["position"] == "corrupt", "value"].mean() < 0.15

@@ -1,0 +1,31 @@
+"""The tasks of circuits are tasks that the shipped model can do, and their corruptions undo it."""
+
+import pytest
+
+import interp
+from interp.datasets.greater_than import greater_probability, greater_than
+from interp.datasets.subject_verb import subject_verb
+from interp.models.model import Model
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return interp.load("smollm2-135m")
+
+
+def test_smollm2_agrees_with_its_subject(model: Model) -> None:
+    found = interp.evaluate(model, subject_verb(model, n=12), metric="accuracy").frame
+    right = found.groupby("position")["value"].mean().to_dict()
+    assert right["clean"] > 0.85
+    assert right["corrupt"] < 0.15
+
+
+def test_smollm2_knows_which_year_is_greater(model: Model) -> None:
+    pairs = greater_than(model, n=12)
+    found = interp.evaluate(model, pairs, metric=["accuracy", greater_probability(model)])
+    mean = found.frame.groupby(["metric", "position"])["value"].mean().to_dict()
+    assert mean["accuracy", "clean"] > 0.95
+    assert mean["greater_probability", "clean"] > 0.3
+    assert mean["greater_probability", "corrupt"] < -0.5
