@@ -54,7 +54,8 @@ def dots(results: Recovery) -> Figure:
         look = {"ls": "", "marker": "o", "ms": 3}
         key = [Line2D([], [], color=style.colour(i), label=m, **look) for i, m in enumerate(models)]
         key.append(Patch(color="0.92", label="95 % of random rankings"))
-        figure.legend(handles=key, loc="outside lower center", ncols=len(key))
+        ncols = style.columns(handle.get_label() for handle in key)
+        figure.legend(handles=key, loc="outside lower center", ncols=ncols)
     return figure
 
 
