@@ -46,7 +46,7 @@ def run_circuits(
         One row for each metric, circuit and example: `site` is the circuit's name, `base` the clean
         model's metric and `value` the circuit's. Columns beside the usual: `size`, the number of
         parts; `connected`: does a kept path lead from the embedding to the logits? A circuit
-        without one says the same of every prompt, and a warning is logged.
+        without one sees nothing of the clean prompt, and a warning is logged.
 
     Raises:
         ResultsError: a circuit of another model.

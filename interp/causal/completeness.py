@@ -2,7 +2,7 @@
 
 F(C) is the mean of the metric in the model with only C. A circuit C of the model M is complete if
 taking any K out of both does the same to both, F(C - K) = F(M - K): then nothing outside of C takes
-the place of K. It is minimal if every part of it matters.
+the place of K. It is minimal if for every part there is a K without which that part matters.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -126,6 +126,10 @@ def minimality(
     checkpoint: Path | None = None,
 ) -> Results:
     """Take each part out of the circuit, alone: which of them does it not need?
+
+    This is minimality with K empty. Parts that can do each other's work, such as backup heads, pass
+    for idle then: that a part does nothing here is no proof. Take K out first,
+    `minimality(model, pairs, circuit.holding(circuit.parts - K))`, and see whether it does then.
 
     Args:
         by: `"parts"`; `"nodes"`: of a circuit of edges all those of a head or MLP together; or

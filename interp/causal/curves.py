@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from interp.causal.closure import Wires
-from interp.causal.discovery import By, Closure, circuit_of
+from interp.causal.discovery import By, Closure, circuit_of, merit
 from interp.causal.faithfulness import Faithfulness, Wide, by_metric, drawn, empty
 from interp.causal.setting import Given, Kept, Setting
 from interp.core import stats
@@ -116,7 +116,10 @@ class Curve:
         return pd.DataFrame(rows, columns=columns)
 
     def __repr__(self) -> str:
-        return f"Curve\n{self.areas().to_string(float_format='{:.3g}'.format)}"
+        try:
+            return f"Curve\n{self.areas().to_string(float_format='{:.3g}'.format)}"
+        except ResultsError:  # of one cluster
+            return f"Curve, without intervals\n{self.runs!r}"
 
 
 def _area(
@@ -155,7 +158,8 @@ def faithfulness_curve(
 
     Args:
         attributions: one (called by its method), or by name. Each is ranked by signed score (the
-            most helpful first; its area is CPR) and by absolute score (CMD). All of the same parts.
+            most helpful first, as `top_circuit` has it; its area is CPR) and by absolute score
+            (CMD). All of the same parts.
         sizes: shares of the parts, in rising order.
         closure: `"greedy"`: from the logits on, always the best edge whose reader's node is in
             already (Hanna et al. 2024); `"none"` or `"prune"`: the best edges wherever they are.
@@ -163,8 +167,8 @@ def faithfulness_curve(
         reference, metric, engine, memory, checkpoint: as in `run_circuits`.
 
     Raises:
-        ResultsError: attributions of different parts, models or ablations; sizes that do not rise
-            from above 0 to at most 1.
+        ResultsError: attributions of different parts, models or ablations; one with a NaN; sizes
+            that do not rise from above 0 to at most 1.
         Others: as `run_circuits`.
     """
     if isinstance(attributions, Attribution):
@@ -189,16 +193,12 @@ def faithfulness_curve(
             )
     wires = Wires.of(first.frame) if edges and closure == "greedy" else None
     rng = np.random.default_rng(seed)
-    merits = [
-        (name, by, -one.scores if by == "signed" else np.abs(one.scores))
-        for name, one in attributions.items()
-        for by in RANKINGS
-    ]
-    merits += [(f"{RANDOM} {i}", BOTH, rng.random(n)) for i in range(random)]
+    rankings = [(name, by, merit(one, by)) for name, one in attributions.items() for by in RANKINGS]
+    rankings += [(f"{RANDOM} {i}", BOTH, rng.random(n)) for i in range(random)]
     kept: list[Kept] = []
     about: list[tuple[str, str, float]] = []
-    for name, by, merit in merits:
-        order = _order(merit, wires)
+    for name, by, helps in rankings:
+        order = _order(helps, wires)
         for share in shares.tolist():
             chosen = order[: max(1, round(share * n))]
             kept.append(setting.holding(f"{name}, {by}, {share:g}", marks[chosen], granularity))

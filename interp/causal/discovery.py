@@ -71,7 +71,7 @@ def top_circuit(
         if given not in known:
             raise Unsupported(f"unknown {name}={given!r}; {nearest(str(given), known)}")
     of_edges = _of_edges(attribution)
-    helps = _merit(attribution, by)
+    helps = merit(attribution, by)
     most, least = _limits(len(helps), size, fraction, threshold)
     if of_edges and closure != "none":
         wires = Wires.of(attribution.frame)
@@ -139,7 +139,7 @@ def _of_edges(attribution: Attribution) -> bool:
     return bool(edges.all())
 
 
-def _merit(attribution: Attribution, by: By) -> Float[ndarray, " part"]:
+def merit(attribution: Attribution, by: By) -> Float[ndarray, " part"]:
     """What parts are ranked by, the best with the largest number.
 
     Raises:

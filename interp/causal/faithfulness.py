@@ -122,7 +122,10 @@ class Faithfulness:
         return np.where(gap == 0, np.nan, found)
 
     def __repr__(self) -> str:
-        shown = self.summary()[["circuit", "size", "metric", "faithfulness", "low", "high"]]
+        try:
+            shown = self.summary()[["circuit", "size", "metric", "faithfulness", "low", "high"]]
+        except ResultsError:  # of one cluster: the runs are there all the same
+            return f"Faithfulness, without intervals\n{self.runs!r}"
         return f"Faithfulness\n{shown.to_string(float_format='{:.3g}'.format)}"
 
 
@@ -169,26 +172,30 @@ def by_metric(runs: Results) -> dict[str, Wide]:
     """
     found = {}
     for metric, frame in runs.frame.groupby("metric", sort=False):
-        names = list(dict.fromkeys(frame["site"]))
-        if len(frame) % len(names) or frame.duplicated(["site", "example"]).any():
+        site, names = pd.factorize(frame["site"])
+        example, examples = pd.factorize(frame["example"], sort=True)
+        cluster, _ = pd.factorize(frame["cluster"].astype(str), sort=True)
+        shape = len(names), len(examples)
+        of_example, sizes = np.empty(shape[1], dtype=int), np.empty(shape[0], dtype=int)
+        of_example[example], sizes[site] = cluster, frame["size"]
+        whole = len(frame) == shape[0] * shape[1] and (of_example[example] == cluster).all()
+        if not whole or frame.duplicated(["site", "example"]).any() or EMPTY not in names:
             raise ResultsError(
                 "the circuits were not all run on the same examples, or one stands twice in the "
-                f"table: {len(frame)} rows for {len(names)} circuits. Choose with query()."
+                f"table: {len(frame)} rows of {metric} for {shape[0]} circuits ({EMPTY!r} must be "
+                f"one) and {shape[1]} examples. Choose with query()."
             )
-        n = len(frame) // len(names)
-        value = frame["value"].to_numpy(dtype=float).reshape(len(names), n)
-        first = frame.iloc[:n]
-        sizes = frame["size"].to_numpy()[::n].tolist()
-        _, cluster = np.unique(first["cluster"].to_numpy(dtype=str), return_inverse=True)
-        at = names.index(EMPTY)
-        rest = [i for i in range(len(names)) if i != at]
+        value, base = np.empty(shape), np.empty(shape[1])
+        value[site, example], base[example] = frame["value"], frame["base"]
+        at = list(names).index(EMPTY)
+        rest = [i for i in range(shape[0]) if i != at]
         found[str(metric)] = Wide(
-            [names[i] for i in rest],
-            [sizes[i] for i in rest],
+            [str(names[i]) for i in rest],
+            sizes[rest].tolist(),
             value[rest],
-            first["base"].to_numpy(dtype=float),
+            base,
             value[at],
-            cluster,
+            of_example,
         )
     return found
 

@@ -70,6 +70,8 @@ def fit_optimal(
     Args:
         circuit: its parts are kept; its `ablation` must be "optimal".
         metric: `"kl"` from the full model, or one of the task: "logit_diff", "loss", "log_prob".
+            A logit difference has no bound: constants fitted to it push for the answer themselves,
+            and a faithfulness above 1 says that, not how good the circuit is.
         memory: bytes to hold beside the weights, gradients counted.
 
     Raises:

@@ -21,6 +21,8 @@ Ablation = Literal["zero", "mean", "resample", "optimal"]
 REST = "rest"
 """The place of all positions that no name of the pairs covers."""
 VERSION = 1
+FIELDS = {"granularity", "ablation", "corruption", "model"}
+"""What a file says of a circuit, beside its parts."""
 
 
 class Part(NamedTuple):
@@ -189,16 +191,19 @@ class Circuit:
         try:
             note = json.loads(Path(path).read_text(encoding="utf-8"))
             version = note.pop("version")
+            parts, lacking = note.pop("parts"), FIELDS - set(note)
+            if version == VERSION and (lacking or set(note) - FIELDS or not _texts(parts)):
+                raise ValueError(f"keys {sorted(note)}, parts {parts!r:.80}")
         except FileNotFoundError:
             raise ResultsError(f"there is no circuit at {path}; see what save wrote") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ResultsError(f"{path} holds no circuit that interp wrote ({error!r})") from error
         if version != VERSION:
             raise ResultsError(
                 f"{path} has circuit version {version}; this interp reads version {VERSION}. "
                 "Discover it again, or read it with the interp that wrote it."
             )
-        return cls(parts=frozenset(map(Part.parse, note.pop("parts"))), **note)
+        return cls(parts=frozenset(map(Part.parse, parts)), **note)
 
     def __repr__(self) -> str:
         places = "" if self.places == ("all",) else f" at {', '.join(self.places)}"
@@ -206,6 +211,10 @@ class Circuit:
             f"Circuit: {len(self)} {self.granularity}{places}, the others ablated "
             f"({self.ablation}, {self.corruption})"
         )
+
+
+def _texts(parts: object) -> bool:
+    return isinstance(parts, list) and all(isinstance(part, str) for part in parts)
 
 
 def _order(part: Part) -> tuple[str, tuple]:

@@ -138,6 +138,45 @@ def test_ratios_are_of_means_and_intervals_of_clusters():
     assert row["difference"] == pytest.approx(9.01 / 4 - 7 / 4)
 
 
+def test_the_order_of_the_rows_says_nothing(model, prompts, truth):
+    few = prompts.select(range(6))
+    made = faithfulness(model, few, {"true": truth, "all": every(model)}, metric=("kl", "accuracy"))
+    frame = made.runs.frame
+    mixed = frame.sample(frac=1, random_state=0).reset_index(drop=True)
+    keys = ["circuit", "metric"]
+    tables = [
+        Faithfulness(interp.Results(one, made.runs.provenance)).summary().set_index(keys)
+        for one in (frame, mixed)
+    ]
+    pd.testing.assert_frame_equal(tables[0], tables[1].loc[tables[0].index])
+    # as many rows each, of other examples
+    uneven = frame[(frame["example"] < 3) != (frame["site"] == "all")]
+    with pytest.raises(ResultsError, match="not all run on the same examples"):
+        Faithfulness(interp.Results(uneven, made.runs.provenance)).summary()
+
+
+def test_one_cluster_is_shown_without_intervals(model, prompts, truth):
+    one = prompts.select([0])
+    signed = made_up(model, one, -np.arange(float(len(every(model)))))
+    shown = {
+        "Faithfulness": faithfulness(model, one, truth),
+        "Null": null_test(model, one, truth, n=2),
+        "Curve": faithfulness_curve(model, one, signed, sizes=(0.1, 1.0), random=1),
+    }
+    for name, found in shown.items():
+        assert repr(found).startswith(f"{name}, without intervals\nResults: ")
+
+
+def test_a_null_says_how_much_of_it_is_connected(model, prompts, truth):
+    few = prompts.select(range(6))
+    table = null_test(model, few, truth, n=20, metric="logit_diff").summary()
+    drawn = random_circuits(truth, model.facts, n=20)
+    named = {f"random {i}": circuit for i, circuit in enumerate(drawn)}
+    runs = run_circuits(model, few, named).frame.drop_duplicates("site")
+    assert table["connected"].item() == runs["connected"].mean()
+    assert 0 < table["connected"].item() < 1
+
+
 def test_nothing_to_explain_is_said(model, prompts, truth, caplog):
     same = replace(prompts, corrupt=prompts.clean)
     found = faithfulness(model, same, truth, metric="logit_diff").summary()
@@ -248,6 +287,23 @@ def test_a_curve_of_the_known_circuit(model, prompts, truth):
     assert ((bands["low"] <= bands["value"]) & (bands["value"] <= bands["high"])).all()
     with pytest.raises(ResultsError, match=r"must rise"):
         faithfulness_curve(model, prompts, best, sizes=[0.5, 0.1])
+
+
+def test_a_signed_ranking_knows_where_worse_is(model, prompts, truth):
+    """Scores of a loss go up where those of its negative go down: the same circuits."""
+    edges = Graph.of(model.facts).edges
+    scores = np.array([float(Part(e) in truth.parts) for e in edges])
+    known = made_up(model, prompts, -scores)
+    loss = Attribution(known.frame.assign(metric="loss", score=scores), known.provenance)
+    found = [
+        faithfulness_curve(model, prompts, one, sizes=(0.2, 1.0), random=0, closure="none").areas()
+        for one in (known, loss)
+    ]
+    assert found[0].set_index("measure")["value"]["CPR"] == pytest.approx(0.8, abs=1e-3)
+    assert np.allclose(found[0]["value"], found[1]["value"])
+    unknown = Attribution(known.frame.assign(score=np.nan), known.provenance)
+    with pytest.raises(ResultsError, match="is NaN"):
+        faithfulness_curve(model, prompts, unknown)
 
 
 @settings(max_examples=30, deadline=None)

@@ -99,6 +99,22 @@ def test_through_a_file(tmp_path):
         Circuit.load(tmp_path / "new.json")
 
 
+def test_what_is_no_circuit_is_refused(tmp_path):
+    note = json.loads(circuit().save(tmp_path / "c.json").read_text())
+    for odd in (
+        {"version": 1},
+        {"version": 1, "parts": []},
+        note | {"more": 1},
+        note | {"parts": 3},
+        note | {"parts": [3]},
+    ):
+        (tmp_path / "odd.json").write_text(json.dumps(odd))
+        with pytest.raises(ResultsError, match="holds no circuit"):
+            Circuit.load(tmp_path / "odd.json")
+    with pytest.raises(ResultsError, match="holds no circuit"):
+        Circuit.load(tmp_path)
+
+
 def test_bad_circuits():
     with pytest.raises(SiteError, match=r"'0\.1' is none of the edges"):
         Circuit.of(["0.1"], model="a", granularity="edges")
