@@ -1,8 +1,9 @@
 """Ablation: take a part away and see what the model loses."""
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
+from interp.causal.averages import averaged
 from interp.causal.targets import Positions, Sites, targets
 from interp.core.errors import Unsupported, nearest
 from interp.core.metrics import Metric, resolve_metric
@@ -10,7 +11,7 @@ from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.engine.collect.means import MeanReference
 from interp.engine.engines import EngineName
-from interp.engine.interventions import Averaged, Mean, Reference, Resample, Value, Zero
+from interp.engine.interventions import Mean, Resample, Value, Zero
 from interp.engine.run import run
 from interp.engine.sweep import Side, Sweep
 from interp.models.model import Model
@@ -61,13 +62,9 @@ def ablate(
     value: Value
     if method not in METHODS:
         raise Unsupported(f"unknown method {method!r}; {nearest(method, METHODS)}")
-    if isinstance(reference, str) and reference not in get_args(Side):
-        raise Unsupported(
-            f"unknown reference {reference!r}: it is a side of these pairs, 'clean' or 'corrupt', "
-            "or other Pairs, whose corrupt side is averaged, or a MeanReference."
-        )
+    source = averaged(pairs, reference)
     if method == "mean":
-        value = Mean(_averaged(pairs, reference))
+        value = Mean(source)
     else:
         value = {"zero": Zero(), "resample": Resample("corrupt")}[method]
     cells = [
@@ -87,11 +84,3 @@ def ablate(
             checkpoint=checkpoint,
         )
     )
-
-
-def _averaged(pairs: Pairs, reference: Side | Pairs | MeanReference) -> Averaged:
-    if isinstance(reference, MeanReference):
-        return reference
-    if isinstance(reference, Pairs):
-        return Reference(reference, "corrupt")
-    return Reference(pairs, reference)

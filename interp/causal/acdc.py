@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from interp.causal.averages import averaged
 from interp.causal.pruning import Search
 from interp.causal.worse import Worse, harm
 from interp.core.attribution import Attribution
@@ -24,7 +25,7 @@ from interp.core.metrics import Metric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.engine.collect.means import MeanReference
 from interp.engine.engines import EngineName
-from interp.engine.interventions import Averaged, Reference
+from interp.engine.interventions import Averaged
 from interp.engine.isolate import Isolation
 from interp.engine.provenance import provenance
 from interp.engine.sweep import Side
@@ -104,10 +105,11 @@ def acdc(
     Raises:
         MetricError: a metric that does not say where worse is, or is not finite.
         Unsupported: unknown options, or a model without edges into logits.
+        InterpError: more bytes than there are, or than `memory`.
         PairsError, PositionError, ModelError: as in `ablate`.
     """
     job = _job(
-        *(model, pairs, resolve_metric(metric), ablation, reference, positions),
+        *(model, pairs, resolve_metric(metric), ablation, averaged(pairs, reference), positions),
         *(engine, memory, checkpoint),
     )
     search = Search(job, threshold, harm(job.metrics[0].name, worse))
@@ -160,7 +162,7 @@ def acdc_sweep(
             "them, so give one or more, all above 0 (which keeps what does nothing)."
         )
     job = _job(
-        *(model, pairs, resolve_metric(metric), ablation, reference, positions),
+        *(model, pairs, resolve_metric(metric), ablation, averaged(pairs, reference), positions),
         *(engine, memory, checkpoint),
     )
     sign, runs = harm(job.metrics[0].name, worse), []
@@ -196,7 +198,7 @@ def _job(
     pairs: Pairs,
     metric: Metric,
     ablation: Ablated,
-    reference: Side | Pairs | MeanReference,
+    source: Averaged,
     positions: Where,
     engine: EngineName,
     memory: int | None,
@@ -227,7 +229,7 @@ def _job(
         lacking=np.zeros(0, dtype=bool),
         places=("all",) if positions == "all" else (*sorted(pairs.positions), REST),
         ablation=ablation,
-        source=_reference(pairs, ablation, reference),
+        source=source if ablation == "mean" else None,
         metrics=(metric,),
         engine=engine,
         memory=memory,
@@ -273,20 +275,3 @@ def _found(search: Search, corruption: str) -> Discovered:
         provenance=note,
     )
     return Discovered(circuit, ranking, search.runs, search.waves)
-
-
-def _reference(
-    pairs: Pairs, ablation: Ablated, reference: Side | Pairs | MeanReference
-) -> Averaged | None:
-    if isinstance(reference, str) and reference not in get_args(Side):
-        raise Unsupported(
-            f"unknown reference {reference!r}: it is a side of these pairs, 'clean' or 'corrupt', "
-            "or other Pairs, whose corrupt side is averaged, or a MeanReference."
-        )
-    if ablation != "mean":
-        return None
-    if isinstance(reference, MeanReference):
-        return reference
-    if isinstance(reference, Pairs):
-        return Reference(reference, "corrupt")
-    return Reference(pairs, reference)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from interp.causal.ablation import METHODS
-from interp.causal.attribution import Ablated, averaged
+from interp.causal.attribution import Ablated
+from interp.causal.averages import averaged
 from interp.core.attribution import Attribution
 from interp.core.circuit import REST, Part
 from interp.core.edges import Edge
@@ -20,7 +21,15 @@ from interp.core.pairs import Pairs
 from interp.core.sites import Site
 from interp.engine.collect.means import MeanReference
 from interp.engine.engines import EngineName
-from interp.engine.interventions import Cell, Intervention, Mean, Resample, Value, Zero
+from interp.engine.interventions import (
+    Averaged,
+    Cell,
+    Intervention,
+    Mean,
+    Resample,
+    Value,
+    Zero,
+)
 from interp.engine.run import run
 from interp.engine.sweep import Side, Sweep
 from interp.models.model import Model
@@ -55,7 +64,7 @@ def exact(
         PairsError: a part at "rest" where a row has no such position.
     """
     chosen = _parts(model, parts)
-    value = _value(ablation, pairs, reference)
+    value = _value(ablation, averaged(pairs, reference))
     metric, note = resolve_metric(metric), {}
     each = np.zeros((len(chosen), len(pairs)))
     for rows, some in _alike(pairs, chosen):
@@ -115,16 +124,14 @@ def _parts(model: Model, given: str | Iterable[str | Edge | Site | Part]) -> lis
     return found
 
 
-def _value(
-    ablation: Ablated, pairs: Pairs, reference: Side | Pairs | MeanReference
-) -> Zero | Resample | Mean:
+def _value(ablation: Ablated, source: Averaged) -> Zero | Resample | Mean:
     match ablation:
         case "zero":
             return Zero()
         case "resample":
             return Resample("corrupt")
         case "mean":
-            return Mean(averaged(pairs, reference))
+            return Mean(source)
     raise Unsupported(f"unknown ablation={ablation!r}; {nearest(ablation, METHODS)}")
 
 

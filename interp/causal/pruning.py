@@ -91,7 +91,8 @@ class Search:
         harm: 1 where a higher metric is worse, else -1.
 
     Raises:
-        InterpError: the clean runs do not fit into the memory, or the threshold is NaN.
+        InterpError: the clean runs do not fit into the memory, one test does not into `memory`, or
+            the threshold is NaN.
     """
 
     def __init__(self, job: Isolation, threshold: float, harm: int) -> None:
@@ -116,6 +117,12 @@ class Search:
             source = taken(source, job.model, replay, self.graph.writers, job.pairs.decoder)
         _require_room(job)
         room, one = budget(job.memory), Suffix.bytes_of(job)
+        if job.memory is not None and one > room:
+            raise InterpError(
+                f"one test of acdc in {len(job.pairs)} prompts takes about {one} bytes beside the "
+                f"clean runs, and memory= allows {room}. Give more, or fewer prompts "
+                "(pairs.select)."
+            )
         for rows in blocks(job.pairs.lengths, len(job.pairs)):
             self.blocks.append((rows, Suffix.of(job, replay, rows, source)))
         self.width = max(1, min(room // one, TOKENS // int(job.pairs.lengths.sum())))

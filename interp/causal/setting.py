@@ -4,13 +4,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 from numpy import ndarray
 
+from interp.causal.averages import averaged
 from interp.core.circuit import REST, Ablation, Circuit, Granularity, Part
 from interp.core.edges import Edge
 from interp.core.errors import MetricError, ResultsError, SiteError, Unsupported
@@ -23,7 +24,6 @@ from interp.core.sites import Site
 from interp.engine.collect.means import MeanReference
 from interp.engine.constants import Constants
 from interp.engine.engines import EngineName
-from interp.engine.interventions import Reference
 from interp.engine.isolate import isolate, served
 from interp.engine.isolation import Isolated, Isolation, Source
 from interp.engine.outside import outside
@@ -230,18 +230,8 @@ def _source(model: Model, pairs: Pairs, ablation: Ablation, reference: Given) ->
     if isinstance(reference, Constants):
         reference.require(model)
         return reference
-    if isinstance(reference, str) and reference not in get_args(Side):
-        raise Unsupported(
-            f"unknown reference {reference!r}: it is a side of these pairs, 'clean' or 'corrupt', "
-            "or other Pairs, whose corrupt side is averaged, a MeanReference, or Constants."
-        )
-    if ablation != "mean":
-        return None
-    if isinstance(reference, MeanReference):
-        return reference
-    if isinstance(reference, Pairs):
-        return Reference(reference, "corrupt")
-    return Reference(pairs, reference)
+    source = averaged(pairs, reference)
+    return source if ablation == "mean" else None
 
 
 def _table(

@@ -10,7 +10,7 @@ from jaxtyping import Float, Integer
 from numpy import ndarray
 from scipy import stats as scipy_stats
 
-from interp.causal.attribution import averaged
+from interp.causal.averages import averaged
 from interp.causal.effects import exact
 from interp.core import stats
 from interp.core.attribution import Attribution
@@ -131,21 +131,33 @@ def verify(
 
     Raises:
         ResultsError: an attribution of another model, of other pairs, another reference or metric;
-            or fewer than three parts.
+            of several methods or ablations; of examples drawn again; or fewer than three parts.
     """
     own = attribution.provenance
-    ablation, name = own["ablation"], attribution.frame["metric"].iloc[0]
-    metric = resolve_metric(name if metric is None else metric)
+    ablation, methods = own.get("ablation"), attribution.frame["method"].unique().tolist()
+    if not isinstance(ablation, str) or len(methods) != 1:
+        raise ResultsError(
+            f"the attribution has methods {methods} and ablation {ablation!r}: estimates are "
+            "verified of one method and one ablation at a time. Give what attribute returned, or "
+            "choose one: attribution.query(\"method == 'eap'\")."
+        )
+    metric = resolve_metric(attribution.frame["metric"].iloc[0] if metric is None else metric)
     again = {"weights": model.weight_hash, "pairs": pairs.fingerprint, "metric": metric.name}
     if ablation == "mean":
         again["reference"] = averaged(pairs, reference).fingerprint
     for what, value in again.items():
-        if own[what] != value:
+        if own.get(what) != value:
             raise ResultsError(
-                f"the attribution has {what} {own[what]!r}, and this is {value!r}: an estimate is "
-                "compared with what is measured on the same model and prompts, in the same way. "
+                f"the attribution has {what} {own.get(what)!r}, and this is {value!r}: an estimate "
+                "is compared with what is measured on the same model and prompts, in the same way. "
                 "Give what attribute was given."
             )
+    if attribution.cluster != list(pairs.cluster):
+        raise ResultsError(
+            f"the attribution has {len(attribution.cluster)} examples in other clusters than the "
+            f"{len(pairs)} pairs: likely they were drawn again (resampled), and so are not those "
+            "that are measured. Give what attribute returned."
+        )
     if min(k, len(attribution)) < FEWEST:
         raise ResultsError(
             f"k={k} of {len(attribution)} parts: of fewer than {FEWEST} no correlation says "

@@ -10,8 +10,9 @@ more times, each without what one layer passes on, and the estimate is the mean 
 
     1 / (L - 1) sum over layers l other than the part's own of |estimate without l|
 
-with the sign of the estimate that leaves nothing out. A node's own layer is that which it stands
-in, an edge's that of its reader; edges into the logits have none, and the mean is over all L.
+with the sign of the estimate that leaves nothing out, or without one where that is 0. A node's own
+layer is that which it stands in, an edge's that of its reader; edges into the logits have none, and
+the mean is over all L.
 The paper has queries, keys, values and neurons for nodes; here an edge is corrected as its reader
 is, and a node (the output of a head, an MLP) is the sum of its edges.
 """
@@ -57,7 +58,8 @@ def of_edges(rows: Rows) -> Float[Tensor, "place batch reader writer"]:
         # what a layer before the reader passes on is not on the way back to it
         count = layer + len(without)
         size = layer * plain.abs() + sum(term.abs() for term in without.values())
-        found[:, :, readers, : plain.shape[-1]] = plain.sign() * size / count if count else plain
+        sized = _signed(size / count, plain) if count else plain
+        found[:, :, readers, : plain.shape[-1]] = sized
     return found
 
 
@@ -78,9 +80,14 @@ def of_nodes(rows: Rows) -> Float[Tensor, "place batch writer"]:
     for layer in range(layers):
         for own in columns(w, layer):
             size[layer, ..., own] = 0
-    found = plain.sign() * size.sum(0) / (layers - 1) if layers > 1 else plain
+    found = _signed(size.sum(0) / (layers - 1), plain) if layers > 1 else plain
     found[..., 0] = 0
     return found
+
+
+def _signed(size: Tensor, plain: Tensor) -> Tensor:
+    """What cancels to 0 keeps its size: it is what the layers are left out for."""
+    return torch.where(plain < 0, -size, size)
 
 
 def terms(rows: Rows) -> Iterator[Terms]:

@@ -94,10 +94,12 @@ def require_slope(rows: Rows, final: Tensor, found: Tensor) -> None:
     Raises:
         MetricError: says what to take instead.
     """
-    metric = rows.score.metric
-    relative = float((found.norm(dim=(1, 2)) * final.norm(dim=(1, 2))).max())
-    bound = torch.finfo(final.dtype).eps ** 0.5 if metric.needs_reference else 0.0
-    if relative <= bound:
+    metric, slope = rows.score.metric, found.norm(dim=(1, 2))
+    if metric.needs_reference:
+        flat = (slope * final.norm(dim=(1, 2))).max() <= torch.finfo(final.dtype).eps ** 0.5
+    else:
+        flat = slope.max() == 0
+    if flat:
         why = (
             "it compares a run with the clean run, and the clean run differs from itself by "
             "nothing: there the metric has its extreme"
@@ -261,7 +263,10 @@ def eap_activations(rows: Rows, *, steps: int) -> Float[Tensor, "place batch rea
     w, ablated = rows.weights, rows.ablated
     clean = tape(w, rows.clean)
     edges = Edges.of(rows, clean)
-    edges.add(clean, top(rows, clean.final), 1 / steps)
+    after = top(rows, clean.final)
+    if steps == 1:
+        require_slope(rows, clean.final, after)
+    edges.add(clean, after, 1 / steps)
     for share in [k / steps for k in range(1, steps)]:
         run = tape(w, rows.mixed(share))
         edges.add(run, top(rows, run.final), 1 / steps, slice(0, 1))

@@ -1,5 +1,6 @@
 """Attribution beside exact effects: equal where the model is linear, and where it is corrected."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from transformer_lens.tools.analysis import EdgeAttributionConfig, attribution_p
 from transformer_lens.tools.analysis.attribution_patching import Node
 
 import interp
+from interp.causal.acdc import acdc
 from interp.causal.attribution import attribute
 from interp.causal.effects import exact
 from interp.core.circuit import Part
@@ -254,13 +256,71 @@ def test_grad_drop_of_edges_into_the_logits_changes_nothing(deep: Model, rows: i
     assert np.abs(star.each - eap.each)[~logits].max() > 1e-2
 
 
+@pytest.mark.parametrize("all_of_it", [False, True])
+def test_grad_drop_finds_what_cancels_to_nothing(all_of_it):
+    """The second layer takes away what the first head wrote, or all, so that the stream is 0."""
+    shape = replace(LINEAR, n_heads=1, n_kv_heads=1, d_model=4, d_head=4)
+    blank = native.state_of(native.build(shape, name="blank", dtype=torch.float64))
+    state = {name: torch.zeros_like(weights) for name, weights in blank.items()}
+    generator = torch.Generator().manual_seed(1)
+    for name in ("tok_embed.weight", "head.weight"):
+        state[name] = torch.randn(state[name].shape, generator=generator, dtype=torch.float64)
+    half = torch.diag(torch.tensor([1.0, 1, 0, 0], dtype=torch.float64))
+    whole = torch.eye(4, dtype=torch.float64)
+    for layer, value, out in ((0, whole, half.roll(2, 1)), (1, half, -half)):
+        if all_of_it:
+            value, out = whole, whole if layer == 0 else -whole
+        state[f"layers.{layer}.attn.v.weight"] = value
+        state[f"layers.{layer}.attn.o.weight"] = out
+    model = native.build(shape, name="cancels", state=state, dtype=torch.float64)
+    pairs = interp.Pairs.from_tokens(
+        clean=[[1], [2]], corrupt=[[3], [4]], correct=[5] * 2, wrong=[6] * 2
+    )
+    first = Site("z", 0, head=0)
+    clean, corrupt = sides(model, pairs, first)
+    alone = slope(model, pairs, first, lambda step: [
+        Intervention(first, Add(step * (corrupt - clean))),
+        Intervention(Site("attn_out", 1), Freeze()),
+    ])  # fmt: skip
+    assert np.abs(alone).min() > 0.05
+    assert np.abs(attribute(model, pairs, "nodes").each[0]).max() < 1e-12
+    found = attribute(model, pairs, "nodes", method="atp*")
+    assert np.abs(np.abs(found.each[0]) - np.abs(alone)).max() < 1e-6
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig-inputs", "eap-ig-activations", "atp*"])
+def test_half_precision_is_near(rows: interp.Pairs, method):
+    """bfloat16 has 8 bits; NumPy does not know it."""
+    random = native.build(DEEP, name="tiny", dtype=torch.float64)
+    wide, half = (
+        native.build(DEEP, name="tiny", dtype=dtype, state=native.state_of(random))
+        for dtype in (torch.float64, torch.bfloat16)
+    )
+    found, expected = (attribute(m, rows, method=method).each for m in (half, wide))
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_a_reference_that_is_none_is_refused_whatever_the_ablation(deep: Model, rows: interp.Pairs):
+    """By all that take one, in the same words; beartype, which stands before, is taken away."""
+    for call in (
+        lambda: inspect.unwrap(attribute)(deep, rows, reference="corupt"),
+        lambda: inspect.unwrap(exact)(deep, rows, "nodes", reference="corupt"),
+        lambda: inspect.unwrap(interp.ablate)(deep, rows, "0.1", method="zero", reference=1),
+        lambda: inspect.unwrap(acdc)(deep, rows, threshold=1.0, reference="corupt"),
+    ):
+        with pytest.raises(Unsupported, match=r"unknown reference .* a side of these pairs"):
+            call()
+
+
 def test_a_flat_metric_is_refused(deep: Model, rows: interp.Pairs):
     for method in ("eap", "atp*"):
         with pytest.raises(MetricError, match=r"'kl' has a gradient of zero at the clean run .*"
                            r"eap-ig-inputs"):  # fmt: skip
             attribute(deep, rows, method=method, metric="kl")
-    with pytest.raises(MetricError, match=r"gradient of zero"):
-        attribute(deep, rows, metric="kl", method="eap-ig-inputs", steps=1)
+    for method in ("eap-ig-inputs", "eap-ig-activations"):
+        with pytest.raises(MetricError, match=r"gradient of zero"):
+            attribute(deep, rows, metric="kl", method=method, steps=1)
     between = attribute(deep, rows, metric="kl", method="eap-ig-inputs", steps=3)
     assert np.abs(between.scores).max() > 1e-3
     with pytest.raises(MetricError, match=r"'accuracy' has no gradient \(it counts or compares\)"):

@@ -12,6 +12,7 @@ import interp
 from interp.causal.attribution import attribute
 from interp.causal.effects import exact
 from interp.causal.verification import Verified, agreement, verify
+from interp.core.attribution import Attribution
 from interp.core.errors import ResultsError
 from interp.core.metrics import Metric
 from interp.models import native
@@ -116,6 +117,16 @@ def test_only_the_same_is_compared(model: Model, rows: interp.Pairs):
         verify(found, model, rows, metric="prob")
     with pytest.raises(ResultsError, match=r"k=2 of 8 parts: of fewer than 3"):
         verify(found, model, rows, k=2)
+    again = attribute(model, rows, "nodes").resampled(seed=0)
+    with pytest.raises(ResultsError, match=r"6 examples in other clusters than the 6 pairs"):
+        verify(again, model, rows, k=3)
+    joined = Attribution.concat(
+        [attribute(model, rows, "nodes", method=m) for m in ("atp", "atp*")]
+    )
+    with pytest.raises(
+        ResultsError, match=r"has methods \['atp', 'atp\*'\] and ablation 'resample'"
+    ):
+        verify(joined, model, rows, k=3)
     own = Metric("own", lambda x, a: x[..., 0] ** 2, reads="answers")
     squared = attribute(model, rows, "nodes", metric=own)
     assert isinstance(verify(squared, model, rows, k=3, metric=own), Verified)
