@@ -19,7 +19,7 @@ from interp.causal.circuits import warn_of_unconnected
 from interp.causal.setting import Given, Kept, Metrics, Setting
 from interp.core import stats
 from interp.core.circuit import Circuit
-from interp.core.errors import ResultsError
+from interp.core.errors import ResultsError, Unsupported
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.engine.engines import EngineName
@@ -218,12 +218,19 @@ def faithfulness(
 
     Raises:
         ResultsError: a circuit of another model, or one that is called `EMPTY`.
+        Unsupported: circuits of edges and of nodes in one call.
         Others: as `run_circuits`.
     """
     named = {"circuit": circuits} if isinstance(circuits, Circuit) else dict(circuits)
     if EMPTY in named or not named:
         raise ResultsError(
             f"give at least one circuit, and none the name {EMPTY!r}: it is that of the empty one."
+        )
+    if len(kinds := sorted({circuit.granularity for circuit in named.values()})) > 1:
+        raise Unsupported(
+            f"circuits of {' and of '.join(kinds)} stand in one call, and what they are faithful "
+            "against is not the same: without parts, those of nodes still have the embedding. "
+            "Judge each kind by itself."
         )
     setting = Setting.of(model, pairs, list(named.values()), reference)
     kept = [setting.kept(name, circuit) for name, circuit in named.items()]

@@ -38,11 +38,16 @@ METHOD = "circuit"
 
 
 class Kept(NamedTuple):
-    """A circuit as a set of edges at places; `lacking` if it is given by what it lacks."""
+    """A circuit as a set of edges at places; `lacking` if it is given by what it lacks.
+
+    Attributes:
+        place: in words: where its parts are.
+    """
 
     name: str
     mask: Bool[ndarray, "place reader writer"]
     size: int
+    place: str
     lacking: bool = False
 
 
@@ -92,15 +97,15 @@ class Setting:
         mask = self.marked(marks)
         if granularity == "nodes":
             mask[0, :, 0] = self.wiring.graph.feeds[:, 0]
-        return Kept(name, mask, len(marks))
+        return Kept(name, mask, len(marks), self._where(marks))
 
     def without(self, name: str, parts: Collection[Part]) -> Kept:
         """The whole model without some parts."""
-        return Kept(name, self.mask(parts), len(parts), lacking=True)
+        marks = self.marks(parts)
+        return Kept(name, self.marked(marks), len(marks), self._where(marks), lacking=True)
 
-    def mask(self, parts: Iterable[Part]) -> Bool[ndarray, "place reader writer"]:
-        """The edges of parts; those of a node are all that leave it."""
-        return self.marked(self.marks(parts))
+    def _where(self, marks: Int[ndarray, "part 3"]) -> str:
+        return ", ".join(self.places[i] for i in np.unique(marks[:, 0])) or "all"
 
     def marks(self, parts: Iterable[Part]) -> Int[ndarray, "part 3"]:
         """Place, reader and writer of each part, as numbers; of a node the reader is -1.
@@ -123,7 +128,7 @@ class Setting:
         return np.array(found, dtype=int).reshape(-1, 3)
 
     def marked(self, marks: Int[ndarray, "part 3"]) -> Bool[ndarray, "place reader writer"]:
-        """The edges of parts that `marks` has found."""
+        """The edges of parts that `marks` has found; those of a node are all that leave it."""
         feeds = self.wiring.graph.feeds
         mask = np.zeros((len(self.places), *feeds.shape), dtype=bool)
         edges = marks[marks[:, 1] >= 0]
@@ -251,12 +256,11 @@ def _table(
     base = np.broadcast_to(found.base[:, None], found.found.shape).reshape(-1)
     value = found.found.reshape(-1)
     missing = pd.array([None] * (rows * examples), dtype="Int16")
-    place = "all" if setting.places == ("all",) else ", ".join(setting.places[1:])
     frame = pd.DataFrame(
         {
             "method": f"{METHOD} {setting.ablation}",
             "site": words([c.name for c in circuits] * len(metrics)),
-            "position": place,
+            "position": words([c.place for c in circuits] * len(metrics)),
             "receiver": "",
             "direction": "noise",
             "metric": words([m.name for m in metrics for _ in range(n)]),

@@ -10,7 +10,7 @@ from jaxtyping import TypeCheckError
 import interp
 from interp.causal.circuits import run_circuits
 from interp.causal.optimal import fit_optimal
-from interp.core.circuit import Circuit
+from interp.core.circuit import Circuit, Part
 from interp.core.errors import (
     InterpError,
     MetricError,
@@ -59,6 +59,19 @@ def test_the_table(model, pairs, caplog):
     assert np.allclose(ablated, corrupt.frame["value"])
     assert found.provenance["ablation"] == "resample"
     assert found.summary()["n"].eq(len(pairs)).all()
+
+
+def test_each_circuit_says_where_it_is(model, pairs):
+    edges = Graph.of(model.facts).edges
+    named = {
+        "late": circuit(model, [Part(edges[-1], "late"), Part(edges[-2], "end")]),
+        "rest": circuit(model, [Part(edges[-1], "rest")]),
+        "all": circuit(model, edges[-1:]),
+        "none": circuit(model, []),
+    }
+    found = run_circuits(model, pairs, named).frame.drop_duplicates("site")
+    places = found.set_index("site")["position"].to_dict()
+    assert places == {"late": "end, late", "rest": "rest", "all": "all", "none": "all"}
 
 
 def test_what_is_refused(model, pairs, tiny_model):

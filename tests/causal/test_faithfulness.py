@@ -177,6 +177,13 @@ def test_a_null_says_how_much_of_it_is_connected(model, prompts, truth):
     assert 0 < table["connected"].item() < 1
 
 
+def test_edges_and_nodes_are_not_judged_by_one_empty_circuit(model, prompts, truth):
+    """It would be that of whichever came first."""
+    both = {"edges": truth, "nodes": every(model, "nodes")}
+    with pytest.raises(Unsupported, match="circuits of edges and of nodes stand in one call"):
+        faithfulness(model, prompts, both)
+
+
 def test_nothing_to_explain_is_said(model, prompts, truth, caplog):
     same = replace(prompts, corrupt=prompts.clean)
     found = faithfulness(model, same, truth, metric="logit_diff").summary()
