@@ -31,7 +31,7 @@ from interp.engine import atp_star, forward
 from interp.engine.collect.means import MeanReference, taken
 from interp.engine.collect.taps import budget
 from interp.engine.engines import Replay, accept, choose
-from interp.engine.estimates import Rows, Writes, atp, eap, eap_activations
+from interp.engine.estimates import Flat, Rows, Writes, atp, eap, eap_activations
 from interp.engine.gradients import require_sums
 from interp.engine.interventions import Averaged
 from interp.engine.plan import blocks, places
@@ -111,14 +111,20 @@ def attribute(
     source = averaged(pairs, reference)
     means = _means(model, engine, pairs, ablation, source, graph)
     chosen = graph.edges if parts == "edges" else nodes(model.facts)
-    wide = np.float64 if model.dtype == torch.float64 else np.float32
+    wide, flat = np.float64 if model.dtype == torch.float64 else np.float32, 0
     each = np.zeros((len(names), len(chosen), len(pairs)), dtype=wide)
     with tqdm(total=len(pairs), desc=method, unit="prompt", delay=2, disable=None) as bar:
         for index in _chunks(pairs, graph, model, method, len(names), allowed):
             score = Score.of_rows(model, pairs, metric, index)
             rows = _rows(engine, pairs, score, graph, index, names, ablation, means)
-            found = _estimate(rows, parts, method, steps)
-            each[:, :, index] = found.cpu().to(torch.float64).numpy()  # NumPy has no bfloat16
+            try:
+                found = _estimate(rows, parts, method, steps)
+            except Flat as refusal:
+                flat += len(index)  # and so their scores are 0, unless there are no others
+                if metric.needs_reference or flat == len(pairs):
+                    raise refusal
+            else:
+                each[:, :, index] = found.cpu().to(torch.float64).numpy()  # NumPy has no bfloat16
             bar.update(len(index))
     note = provenance(
         model,

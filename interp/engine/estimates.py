@@ -23,6 +23,10 @@ from interp.engine.trace import Trace
 from interp.engine.weights import Weights
 
 
+class Flat(MetricError):
+    """A metric that is flat in all rows at hand, where the gradient is taken."""
+
+
 class Writes(NamedTuple):
     """What every writer of some rows holds, layer by layer: a run's, or what ablation sets."""
 
@@ -92,7 +96,7 @@ def require_slope(rows: Rows, final: Tensor, found: Tensor) -> None:
     by a part of itself.
 
     Raises:
-        MetricError: says what to take instead.
+        Flat: says what to take instead.
     """
     metric, slope = rows.score.metric, found.norm(dim=(1, 2))
     if metric.needs_reference:
@@ -106,7 +110,7 @@ def require_slope(rows: Rows, final: Tensor, found: Tensor) -> None:
             if metric.needs_reference
             else "nothing that it reads moves it"
         )
-        raise MetricError(
+        raise Flat(
             f"the metric {metric.name!r} has a gradient of zero at the clean run ({why}), so every "
             "first-order estimate would be zero or rounding. Take the task's own metric "
             "('logit_diff', 'log_prob'), method='eap-ig-inputs' with several steps, which takes "

@@ -288,6 +288,24 @@ def test_grad_drop_finds_what_cancels_to_nothing(all_of_it):
     assert np.abs(np.abs(found.each[0]) - np.abs(alone)).max() < 1e-6
 
 
+def test_a_metric_that_is_flat_in_some_prompts_alone_is_taken(deep: Model, rows: interp.Pairs):
+    """Whether they run with others, with none, or are all that there are."""
+    evaluated = interp.evaluate(deep, rows, metric="logit_diff").query("position == 'clean'")
+    values = evaluated.frame["value"].to_numpy()
+    cut = float(np.sort(values)[1:3].mean())  # two are above, two below
+    clipped = Metric("clipped", lambda x, a: (x[..., 0] - x[..., 1] - cut).relu(), reads="answers")
+    above = values > cut
+    for method in ("eap", "atp*"):
+        whole = attribute(deep, rows, method=method)
+        for memory in (None, _least(deep, rows, "edges", method)):
+            found = attribute(deep, rows, method=method, metric=clipped, memory=memory)
+            assert np.abs(found.each[:, ~above]).max() == 0
+            assert np.abs(found.each - whole.each)[:, above].max() < 1e-12
+        with pytest.raises(MetricError, match=r"'clipped' has a gradient of zero"):
+            low = rows.select(np.flatnonzero(~above).tolist())
+            attribute(deep, low, method=method, metric=clipped)
+
+
 @pytest.mark.parametrize("method", ["eap", "eap-ig-inputs", "eap-ig-activations", "atp*"])
 def test_half_precision_is_near(rows: interp.Pairs, method):
     """bfloat16 has 8 bits; NumPy does not know it."""
