@@ -1,9 +1,10 @@
 """The case `acdc`: ACDC on a tiny random model, against one full forward for each edge.
 
-The peer is the least that one test after the other can cost: a plain forward of the same prompts
-for each edge, without any cut in it, and without the metric. Beside it stands what such a loop
-takes with this library's own masked pass, metric and all, one circuit at a time. Both are timed on
-some forwards and scaled to all edges. Ours is the whole call, traces and table included.
+The peer is the model's own forward of the same prompts for each edge, without any cut in it, and
+without the metric. Beside it stand the least that one test after the other can cost, this library's
+replay without hooks, logits and cuts; and what such a loop takes with its masked pass, metric and
+all, one circuit at a time. All are timed on some forwards and scaled to all edges. Ours is the
+whole call, traces and table included.
 """
 
 import statistics
@@ -34,19 +35,21 @@ def measure(*, prompts: int, kept: float, threads: int, repeats: int) -> dict[st
     """Seconds of ours and of the peers.
 
     Args:
-        kept: the threshold is the one above which this share of the edges is, each cut by itself.
+        kept: the threshold is the quantile above which this share of the changes is that edges
+            make at a threshold of 0.
     """
     torch.set_num_threads(threads)
     model, pairs = _model(), _pairs(prompts)
     found = acdc(model, pairs, threshold=0.0)  # the engine is verified, the weights are hashed
     threshold = float(np.quantile(found.ranking.scores, 1 - kept))
-    took, plain, masked = [], [], []
-    forward, one = _forward(model, pairs), _one(model, pairs)
+    took, plain, least, masked = [], [], [], []
+    forward, replay, one = _forward(model, pairs), _replay(model, pairs), _one(model, pairs)
     for _ in range(repeats):  # in turns, so that all meet the same machine
         start = time.perf_counter()
         found = acdc(model, pairs, threshold=threshold)
         took.append(time.perf_counter() - start)
         plain.append(_seconds(forward))
+        least.append(_seconds(replay))
         masked.append(_seconds(one))
     edges = len(found.ranking)
     seconds, peer, loop = statistics.median(took), edges * min(plain), edges * min(masked)
@@ -55,6 +58,8 @@ def measure(*, prompts: int, kept: float, threads: int, repeats: int) -> dict[st
         "ours_s": seconds,
         "peer_s": peer,
         "ratio": peer / seconds,
+        "replay_s": edges * min(least),
+        "ratio_replay": edges * min(least) / seconds,
         "masked_loop_s": loop,
         "ratio_masked_loop": loop / seconds,
         "edges": edges,
@@ -87,6 +92,13 @@ def _pairs(prompts: int) -> interp.Pairs:
 def _forward(model: interp.Model, pairs: interp.Pairs) -> Callable[[], object]:
     """A plain forward of TransformerLens' bridge."""
     return lambda: model.bridge(pairs.clean)
+
+
+def _replay(model: interp.Model, pairs: interp.Pairs) -> Callable[[], object]:
+    """The residual stream alone."""
+    engine = choose(model)
+    assert isinstance(engine, Replay)
+    return lambda: engine.trace(pairs.clean, keep=())
 
 
 def _one(model: interp.Model, pairs: interp.Pairs) -> Callable[[], object]:
