@@ -15,11 +15,11 @@ from torch import Tensor
 from interp.core.errors import MetricError, PairsError
 from interp.core.metrics import Answers, Metric
 from interp.core.pairs import Pairs
-from interp.datasets.ioi import Spans
 from interp.datasets.prompts import (
     OneToken,
     Prompt,
     Row,
+    Spans,
     cycle,
     fill,
     paired,

@@ -2,16 +2,23 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from string import Formatter
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from interp.core.errors import PairsError
 from interp.core.pairs import Pairs
-from interp.datasets.ioi import Spans
-from interp.models.tokens import Bos, token_at
+from interp.models.tokens import Bos, Offsets, token_at
 
 T = TypeVar("T")
+
+
+@runtime_checkable
+class Spans(Protocol):
+    """What a task needs of a model: ids with the characters that they cover."""
+
+    def encode_with_offsets(self, text: str, *, bos: Bos = ...) -> tuple[list[int], Offsets]: ...
+    def show(self, ids: list[int]) -> list[str]: ...
 
 
 class Prompt(NamedTuple):
@@ -65,6 +72,25 @@ def fill(model: Spans, template: str, slots: Mapping[str, str], *, bos: Bos) -> 
     # not ids[-1]: some tokenizers add an end token
     last["end"] = len(text) - 1
     return Prompt(ids, {slot: token_at(offsets, character) for slot, character in last.items()})
+
+
+def require_whole(known: OneToken, prompt: Prompt, words: Mapping[str, str]) -> None:
+    """Refuse a prompt in which a slot's word is not the one token that it is elsewhere.
+
+    Args:
+        words: of each slot that has to be one token.
+
+    Raises:
+        PairsError: it is not.
+    """
+    for slot, word in words.items():
+        found = prompt.ids[prompt.at[slot]]
+        if found != known[word]:
+            raise PairsError(
+                f'{word!r} is one token after "to" but not in {known.model.show(prompt.ids)}, '
+                f"where {known.model.show([found])[0]!r} ends it: {known.name} tokenises a word by "
+                "its surroundings. Use another tokenizer for this task."
+            )
 
 
 def paired(model: Spans, rows: Sequence[Row], *, bos: Bos) -> Pairs:

@@ -7,17 +7,25 @@ the model says. "The king called the queen when he needed help. It was easy to h
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from string import Formatter
-from typing import Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from interp.core.errors import PairsError, nearest
 from interp.core.pairs import Pairs
-from interp.datasets.ioi import Spans
+from interp.datasets.prompts import (
+    OneToken,
+    Row,
+    Spans,
+    cycle,
+    fill,
+    paired,
+    require_numbers,
+    require_whole,
+)
 from interp.datasets.pronouns import NAME, Kind, Scene, quarrels, scenes
 from interp.datasets.templates import Split, lists, require_split
-from interp.models.tokens import Bos, token_at
+from interp.models.tokens import Bos
 
 Answer = Literal["pronoun", "antecedent"]
 FEWEST = 2
@@ -32,7 +40,6 @@ TEMPLATES: Mapping[tuple[Kind, Answer], str] = {
     ("causality", "pronoun"): "because",
     ("causality", "antecedent"): "because",
 }
-T = TypeVar("T")
 
 
 def pronoun_pairs(
@@ -81,7 +88,7 @@ def pronoun_pairs(
     _check(n, seed, kind, answer)
     require_split(NAME, split)
     rng = np.random.default_rng([*f"{kind} {answer}".encode(), seed])
-    known = _Known(model)
+    known = OneToken(model)
     cells = _cells(kind, answer, split, known, rng)
     couples = sorted({name for cell in cells.values() for name in cell})
     if len(couples) < FEWEST:
@@ -92,42 +99,29 @@ def pronoun_pairs(
             "model, or build prompts with words that it has (Pairs.from_text)."
         )
     texts = lists(NAME, "templates")[TEMPLATES[kind, answer]]
-    frames = _cycle(rng, [texts[name] for name in _wordings(kind, answer, templates)])
+    frames = cycle(rng, [texts[name] for name in _wordings(kind, answer, templates)])
     cue = "V" if kind == "causality" else "S" if answer == "pronoun" else "P"
-    sides: dict[str, list[list[int]]] = {"clean": [], "corrupt": []}
-    answers: dict[str, list[int]] = {"clean": [], "corrupt": []}
-    marks: list[dict[str, int]] = []
-    drawn = list(islice(_balanced(rng, cells, couples), n))
-    for scene in drawn:
-        prompt = _prompt(scene, answer, next(frames), rng)
-        at: dict[str, dict[str, int]] = {}
-        for side, slot in (("clean", scene.antecedent), ("corrupt", scene.competitor)):
-            slots = scene.slots(slot, said=slot)
-            ids, at[side] = _tokenise(model, prompt, slots, known, bos)
-            sides[side].append(ids)
-            answers[side].append(known[slots["P" if answer == "pronoun" else "S"]] or 0)
-        if at["clean"] != at["corrupt"]:
-            raise PairsError(
-                f"the words of {prompt!r} stand at {at['clean']} in the clean prompt and at "
-                f"{at['corrupt']} in the corrupt one, though each is one token: the tokenizer "
-                "merges words across spaces. Use another tokenizer for this task."
-            )
+    rows = []
+    for scene in list(islice(_balanced(rng, cells, couples), n)):  # before the wordings are drawn
+        text = _text(scene, answer, next(frames), rng)
         named = {"antecedent": scene.antecedent, "competitor": scene.competitor}
-        named |= {"cue": cue, "end": "end"}
-        marks.append({name: at["clean"][slot] for name, slot in named.items()})
-    return Pairs.from_tokens(
-        clean=sides["clean"],
-        corrupt=sides["corrupt"],
-        correct=answers["clean"],
-        wrong=answers["corrupt"],
-        positions={name: [row[name] for row in marks] for name in marks[0]},
-        cluster=[scene.cluster for scene in drawn],
-        strings=[
-            (tuple(model.show(a)), tuple(model.show(b)))
-            for a, b in zip(sides["clean"], sides["corrupt"], strict=True)
-        ],
-        bos=bos,
-    )
+        sides, answers = [], []
+        for slot in named.values():
+            words = scene.slots(slot, said=slot)
+            prompt = fill(model, text, words, bos=bos)
+            require_whole(known, prompt, {k: words[k] for k in prompt.at if k != "end"})
+            sides.append(prompt)
+            answers.append(known[words["P" if answer == "pronoun" else "S"]] or 0)
+        clean, corrupt = sides
+        if clean.at != corrupt.at:
+            raise PairsError(
+                f"the words of {text!r} stand at {clean.at} in the clean prompt and at "
+                f"{corrupt.at} in the corrupt one, though each is one token: the tokenizer merges "
+                "words across spaces. Use another tokenizer for this task."
+            )
+        at = {name: clean.at[slot] for name, slot in {**named, "cue": cue, "end": "end"}.items()}
+        rows.append(Row(clean.ids, corrupt.ids, at, *answers, scene.cluster))
+    return paired(model, rows, bos=bos)
 
 
 def wordings(kind: Kind = "gender", answer: Answer = "pronoun") -> tuple[str, ...]:
@@ -153,11 +147,7 @@ def _wordings(kind: Kind, answer: Answer, asked: Sequence[str] | None) -> Sequen
 
 
 def _check(n: int, seed: int, kind: str, answer: str) -> None:
-    if n < 1 or seed < 0:
-        raise PairsError(
-            f"pronoun_pairs was asked for n={n} pairs with seed={seed}; n must be at least 1 and "
-            "the seed at least 0."
-        )
+    require_numbers("pronoun_pairs", n, seed)
     for what, given, known in (
         ("kind", kind, get_args(Kind)),
         ("answer", answer, get_args(Answer)),
@@ -166,30 +156,8 @@ def _check(n: int, seed: int, kind: str, answer: str) -> None:
             raise PairsError(f"pronoun_pairs has no {what} {given!r}; {nearest(given, known)}")
 
 
-class _Known:
-    """Which words are one token after another word, and which token."""
-
-    def __init__(self, model: Spans):
-        self.model = model
-        self.name = f"the tokenizer of {getattr(model, 'name', type(model).__name__)}"
-        self.ids: dict[str, int | None] = {}
-
-    def __getitem__(self, word: str) -> int | None:
-        if word not in self.ids:
-            # In context, not alone: some tokenizers put a space of their own before a text.
-            ids, offsets = self.model.encode_with_offsets(f"to {word}", bos="none")
-            i = token_at(offsets, len(word) + 2)
-            # An unknown-word token is single too, but it does not spell the word.
-            spelt = word.lower() in self.model.show([ids[i]])[0].lower()
-            self.ids[word] = ids[i] if offsets[i][0] in (2, 3) and spelt else None
-        return self.ids[word]
-
-    def __contains__(self, word: str) -> bool:
-        return self[word] is not None
-
-
 def _cells(
-    kind: Kind, answer: Answer, split: str, known: _Known, rng: np.random.Generator
+    kind: Kind, answer: Answer, split: str, known: OneToken, rng: np.random.Generator
 ) -> dict[tuple, dict[str, list[Scene]]]:
     """Scenes by condition and couple, of the couples whose words are all single tokens."""
     if kind == "causality":
@@ -218,22 +186,13 @@ def _balanced(
     rng: np.random.Generator, cells: dict[tuple, dict[str, list[Scene]]], couples: list[str]
 ) -> Iterator[Scene]:
     """Scenes without end; any prefix has conditions and couples equally, to within one."""
-    names = _cycle(rng, couples)
-    for condition in _cycle(rng, list(cells)):
+    names = cycle(rng, couples)
+    for condition in cycle(rng, list(cells)):
         choices = cells[condition][next(names)]
         yield choices[int(rng.integers(len(choices)))]
 
 
-def _cycle(rng: np.random.Generator, items: Sequence[T]) -> Iterator[T]:
-    """All items in a random order, then in another, without end."""
-    while True:
-        for i in rng.permutation(len(items)):
-            yield items[i]
-
-
-def _prompt(
-    scene: Scene, answer: Answer, template: str | list[str], rng: np.random.Generator
-) -> str:
+def _text(scene: Scene, answer: Answer, template: str | list[str], rng: np.random.Generator) -> str:
     """The text up to the answer, with the scene's slots."""
     if scene.kind != "causality":
         return template if isinstance(template, str) else " ".join(template)
@@ -242,28 +201,3 @@ def _prompt(
     reasons = list(lists(NAME, "templates")["reasons"][scene.tone].values())
     reason, question = reasons[int(rng.integers(len(reasons)))]
     return f"{template} {{P}} {reason}. {question}"
-
-
-def _tokenise(
-    model: Spans, prompt: str, slots: dict[str, str], known: _Known, bos: Bos
-) -> tuple[list[int], dict[str, int]]:
-    """Ids of a filled prompt and the index of each slot and of the end.
-
-    Raises:
-        PairsError: a word is not the one token that it is after another word.
-    """
-    text, last = "", dict[str, int]()
-    for literal, slot, _, _ in Formatter().parse(prompt):
-        text += literal + (slots[slot] if slot else "")
-        if slot:
-            last[slot] = len(text) - 1  # a token may begin with the space before its word
-    ids, offsets = model.encode_with_offsets(text, bos=bos)
-    at = {slot: token_at(offsets, character) for slot, character in last.items()}
-    for slot, i in at.items():
-        if ids[i] != known[slots[slot]]:
-            raise PairsError(
-                f'{slots[slot]!r} is one token after "to" but not in {text!r}, where '
-                f"{model.show(ids[i : i + 1])[0]!r} ends it: {known.name} tokenises a word by its "
-                "surroundings. Use another tokenizer for this task."
-            )
-    return ids, at | {"end": token_at(offsets, len(text) - 1)}

@@ -12,15 +12,16 @@ import numpy as np
 
 from interp.core.errors import PairsError, nearest
 from interp.core.pairs import Pairs
-from interp.datasets.ioi import Spans
 from interp.datasets.prompts import (
     OneToken,
     Prompt,
     Row,
+    Spans,
     cycle,
     fill,
     paired,
     require_numbers,
+    require_whole,
 )
 from interp.models.tokens import Bos
 
@@ -134,14 +135,9 @@ def _twins(
     """
     found = []
     for form in forms:
-        ids, at = fill(known.model, template, {**slots, "SUBJECT": form}, bos=bos)
-        if ids[at["SUBJECT"]] != known[form]:
-            raise PairsError(
-                f'{form!r} is one token after "to" but not in {known.model.show(ids)}: '
-                f"{known.name} tokenises a word by its surroundings. Use another tokenizer for "
-                "this task."
-            )
-        found.append(Prompt(ids, {slot.lower(): i for slot, i in at.items()}))
+        prompt = fill(known.model, template, {**slots, "SUBJECT": form}, bos=bos)
+        require_whole(known, prompt, {"SUBJECT": form})
+        found.append(Prompt(prompt.ids, {slot.lower(): i for slot, i in prompt.at.items()}))
     clean, corrupt = found
     if clean.at != corrupt.at:
         raise PairsError(
