@@ -112,7 +112,7 @@ class Suffix:
         """At which places does cutting a writer change anything?"""
         changed = (self.all.changes != 0).any(-1)
         kinds = torch.stack([changed[:, index].any(1) for index in self.all.kinds])
-        return (self.rows.which.numpy()[:, :, None] & kinds.numpy()).any(1)
+        return (self.rows.which.numpy()[:, :, None] & kinds.cpu().numpy()).any(1)
 
     def classed(
         self, kept: Bool[ndarray, "cell place writer"]
