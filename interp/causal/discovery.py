@@ -40,7 +40,8 @@ def top_circuit(
     """The circuit of the parts that score most; give one of `size`, `fraction` and `threshold`.
 
     Ties go to the part that stands first in the table. A threshold that keeps nothing or
-    everything is logged as a warning, and so are edges of which none reaches the logits.
+    everything is logged as a warning, and so are edges of which none reaches the logits, and a
+    metric of your own under `by="signed"`, which is taken to fall when the model gets worse.
 
     Of nodes, closure does nothing: every head and MLP reads from the embedding and writes to the
     logits through the residual stream. Of edges by place (their writer and reader stand at it), the
@@ -155,6 +156,12 @@ def merit(attribution: Attribution, by: By) -> Float[ndarray, " part"]:
     if by == "abs":
         return np.abs(scores)
     names = attribution.frame["metric"].str.partition("@")[0]
+    if own := sorted(set(names) - set(WORSE)):
+        log.warning(
+            "of the metric %r it is not known where it goes when the model gets worse; by='signed' "
+            "takes lower for worse. If higher is, attribute the metric with its sign turned.",
+            own[0],
+        )
     return np.where(names.map(WORSE) == "higher", scores, -scores)
 
 

@@ -199,13 +199,14 @@ def test_a_circuit_says_what_the_attribution_says():
     )
 
 
-def test_where_higher_is_worse_the_largest_scores_help_most():
-    """And where it is not known of a metric, the lowest."""
+def test_where_higher_is_worse_the_largest_scores_help_most(caplog):
+    """And where it is not known of a metric, the lowest, which is said."""
     parts, scores = ["embed -> logits", "0.1 -> logits"], [3.0, -4.0]
     for metric, best in {"kl@end": 0, "loss": 0, "logit_diff": 1, "mine": 1}.items():
         table = attribution(parts, scores, metric)
         found = top_circuit(table, size=1, by="signed", closure="none")
         assert found.parts == {Part.parse(parts[best])}
+        assert ("of the metric 'mine' it is not known" in caplog.text) == (metric == "mine")
 
 
 def test_the_corruption_can_be_said():
