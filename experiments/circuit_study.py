@@ -3,9 +3,10 @@
 First the behaviour: a model that does not do the task has no circuit for it. Edges are then scored
 by EAP and by EAP-IG on the discovery half, circuits of the standard sizes (Mueller et al. 2025) are
 grown from the scores and run on the *other* half, where all that is reported was measured. The
-circuit is the smallest one of EAP-IG that is faithful on the discovery half; random circuits of the
-same size and layers stand beside it, and so do what it lacks (completeness), what it could lack
-(minimality), how it changes with the prompts (stability), and how good the scores were (`verify`).
+circuit is the smallest one of EAP-IG that is faithful on the discovery half, neither far below the
+model nor far above it; random circuits of the same size and layers stand beside it, and so do what
+it lacks (completeness), what it could lack (minimality), how it changes with the prompts
+(stability), and how good the scores were (`verify`).
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 import interp
 from interp.causal.attribution import Method, attribute
@@ -39,7 +41,8 @@ CHOSEN: Method = "eap-ig-inputs"
 """Declared beforehand: the circuit that is reported is this one's."""
 ENOUGH = 0.75
 """Accuracy under which a circuit would explain nothing."""
-FAITHFUL = 0.85
+CLOSE = 0.15
+"""How far from 1 a faithful circuit's faithfulness is at most, on either side."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +139,10 @@ class Study:
 
     def chosen(self, scores: Attribution) -> "Chosen":
         """The smallest circuit that is faithful on the discovery half, or the largest of all."""
-        circuits = {k: top_circuit(scores, fraction=k) for k in self.sizes.fractions}
-        named = {f"{k:g}": circuit for k, circuit in circuits.items()}
-        found = self.judged("sizes", named, self.discovery).summary(seed=self.seed)
-        enough = set(found[found["faithfulness"] >= FAITHFUL]["circuit"])
-        share = next((k for k in circuits if f"{k:g}" in enough), self.sizes.fractions[-1])
-        return Chosen(circuits[share], share, faithful=bool(enough))
+        circuits = {f"{k:g}": top_circuit(scores, fraction=k) for k in self.sizes.fractions}
+        found = self.judged("sizes", circuits, self.discovery).summary(seed=self.seed)
+        name, faithful = smallest(found.set_index("circuit")["faithfulness"])
+        return Chosen(circuits[name], float(name), faithful)
 
     def judged(
         self, stage: str, circuits: Mapping[str, Circuit], pairs: Pairs | None = None
@@ -182,6 +183,16 @@ class Study:
         halves = slice(None, k), slice(k, None)
         top, random = ([_rows(table, half) for table in (same, exact)] for half in halves)
         return Verified(*top, *random)
+
+
+def smallest(faithfulness: pd.Series) -> tuple[str, bool]:
+    """The first circuit that does what the model does, or the last one; and whether it does.
+
+    One far above 1 does not: it lacks what works against the behaviour in the model.
+    """
+    close = (1 - faithfulness).abs() <= CLOSE
+    name = close.idxmax() if close.any() else faithfulness.index[-1]
+    return str(name), bool(close.any())
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import pandas as pd
-from circuit_study import CHOSEN, ENOUGH, FAITHFUL, METHODS, Proof, Study
+from circuit_study import CHOSEN, CLOSE, ENOUGH, METHODS, Proof, Study
 from circuit_study_tables import gained
 
 import interp
@@ -107,8 +107,8 @@ def summarise(study: Study, behaviour: Results, proof: Proof) -> str:
             *compares(study, proof),
             *needs(study, proof),
             *trusts(study, proof),
-            "Brackets are 95 % bootstrap intervals over clusters; faithfulness is a ratio of means "
-            "between the ablated run (0) and the model (1).",
+            "Other brackets are 95 % bootstrap intervals over clusters; faithfulness is a ratio of "
+            "means between the ablated run (0) and the model (1).",
         ]
     )
 
@@ -124,11 +124,15 @@ def carries(study: Study, proof: Proof) -> list[str]:
     discovery, proven = (
         f"{len(half)} prompts of {len(set(half.cluster))} clusters" for half in study.halves
     )
-    low = "the smallest of the standard sizes that is" if proof.chosen.faithful else "but it is not"
+    chosen = (
+        f"the smallest of the standard sizes whose faithfulness there is within {CLOSE:g} of 1"
+        if proof.chosen.faithful
+        else f"the largest size, and none has a faithfulness within {CLOSE:g} of 1 there"
+    )
     off = mine.rename({"difference_low": "l", "difference_high": "h"})
     return [
         f"EAP-IG on {discovery} gives a circuit of {len(circuit)} of {edges} edges "
-        f"({100 * proof.chosen.share:g} % asked for, {low} {FAITHFUL:.0%} faithful there), all "
+        f"({100 * proof.chosen.share:g} % asked for, {chosen}), all "
         f"others resampled from the corrupt prompts. On the other {proven} its faithfulness is "
         f"{interval(mine, 'faithfulness', digits=2)}: a {word(study)} of {mine['value']:.2f} "
         f"where the model has {mine['full']:.2f}, and {mine['empty']:.2f} with nothing left (model "
@@ -138,8 +142,24 @@ def carries(study: Study, proof: Proof) -> list[str]:
         f"prompts have ratios of their own from {mine['lower']:.2f} to {mine['upper']:.2f}.",
         f"Of {int(among['n'])} random circuits of the same size and layers "
         f"{among['percentile']:.0f} % are less faithful (p = {among['p']:.2g}); theirs is "
-        f"{among['null']:.2f} on average, {among['low']:.2f} to {among['high']:.2f} for 95 % of "
-        "them.",
+        f"{among['null']:z.2f} on average, {among['low']:z.2f} to {among['high']:z.2f} for 95 % of "
+        f"them. A path leads from the embedding to the logits in {among['connected']:.0%} of them, "
+        "and the others can carry nothing.",
+        *closed(study, proof),
+    ]
+
+
+def closed(study: Study, proof: Proof) -> list[str]:
+    """Random circuits that hang together, and the other method's: stronger opponents."""
+    curves = proof.curve.table(seed=study.seed)
+    at = curves[curves["fraction"] == proof.chosen.share].set_index("method")
+    other = next(method for method in METHODS if method != CHOSEN)
+    band = at.loc["random"]
+    return [
+        f"Circuits of as many edges, closed likewise, carry {band['value']:z.2f} if their edges "
+        f"are ranked at random ({study.sizes.band} rankings, {band['low']:z.2f} to "
+        f"{band['high']:z.2f}), and {interval(at.loc[other], digits=2)} if they are ranked by "
+        f"{other}."
     ]
 
 
@@ -153,13 +173,15 @@ def compares(study: Study, proof: Proof) -> list[str]:
         rows = areas[areas["measure"] == measure]
         numbers = ", ".join(f"{row['method']} {interval(row)}" for _, row in rows.iterrows())
         said.append(
-            f"{measure} ({better}): {numbers}; {CHOSEN} less {other} {interval(more.loc[measure])}."
+            f"{measure} ({better}; in the brackets of random the middle 95 % of "
+            f"{study.sizes.band} rankings): {numbers}; {CHOSEN} less {other} "
+            f"{interval(more.loc[measure])}."
         )
     return said
 
 
 def needs(study: Study, proof: Proof) -> list[str]:
-    """Completeness and minimality, in shares of what the model does."""
+    """Completeness and minimality."""
     off = proof.complete.frame.groupby("site", sort=False)["effect"].mean().abs()
     nodes = proof.minimal.frame.groupby("site", sort=False)["effect"].mean()
     whole = Faithfulness(proof.null.runs).summary(seed=study.seed).query("circuit == 'circuit'")
@@ -184,8 +206,9 @@ def trusts(study: Study, proof: Proof) -> list[str]:
     jaccard = proof.stable.frame["total"].to_numpy()
     by_chance = proof.chosen.share / (2 - proof.chosen.share)
     return [
-        f"The effects of the {int(top['parts'])} edges of the largest scores, measured, have a "
-        f"rank correlation of {rank} with their estimates, a slope of {slope} and an R² of {r2}.",
+        f"The effects of the {int(top['parts'])} edges of the largest scores, measured on the "
+        f"prompts that they were scored on, have a rank correlation of {rank} with their "
+        f"estimates, a slope of {slope} and an R² of {r2}.",
         f"Circuits from {len(jaccard)} bootstrap resamples of the discovery prompts have a Jaccard "
         f"of {jaccard.mean():.2f} with the circuit in the mean ({jaccard.min():.2f} to "
         f"{jaccard.max():.2f}; {by_chance:.2g} by chance).",

@@ -183,9 +183,9 @@ def _mistakes(method: str, inside: pd.DataFrame, first: str) -> str:
     ]
     silent = missed[missed["share"] == 0]
     if len(silent) and method.startswith("acdc"):
-        said += [_cut_off(silent, inside), _elsewhere(silent, inside, method)]
+        said += [_cut_off(silent, inside, method), _elsewhere(silent, inside, method)]
     elif len(silent):
-        said += [*_flat(silent), _elsewhere(silent, inside, method)]
+        said += [*_flat(silent, method), _elsewhere(silent, inside, method)]
     if false.empty:
         return " ".join([*said, "No false part stands above a true one: what is wrong are ties."])
     plain = _of(false, inside[inside["method"] == first], "share")
@@ -193,7 +193,7 @@ def _mistakes(method: str, inside: pd.DataFrame, first: str) -> str:
         f"{len(false)} false parts stand above a true one, most often {_most(false)}"
         + (
             f"; {(plain == 0).sum()} of them score 0 by the gradient at the clean prompt (`{first}`"
-            "), so what they score comes from runs that are no prompt's."
+            "), so what they score comes from points away from it."
             if method != first
             else "."
         )
@@ -201,25 +201,28 @@ def _mistakes(method: str, inside: pd.DataFrame, first: str) -> str:
     return " ".join(said)
 
 
-def _flat(silent: pd.DataFrame) -> list[str]:
+def _flat(silent: pd.DataFrame, method: str) -> list[str]:
     """What the softmax says of parts at 0."""
     flat = silent[(silent["way"] != "values") & (silent["slope"] < NOISE)]
     if flat.empty:
         return []
+    elsewhere = ", and where the method takes others they add nothing" * ("-ig-" in method)
     return [
         f"{len(flat)} at 0 act through a softmax that is flat on the clean prompts (its slope is "
         f"{flat['slope'].max():.0e} at most, where 0.25 is the steepest): no gradient passes "
-        "there, though cutting the part turns the attention round."
+        f"there{elsewhere}, though cutting the part turns the attention round."
     ]
 
 
-def _cut_off(silent: pd.DataFrame, inside: pd.DataFrame) -> str:
+def _cut_off(silent: pd.DataFrame, inside: pd.DataFrame, method: str) -> str:
     """Why a search cut true parts: they do not help, or nothing was left that they lead to."""
+    by_kl = "which makes a right answer surer and is less in KL than any threshold"
+    reason = "and what does not make the model worse is not kept"
     effect = _of(silent, inside[inside["method"] == "exact"], "raw")
     helps, severed = effect < 0, silent["severed"].to_numpy(dtype=bool)
     return (
         f"Of the {len(silent)} at 0, {(~helps).sum()} raise the logit difference when they are cut "
-        "by themselves, and what does not make the model worse is not kept; "
+        f"by themselves, {by_kl if method == 'acdc' else reason}; "
         f"{(helps & severed).sum()} help but lead only to parts that it has cut before; "
         f"{(helps & ~severed).sum()} help, but by less than any threshold when their turn comes."
     )

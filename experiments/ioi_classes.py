@@ -112,7 +112,8 @@ def _queries(study: Study, pairs: Pairs, heads: list[Site], named: list[Site], _
 def without(study: Study, proof: Proof, of: dict[str, str]) -> pd.DataFrame:
     """What faithfulness falls by, of the circuit and of the model, without what a class writes.
 
-    By class as in Wang et al. (2022, sec. 4.2): a circuit is complete if both lose the same.
+    By class as in Wang et al. (2022, sec. 4), who ask whether both are left with the same; what
+    each loses does not count what the circuit lacks from the start.
     """
     circuit = proof.circuit
     every = circuit.holding(frozenset(proof.scores.parts))

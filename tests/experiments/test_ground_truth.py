@@ -153,6 +153,9 @@ def test_what_the_summary_says() -> None:
     assert "(its slope is 1e-18 at most" in text
     assert "Of the 2 at 0, scored are 2 by `eap-ig-inputs`." in text
     assert "2 false parts stand above a true one, most often induction: embed -> 1.2.q (2)." in text
+    _, away = said([*every("exact"), *every("eap"), *every("eap-ig-inputs", silent)])
+    assert "they add nothing, though cutting the part turns the attention round" in away
+    assert "score 0 by the gradient at the clean prompt (`eap`), so what they score comes" in away
     assert "Without this rule no method's mean AUROC would be another." in text
     frame = results.frame
     assert len(frame) == 12 + 4 * 20
@@ -175,8 +178,11 @@ def test_why_a_search_cuts_true_parts() -> None:
     lost = {"1.0 -> logits": 0.0, "0.0 -> 1.kv0.k": 0.0, "embed -> 0.kv0.v": 0.0}
     _, text = said([*exact, *every("eap"), *every("acdc", lost)])
     assert "Of the 6 at 0, 2 raise the logit difference when they are cut by themselves" in text
+    assert "by themselves, which makes a right answer surer and is less in KL than any" in text
     assert "4 help but lead only to parts that it has cut before; 0 help, but" in text
     assert "Of the 6 at 0, scored are 6 by `eap`." in text
+    _, by_metric = said([*exact, *every("eap"), *every("acdc, logit_diff", lost)])
+    assert "by themselves, and what does not make the model worse is not kept; 4" in by_metric
 
 
 def test_exact_patching_that_fails_is_a_warning() -> None:

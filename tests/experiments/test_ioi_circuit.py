@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from circuit_study import CHOSEN, Sizes, Study, prove, some_nodes
+from circuit_study import CHOSEN, Sizes, Study, prove, smallest, some_nodes
 from circuit_study_report import draw, refused, summarise
 from circuit_study_tables import gained, lost
 from ioi_classes import written_by
@@ -70,6 +70,13 @@ def test_areas_differ_by_their_paired_difference() -> None:
     for measure in ("CPR", "CMD"):
         apart = areas.loc["eap-ig-inputs", measure] - areas.loc["eap", measure]
         assert apart == pytest.approx(table.loc[measure, "value"])
+
+
+def test_a_circuit_far_above_the_model_is_not_faithful() -> None:
+    sizes = ["0.01", "0.1", "0.2", "0.5"]
+    assert smallest(pd.Series([0.4, 1.6, 1.1, 1.0], sizes)) == ("0.2", True)
+    assert smallest(pd.Series([0.4, 1.6, 0.84, 1.3], sizes)) == ("0.5", False)
+    assert smallest(pd.Series([np.nan] * 4, sizes)) == ("0.5", False)
 
 
 def effects(values: dict[str, float]) -> Results:
@@ -196,3 +203,6 @@ def test_a_study_of_a_tiny_model(
     text = summarise(asked, behaviour, proof)
     assert f"a circuit of {len(proof.circuit)} of {len(proof.scores)} edges" in text
     assert CHOSEN in text and "random circuits" in text
+    linked = proof.judged.query("site.str.startswith('random')").frame["connected"].mean()
+    assert f"A path leads from the embedding to the logits in {linked:.0%} of them" in text
+    assert "ranked at random (2 rankings, " in text
