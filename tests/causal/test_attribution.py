@@ -15,6 +15,7 @@ from interp.causal.acdc import acdc
 from interp.causal.attribution import attribute
 from interp.causal.effects import exact
 from interp.core.circuit import Part
+from interp.core.edges import Edge
 from interp.core.errors import (
     InterpError,
     MetricError,
@@ -241,6 +242,35 @@ def test_grad_drop_is_the_mean_size_without_each_layer(rows: interp.Pairs):
         plain = slope(model, rows, site, lambda step: around(step, []))
         without = [
             slope(model, rows, site, lambda step, at=layer: around(step, [at])) for layer in others
+        ]
+        expected = np.sign(plain) * np.mean(np.abs(without), 0)
+        row = found.frame["site"].tolist().index(name)
+        assert np.abs(found.each[row] - expected).max() < 1e-6
+        assert np.abs(np.abs(expected) - np.abs(plain)).max() > 1e-4
+
+
+def test_grad_drop_of_edges_leaves_out_all_layers_but_the_readers(rows: interp.Pairs):
+    """Of an edge alone: what the layers before its reader pass on has no part in it."""
+    model = make(DEEP, attends=False)
+    found = attribute(model, rows, method="atp*")
+    for name in ("0.1 -> 1.mlp", "embed -> 1.kv1.v", "embed -> 0.mlp"):
+        edge = Part.parse(name).of
+        assert isinstance(edge, Edge)
+        clean, corrupt = sides(model, rows, edge.writer)
+
+        def around(step: float, frozen: list[int]) -> list:
+            held = [Site(kind, at) for at in frozen for kind in ("attn_out", "mlp_out")]
+            cut = Intervention(edge.writer, Add(step * (corrupt - clean)), readers=(edge.reader,))  # noqa: B023
+            return [cut, *(Intervention(place, Freeze()) for place in held)]
+
+        plain = slope(model, rows, edge.writer, lambda step: around(step, []))
+        others = [layer for layer in range(3) if layer != edge.reader.layer]
+        # a frozen layer before the reader would freeze the writer; without it nothing is missing
+        without = [
+            slope(model, rows, edge.writer, lambda step, at=layer: around(step, [at]))
+            if layer > edge.reader.layer
+            else plain
+            for layer in others
         ]
         expected = np.sign(plain) * np.mean(np.abs(without), 0)
         row = found.frame["site"].tolist().index(name)
