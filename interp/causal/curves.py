@@ -167,8 +167,8 @@ def faithfulness_curve(
         reference, metric, engine, memory, checkpoint: as in `run_circuits`.
 
     Raises:
-        ResultsError: attributions of different parts, models or ablations; one with a NaN; sizes
-            that do not rise from above 0 to at most 1.
+        ResultsError: attributions of different parts, models or ablations; one with a NaN, or
+            called "random"; sizes that do not rise from above 0 to at most 1.
         Others: as `run_circuits`.
     """
     if isinstance(attributions, Attribution):
@@ -176,6 +176,11 @@ def faithfulness_curve(
     shares = np.asarray(sizes, dtype=float)
     if not (len(shares) > 1 and shares[0] > 0 and shares[-1] <= 1 and (np.diff(shares) > 0).all()):
         raise ResultsError(f"sizes={list(sizes)} must rise, from above 0 to at most 1")
+    if taken := [name for name in attributions if name.partition(" ")[0] == RANDOM]:
+        raise ResultsError(
+            f"an attribution is called {taken[0]!r}, and so are the random rankings it is shown "
+            "beside. Give it another name."
+        )
     first = next(iter(attributions.values()))
     n = len(first)
     edges = bool((first.frame["writer"] != "").all())

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from interp.causal.circuits import warn_of_unconnected
-from interp.causal.faithfulness import EMPTY, METRICS, by_metric, empty, ratio_of_means
+from interp.causal.faithfulness import EMPTY, METRICS, Wide, by_metric, empty, ratio_of_means
 from interp.causal.setting import Given, Metrics, Setting
 from interp.core.attribution import Attribution
 from interp.core.circuit import Circuit, Part
@@ -112,27 +112,33 @@ class Null:
         first = self.runs.frame.drop_duplicates("site").set_index("site")
         connected = first.drop(index=[CIRCUIT, EMPTY])["connected"].mean()
         for metric, wide in by_metric(self.runs).items():
-            found, n = ratio_of_means(wide), len(wide.names) - 1
+            found, null = _apart(wide)
+            n = len(null)
             row: dict[str, object] = {"metric": metric, "n": n, "connected": connected}
             if wide.distinct(metric):
-                null = found[1:]
                 low, high = np.quantile(null, [0.025, 0.975])
-                row |= {"faithfulness": found[0], "null": null.mean(), "low": low, "high": high}
-                row["percentile"] = 100 * (null < found[0]).mean()
-                row["p"] = (1 + (null >= found[0]).sum()) / (n + 1)
+                row |= {"faithfulness": found, "null": null.mean(), "low": low, "high": high}
+                row["percentile"] = 100 * (null < found).mean()
+                row["p"] = (1 + (null >= found).sum()) / (n + 1)
             rows.append(row)
         columns = ["metric", "faithfulness", "null", "low", "high", "percentile", "p", "n"]
         return pd.DataFrame(rows, columns=[*columns, "connected"])
 
     def of(self, metric: str) -> Float[ndarray, " random"]:
         """The faithfulness of each random circuit."""
-        return ratio_of_means(by_metric(self.runs)[metric])[1:]
+        return _apart(by_metric(self.runs)[metric])[1]
 
     def __repr__(self) -> str:
         try:
             return f"Null\n{self.summary().to_string(float_format='{:.3g}'.format)}"
         except ResultsError:  # of one cluster
             return f"Null, without intervals\n{self.runs!r}"
+
+
+def _apart(wide: Wide) -> tuple[float, Float[ndarray, " random"]]:
+    """The faithfulness of the circuit, and of the random ones."""
+    found, at = ratio_of_means(wide), wide.names.index(CIRCUIT)
+    return float(found[at]), np.delete(found, at)
 
 
 def null_test(

@@ -17,6 +17,7 @@ def faithfulness(
     table: pd.DataFrame,
     *,
     band: str = "random",
+    xlabel: str = "edges kept (% of the model's)",
     ylabel: str = "normalised faithfulness",
     title: str | None = None,
 ) -> Figure:
@@ -30,6 +31,7 @@ def faithfulness(
             (NaN: no interval).
         band: the method that is drawn in grey behind the others, such as the range of random
             circuits around their mean. It may be absent.
+        xlabel: of circuits of nodes another one.
         title: none by default; a paper's caption says it.
 
     Raises:
@@ -59,7 +61,7 @@ def faithfulness(
         ticks = sizes[:: -(-len(sizes) // WIDE)] if len(sizes) > 2 * WIDE else sizes
         axes.set_xticks(ticks, [f"{100 * tick:g}" for tick in ticks])
         axes.set_xticks([], minor=True)
-        axes.set(xlabel="edges kept (% of the model's)", ylabel=ylabel)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.grid(axis="y", color="0.92", linewidth=0.5)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)

@@ -73,6 +73,10 @@ def test_the_truth_is_faithful_and_random_circuits_are_not(model, prompts, truth
     assert table.loc["logit_diff", "null"] < 0.5
     again = null_test(model, prompts, truth, n=60, metric=("logit_diff", "accuracy"))
     pd.testing.assert_frame_equal(found.runs.frame, again.runs.frame)
+    backward = interp.Results(found.runs.frame[::-1].reset_index(drop=True), {})
+    pd.testing.assert_frame_equal(
+        replace(found, runs=backward).summary().set_index("metric").loc[table.index], table
+    )
 
 
 def test_the_null_and_the_public_random_circuits_are_the_same(model, prompts, truth):
@@ -308,6 +312,8 @@ def test_a_signed_ranking_knows_where_worse_is(model, prompts, truth):
     ]
     assert found[0].set_index("measure")["value"]["CPR"] == pytest.approx(0.8, abs=1e-3)
     assert np.allclose(found[0]["value"], found[1]["value"])
+    with pytest.raises(ResultsError, match="'random 0', and so are the random rankings"):
+        faithfulness_curve(model, prompts, {"random 0": known})
     unknown = Attribution(known.frame.assign(score=np.nan), known.provenance)
     with pytest.raises(ResultsError, match="is NaN"):
         faithfulness_curve(model, prompts, unknown)

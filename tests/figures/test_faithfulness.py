@@ -45,8 +45,9 @@ def test_numbers_of_the_table(clipped):
 
 def test_without_random_circuits_and_intervals(clipped):
     table = made().query("method == 'eap'").assign(low=np.nan, high=np.nan)
-    figure = faithfulness(table, ylabel="accuracy")
+    figure = faithfulness(table, xlabel="nodes kept (%)", ylabel="accuracy")
     assert figure.axes[0].get_ylabel() == "accuracy"
+    assert figure.axes[0].get_xlabel() == "nodes kept (%)"
     (legend,) = figure.legends
     assert [t.get_text() for t in legend.get_texts()] == ["eap"]
     assert clipped(figure) == []
