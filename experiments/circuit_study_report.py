@@ -182,17 +182,21 @@ def compares(study: Study, proof: Proof) -> list[str]:
 
 def needs(study: Study, proof: Proof) -> list[str]:
     """Completeness and minimality."""
-    off = proof.complete.frame.groupby("site", sort=False)["effect"].mean().abs()
+    sets = proof.complete.frame.groupby("site", sort=False)[["value", "base", "effect"]].mean()
+    left, off = sets.mean(), sets["effect"].abs()
     nodes = proof.minimal.frame.groupby("site", sort=False)["effect"].mean()
     whole = Faithfulness(proof.null.runs).summary(seed=study.seed).query("circuit == 'circuit'")
-    whole = abs(whole.set_index("metric").loc[study.name, "full"])
-    count = int((nodes.abs() >= MATTERS * whole).sum())
+    full, empty = whole.set_index("metric").loc[study.name, ["full", "empty"]]
+    share = (left["base"] - empty) / (full - empty)
+    count = int((nodes.abs() >= MATTERS * abs(full)).sum())
     return [
-        f"With half of its edges taken out at random ({len(off)} draws), circuit and model differ "
-        f"by {off.mean():.2f} in {word(study)} in the mean and by {off.max():.2f} at most "
-        f"(incompleteness). Of its heads and MLPs {len(nodes)} were drawn at random and taken out "
-        f"one by one, which changes the {word(study)} by {MATTERS:.0%} of the model's or more for "
-        f"{count} of them (minimality).",
+        f"With half of the circuit's edges taken out of both at random ({len(off)} draws), circuit "
+        f"and model differ by {off.mean():.2f} in {word(study)} in the mean and by "
+        f"{off.max():.2f} at most (incompleteness). They have {left['value']:.2f} and "
+        f"{left['base']:.2f} then: of what the model does {share:z.0%} is left, and where nothing "
+        f"is left nothing can differ. Of the circuit's heads and MLPs {len(nodes)} were drawn at "
+        f"random and taken out one by one, which changes the {word(study)} by {MATTERS:.0%} of the "
+        f"model's or more for {count} of them (minimality).",
     ]
 
 

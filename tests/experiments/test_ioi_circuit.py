@@ -206,3 +206,5 @@ def test_a_study_of_a_tiny_model(
     linked = proof.judged.query("site.str.startswith('random')").frame["connected"].mean()
     assert f"A path leads from the embedding to the logits in {linked:.0%} of them" in text
     assert "ranked at random (2 rankings, " in text
+    left = proof.complete.frame[["value", "base"]].mean()
+    assert f"They have {left['value']:.2f} and {left['base']:.2f} then" in text
