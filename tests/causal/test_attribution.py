@@ -1,12 +1,12 @@
 """Attribution beside exact effects: equal where the model is linear, and where it is corrected."""
 
 import inspect
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from slopes import DEEP, LINEAR, PLACES, far, four, make, sides, slope
 from transformer_lens.tools.analysis import EdgeAttributionConfig, attribution_patch
 from transformer_lens.tools.analysis.attribution_patching import Node
 
@@ -15,7 +15,6 @@ from interp.causal.acdc import acdc
 from interp.causal.attribution import attribute
 from interp.causal.effects import exact
 from interp.core.circuit import Part
-from interp.core.edges import Edge
 from interp.core.errors import (
     InterpError,
     MetricError,
@@ -26,32 +25,10 @@ from interp.core.errors import (
 )
 from interp.core.metrics import Metric
 from interp.core.sites import Site
-from interp.engine.interventions import Add, Freeze, Intervention, Set
-from interp.models import compiled, native
+from interp.engine.interventions import Add, Intervention, Set
+from interp.models import native
 from interp.models.model import Model
-from interp.models.native import Shape
 from interp.models.recurrent import RecurrentShape, build_recurrent
-
-PLACES = ("mid", "end", "rest")
-LINEAR = Shape(
-    n_layers=2, n_heads=4, n_kv_heads=2, d_model=10, d_head=3, d_vocab=23, n_ctx=12, d_mlp=0,
-    norm="none",
-)  # fmt: skip
-DEEP = replace(LINEAR, n_layers=3, d_mlp=7, norm="layer")
-
-
-def make(shape: Shape, *, attends: bool, scale: float = 2.0) -> Model:
-    """Random weights, large enough to be far from linear; without `attends` patterns are fixed."""
-    random = native.build(shape, name="tiny", dtype=torch.float64)
-    state = {
-        name: weights * (0 if not attends and _asks(name) else scale)
-        for name, weights in native.state_of(random).items()
-    }
-    return native.build(shape, name="tiny", state=state, dtype=torch.float64)
-
-
-def _asks(name: str) -> bool:
-    return any(f".attn.{part}." in name for part in "qk")
 
 
 @pytest.fixture(scope="module")
@@ -66,26 +43,7 @@ def deep() -> Model:
 
 @pytest.fixture(scope="module")
 def rows() -> interp.Pairs:
-    """Four rows of two lengths in two clusters; all have a position without a name."""
-    generator = torch.Generator().manual_seed(3)
-    ids = [
-        [torch.randint(23, (n,), generator=generator).tolist() for n in (5, 8, 5, 8)]
-        for _ in range(2)
-    ]
-    return interp.Pairs.from_tokens(
-        clean=ids[0],
-        corrupt=ids[1],
-        correct=[3, 5, 7, 11],
-        wrong=[4, 6, 8, 12],
-        positions={"mid": [2, 3, 1, 7]},
-        cluster=["a", "a", "b", "b"],
-    )
-
-
-def far(one: interp.core.attribution.Attribution, other: interp.core.attribution.Attribution):
-    """The largest difference of the scores of the same parts, example by example."""
-    assert one.parts == other.parts
-    return float(np.abs(one.each - other.each).max())
+    return four()
 
 
 @pytest.mark.parametrize("ablation", ["resample", "mean", "zero"])
@@ -154,26 +112,6 @@ def test_one_step_is_the_clean_run(deep: Model, rows: interp.Pairs):
         assert far(eap, attribute(deep, rows, method=method, steps=3)) > 1e-3
 
 
-def sides(model: Model, rows: interp.Pairs, site: Site) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a site holds in the clean and in the corrupt run of each row; 0 in the padding."""
-    found = []
-    for ids in (rows.clean, rows.corrupt):
-        kept = [
-            interp.capture(model, [ids[i, :n].tolist()], [site])[site][0]
-            for i, n in enumerate(rows.lengths.tolist())
-        ]
-        found.append(torch.nn.utils.rnn.pad_sequence(list(kept), batch_first=True))
-    return found[0], found[1]
-
-
-def slope(model: Model, rows: interp.Pairs, site: Site, around: Callable[[float], list]):
-    """Central difference of the metric; `around` makes the interventions of a step."""
-    step = 1e-4
-    made = {str(sign): around(sign * step) for sign in (1, -1)}
-    up, down = interp.intervene(model, rows, made).frame["effect"].to_numpy().reshape(2, -1)
-    return (up - down) / (2 * step)
-
-
 def test_integrated_gradients_are_means_of_derivatives(deep: Model, rows: interp.Pairs):
     """Of the run with another embedding, and of runs with the heads of one layer moved."""
     steps, site = 2, Site.parse("1.2")
@@ -196,126 +134,6 @@ def test_integrated_gradients_are_means_of_derivatives(deep: Model, rows: interp
         found = attribute(deep, rows, "nodes", method=method, steps=steps)
         row = found.frame["site"].tolist().index("1.2")
         assert np.abs(found.each[row] - np.mean(expected, 0)).max() < 1e-6
-
-
-@pytest.mark.parametrize("positions", ["rotary", "learned"])
-def test_the_qk_fix_is_exact_where_only_attention_bends(rows: interp.Pairs, positions):
-    """One layer of attention: its queries and keys are measured, all else is linear."""
-    model = make(replace(LINEAR, n_layers=1, d_head=4, positions=positions), attends=True, scale=4)
-    for places, every in (("all", 1), (PLACES, 4)):
-        found, linear = (attribute(model, rows, method=m, positions=places) for m in ("atp*", None))
-        some = list(range(0, len(found), every))
-        measured = exact(model, rows, [found.parts[i] for i in some])
-        assert np.abs(found.each[some] - measured.each).max() < 1e-9
-        assert np.abs(linear.each[some] - measured.each).max() > 1e-2
-    nodes = attribute(model, rows, "nodes", method="atp*")
-    assert far(nodes, exact(model, rows, "nodes")) < 1e-9
-
-
-def test_saturated_attention_is_seen_by_the_qk_fix_alone():
-    """The name movers of the compiled IOI model: attention of 1, which has no gradient."""
-    model = compiled.build("ioi", dtype=torch.float64)
-    pairs = compiled.pairs("ioi", corruption="abc", n=4, seed=0)
-    movers = [f"1.0 -> 2.{head}.q" for head in range(3)]
-    measured = exact(model, pairs, movers)
-    assert np.abs(measured.scores).min() > 1
-    for method, expected in (("eap", 0 * measured.each), ("atp*", measured.each)):
-        found = attribute(model, pairs, method=method)
-        rows = [found.frame["site"].tolist().index(edge) for edge in movers]
-        assert np.abs(found.each[rows] - expected).max() < 1e-9
-
-
-def test_grad_drop_is_the_mean_size_without_each_layer(rows: interp.Pairs):
-    """A layer that passes nothing on is one that is frozen; attention is fixed, so QK fix is 0."""
-    model = make(DEEP, attends=False)
-    found = attribute(model, rows, "nodes", method="atp*")
-    for name in ("0.1", "1.mlp"):
-        site = Site.parse(name)
-        clean, corrupt = sides(model, rows, site)
-        others = [layer for layer in range(3) if layer != site.layer]
-
-        def around(step: float, frozen: list[int]) -> list:
-            held = [Site(kind, at) for at in frozen for kind in ("attn_out", "mlp_out")]
-            made = [Intervention(place, Freeze()) for place in held]
-            return [Intervention(site, Add(step * (corrupt - clean))), *made]  # noqa: B023
-
-        plain = slope(model, rows, site, lambda step: around(step, []))
-        without = [
-            slope(model, rows, site, lambda step, at=layer: around(step, [at])) for layer in others
-        ]
-        expected = np.sign(plain) * np.mean(np.abs(without), 0)
-        row = found.frame["site"].tolist().index(name)
-        assert np.abs(found.each[row] - expected).max() < 1e-6
-        assert np.abs(np.abs(expected) - np.abs(plain)).max() > 1e-4
-
-
-def test_grad_drop_of_edges_leaves_out_all_layers_but_the_readers(rows: interp.Pairs):
-    """Of an edge alone: what the layers before its reader pass on has no part in it."""
-    model = make(DEEP, attends=False)
-    found = attribute(model, rows, method="atp*")
-    for name in ("0.1 -> 1.mlp", "embed -> 1.kv1.v", "embed -> 0.mlp"):
-        edge = Part.parse(name).of
-        assert isinstance(edge, Edge)
-        clean, corrupt = sides(model, rows, edge.writer)
-
-        def around(step: float, frozen: list[int]) -> list:
-            held = [Site(kind, at) for at in frozen for kind in ("attn_out", "mlp_out")]
-            cut = Intervention(edge.writer, Add(step * (corrupt - clean)), readers=(edge.reader,))  # noqa: B023
-            return [cut, *(Intervention(place, Freeze()) for place in held)]
-
-        plain = slope(model, rows, edge.writer, lambda step: around(step, []))
-        others = [layer for layer in range(3) if layer != edge.reader.layer]
-        # a frozen layer before the reader would freeze the writer; without it nothing is missing
-        without = [
-            slope(model, rows, edge.writer, lambda step, at=layer: around(step, [at]))
-            if layer > edge.reader.layer
-            else plain
-            for layer in others
-        ]
-        expected = np.sign(plain) * np.mean(np.abs(without), 0)
-        row = found.frame["site"].tolist().index(name)
-        assert np.abs(found.each[row] - expected).max() < 1e-6
-        assert np.abs(np.abs(expected) - np.abs(plain)).max() > 1e-4
-
-
-def test_grad_drop_of_edges_into_the_logits_changes_nothing(deep: Model, rows: interp.Pairs):
-    """They pass through no layer."""
-    star, eap = attribute(deep, rows, method="atp*"), attribute(deep, rows)
-    logits = star.frame["reader"].to_numpy() == "logits"
-    assert np.abs(star.each - eap.each)[logits].max() < 1e-12
-    assert np.abs(star.each - eap.each)[~logits].max() > 1e-2
-
-
-@pytest.mark.parametrize("all_of_it", [False, True])
-def test_grad_drop_finds_what_cancels_to_nothing(all_of_it):
-    """The second layer takes away what the first head wrote, or all, so that the stream is 0."""
-    shape = replace(LINEAR, n_heads=1, n_kv_heads=1, d_model=4, d_head=4)
-    blank = native.state_of(native.build(shape, name="blank", dtype=torch.float64))
-    state = {name: torch.zeros_like(weights) for name, weights in blank.items()}
-    generator = torch.Generator().manual_seed(1)
-    for name in ("tok_embed.weight", "head.weight"):
-        state[name] = torch.randn(state[name].shape, generator=generator, dtype=torch.float64)
-    half = torch.diag(torch.tensor([1.0, 1, 0, 0], dtype=torch.float64))
-    whole = torch.eye(4, dtype=torch.float64)
-    for layer, value, out in ((0, whole, half.roll(2, 1)), (1, half, -half)):
-        if all_of_it:
-            value, out = whole, whole if layer == 0 else -whole
-        state[f"layers.{layer}.attn.v.weight"] = value
-        state[f"layers.{layer}.attn.o.weight"] = out
-    model = native.build(shape, name="cancels", state=state, dtype=torch.float64)
-    pairs = interp.Pairs.from_tokens(
-        clean=[[1], [2]], corrupt=[[3], [4]], correct=[5] * 2, wrong=[6] * 2
-    )
-    first = Site("z", 0, head=0)
-    clean, corrupt = sides(model, pairs, first)
-    alone = slope(model, pairs, first, lambda step: [
-        Intervention(first, Add(step * (corrupt - clean))),
-        Intervention(Site("attn_out", 1), Freeze()),
-    ])  # fmt: skip
-    assert np.abs(alone).min() > 0.05
-    assert np.abs(attribute(model, pairs, "nodes").each[0]).max() < 1e-12
-    found = attribute(model, pairs, "nodes", method="atp*")
-    assert np.abs(np.abs(found.each[0]) - np.abs(alone)).max() < 1e-6
 
 
 def test_a_metric_that_is_flat_in_some_prompts_alone_is_taken(deep: Model, rows: interp.Pairs):
@@ -402,11 +220,6 @@ def test_what_is_refused(deep: Model, rows: interp.Pairs):
     }})  # fmt: skip
     with pytest.raises(PairsError, match=r"row 0 has no position without a name"):
         exact(deep, named, [Part(Site.parse("0.1"), "rest")])
-
-
-def test_norms_of_all_queries_together_have_no_qk_fix(tiny_model, pairs: interp.Pairs):
-    with pytest.raises(Unsupported, match=r"norms the queries of all heads together \(over 24"):
-        attribute(tiny_model("olmo2"), pairs, method="atp*")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama-mha", "neox"])
