@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float, Integer
 from numpy import ndarray
 
@@ -30,6 +31,8 @@ log = logging.getLogger("interp")
 EMPTY = "(nothing)"
 """The name of the circuit without parts: the ablated run."""
 METRICS = ("logit_diff", "kl", "accuracy")
+ROUNDING = 10
+"""Units of rounding that a gap must exceed: with equal sides it is noise of one sign."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,8 +62,8 @@ class Faithfulness:
         `difference_low` and `difference_high`. `median`, `lower`, `upper`: quartiles of the
         examples' own ratios. `n`, `clusters`.
 
-        Where the interval of full - empty holds 0 there is nothing to be faithful to:
-        `faithfulness` and its interval are NaN, and a warning is logged.
+        Where the interval of full - empty holds 0, or it is no more than rounding, there is nothing
+        to be faithful to: `faithfulness` and its interval are NaN, and a warning is logged.
 
         Raises:
             ResultsError: examples of one cluster only, which have no interval.
@@ -138,6 +141,8 @@ class Wide(NamedTuple):
     full: Float[ndarray, " example"]
     empty: Float[ndarray, " example"]
     cluster: Integer[ndarray, " example"]
+    eps: float
+    """Of the model's dtype."""
 
     def distinct(self, metric: str, *, seed: int = 0) -> bool:
         """Does what is ablated do anything on the whole? Says so if not.
@@ -153,7 +158,10 @@ class Wide(NamedTuple):
             )
         gap = (self.full - self.empty)[None]
         low, high = stats.bootstrap_interval(gap, self.cluster, seed=seed)
-        if low[0] <= 0 <= high[0]:
+        largest = max(np.abs(self.full).mean(), np.abs(self.empty).mean())
+        known = np.abs(self.full).max() > self.eps  # of a divergence it is 0, and no scale
+        noise = ROUNDING * self.eps * (largest if known else 1.0)
+        if low[0] <= 0 <= high[0] or abs(gap.mean()) <= noise:
             log.warning(
                 "The full and the empty model differ by %.3g in %s (95 %% interval %.3g to %.3g): "
                 "there is nothing that a circuit could explain, and no faithfulness. Take prompts "
@@ -171,6 +179,7 @@ def by_metric(runs: Results) -> dict[str, Wide]:
         ResultsError: circuits that were not all run on the same examples.
     """
     found = {}
+    dtype = getattr(torch, str(runs.provenance.get("dtype")), torch.float32)
     for metric, frame in runs.frame.groupby("metric", sort=False):
         site, names = pd.factorize(frame["site"])
         example, examples = pd.factorize(frame["example"], sort=True)
@@ -196,6 +205,7 @@ def by_metric(runs: Results) -> dict[str, Wide]:
             base,
             value[at],
             of_example,
+            torch.finfo(dtype).eps,
         )
     return found
 

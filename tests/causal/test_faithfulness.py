@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
@@ -179,6 +180,19 @@ def test_a_null_says_how_much_of_it_is_connected(model, prompts, truth):
     runs = run_circuits(model, few, named).frame.drop_duplicates("site")
     assert table["connected"].item() == runs["connected"].mean()
     assert 0 < table["connected"].item() < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_is_nothing_to_explain(tiny_model, pairs, dtype):
+    """With equal sides what is left is rounding, and of a divergence that has one sign."""
+    model = tiny_model("llama", dtype)
+    same = replace(pairs, corrupt=pairs.clean.clone(), cluster=tuple("abcde"))
+    half = Circuit.of(Graph.of(model.facts).edges[::2], model=model.weight_hash)
+    found = faithfulness(model, same, half, metric=("logit_diff", "kl")).summary()
+    assert (found["gap_low"] * found["gap_high"] > 0).any()  # an interval without 0
+    assert found["faithfulness"].isna().all()
+    other = faithfulness(model, pairs, half, metric="kl").summary()
+    assert other["faithfulness"].notna().all()
 
 
 def test_edges_and_nodes_are_not_judged_by_one_empty_circuit(model, prompts, truth):
