@@ -95,11 +95,13 @@ def test_grad_drop_of_edges_leaves_out_all_layers_but_the_readers(rows: interp.P
             return [cut, *(Intervention(place, Freeze()) for place in held)]
 
         plain = slope(model, rows, edge.writer, lambda step: around(step, []))
-        others = [layer for layer in range(3) if layer != edge.reader.layer]
+        own = edge.reader.layer
+        assert own is not None
+        others = [layer for layer in range(3) if layer != own]
         # a frozen layer before the reader would freeze the writer; without it nothing is missing
         without = [
             slope(model, rows, edge.writer, lambda step, at=layer: around(step, [at]))
-            if layer > edge.reader.layer
+            if layer > own
             else plain
             for layer in others
         ]
