@@ -143,8 +143,8 @@ def carries(study: Study, proof: Proof) -> list[str]:
         f"Of {int(among['n'])} random circuits of the same size and layers "
         f"{among['percentile']:.0f} % are less faithful (p = {among['p']:.2g}); theirs is "
         f"{among['null']:z.2f} on average, {among['low']:z.2f} to {among['high']:z.2f} for 95 % of "
-        f"them. A path leads from the embedding to the logits in {among['connected']:.0%} of them, "
-        "and the others can carry nothing.",
+        f"them. A path leads from the embedding to the logits in {among['connected']:.0%} of them; "
+        "without one a circuit carries nothing.",
         *closed(study, proof),
     ]
 
