@@ -206,11 +206,12 @@ class Circuit:
         return cls(parts=frozenset(map(Part.parse, parts)), **note)
 
     def __repr__(self) -> str:
-        places = "" if self.places == ("all",) else f" at {', '.join(self.places)}"
-        return (
-            f"Circuit: {len(self)} {self.granularity}{places}, the others ablated "
-            f"({self.ablation}, {self.corruption})"
-        )
+        if not self.parts:
+            kept = f"no {self.granularity} are kept, so it is the ablated run"
+        else:
+            places = "" if self.places == ("all",) else f" at {', '.join(self.places)}"
+            kept = f"{len(self)} {self.granularity}{places}, the others ablated"
+        return f"Circuit: {kept} ({self.ablation}, {self.corruption})"
 
 
 def _texts(parts: object) -> bool:

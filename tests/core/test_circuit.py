@@ -74,6 +74,12 @@ def test_sets():
     assert circuit(["0.1"]).granularity == "nodes" and one.granularity == "edges"
 
 
+def test_a_circuit_says_what_it_is():
+    assert repr(circuit()) == "Circuit: 3 edges, the others ablated (resample, corrupt prompts)"
+    assert "1 nodes at end" in repr(circuit(["0.1 @ end"]))
+    assert "no edges are kept, so it is the ablated run" in repr(circuit().holding(set()))
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("model", "b"), ("ablation", "mean"), ("corruption", "names exchanged")],
