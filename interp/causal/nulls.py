@@ -112,10 +112,10 @@ class Null:
         first = self.runs.frame.drop_duplicates("site").set_index("site")
         connected = first.drop(index=[CIRCUIT, EMPTY])["connected"].mean()
         for metric, wide in by_metric(self.runs).items():
-            found, null = _apart(wide)
-            n = len(null)
+            n = len(wide.names) - 1  # without the circuit itself
             row: dict[str, object] = {"metric": metric, "n": n, "connected": connected}
             if wide.distinct(metric):
+                found, null = _apart(wide)
                 low, high = np.quantile(null, [0.025, 0.975])
                 row |= {"faithfulness": found, "null": null.mean(), "low": low, "high": high}
                 row["percentile"] = 100 * (null < found).mean()

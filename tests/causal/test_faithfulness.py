@@ -207,6 +207,8 @@ def test_nothing_to_explain_is_said(model, prompts, truth, caplog):
     found = faithfulness(model, same, truth, metric="logit_diff").summary()
     assert found[["faithfulness", "low", "high"]].isna().all(axis=None)
     assert "there is nothing that a circuit could explain" in caplog.text
+    null = null_test(model, same, truth, n=2, metric=["logit_diff", "accuracy"]).summary()
+    assert null[["faithfulness", "null", "p"]].isna().all(axis=None) and null["n"].eq(2).all()
     one = replace(prompts, cluster=("a",) * len(prompts))
     with pytest.raises(ResultsError, match=r"24 prompts are of one cluster.*several templates"):
         faithfulness(model, one, truth, metric="logit_diff").summary()
