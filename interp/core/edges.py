@@ -81,11 +81,6 @@ class Edge:
             Unsupported: the model has two stacks, or is recurrent.
         """
         _require_sums(self, facts)
-        if facts.n_encoder_layers:
-            raise Unsupported(
-                f"edges of encoder-decoders are not supported ({facts}); ablate or patch "
-                f"'{self.writer}' for all its readers."
-            )
         self.writer.check(facts)
         self.reader.check(facts)
         if not feeds(self.writer, self.reader, facts):
@@ -105,6 +100,11 @@ def _require_sums(text: "str | Edge", facts: Facts) -> None:
         raise Unsupported(
             f"'{text}': what an {facts.architecture} reads is no sum of what was written, so it "
             "has no edges. Ablate or patch a state for all its readers: '0.c[3]'."
+        )
+    if facts.n_encoder_layers:
+        raise Unsupported(
+            f"edges of encoder-decoders are not supported ({facts}), so not '{text}' either; "
+            "ablate or patch the writer for all its readers."
         )
 
 

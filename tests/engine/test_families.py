@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,7 +17,10 @@ import torch
 import transformers as hf
 
 import interp
+from interp.causal import run_circuits
+from interp.core.circuit import Circuit
 from interp.core.errors import InterpError, Unsupported
+from interp.core.graph import Graph
 from interp.core.metrics import METRICS, Metric
 from interp.core.pairs import Pairs
 from interp.core.results import Results
@@ -122,6 +126,22 @@ def kept(model: Model) -> str:
     return found.provenance["engine"]
 
 
+def attributed(model: Model, method: Literal["eap", "atp*"]) -> str:
+    """The engine whose gradients scored every edge."""
+    found = interp.attribute(model, prompts(model), method=method, metric=main_metric(model))
+    assert np.isfinite(found.each).all()
+    assert np.abs(found.each).max() > EFFECT[model.dtype]
+    return found.provenance["engine"]
+
+
+def alone(model: Model) -> Results:
+    """Every other edge; of a model without logits every other head."""
+    logits = model.facts.language_model
+    parts = Graph.of(model.facts).edges if logits else resolve("heads", model.facts)
+    half = Circuit.of(parts[::2], model=model.weight_hash)
+    return run_circuits(model, prompts(model), half, metric=main_metric(model))
+
+
 METHODS: dict[str, Callable[[Model], Results | str]] = {
     "ablate heads": lambda m: ablated(m, "heads", 5),
     "ablate neurons": lambda m: ablated(m, "neurons", 5),
@@ -137,6 +157,9 @@ METHODS: dict[str, Callable[[Model], Results | str]] = {
     "paths, all": lambda m: along(m, through="all"),
     "two hops": lambda m: along(m, via=("1.1.q",)),
     "frozen norms": lambda m: along(m, ln="freeze"),
+    "attribution": lambda m: attributed(m, "eap"),
+    "AtP*": lambda m: attributed(m, "atp*"),
+    "circuits": alone,
     "cosine": lambda m: interp.ablate(m, prompts(m), "mlps", method="zero", metric="cosine"),
     "logits at a mask": lambda m: at_mask(m),
     "capture": kept,
