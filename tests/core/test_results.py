@@ -1,5 +1,4 @@
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -387,7 +386,7 @@ def test_repr_of_a_table_without_a_summary_and_markup_in_names():
     assert "&lt;b&gt;x" in named._repr_html_()
 
 
-def test_summary_of_a_whole_model_is_fast():
+def test_summary_of_a_whole_model():
     cell, example = np.divmod(np.arange(300 * 64), 64)
     effect = np.random.default_rng(0).normal(0, 1, len(cell))
     frame = pd.DataFrame(
@@ -401,7 +400,6 @@ def test_summary_of_a_whole_model_is_fast():
             "effect": effect,
         }
     )
-    start = time.process_time()
     table = Results(frame, {}).summary()
     assert len(table) == 300
-    assert time.process_time() - start < 4  # 0.5 s on one idle core
+    assert table["effect"].to_numpy() == pytest.approx(effect.reshape(300, 64).mean(1))
