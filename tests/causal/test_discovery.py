@@ -1,4 +1,4 @@
-"""From attributions to circuits: against a slow loop, invariants, files of another kind, many edges."""
+"""From attributions to circuits: against a slow loop, invariants, other files, many edges."""
 
 import logging
 
