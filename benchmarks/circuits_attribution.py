@@ -6,8 +6,8 @@ gradient in either). Both are timed in turns, and medians compared. The peer is 
 `attribution_patch` on a small random GPT-2 of 12 layers with 12 heads: it takes one pair at a time
 and its gradients on the second run, so ours is given the pairs the other way round.
 
-`eap-ig`: attribution on one half of the templates, faithfulness of nested circuits on the other;
-CMD of EAP, of EAP-IG and of random rankings, with the band of these.
+`eap-ig`: attribution on one half of the templates, faithfulness of nested circuits on the other,
+for several halves; CMD of EAP, of EAP-IG and of random rankings, with the band of these.
 """
 
 import statistics
@@ -160,20 +160,29 @@ def _name(node: Node) -> str:
 
 
 def eap_ig(
-    name: str, *, threads: int, prompts: int = 64, steps: int = 5, random: int = 10
+    name: str, *, threads: int, prompts: int = 64, steps: int = 5, splits: int = 4, random: int = 4
 ) -> dict[str, Any]:
-    """CMD of EAP, EAP-IG and random rankings on IOI, proved on other templates than chosen on."""
+    """CMD of EAP, EAP-IG and random rankings on IOI, proved on other templates than chosen on.
+
+    Which templates fall into which half matters, so there are several splits, each with random
+    rankings of its own.
+    """
     torch.set_num_threads(threads)
     model = interp.load(name, device="cpu")
-    chosen, proved = interp.datasets.ioi(model, n=prompts, seed=0).split(seed=0)
-    took, rankings = {}, {}
-    for label, method in (("eap", "eap"), ("eap-ig", "eap-ig-inputs")):
-        start = time.perf_counter()
-        rankings[label] = attribute(model, chosen, method=method, steps=steps)
-        took[label] = time.perf_counter() - start
-    areas = faithfulness_curve(model, proved, rankings, random=random).areas()
-    found = areas[areas["measure"] == "CMD"].set_index("method")
-    of = {label: found.loc[label] for label in ("eap", "eap-ig", "random")}
+    pairs = interp.datasets.ioi(model, n=prompts, seed=0)
+    took = {"eap": 0.0, "eap-ig": 0.0}
+    found = []
+    for seed in range(splits):
+        chosen, proved = pairs.split(seed=seed)
+        rankings = {}
+        for label, method in (("eap", "eap"), ("eap-ig", "eap-ig-inputs")):
+            start = time.perf_counter()
+            rankings[label] = attribute(model, chosen, method=method, steps=steps)
+            took[label] += time.perf_counter() - start
+        areas = faithfulness_curve(model, proved, rankings, random=random, seed=seed).areas()
+        found.append(areas[areas["measure"] == "CMD"].set_index("method"))
+    each = {label: [float(areas.loc[label, "value"]) for areas in found] for label in took}
+    band = [(areas.loc["random", "low"], areas.loc["random", "high"]) for areas in found]
     return {
         "case": "eap-ig",
         "model": name,
@@ -182,9 +191,10 @@ def eap_ig(
         "ours_s": took["eap-ig"],
         "peer_s": took["eap"],
         "ratio": took["eap"] / took["eap-ig"],
-        **{
-            f"cmd_{label}{end}": float(row[column])
-            for label, row in of.items()
-            for end, column in (("", "value"), ("_low", "low"), ("_high", "high"))
-        },
+        "cmd_eap": statistics.mean(each["eap"]),
+        "cmd_eap-ig": statistics.mean(each["eap-ig"]),
+        "cmd_eap_each": each["eap"],
+        "cmd_eap-ig_each": each["eap-ig"],
+        "cmd_random_low": float(min(low for low, _ in band)),
+        "cmd_random_high": float(max(high for _, high in band)),
     }
