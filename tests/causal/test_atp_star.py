@@ -1,5 +1,6 @@
 """AtP*: the QK fix beside what is measured, GradDrop beside layers that are frozen."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -56,6 +57,19 @@ def test_saturated_attention_is_seen_by_the_qk_fix_alone():
         assert np.abs(found.each[rows] - expected).max() < 1e-9
 
 
+def moved(
+    site: Site,
+    change: torch.Tensor,
+    readers: tuple[Site, ...] | None = None,
+    *,
+    frozen: int | None = None,
+) -> Callable[[float], list[Intervention]]:
+    """A step along a change, perhaps for some readers and with a layer that keeps its outputs."""
+    kinds = () if frozen is None else ("attn_out", "mlp_out")
+    held = [Intervention(Site(kind, frozen), Freeze()) for kind in kinds]
+    return lambda step: [Intervention(site, Add(step * change), readers=readers), *held]
+
+
 def test_grad_drop_is_the_mean_size_without_each_layer(rows: interp.Pairs):
     """A layer that passes nothing on is one that is frozen; attention is fixed, so QK fix is 0."""
     model = make(DEEP, attends=False)
@@ -65,15 +79,9 @@ def test_grad_drop_is_the_mean_size_without_each_layer(rows: interp.Pairs):
         clean, corrupt = sides(model, rows, site)
         others = [layer for layer in range(3) if layer != site.layer]
 
-        def around(step: float, frozen: list[int]) -> list:
-            held = [Site(kind, at) for at in frozen for kind in ("attn_out", "mlp_out")]
-            made = [Intervention(place, Freeze()) for place in held]
-            return [Intervention(site, Add(step * (corrupt - clean))), *made]  # noqa: B023
-
-        plain = slope(model, rows, site, lambda step: around(step, []))
-        without = [
-            slope(model, rows, site, lambda step, at=layer: around(step, [at])) for layer in others
-        ]
+        change = corrupt - clean
+        plain = slope(model, rows, site, moved(site, change))
+        without = [slope(model, rows, site, moved(site, change, frozen=layer)) for layer in others]
         expected = np.sign(plain) * np.mean(np.abs(without), 0)
         row = found.frame["site"].tolist().index(name)
         assert np.abs(found.each[row] - expected).max() < 1e-6
@@ -89,20 +97,14 @@ def test_grad_drop_of_edges_leaves_out_all_layers_but_the_readers(rows: interp.P
         assert isinstance(edge, Edge)
         clean, corrupt = sides(model, rows, edge.writer)
 
-        def around(step: float, frozen: list[int]) -> list:
-            held = [Site(kind, at) for at in frozen for kind in ("attn_out", "mlp_out")]
-            cut = Intervention(edge.writer, Add(step * (corrupt - clean)), readers=(edge.reader,))  # noqa: B023
-            return [cut, *(Intervention(place, Freeze()) for place in held)]
-
-        plain = slope(model, rows, edge.writer, lambda step: around(step, []))
+        ends = (edge.writer, corrupt - clean, (edge.reader,))
+        plain = slope(model, rows, edge.writer, moved(*ends))
         own = edge.reader.layer
         assert own is not None
         others = [layer for layer in range(3) if layer != own]
         # a frozen layer before the reader would freeze the writer; without it nothing is missing
         without = [
-            slope(model, rows, edge.writer, lambda step, at=layer: around(step, [at]))
-            if layer > own
-            else plain
+            slope(model, rows, edge.writer, moved(*ends, frozen=layer)) if layer > own else plain
             for layer in others
         ]
         expected = np.sign(plain) * np.mean(np.abs(without), 0)

@@ -1,5 +1,6 @@
 """How well rankings find a truth: known values, brute force, another library, compiled models."""
 
+from collections.abc import Sequence
 from itertools import permutations, product
 
 import numpy as np
@@ -21,7 +22,7 @@ from interp.models.compiled.construction import Key
 A, B, C = (Part.parse(f"embed -> 0.{head}.q") for head in range(3))
 
 
-def found(scores: list[float], true: list[int]) -> Found:
+def found(scores: Sequence[float], true: Sequence[int]) -> Found:
     return Found.of(np.array(scores, dtype=float), np.array(true, dtype=bool))
 
 
@@ -64,7 +65,7 @@ MIXED = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_si
 @settings(max_examples=60, deadline=None)
 def test_pairs_thresholds_and_orders_by_brute_force(rows: list[tuple[int, bool]]) -> None:
     scores, true = [s for s, _ in rows], [t for _, t in rows]
-    made = found(scores, true)  # type: ignore[arg-type]
+    made = found(scores, true)
     right, wrong = ([s for s, t in rows if t is kind] for kind in (True, False))
     wins = [(r > w) + (r == w) / 2 for r, w in product(right, wrong)]
     assert made.auroc == pytest.approx(np.mean(wins))

@@ -131,7 +131,7 @@ def every(method: str, change: dict[str, float] | None = None) -> list[Ranking]:
         heads = {f"{layer}.{head}": float(head == 0) for layer in (0, 1) for head in range(3)}
         name = "atp" if method == "eap" else method
         one = ranking(heads, case=case, level="nodes", method=name)
-        true_heads = np.array([part.of.head == 0 for part in one.parts])  # type: ignore[union-attr]
+        true_heads = np.array([str(part).endswith(".0") for part in one.parts])
         made.append(replace(one, true=true_heads))
     return made
 
