@@ -7,7 +7,7 @@ what the earlier ones decide, so that the answer is that of one test after the o
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -115,14 +115,8 @@ def acdc(
     search = Search(job, threshold, harm(job.metrics[0].name, worse))
     search.go()
     found = _found(search, corruption)
-    kept, n = len(found.circuit), len(found.ranking)
-    if kept in (0, n):
-        log.warning(
-            "acdc keeps %s %d edges at threshold %g of %s, so the circuit is the %s. Another "
-            "threshold would say which edges matter.",
-            *("all" if kept else "none of the", n, threshold, job.metrics[0].name),
-            "whole model" if kept else "ablated run",
-        )
+    if found.circuit.note:
+        log.warning(found.circuit.note)
     return found
 
 
@@ -253,6 +247,14 @@ def _found(search: Search, corruption: str) -> Discovered:
         corruption=corruption,
         granularity="edges",
     )
+    if kept.all() or not kept.any():
+        remark = (
+            f"acdc keeps {'all' if kept.any() else 'none of the'} {len(kept)} edges at threshold "
+            f"{search.threshold:g} of {metric.name}: it is the "
+            f"{'whole model' if kept.any() else 'ablated run'}. Another threshold would say which "
+            "edges matter"
+        )
+        circuit = replace(circuit, note=remark)
     note = provenance(
         job.model,
         job.pairs,

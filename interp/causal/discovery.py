@@ -7,6 +7,7 @@ backward and takes only edges whose reader is in it already.
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -39,9 +40,9 @@ def top_circuit(
 ) -> Circuit:
     """The circuit of the parts that score most; give one of `size`, `fraction` and `threshold`.
 
-    Ties go to the part that stands first in the table. A threshold that keeps nothing or
-    everything is logged as a warning, and so are edges of which none reaches the logits, and a
-    metric of your own under `by="signed"`, which is taken to fall when the model gets worse.
+    Ties go to the part that stands first in the table. The circuit's `note` says if it keeps
+    nothing or everything, or only edges of which none reaches the logits; that is logged too, and
+    so is a metric of your own under `by="signed"`, which is taken to fall when a model gets worse.
 
     Of nodes, closure does nothing: every head and MLP reads from the embedding and writes to the
     logits through the residual stream. Of edges by place (their writer and reader stand at it), the
@@ -81,8 +82,13 @@ def top_circuit(
         kept = taken[wires.connected(taken)]
     else:
         taken = kept = _until(_ranked(helps), helps, most, least)
-    _say(attribution, of_edges=of_edges, taken=len(taken), kept=kept)
-    return circuit_of(attribution, kept, "edges" if of_edges else "nodes", corruption=corruption)
+    if len(kept) < len(taken):
+        _say_dropped(len(taken), len(kept))
+    note = _remark(attribution, of_edges=of_edges, taken=len(taken), kept=kept)
+    if note:
+        log.warning(note)
+    granularity = "edges" if of_edges else "nodes"
+    return replace(circuit_of(attribution, kept, granularity, corruption=corruption), note=note)
 
 
 def circuit_of(
@@ -207,36 +213,33 @@ def _until(
     return np.asarray(taken, dtype=int)
 
 
-def _say(
+def _say_dropped(taken: int, kept: int) -> None:
+    log.log(
+        logging.INFO if kept else logging.WARNING,
+        "%d of %d edges are on no path from the embedding to the logits and were dropped; %d are "
+        "left.",
+        taken - kept,
+        taken,
+        kept,
+    )
+
+
+def _remark(
     attribution: Attribution, *, of_edges: bool, taken: int, kept: Int[ndarray, " kept"]
-) -> None:
-    """Log what a reader of the circuit would not expect."""
+) -> str:
+    """What the circuit itself says of its size: nothing mostly."""
     n, what = len(attribution), "edges" if of_edges else "nodes"
-    if len(kept) < taken:
-        level = logging.INFO if len(kept) else logging.WARNING
-        log.log(
-            level,
-            "%d of %d %s are on no path from the embedding to the logits and were "
-            "dropped; %d are left.",
-            taken - len(kept),
-            taken,
-            what,
-            len(kept),
-        )
     if taken in (0, n):
-        log.warning(
-            "the circuit keeps %s %d %s of the attribution (scores %.3g to %.3g): it is "
-            "the %s. Another size or threshold would say which parts matter.",
-            "none of the" if not taken else "all",
-            n,
-            what,
-            attribution.scores.min(),
-            attribution.scores.max(),
-            "ablated run" if not taken else "whole model",
+        scores = attribution.scores
+        return (
+            f"It keeps {'all' if taken else 'none of the'} {n} {what} of the attribution (scores "
+            f"{scores.min():.3g} to {scores.max():.3g}): it is the "
+            f"{'whole model' if taken else 'ablated run'}. Another size or threshold would say "
+            "which parts matter"
         )
-    elif of_edges and not (attribution.frame["reader"].to_numpy()[kept] == "logits").any():
-        log.warning(
-            "none of the %d edges of the circuit ends at the logits, so it computes what "
-            "the ablated run does. Take closure='greedy', or more edges.",
-            len(kept),
+    if of_edges and not (attribution.frame["reader"].to_numpy()[kept] == "logits").any():
+        return (
+            f"None of its {len(kept)} edges ends at the logits, so it computes what the ablated "
+            "run does. Take closure='greedy', or more edges"
         )
+    return ""

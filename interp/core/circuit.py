@@ -7,7 +7,7 @@ sec. 4), so a circuit carries them, and circuits that differ in them are not com
 import json
 import os
 from collections.abc import Iterable, Set
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -21,7 +21,7 @@ Ablation = Literal["zero", "mean", "resample", "optimal"]
 REST = "rest"
 """The place of all positions that no name of the pairs covers."""
 VERSION = 1
-FIELDS = {"granularity", "ablation", "corruption", "model"}
+FIELDS = {"granularity", "ablation", "corruption", "model", "note"}
 """What a file says of a circuit, beside its parts."""
 
 
@@ -59,6 +59,8 @@ class Circuit:
             constants fitted to lose least.
         corruption: in words, how the corrupt prompts differ from the clean ones.
         model: weight hash of the model whose circuit it is.
+        note: what a reader would not expect of it, such as that it keeps everything; "" mostly.
+            Circuits are compared without it.
     """
 
     parts: frozenset[Part]
@@ -66,6 +68,7 @@ class Circuit:
     ablation: Ablation
     corruption: str
     model: str
+    note: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         for name, given, known in (
@@ -130,7 +133,7 @@ class Circuit:
 
     def holding(self, parts: Set[Part]) -> "Circuit":
         """The same circuit with other parts."""
-        return replace(self, parts=frozenset(parts))
+        return replace(self, parts=frozenset(parts), note="")
 
     def __or__(self, other: "Circuit") -> "Circuit":
         self.require_like(other)
@@ -211,7 +214,8 @@ class Circuit:
         else:
             places = "" if self.places == ("all",) else f" at {', '.join(self.places)}"
             kept = f"{len(self)} {self.granularity}{places}, the others ablated"
-        return f"Circuit: {kept} ({self.ablation}, {self.corruption})"
+        note = f". {self.note}" if self.note else ""
+        return f"Circuit: {kept} ({self.ablation}, {self.corruption}){note}"
 
 
 def _texts(parts: object) -> bool:

@@ -250,16 +250,17 @@ def test_what_is_said_of_a_circuit(caplog):
 
     def said(**options) -> str:
         caplog.clear()
-        top_circuit(chain(), **options)
-        return caplog.text
+        found = top_circuit(chain(), **options)
+        assert found.note in caplog.text and found.note in repr(found)
+        return f"{found.note} {caplog.text}"
 
-    assert not said(size=3)
-    assert "keeps none of the 82 edges" in said(threshold=50.0)
+    assert not said(size=3).strip()
+    assert "It keeps none of the 82 edges" in said(threshold=50.0)
     assert "it is the ablated run" in said(size=0)
-    assert "keeps all 82 edges" in said(threshold=0.0)
+    assert "It keeps all 82 edges" in said(threshold=0.0)
     assert "it is the whole model" in said(fraction=1.0)
     assert "2 of 2 edges are on no path from the embedding to the logits" in said(size=2)
-    assert "none of the 2 edges of the circuit ends at the logits" in said(size=2, closure="none")
+    assert "None of its 2 edges ends at the logits" in said(size=2, closure="none")
 
 
 @pytest.mark.parametrize(

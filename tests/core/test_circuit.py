@@ -1,6 +1,7 @@
 """Circuits: text and back, set operations, files, and what is refused; the graph of a model."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,9 @@ def test_circuits_that_differ_in_meaning_are_not_compared(option, value):
 def test_through_a_file(tmp_path):
     made = circuit(["0.1 @ end", "1.mlp @ s2"], ablation="mean", corruption="another name")
     assert Circuit.load(made.save(tmp_path / "a" / "c.json")) == made
+    noted = replace(made, note="It keeps all")
+    assert Circuit.load(noted.save(tmp_path / "noted.json")).note == "It keeps all"
+    assert noted == made and not (noted | made).note
     with pytest.raises(ResultsError, match="no circuit at"):
         Circuit.load(tmp_path / "other.json")
     (tmp_path / "bad.json").write_text("[1]")
