@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from interp.core.scores import CELL, Scores
 from interp.engine.flops import forward_flops
-from interp.engine.provenance import versions
+from interp.models.versions import versions
 from interp.models.native import Shape
 
 COST = "cost"

@@ -17,7 +17,7 @@ from interp.core.errors import CorpusError
 from interp.core.scores import CELL, Scores
 from interp.datasets.corpus import Corpus
 from interp.datasets.text import running_text
-from interp.engine.provenance import versions
+from interp.models.versions import versions
 from interp.models.native import Shape
 
 Scheme = Literal["none", "learned", "sinusoidal", "rotary"]

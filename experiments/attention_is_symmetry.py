@@ -22,8 +22,9 @@ from torch import Tensor
 
 from interp.circuits.symmetry import placed, reordered, streams, violation
 from interp.core.scores import Scores
-from interp.engine.provenance import versions
-from interp.engine.weights import Weights, weights_of
+from interp.models.versions import versions
+from interp.engine.engines import weights_of
+from interp.engine.weights import Weights
 from interp.models.native import build
 
 PERMUTED, ALONG, SHIFTED, FUTURE, PAST = SYMMETRIES = (

@@ -109,8 +109,11 @@ def twice(
             list(row[start : end + 1]) for row, start, end in zip(rows, starts, ends, strict=True)
         ]
         answers = [row[end + 1] for row, end in zip(rows, ends, strict=True)]
-        # the loss asks for no wrong answer; the token before the answer is one
-        wrong = [prompt[-1] for prompt in prompts]
+        # the loss asks for no wrong answer; the last other token before the answer is one
+        wrong = [
+            next(token for token in reversed(prompt) if token != answer)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
         return Pairs.from_tokens(
             clean=prompts,
             corrupt=prompts,

@@ -25,7 +25,7 @@ from interp.core.pairs import Pairs
 from interp.core.scores import Scores
 from interp.datasets.repeated import repeated_pairs
 from interp.engine.engines import EngineName
-from interp.engine.provenance import versions
+from interp.models.versions import versions
 from interp.models.toy import Toy, train
 from interp.models.training import answers
 

@@ -24,7 +24,8 @@ from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.core.sites import Site
 from interp.engine.interventions import Add, Hop, Intervention
-from interp.engine.weights import Weights, weights_of
+from interp.engine.engines import weights_of
+from interp.engine.weights import Weights
 
 Written = Mapping[str, str]
 """For each position whose token is exchanged: the position whose clean token it gets."""
@@ -73,8 +74,9 @@ def two_candidates(pairs: Pairs, *, bos: int = 0) -> Pairs:
             "no row has two tokens after the one that is asked for in its block; draw more rows, "
             "or longer blocks."
         )
-    positions = {**pairs.positions, "other": other, "rival": other + 1}
-    found = replace(pairs, positions=positions).select(rows)
+    found = pairs.select(rows)
+    places = {"other": other[rows], "rival": other[rows] + 1}
+    found = replace(found, positions={**found.positions, **places})
     wrong = found.clean[torch.arange(len(found)), found.at("rival")]
     return replace(found, wrong=wrong, corrupt=found.clean.clone(), strings=())
 

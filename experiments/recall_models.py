@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from interp.core.scores import COLUMNS, Scores
 from interp.core.sequences import UNSCORED, Sequences
 from interp.datasets.recall import MARK, lookup, recall
-from interp.engine.provenance import versions
+from interp.models.versions import versions
 from interp.models.native import Native, Shape
 from interp.models.recurrent import RecurrentShape, width_for
 from interp.models.toy import train

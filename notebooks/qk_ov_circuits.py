@@ -40,7 +40,7 @@ from interp.circuits.factors import factors
 from interp.circuits.vocabulary import Vocabulary
 from interp.core.sites import Site
 from interp.datasets.repeated import repeated_pairs
-from interp.engine.weights import weights_of
+from interp.engine.engines import weights_of
 from interp.figures import style
 from interp.models import compiled
 from interp.models.factored import FactoredMatrix

@@ -31,13 +31,13 @@ from interp.core.pairs import Pairs
 from interp.core.sites import Site, resolve
 from interp.engine import forward, hooks
 from interp.engine.edits import Edit
-from interp.engine.engines import choose
+from interp.engine.engines import choose, weights_of
 from interp.engine.explain import explain
 from interp.engine.interventions import Cell, Freeze, Hop, Intervention, Resample, Set, Value, Zero
 from interp.engine.run import run
 from interp.engine.sweep import Sweep
 from interp.engine.trace import Trace
-from interp.engine.weights import Weights, weights_of
+from interp.engine.weights import Weights
 from interp.engine.writes import write
 from interp.models.checks import output_of, output_weight
 from interp.models.model import Model

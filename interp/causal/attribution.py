@@ -103,8 +103,8 @@ def attribute(
     """
     method = _method(parts, method, steps)
     metric = resolve_metric(metric)
-    engine = differentiable(model)
     accept(model, pairs, metric)
+    engine = differentiable(model, pairs)
     names = places_of(pairs, positions)
     graph = Graph.of(model.facts)
     allowed = budget(memory)
@@ -146,14 +146,14 @@ def attribute(
     )
 
 
-def differentiable(model: Model) -> Replay:
+def differentiable(model: Model, pairs: Pairs) -> Replay:
     """The replay engine of a model, if gradients along its edges mean something.
 
     Raises:
         Unsupported: the engine does not serve it, or its residual stream is no sum.
     """
     try:
-        engine = choose(model, "replay")
+        engine = choose(model, "replay", longest=pairs.longest)
     except Unsupported as refusal:
         raise Unsupported(
             f"attribution takes gradients on the replay engine, which does not serve {model.name}: "

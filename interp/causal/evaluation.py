@@ -45,9 +45,9 @@ def evaluate(
     metrics = [resolve_metric(m) for m in given]
     if not metrics:
         raise MetricError(f"no metric was given; known: {', '.join(METRICS)}")
-    served = choose(model, engine, prefix=pairs.decoder)
     for m in metrics:
         accept(model, pairs, m)
+    served = choose(model, engine, longest=pairs.longest, prefix=pairs.decoder)
     itemsize = model.dtype.itemsize
     proceed(
         forward_plan(

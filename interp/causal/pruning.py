@@ -10,7 +10,7 @@ from numpy import ndarray
 from tqdm.auto import tqdm
 
 from interp.core.errors import InterpError
-from interp.engine.checkpoint import Store, function_identity
+from interp.engine.checkpoint import Store, begin, metric_identity
 from interp.engine.collect.means import taken
 from interp.engine.collect.taps import budget
 from interp.engine.interventions import Averaged
@@ -103,6 +103,7 @@ class Search:
         shape = (len(job.places), *self.graph.feeds.shape)
         self.kept = np.broadcast_to(self.graph.feeds, shape).copy()
         self.changes = np.zeros((*shape, len(job.pairs)))
+        self.begun = [] if job.checkpoint is None else begin(job.model)
         self.runs = self.waves = 0
         self.likely = True
         self.blocks: list[tuple[list[int], Suffix]] = []
@@ -162,7 +163,7 @@ class Search:
     def _decide(self, row: int, candidates: Sequence[tuple[int, int]], run: Run) -> None:
         """Test the edges into a reader, or read what an earlier run found."""
         places, writers = np.array(candidates).T
-        store = Store(self.job.checkpoint, self._key(row))
+        store = Store(self.job.checkpoint, self._key(row) if self.begun else ())
         lines = store.load()
         if lines is None:
             kept, now, changes, passes = settle(
@@ -185,9 +186,9 @@ class Search:
         """Everything that the decisions about a reader depend on."""
         job, metric = self.job, self.job.metrics[0]
         return [
-            *("acdc", job.model.weight_hash, str(job.model.dtype), job.pairs.fingerprint),
+            *(*self.begun, "acdc", job.pairs.fingerprint),
             *(job.ablation, job.source and job.source.fingerprint, job.places, self.engine),
-            *(metric.name, metric.position, metric.reads, function_identity(metric.fn)),
+            *metric_identity(metric),
             *(self.threshold, self.harm, row),
         ]
 

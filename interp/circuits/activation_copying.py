@@ -13,7 +13,8 @@ from torch import Tensor
 
 from interp.circuits.detectors import summed_in, uniform
 from interp.core.errors import Unsupported
-from interp.engine.weights import Norm, Weights, weights_of
+from interp.engine.engines import weights_of
+from interp.engine.weights import Norm, Weights
 from interp.models import native
 from interp.models.model import Model
 

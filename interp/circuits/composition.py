@@ -21,7 +21,7 @@ from interp.circuits.factors import factors, noted, require_sum
 from interp.core.errors import SiteError, Unsupported, nearest
 from interp.core.measures import Measures
 from interp.core.sites import Site
-from interp.engine.weights import weights_of
+from interp.engine.engines import weights_of
 from interp.models.factored import FactoredMatrix
 from interp.models.model import Model
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from interp.core.errors import SiteError, Unsupported
 from interp.core.sites import Site, resolve
-from interp.engine.provenance import versions
 from interp.engine.weights import Linear, Norm, Weights
 from interp.models.factored import FactoredMatrix
 from interp.models.model import Model
@@ -140,14 +139,7 @@ def gaussian(shape: Sequence[int], *, like: Tensor, seed: int) -> Float[Tensor, 
 
 def noted(model: Model, **facts: Any) -> dict[str, Any]:
     """Provenance of what comes from weights alone."""
-    return {
-        "model": model.name,
-        "architecture": model.facts.architecture,
-        "weights": model.weight_hash,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "versions": versions(),
-        **facts,
-    }
+    return {**model.identity(), **facts}
 
 
 def one_head(model: Model, head: str | Site) -> Site:

@@ -66,9 +66,9 @@ def smoothers(model: Model, tokens: Int[Tensor, "batch pos"]) -> Iterator[Smooth
         PairsError: tokens that the model cannot run.
         Unsupported: a model that replay cannot read: where its scores come from is then unknown.
     """
-    engine = choose(model, "replay")
-    assert isinstance(engine, Replay)
     accept(model, prompts(tokens), None)
+    engine = choose(model, "replay", longest=tokens.shape[1])
+    assert isinstance(engine, Replay)
     w, tokens = engine.weights, tokens.to(model.device)
     run = engine.trace(tokens, keep=("q", "k", "v", "z"))
     turn = forward.rotations(w, tokens.shape[1])

@@ -18,13 +18,13 @@ from interp.core.results import COLUMNS, Results
 from interp.core.sites import Kind, Site
 from interp.engine import forward
 from interp.engine.edits import take
-from interp.engine.engines import EngineName, accept, choose
+from interp.engine.engines import EngineName, accept, choose, weights_of
 from interp.engine.explain import proceed
 from interp.engine.plan import blocks, forward_plan
 from interp.engine.provenance import provenance
 from interp.engine.score import Score
 from interp.engine.trace import Trace
-from interp.engine.weights import Norm, Weights, weights_of
+from interp.engine.weights import Norm, Weights
 from interp.models.model import Model
 
 ROWS = 64
@@ -198,7 +198,7 @@ def _run(
 ) -> str:
     """Show the clean runs, block by block; the name of the engine that made them."""
     accept(model, pairs, metric)
-    served = choose(model, engine)
+    served = choose(model, engine, longest=pairs.longest)
     proceed(
         forward_plan(
             *(model.facts, pairs.lengths),

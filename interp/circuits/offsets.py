@@ -21,9 +21,9 @@ from interp.core.measures import Measures
 from interp.core.pairs import Pairs
 from interp.core.sites import Site, resolve
 from interp.engine import forward
-from interp.engine.engines import accept, choose
+from interp.engine.engines import accept, choose, weights_of
 from interp.engine.plan import blocks
-from interp.engine.weights import Attention, Weights, weights_of
+from interp.engine.weights import Attention, Weights
 from interp.models.model import Model
 
 TOKENS = 1024
@@ -299,7 +299,7 @@ def _of_tokens(w: Weights, layer: int, ids: Int[Tensor, " token"]) -> Contents:
 def _of_pairs(model: Model, w: Weights, pairs: Pairs, layers: Sequence[int]) -> dict[int, Contents]:
     """The clean run's own queries and keys, over all tokens."""
     accept(model, pairs, None)
-    served, sums = choose(model), dict[tuple[str, int], Tensor]()
+    served, sums = choose(model, longest=pairs.longest), dict[tuple[str, int], Tensor]()
 
     def see(shelf: str, layer: int, found: Tensor) -> None:
         if shelf in ("q", "k") and layer in layers:

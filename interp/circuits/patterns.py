@@ -74,8 +74,8 @@ class Patterns:
                 f"{asker} reads one stack of layers, and this model has an encoder and a decoder "
                 f"({facts}); {instead}."
             )
-        served = choose(model, engine)
         accept(model, pairs, None)
+        served = choose(model, engine, longest=pairs.longest)
         layers = facts.n_layers if layers is None else layers
         at_once = most or _rows(facts, int(pairs.lengths.max()), model.device)
         plan = forward_plan(

@@ -27,7 +27,7 @@ from interp.circuits.factors import (
 from interp.circuits.vocabulary import Vocabulary, texts, token_of
 from interp.core.measures import Measures
 from interp.core.sites import Site
-from interp.engine.weights import weights_of
+from interp.engine.engines import weights_of
 from interp.models.factored import FactoredMatrix
 from interp.models.model import Model
 

@@ -50,6 +50,12 @@ class ResultsError(InterpError, ValueError):
     """A results file or run folder that cannot be read or written."""
 
 
+def said(error: BaseException) -> str:
+    """What another library's error says, as a part of a sentence: its kind and first two lines."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:2])}".rstrip(":. ")
+
+
 def nearest(word: str, choices: Iterable[str], *, n: int = 3) -> str:
     """A clause that names the choices nearest to `word`, or all of a short list."""
     choices = list(choices)

@@ -50,6 +50,9 @@ class Metric:
             row's next token as `Answers.correct`, and the mean over them is the example's number.
         needs_reference: `Answers.reference` is filled from the clean run.
         needs_answers: pairs without answers are refused.
+        version: of a function whose code does not say all that it reads (a file, a generator): then
+            this, and not the code, says whether numbers that a `checkpoint=` kept are of the same
+            metric. Change it whenever the function gives other numbers.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Metric:
     position: str = "end"
     needs_reference: bool = False
     needs_answers: bool = True
+    version: str | None = None
 
     def __post_init__(self) -> None:
         if self.position == "mean" and self.reads != "embedding":

@@ -5,31 +5,40 @@ padded on; the engines run rows of one length together, so that no number depend
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.core.columns import (
+    Column,
+    grid,
+    id_rows,
+    is_integer,
+    labels,
+    shown,
+    texts,
+    unmasked,
+    whole,
+)
 from interp.core.errors import PairsError, PositionError, nearest
+from interp.core.reading import Encodes as Encodes
+from interp.core.reading import answer_ids, last_of_text, prompt_ids
 
-
-@runtime_checkable
-class Encodes(Protocol):
-    """What building pairs from text needs of a model."""
-
-    def encode(self, text: str, *, bos: str = ...) -> list[int]: ...
-    def token_id(self, text: str) -> int: ...
-    def show(self, ids: Sequence[int]) -> list[str]: ...
+EMPTY = "no pairs were given (n = 0); at least one prompt pair is needed"
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
     """Prompt pairs with their answers, named positions and clusters.
+
+    Made by `from_text`, `from_tokens` or `dataclasses.replace`, whatever does not fit together is
+    refused: two answers that are one token, a position outside of its row or between two tokens.
 
     Attributes:
         clean, corrupt: token ids, padded on the right with zeros.
@@ -54,6 +63,15 @@ class Pairs:
     strings: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = field(default=(), repr=False)
     bos: str = "model"
     decoder: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value in _consistent(self).items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def longest(self) -> int:
+        """Tokens in the longest row, or in what a decoder reads."""
+        return max(int(self.lengths.max()), len(self.decoder) + 1)
 
     def __len__(self) -> int:
         return self.clean.shape[0]
@@ -145,16 +163,21 @@ class Pairs:
         cls,
         model: Encodes,
         *,
-        clean: Sequence[str],
-        corrupt: Sequence[str],
-        correct: Sequence[str] | None = None,
-        wrong: Sequence[str] | None = None,
-        positions: Mapping[str, Sequence[int]] | None = None,
-        cluster: Sequence[str] | None = None,
+        clean: Column,
+        corrupt: Column,
+        correct: Column | None = None,
+        wrong: Column | None = None,
+        positions: Mapping[str, Column] | None = None,
+        cluster: Column | None = None,
         bos: str = "model",
         decoder: Sequence[int] = (),
     ) -> "Pairs":
         """Tokenise prompts and answers with the model's tokenizer.
+
+        A column is a list, tuple, array, Series or tensor. `"end"` is the last token of the text:
+        what the tokenizer appends by itself (an end mark, BERT's [SEP]) stays in the row, after
+        it. No causal model is asked what follows its end mark; and where the text of a masked
+        model ends in [MASK], `"end"` is there, and not at [SEP].
 
         Args:
             correct, wrong: answers as they follow the prompt, usually with a leading space; may
@@ -165,22 +188,29 @@ class Pairs:
             decoder: ids after the start token that an encoder-decoder's decoder is given.
 
         Raises:
-            PairsError: a pair of unequal length, an answer of several tokens, two BOS tokens.
+            PairsError: a pair of unequal length, an answer of several tokens, two BOS tokens, two
+                answers that are one token, or a word that the tokenizer has no token for.
+
+        Warns:
+            UserWarning: answers without the space that their prompts want before them.
         """
         given = {"clean": clean, "corrupt": corrupt, "correct": correct, "wrong": wrong}
-        if single := [name for name, texts in given.items() if isinstance(texts, str)]:
+        if single := [name for name, values in given.items() if isinstance(values, str)]:
             raise PairsError(f"{' and '.join(single)}: give a list of texts, not one text")
-        before = [model.encode(text, bos=bos) for text in clean]
-        after = [model.encode(text, bos=bos) for text in corrupt]
-        shown = [[tuple(model.show(ids)) for ids in side] for side in (before, after)]
+        read = {name: texts(name, values) for name, values in given.items() if values is not None}
+        _require_counts(read)
+        before, after = (prompt_ids(model, side, read[side], bos) for side in ("clean", "corrupt"))
+        answers = answer_ids(model, read)
+        tokens = [[tuple(model.show(ids)) for ids in side] for side in (before, after)]
+        at = zip(read["clean"], before, strict=True)
         return cls.from_tokens(
             clean=before,
             corrupt=after,
-            correct=None if correct is None else [model.token_id(text) for text in correct],
-            wrong=None if wrong is None else [model.token_id(text) for text in wrong],
-            positions=positions,
+            correct=answers.get("correct"),
+            wrong=answers.get("wrong"),
+            positions={"end": [last_of_text(model, *row, bos) for row in at]} | _named(positions),
             cluster=cluster,
-            strings=tuple(zip(*shown, strict=False)),
+            strings=tuple(zip(*tokens, strict=False)),
             bos=bos,
             decoder=decoder,
         )
@@ -189,85 +219,161 @@ class Pairs:
     def from_tokens(
         cls,
         *,
-        clean: Sequence[Sequence[int]] | Int[Tensor, "batch pos"],
-        corrupt: Sequence[Sequence[int]] | Int[Tensor, "batch pos"],
-        correct: Sequence[int] | Int[Tensor, " batch"] | None = None,
-        wrong: Sequence[int] | Int[Tensor, " batch"] | None = None,
-        positions: Mapping[str, Sequence[int] | Int[Tensor, " batch"]] | None = None,
-        cluster: Sequence[str] | None = None,
-        mask: Bool[Tensor, "batch pos"] | None = None,
+        clean: Column,
+        corrupt: Column,
+        correct: Column | None = None,
+        wrong: Column | None = None,
+        positions: Mapping[str, Column] | None = None,
+        cluster: Column | None = None,
+        mask: Column | None = None,
         strings: Sequence[tuple[tuple[str, ...], tuple[str, ...]]] = (),
         bos: str = "model",
         decoder: Sequence[int] = (),
     ) -> "Pairs":
         """Align rows of token ids.
 
+        A column is a list, tuple, array, Series or tensor.
+
         Args:
-            mask: for padded tensors, True where a token is; padding may stand on either side.
+            clean, corrupt: rows of ids; or padded ids with their mask, `batch pos`.
+            mask: for padded ids, True where a token is; padding may stand on either side.
             positions: indices into the rows as given (padding included); `"end"` defaults to
                 the last token.
 
         Raises:
-            PairsError: no rows, unequal lengths, a mask with holes, or counts that differ.
+            PairsError: no rows, unequal lengths, a mask with holes, counts that differ, two
+                answers that are one token, or a position that is no place in its row.
         """
-        n = len(clean)
-        positions = positions or {}
         if (correct is None) != (wrong is None):
             raise PairsError("give both correct= and wrong= answers, or neither")
-        correct, wrong = ([-1] * n if given is None else given for given in (correct, wrong))
-        cluster = [str(i) for i in range(n)] if cluster is None else cluster
-        per_row = {"corrupt": corrupt, "correct": correct, "wrong": wrong, "cluster": cluster}
-        per_row |= {f"position {name!r}": at for name, at in positions.items()}
-        per_row |= {"mask": clean if mask is None else mask}
-        counts = {name: len(values) for name, values in per_row.items()}
-        if n == 0:
-            raise PairsError("no pairs were given (n = 0); at least one prompt pair is needed")
-        if odd := [f"{count} of {name}" for name, count in counts.items() if count != n]:
-            raise PairsError(f"{n} clean prompts but {', '.join(odd)}; give one of each per prompt")
-        rows = {"clean": _rows(clean, mask), "corrupt": _rows(corrupt, mask)}
+        rows = {side: id_rows(side, ids) for side, ids in (("clean", clean), ("corrupt", corrupt))}
+        n = len(rows["clean"])
+        answers = {
+            side: whole(side, [-1] * n if given is None else given)
+            for side, given in (("correct", correct), ("wrong", wrong))
+        }
+        named = {name: whole(f"position {name!r}", at) for name, at in _named(positions).items()}
+        groups = labels("cluster", range(n) if cluster is None else cluster)
+        counted = {f"position {name!r}": at for name, at in named.items()}
+        kept = None if mask is None else grid("mask", mask)
+        counted |= {"mask": rows["clean"] if kept is None else kept}
+        _require_counts(rows | answers | {"cluster": groups} | counted)
+        first = torch.zeros(n, dtype=torch.long)
+        if kept is not None:
+            (first, clean), (_, corrupt) = (unmasked(ids, kept) for ids in rows.values())
+            first, rows = torch.tensor(first), {"clean": clean, "corrupt": corrupt}
         for row, (a, b) in enumerate(zip(rows["clean"], rows["corrupt"], strict=True)):
             if len(a) != len(b) or not a:
                 raise PairsError(_unequal(row, a, b, strings))
         lengths = torch.tensor([len(row) for row in rows["clean"]])
-        first = torch.zeros(n, dtype=torch.long) if mask is None else mask.int().argmax(-1)
-        named = {name: torch.as_tensor(at) - first for name, at in positions.items()}
         for name, at in named.items():
-            for row in ((at < 0) | (at >= lengths)).nonzero().flatten().tolist():
-                raise PairsError(
-                    f"position {name!r} is {int(positions[name][row])} in row {row}, whose tokens "
-                    f"stand at {int(first[row])} to {int(first[row] + lengths[row]) - 1}"
-                )
+            _require_inside(name, at, first, lengths)
         return cls(
             clean=_pad(rows["clean"]),
             corrupt=_pad(rows["corrupt"]),
             lengths=lengths,
-            correct=torch.as_tensor(correct).clone(),
-            wrong=torch.as_tensor(wrong).clone(),
-            positions={"end": lengths - 1, **named},
-            cluster=tuple(map(str, cluster)),
+            **answers,
+            positions={"end": lengths - 1} | {name: at - first for name, at in named.items()},
+            cluster=groups,
             strings=tuple(strings),
             bos=bos,
-            decoder=tuple(decoder),
+            decoder=decoder,
         )
 
 
-def _rows(tokens: Sequence[Sequence[int]] | Tensor, mask: Tensor | None) -> list[list[int]]:
-    """The ids of each row without its padding."""
-    if mask is None:
-        return [[int(t) for t in row] for row in tokens]
-    kept = []
-    for index, (row, keep) in enumerate(zip(tokens, mask.tolist(), strict=True)):
-        if len(row) != len(keep):
-            raise PairsError(f"row {index} has {len(row)} ids but a mask of {len(keep)}")
-        at = [i for i, token in enumerate(keep) if token]
-        if at and at[-1] - at[0] + 1 != len(at):
-            raise PairsError(f"the mask of row {index} has a hole; tokens must be contiguous")
-        kept.append([int(row[i]) for i in at])
-    return kept
+def _consistent(pairs: Pairs) -> dict[str, Any]:
+    """The fields as they are kept: whole numbers, on the host.
+
+    Raises:
+        PairsError: one is of another kind, or they do not fit together.
+    """
+    sides = {"clean": pairs.clean, "corrupt": pairs.corrupt}
+    for side, ids in sides.items():
+        if not isinstance(ids, Tensor) or ids.ndim != 2 or not is_integer(ids):
+            raise PairsError(
+                f"{side} is {shown(ids)}, not integer token ids of batch x pos. Build pairs with "
+                "Pairs.from_text or Pairs.from_tokens."
+            )
+    if pairs.clean.shape != pairs.corrupt.shape:
+        raise PairsError(
+            f"clean is {tuple(pairs.clean.shape)} and corrupt {tuple(pairs.corrupt.shape)}; "
+            "patching compares them token by token, so they must be equal. Build pairs with "
+            "Pairs.from_text or Pairs.from_tokens."
+        )
+    columns = {name: whole(name, getattr(pairs, name)) for name in ("lengths", "correct", "wrong")}
+    named = {name: whole(f"position {name!r}", at) for name, at in _named(pairs.positions).items()}
+    groups = labels("cluster", pairs.cluster)
+    counted = sides | columns | {f"position {name!r}": at for name, at in named.items()}
+    counted |= {"cluster": groups} | ({"strings": pairs.strings} if len(pairs.strings) else {})
+    _require_counts(counted)
+    width = pairs.clean.shape[1]
+    for row, length in enumerate(columns["lengths"].tolist()):
+        if not 1 <= length <= width:
+            raise PairsError(f"row {row} has {length} tokens of {width}; a row has at least one")
+    _require_two(columns["correct"], columns["wrong"])
+    first = torch.zeros(len(groups), dtype=torch.long)
+    for name, at in named.items():
+        _require_inside(name, at, first, columns["lengths"])
+    if "end" not in named:
+        raise PairsError(
+            f"the positions are {', '.join(named) or 'none'}, without 'end', where logits are "
+            "read. Add to those that are there: positions={**pairs.positions, ...}."
+        )
+    return {
+        **{side: ids.detach().to("cpu", torch.int64) for side, ids in sides.items()},
+        **columns,
+        "positions": named,
+        "cluster": groups,
+        "strings": tuple(pairs.strings),
+        "decoder": tuple(whole("decoder", pairs.decoder).tolist()),
+    }
 
 
 def _pad(rows: list[list[int]]) -> Int[Tensor, "batch pos"]:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True)
+
+
+def _named(positions: object) -> dict[str, Any]:
+    if not isinstance(positions, Mapping | None):
+        raise PairsError(
+            f"positions is {shown(positions)}; give each a name: positions={{'subject': [3, 4]}}."
+        )
+    return dict(positions or {})
+
+
+def _require_counts(columns: Mapping[str, Sized]) -> None:
+    """Refuse columns that are not as long as the first."""
+    n = len(columns["clean"])
+    if n == 0:
+        raise PairsError(EMPTY)
+    if odd := [f"{len(v)} of {name}" for name, v in columns.items() if len(v) != n]:
+        raise PairsError(f"{n} clean prompts but {', '.join(odd)}; give one of each per prompt")
+
+
+def _require_inside(name: str, at: Tensor, first: Tensor, lengths: Tensor) -> None:
+    """Refuse a named position outside of its row, whose tokens begin at `first`."""
+    outside = (at < first) | (at >= first + lengths)
+    for row in outside.nonzero().flatten().tolist():
+        raise PairsError(
+            f"position {name!r} is {int(at[row])} in row {row}, whose tokens "
+            f"stand at {int(first[row])} to {int(first[row] + lengths[row]) - 1}"
+        )
+
+
+def _require_two(correct: Tensor, wrong: Tensor) -> None:
+    """Refuse answers that are none, or the same."""
+    for name, ids in (("correct", correct), ("wrong", wrong)):
+        for row in (ids < -1).nonzero().flatten().tolist():
+            raise PairsError(
+                f"{name} is {int(ids[row])} in row {row}; an answer is the id of a token, or -1 "
+                "where there is none."
+            )
+    for row in ((correct == wrong) & (correct >= 0)).nonzero().flatten().tolist():
+        raise PairsError(
+            f"row {row} has token {int(correct[row])} as its correct and as its wrong answer, so "
+            "that their difference is 0 whatever the model does. Give two that differ; a metric "
+            "of one answer ('prob') reads the correct one alone."
+        )
 
 
 def _unequal(row: int, clean: Sequence[int], corrupt: Sequence[int], strings: Sequence) -> str:

@@ -173,7 +173,7 @@ def _moved(
     p, clean = w.blocks[taped.layer].attention, taped.pattern
     q, k, _ = taped.read
     dq, dk = (
-        torch.einsum("bwpd,hed->wbphe", change, part.weight.unflatten(0, (-1, w.facts.d_head)))
+        torch.einsum("bwpd,hed->wbphe", change.to(q.dtype), part.by_head(w.facts.d_head))
         for part in (p.q, p.k)
     )
     turn = forward.rotations(w, q.shape[1]).get(p.rotary)

@@ -3,15 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from types import CodeType, FunctionType
+from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from interp.core.atomic import whole
+from interp.core.identity import Unreadable, identity, source
+from interp.core.metrics import Metric
 from interp.engine.interventions import Averaged, Cell
+from interp.models.model import Model
 
 
 class Store:
@@ -36,44 +37,56 @@ class Store:
         return values
 
 
+def begin(model: Model) -> list[object]:
+    """What every key begins with: this library's own code, and the model as it is."""
+    return [source(), model.identity(anew=True)]
+
+
+def kept_of(model: Model) -> dict[str, Any]:
+    """What shards in a folder are compared with: the model as it is, whatever it is called."""
+    known = model.identity(anew=True)
+    return {name: value for name, value in known.items() if name != "model"}
+
+
+def metric_identity(metric: Metric) -> tuple[object, ...]:
+    """Everything that a metric's numbers depend on.
+
+    Raises:
+        Unreadable: it reads what cannot be told apart; says what to do.
+    """
+    known = (metric.name, metric.position, metric.reads, metric.version)
+    if metric.version is not None:
+        return known
+    try:
+        return (*known, identity(metric.fn))
+    except Unreadable as error:
+        raise Unreadable(
+            f"checkpoint= keeps finished numbers for the same question only, and the metric "
+            f"{metric.name!r} cannot be told from another: {error} Give the metric a version= that "
+            'you change with it (Metric(..., version="1")), or leave checkpoint= out.'
+        ) from error
+
+
 def cell_identity(cell: Cell) -> str:
-    """Everything about a cell that can change its number, as text."""
+    """Everything about a cell that can change its number, as text.
 
-    def source(value: object) -> str:
-        if isinstance(value, Averaged):
-            return value.fingerprint
-        return _digest(value) if isinstance(value, Tensor) else repr(value)
-
-    parts = [
-        (
-            str(i.site),
-            i.positions,
-            type(i.value).__name__,
-            source(i.value.source),
-            [(n, function_identity(x)) for n, x in vars(i.value).items() if n != "source"],
-            i.readers and [str(reader) for reader in i.readers],
-            i.normalise,
-        )
-        for i in cell.interventions
-    ]
+    Raises:
+        Unreadable: a value of the user's own that reads what cannot be told apart.
+    """
+    parts = []
+    for i in cell.interventions:
+        source = i.value.source
+        try:
+            held = {n: x for n, x in vars(i.value).items() if not isinstance(x, Averaged)}
+            value = (identity(type(i.value)), identity(held))
+        except Unreadable as error:
+            raise Unreadable(
+                f"checkpoint= keeps finished numbers for the same question only, and the value at "
+                f"'{i.site}' cannot be told from another: {error} Leave checkpoint= out, or make "
+                "the value of plain numbers."
+            ) from error
+        whose = source.fingerprint if isinstance(source, Averaged) else ""
+        readers = i.readers and [str(reader) for reader in i.readers]
+        parts.append((str(i.site), i.positions, value, whose, readers, i.normalise))
     hops = [(str(hop), hop.through, hop.positions, hop.ln) for hop in cell.hops]
     return repr((parts, hops))
-
-
-def function_identity(value: object) -> str:
-    """What a function computes, as text: its code, constants and the values that it closes over."""
-    if isinstance(value, Tensor):
-        return _digest(value)
-    if isinstance(value, FunctionType):
-        held = [cell.cell_contents for cell in value.__closure__ or ()]
-        inner = [value.__code__, value.__defaults__, value.__kwdefaults__, *held]
-    elif isinstance(value, CodeType):
-        inner = [value.co_code.hex(), value.co_names, *value.co_consts]
-    else:
-        return repr(value)
-    return f"({', '.join(map(function_identity, inner))})"
-
-
-def _digest(value: Tensor) -> str:
-    raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(raw.tobytes()).hexdigest()

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import Unsupported
-from interp.engine.checkpoint import function_identity
+from interp.core.identity import tensor_identity
 from interp.engine.masked import Ablated
 from interp.models.model import Model
 
@@ -31,7 +31,7 @@ class Constants:
     @property
     def fingerprint(self) -> str:
         """Hash of the numbers."""
-        return " ".join(function_identity(x) for x in (self.embed, self.z, self.mlp_out))
+        return " ".join(tensor_identity(x) for x in (self.embed, self.z, self.mlp_out))
 
     def require(self, model: Model) -> None:
         """Refuse another model's.

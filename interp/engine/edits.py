@@ -56,8 +56,8 @@ class Edit:
         mask = self.mask.gather(1, window)
         new = torch.where(_like(mask, current), self.value(current, found), current)
         if self.site.kind == "pattern" and self.normalise:
-            _require_sum(new, self.site)
-        return new
+            _require_sum(new, self.site, torch.finfo(current.dtype).eps)
+        return new.to(current.dtype)
 
 
 def entry(site: Site, readers: Sequence[Site] | None, n_layers: int) -> tuple[int, int]:
@@ -87,9 +87,9 @@ def _like(rows: Tensor, x: Tensor) -> Tensor:
     return rows[(...,) + (None,) * (x.ndim - 2)]
 
 
-def _require_sum(pattern: Float[Tensor, "batch query key"], site: Site) -> None:
-    sums = pattern.sum(-1)
-    tolerance = 1e2 * torch.finfo(pattern.dtype).eps
+def _require_sum(pattern: Float[Tensor, "batch query key"], site: Site, eps: float) -> None:
+    sums = pattern.double().sum(-1)
+    tolerance = 16 * eps  # each probability is rounded by half an eps of itself
     if not ((sums - 1).abs() <= tolerance).all():
         row, query = ((sums - 1).abs() > tolerance).nonzero()[0].tolist()
         raise Unsupported(

@@ -1,10 +1,10 @@
 """The engines behind one call, and which of them serves a model."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -13,17 +13,20 @@ from torch import Tensor
 from interp.core.errors import PairsError, Unsupported, nearest
 from interp.core.metrics import Metric
 from interp.core.pairs import Pairs
-from interp.core.sites import Kind, Site
+from interp.core.sites import Kind
 from interp.engine import forward, hooks, replay
 from interp.engine import trace as tracing
 from interp.engine.edits import Edit, take
+from interp.engine.explain import explaining
 from interp.engine.interventions import Freeze
 from interp.engine.protocol import Engine, EngineName, Route
 from interp.engine.recurrence import recurrence_of
 from interp.engine.recurrent import Recurrent
 from interp.engine.score import Score
 from interp.engine.trace import KEPT, See, Trace
-from interp.engine.weights import Weights, weights_of
+from interp.engine.verified import SHORT, Gap, bridge_gap, length_for, lengths_of, replay_gap
+from interp.engine.weights import Weights, read
+from interp.models import tokens
 from interp.models.model import Model
 
 log = logging.getLogger("interp")
@@ -187,8 +190,8 @@ class Hooks:
         return torch.cat(found)
 
 
-_VERIFIED: WeakKeyDictionary[Model, Replay | str] = WeakKeyDictionary()
-_SAID: WeakSet[Model] = WeakSet()
+_SAID: WeakKeyDictionary[Model, set[str]] = WeakKeyDictionary()
+"""Why hooks serve, each said once of a model."""
 
 
 def accept(model: Model, pairs: Pairs, metric: Metric | None) -> None:
@@ -225,6 +228,7 @@ def accept(model: Model, pairs: Pairs, metric: Metric | None) -> None:
                 f"vocabulary ends at {facts.d_vocab - 1}. Were the pairs made with another model's "
                 "tokenizer?"
             )
+    tokens.require_text(pairs, model.tokenizer)
     longest = int(pairs.lengths.max())
     if facts.positions in ("learned", "sinusoidal") and longest > facts.n_ctx:
         raise PairsError(
@@ -248,15 +252,23 @@ def _accept_text(model: Model, pairs: Pairs, metric: Metric) -> None:
         )
 
 
-def choose(model: Model, engine: EngineName = "auto", *, prefix: tuple[int, ...] = ()) -> Engine:
-    """The engine that serves a model: its own of a recurrent one; of a transformer replay where it
-    is verified, else hooks, saying so once.
+def choose(
+    model: Model,
+    engine: EngineName = "auto",
+    *,
+    longest: int = SHORT,
+    prefix: tuple[int, ...] = (),
+) -> Engine:
+    """The engine that serves a model as it is now: its own of a recurrent one; of a transformer
+    replay where it computes what Hugging Face does, else hooks, saying so once, if those do.
 
-    `prefix`: what an encoder-decoder's decoder has written already.
+    Args:
+        longest: tokens in the longest row that will be run.
+        prefix: what an encoder-decoder's decoder has written already.
 
     Raises:
         ModelError: a submodule is in training mode.
-        Unsupported: an engine was asked for by name and cannot serve.
+        Unsupported: an engine was asked for by name and cannot serve, or none can.
     """
     model.require_eval()
     if engine not in get_args(EngineName):
@@ -266,17 +278,111 @@ def choose(model: Model, engine: EngineName = "auto", *, prefix: tuple[int, ...]
     _require_sort(model, engine)
     if model.facts.recurrent:
         return Recurrent(recurrence_of(model))
-    if engine == "hooks":
-        return Hooks(model, prefix)
-    found = _VERIFIED.get(model) or _VERIFIED.setdefault(model, _verify(model))
-    if isinstance(found, Replay):
-        return found
-    if engine == "replay":
-        raise Unsupported(found)
-    if model not in _SAID:
-        _SAID.add(model)
-        log.warning("%s Running through hooks, one forward for each intervention.", found)
+    refusals = []
+    if engine != "hooks":
+        found = replay_of(model, longest)
+        if isinstance(found, Weights):
+            return Replay(found)
+        if engine == "replay":
+            raise Unsupported(found)
+        refusals.append(found)
+    if wrong := _no_hooks(model, longest):
+        refusals.append(wrong)
+        raise Unsupported(
+            f"no engine computes what Hugging Face's {model.facts.architecture} does"
+            f" ({model.name}): {' '.join(refusals)} Its numbers would not be this model's."
+            if engine != "hooks"
+            else wrong
+        )
+    if refusals and refusals[0] not in _SAID.setdefault(model, set()):
+        _SAID[model].add(refusals[0])
+        log.warning("%s Running through hooks, one forward for each intervention.", refusals[0])
     return Hooks(model, prefix)
+
+
+def weights_of(model: Model) -> Weights:
+    """The model's own weights as they are, from which replay computes what Hugging Face does.
+
+    Raises:
+        Unsupported: an architecture or an option that replay does not have, or a hook or an adapter
+            beside the weights.
+    """
+    found = replay_of(model, SHORT)
+    if isinstance(found, str):
+        raise Unsupported(found)
+    return found
+
+
+def replay_of(model: Model, longest: int) -> Weights | str:
+    """The weights that replay computes with, or why it does not serve rows of so many tokens."""
+    now = model.now()
+    if now.foreign:
+        return (
+            f"the replay engine computes from the weights alone and cannot read {now.foreign[0]}"
+            + (f" and {len(now.foreign) - 1} more" if len(now.foreign) > 1 else "")
+            + ", which came onto the model after it was loaded. Remove it, merge an adapter into "
+            "the weights (merge_and_unload), or use engine='hooks', which runs through it."
+        )
+    found = now.once("weights", lambda: _built(model))
+    if isinstance(found, str):
+        return found
+    lengths = now.once("lengths of replay", lambda: lengths_of(model, found))
+    length = length_for(model.facts, lengths, longest)
+    wrong = _passed(model, ("replay", length), lambda: replay_gap(model, found, length))
+    if wrong:
+        return (
+            f"the replay engine does not reproduce this {model.facts.architecture} in rows of "
+            f"{length} tokens: {wrong}."
+        )
+    return found
+
+
+def _built(model: Model) -> Weights | str:
+    try:
+        return read(model)
+    except Unsupported as refusal:
+        return str(refusal)
+    except Exception as error:  # whatever a part is that stands where a plain one is expected
+        return (
+            f"the replay engine cannot read the weights of this {model.facts.architecture}: "
+            f"{type(error).__name__}: {error}."
+        )
+
+
+def _no_hooks(model: Model, longest: int) -> str:
+    """Why the bridge is not what Hugging Face computes; nothing if it is."""
+    lengths = model.now().once("lengths of hooks", lambda: lengths_of(model))
+    length = length_for(model.facts, lengths, longest)
+    wrong = _passed(model, ("hooks", length), lambda: bridge_gap(model, length))
+    if not wrong:
+        return ""
+    idle = [str(one) for one in model.now().foreign if not one.point]
+    why = (
+        f"Likely {idle[0]} stands where TransformerLens computes by itself."
+        if idle
+        else "TransformerLens does not carry this architecture over as it is configured."
+    )
+    return (
+        f"the bridge of TransformerLens does not reproduce this {model.facts.architecture} in rows "
+        f"of {length} tokens: {wrong}. {why}"
+    )
+
+
+def _passed(model: Model, key: tuple[str, int], gap: Callable[[], Gap | None]) -> str:
+    """What is wrong with an engine in rows of a length, found out once; nothing if it is right."""
+    if explaining():
+        return model.now().found.get(key, "")
+
+    def find() -> str:
+        try:
+            found = gap()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # then it is not right either
+            return f"it fails with {type(error).__name__}: {error}"
+        return "" if found is None else str(found)
+
+    return model.now().once(key, find)
 
 
 def _require_sort(model: Model, engine: EngineName) -> None:
@@ -293,35 +399,3 @@ def _require_sort(model: Model, engine: EngineName) -> None:
             f"the engine 'recurrent' is of LSTMs, and {model.name} is a {facts.architecture}, "
             "which hands no state from position to position. Leave engine= out."
         )
-
-
-@torch.inference_mode()
-def _verify(model: Model) -> Replay | str:
-    """Replay, if its logits and residual streams equal the bridge's on a small batch."""
-    try:
-        engine = Replay(weights_of(model))
-    except Unsupported as refusal:
-        return str(refusal)
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(model.facts.d_vocab, (2, 7), generator=generator).to(model.device)
-    ours, theirs = engine.trace(tokens), hooks.trace(model, tokens)
-    pairs = {
-        str(Site("resid_pre", layer)): (a, b)
-        for layer, (a, b) in enumerate(
-            zip(ours.kept["resid_pre"], theirs.kept["resid_pre"], strict=True)
-        )
-    }
-    pairs["the final residual stream"] = ours.final, theirs.final
-    if theirs.logits is not None:
-        logits = forward.unembed(engine.weights, ours.final.flatten(0, 1)[None])
-        pairs["the logits"] = logits.view(theirs.logits.shape), theirs.logits
-    # float32 ends up near 1e-6 of the largest value, float64 near 1e-15
-    tolerance = 1e3 * torch.finfo(model.dtype).eps
-    for name, (a, b) in pairs.items():
-        error = (a - b).abs().max().item() / max(1.0, b.abs().max().item())
-        if not error <= tolerance:
-            return (
-                f"the replay engine does not reproduce {name} of this {model.facts.architecture}: "
-                f"relative error {error:.1e}, tolerance {tolerance:.1e}."
-            )
-    return engine

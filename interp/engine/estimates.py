@@ -243,16 +243,16 @@ def atp(rows: Rows, *, steps: int = 1) -> Float[Tensor, "place batch writer"]:
     w = rows.weights
     clean = tape(w, rows.clean)
     found = rows.clean.new_zeros(len(rows.places), len(rows.clean), len(rows.graph.writers))
-    places = rows.places.to(found)
     for run, after in runs(rows, clean, steps):
         for reading in sweep(w, run, after):
             taped, (heads, own) = clean.layers[reading.layer], columns(w, reading.layer)
             z = rows.ablated.z[reading.layer] - taped.z.detach()
-            each = torch.einsum("bphe,bphe,mbp->mbh", reading.z, z, places)
+            each = torch.einsum("bphe,bphe,mbp->mbh", reading.z, z, rows.places.to(z))
             found[..., heads] += each / steps
             if w.facts.d_mlp:
                 mlp = rows.ablated.mlp[reading.layer] - taped.mlp_out.detach()
-                each = torch.einsum("bpd,bpd,mbp->mb", reading.mlp_out, mlp, places)
+                slope = reading.mlp_out.to(mlp.dtype)
+                each = torch.einsum("bpd,bpd,mbp->mb", slope, mlp, rows.places.to(mlp))
                 found[..., own] += each[..., None] / steps
     return found
 

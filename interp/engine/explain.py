@@ -43,6 +43,11 @@ def explain(method: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> P
     )
 
 
+def explaining() -> bool:
+    """Is a call asked what it would do? Then no model runs."""
+    return _explaining.get()
+
+
 def proceed(plan: Plan) -> None:
     """Go on, unless the plan is all that was asked for; every method passes here before it runs."""
     if _explaining.get():

@@ -156,7 +156,7 @@ def back(
     inner = (taped.z, taped.pattern, *taped.read)
     z, pattern, *made = grad(taped.attn_out, inner, mid, retain_graph=again)
     parts = [
-        torch.einsum("bphe,hed->bhpd", g, part.weight.unflatten(0, (-1, w.facts.d_head)))
+        torch.einsum("bphe,hed->bhpd", g, part.by_head(w.facts.d_head))
         for g, part in zip(made, (p.q, p.k, p.v), strict=True)
     ]
     readers = pulled(taped.resid, p.ends.read, torch.cat(parts, 1))
@@ -171,10 +171,11 @@ def pulled(
 ) -> Float[Tensor, "batch several pos d_model"]:
     """Gradients at a norm's output, taken back to its input x: J^T g, for several at once."""
     if p is None:
-        return g
+        return g.to(x.dtype)
     with torch.enable_grad():
         each = x.detach()[:, None].expand(g.shape).requires_grad_()
-        (found,) = grad(forward.norm(each, p), each, g)
+        normed = forward.norm(each, p)
+        (found,) = grad(normed, each, g.to(normed.dtype))
     return found
 
 
@@ -191,7 +192,7 @@ def pushed(
     if p is None:
         return change
     plain = replace(p, weight=torch.ones_like(p.weight), bias=None, offset=0.0)
-    weight = p.weight + p.offset if p.offset else p.weight
+    weight = forward.wide(p.weight) + p.offset
     return pulled(x, plain, change) * weight
 
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from interp.core.errors import InterpError
 from interp.engine import masked
-from interp.engine.checkpoint import Store, function_identity
+from interp.engine.checkpoint import Store, begin, metric_identity
 from interp.engine.collect.means import MeanReference, taken
 from interp.engine.constants import Constants
 from interp.engine.engines import Replay, accept, choose
@@ -46,6 +46,7 @@ def isolate(job: Isolation, engine: Replay) -> Isolated:
     base = np.full((len(job.metrics), len(pairs)), np.nan)
     values = np.full((len(job.metrics), n, len(pairs)), np.nan)
     null, checked = 0.0, False
+    begun = [] if job.checkpoint is None else begin(job.model)
     with tqdm(total=n * len(pairs), desc="circuits", unit="run", delay=2, disable=None) as bar:
         for rows in blocks(pairs.lengths, max(1, budget // 2 // row)):
             size = budget // 2 // (row * len(rows))
@@ -53,7 +54,7 @@ def isolate(job: Isolation, engine: Replay) -> Isolated:
             block: Rows | None = None
             for first in range(0, max(n, 1), size):
                 cells = tuple(range(first, min(first + size, n)))
-                store = Store(job.checkpoint, _key(job, rows, cells) if job.checkpoint else ())
+                store = Store(job.checkpoint, _key(job, rows, cells, begun) if begun else ())
                 found = store.load()
                 if found is None:
                     block = block or Rows(job, engine, rows, source)
@@ -109,13 +110,15 @@ def room(memory: int | None) -> int:
     return memory or min(DEFAULT_MEMORY, psutil.virtual_memory().available // 4)
 
 
-def _key(job: Isolation, rows: Sequence[int], cells: Sequence[int]) -> list[object]:
+def _key(
+    job: Isolation, rows: Sequence[int], cells: Sequence[int], begun: Sequence[object]
+) -> list[object]:
     """Everything that the numbers of a batch depend on."""
-    model, source = job.model, job.source
+    source = job.source
     return [
-        *("circuits", model.weight_hash, str(model.dtype), job.pairs.fingerprint, tuple(rows)),
+        *(*begun, "circuits", job.pairs.fingerprint, tuple(rows)),
         *(job.ablation, source and source.fingerprint, job.places),
-        *((m.name, m.position, m.reads, function_identity(m.fn)) for m in job.metrics),
+        *map(metric_identity, job.metrics),
         *((bool(job.lacking[i]), np.packbits(job.kept[i]).tobytes()) for i in cells),
     ]
 
@@ -126,9 +129,9 @@ def served(job: Isolation) -> Replay | None:
     Raises:
         ModelError, PairsError, Unsupported: what no engine can run.
     """
-    engine = choose(job.model, job.engine, prefix=job.pairs.decoder)
     for metric in job.metrics:
         accept(job.model, job.pairs, metric)
+    engine = choose(job.model, job.engine, longest=job.pairs.longest, prefix=job.pairs.decoder)
     if isinstance(engine, Replay) and masked.servable(engine.weights):
         return engine
     return None

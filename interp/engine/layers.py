@@ -231,7 +231,8 @@ class Layers:
         assert layer is not None
         x = forward.norm(ledger.streams(readers, resid), self.w.blocks[layer].attention.ends.read)
         parts = [_projection(self.w, site) for site in readers]
-        values = torch.einsum("rbpd,rhd->rbph", x, torch.stack([part.weight for part in parts]))
+        weight = torch.stack([part.weight for part in parts])
+        values = torch.einsum("rbpd,rhd->rbph", x.to(weight.dtype), weight)
         if parts[0].bias is None:
             return values
         return (

@@ -273,7 +273,7 @@ class _Pass:
             else:
                 written = forward.mlp(x, self.w.blocks[layer].mlp)
             slot = self.slot[self.wiring.mlps[layer][1]]
-            self.changes[on, slot] = self.order.sorted(written - cut)
+            self.changes[on, slot] = self.order.sorted(written - cut).to(self.changes.dtype)
         self.stream = self.stream + self.order.sorted(cut)
 
     def narrow(self) -> None:
@@ -294,13 +294,13 @@ def _each(
     d_head: int,
 ) -> Float[Tensor, "batch window index d_head"]:
     """Each reader's stream through its own part of a projection; 0 for heads that are not read."""
-    weight = p.weight.unflatten(0, (-1, d_head))
+    weight = p.by_head(d_head)
     bias = None if p.bias is None else p.bias.unflatten(0, (-1, d_head))
     count, index = len(weight), torch.from_numpy(chosen).to(x.device)
     if len(chosen) < count:
         weight = weight.index_select(0, index)
         bias = None if bias is None else bias.index_select(0, index)
-    found = torch.bmm(x.flatten(1, 2), weight.transpose(1, 2))
+    found = torch.bmm(x.flatten(1, 2).to(weight.dtype), weight.transpose(1, 2))
     if bias is not None:
         found = found + bias[:, None]
     if len(chosen) < count:

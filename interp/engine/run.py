@@ -17,7 +17,7 @@ from interp.core.facts import Facts
 from interp.core.results import COLUMNS, Results
 from interp.core.sites import HEAD_KINDS, Site
 from interp.engine.block import Block
-from interp.engine.checkpoint import Store, cell_identity, function_identity
+from interp.engine.checkpoint import Store, begin, cell_identity, metric_identity
 from interp.engine.collect.means import MeanReference, taken
 from interp.engine.engines import Engine, accept, choose
 from interp.engine.explain import proceed
@@ -43,8 +43,13 @@ def run(sweep: Sweep) -> Results:
         InterpError: intervening with a run's own values changed the metric (null control).
         ResultsError: the checkpoint folder cannot be written.
     """
-    engine = choose(sweep.model, sweep.engine, prefix=sweep.pairs.decoder)
     accept(sweep.model, sweep.pairs, sweep.metric)
+    engine = choose(
+        sweep.model,
+        sweep.engine,
+        longest=sweep.pairs.longest,
+        prefix=sweep.pairs.decoder,
+    )
     pairs, cells = sweep.pairs, list(sweep.cells)
     plan = make_plan(
         sweep.model.facts,
@@ -61,13 +66,14 @@ def run(sweep: Sweep) -> Results:
     base = np.full(len(pairs), np.nan)
     values = np.full((len(cells), len(pairs)), np.nan)
     null = 0.0
+    begun = [] if sweep.checkpoint is None else begin(sweep.model)
     block: Block | None = None
     with tqdm(
         total=len(cells) * len(pairs), desc=sweep.method, unit="run", delay=2, disable=None
     ) as bar:
         for batch in plan.batches:
             rows = list(batch.rows)
-            key = () if sweep.checkpoint is None else _key(sweep, engine, batch)
+            key = () if sweep.checkpoint is None else _key(sweep, engine, batch, begun)
             store = Store(sweep.checkpoint, key)
             found = store.load()
             if found is None:
@@ -158,13 +164,13 @@ def _references(sweep: Sweep, engine: Engine) -> dict[Averaged, MeanReference]:
     }
 
 
-def _key(sweep: Sweep, engine: Engine, batch: Batch) -> list[object]:
+def _key(sweep: Sweep, engine: Engine, batch: Batch, begun: Sequence[object]) -> list[object]:
     """Everything that the numbers of a batch depend on."""
     metric = sweep.metric
     return [
-        *(sweep.model.weight_hash, str(sweep.model.dtype), sweep.pairs.fingerprint),
+        *(*begun, sweep.pairs.fingerprint),
         *(engine.name, sweep.method, sweep.base, batch.rows),
-        *(metric.name, metric.position, metric.reads, function_identity(metric.fn)),
+        *metric_identity(metric),
         sweep.pairs.decoder,
         *(cell_identity(sweep.cells[i]) for i in batch.cells),
     ]

@@ -304,8 +304,8 @@ class _Wave:
     ) -> Float[Tensor, "cell batch pos row d_head"]:
         """Each reader's stream through its own part of a projection."""
         chosen = torch.from_numpy(index).to(x.device)
-        weight = p.weight.unflatten(0, (-1, self.w.facts.d_head)).index_select(0, chosen)
-        found = torch.bmm(x.flatten(1, 2), weight.transpose(1, 2))
+        weight = p.by_head(self.w.facts.d_head).index_select(0, chosen)
+        found = torch.bmm(x.flatten(1, 2).to(weight.dtype), weight.transpose(1, 2))
         if p.bias is not None:
             bias = p.bias.unflatten(0, (-1, self.w.facts.d_head)).index_select(0, chosen)
             found = found + bias[:, None]

@@ -91,28 +91,43 @@ def walk(
     """
     resid = forward.embed(w, tokens)
     turn = forward.rotations(w, tokens.shape[1])
-    for layer, block in enumerate(w.blocks[:layers]):
-        p = block.attention
-        see("resid_pre", layer, resid)
-        x = forward.norm(resid, p.ends.read)
-        q, k, v = (forward.project(x, part, w.facts.d_head) for part in (p.q, p.k, p.v))
-        for kind, activation in (("q", q), ("k", k), ("v", v)):
-            see(kind, layer, activation)
-        z, probabilities = _attend(w, p, q, k, v, turn, whole="pattern" in wanted)
-        if probabilities is not None:
-            see("pattern", layer, probabilities)
-        see("z", layer, z)
-        attn_out = forward.attention_write(z, p)
-        see("attn_out", layer, attn_out)
-        resid_mid = forward.add(resid, attn_out, p.ends)
-        see("resid_mid", layer, resid_mid)
-        x = resid if w.facts.parallel else resid_mid
-        if "mlp_act" in wanted:
-            see("mlp_act", layer, forward.hidden(x, block.mlp))
-        mlp_out = forward.mlp(x, block.mlp)
-        see("mlp_out", layer, mlp_out)
-        resid = forward.add(resid_mid, mlp_out, block.mlp.ends)
-        see("resid_post", layer, resid)
+    for layer in range(len(w.blocks[:layers])):
+        resid = through(w, layer, resid, turn, see, wanted=wanted)
+    return resid
+
+
+def through(
+    w: Weights,
+    layer: int,
+    resid: Float[Tensor, "batch pos d_model"],
+    turn: forward.Rotations,
+    see: See,
+    *,
+    wanted: Sequence[str] = (),
+) -> Float[Tensor, "batch pos d_model"]:
+    """One layer, showing every activation."""
+    block = w.blocks[layer]
+    p = block.attention
+    see("resid_pre", layer, resid)
+    x = forward.norm(resid, p.ends.read)
+    q, k, v = (forward.project(x, part, w.facts.d_head) for part in (p.q, p.k, p.v))
+    for kind, activation in (("q", q), ("k", k), ("v", v)):
+        see(kind, layer, activation)
+    z, probabilities = _attend(w, p, q, k, v, turn, whole="pattern" in wanted)
+    if probabilities is not None:
+        see("pattern", layer, probabilities)
+    see("z", layer, z)
+    attn_out = forward.attention_write(z, p)
+    see("attn_out", layer, attn_out)
+    resid_mid = forward.add(resid, attn_out, p.ends)
+    see("resid_mid", layer, resid_mid)
+    x = resid if w.facts.parallel else resid_mid
+    if "mlp_act" in wanted:
+        see("mlp_act", layer, forward.hidden(x, block.mlp))
+    mlp_out = forward.mlp(x, block.mlp)
+    see("mlp_out", layer, mlp_out)
+    resid = forward.add(resid_mid, mlp_out, block.mlp.ends)
+    see("resid_post", layer, resid)
     return resid
 
 

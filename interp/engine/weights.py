@@ -1,7 +1,7 @@
 """The weights of a model as frozen dataclasses of tensors that share the bridge's storage.
 
 One set of options covers every family: where the norms stand, how positions enter, what caps and
-windows the scores. `weights_of` reads them from the bridge's parts, which have the same names on
+windows the scores. `read` takes them from the bridge's parts, which have the same names on
 every architecture, and from the Hugging Face config.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from interp.core.errors import PairsError, Unsupported
 from interp.core.facts import Facts
 from interp.core.sites import absent
+from interp.models import rotary
 from interp.models.model import Model
 
 FAMILIES = (
@@ -59,13 +60,17 @@ ACTIVATIONS: dict[str, Activation] = {
 
 @dataclass(frozen=True)
 class Linear:
-    """x -> weight @ x + bias."""
+    """x -> weight @ x + bias, in the precision of the weights."""
 
     weight: Float[Tensor, "out in"]
     bias: Float[Tensor, " out"] | None
 
     def __call__(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+
+    def by_head(self, d_head: int) -> Float[Tensor, "head d_head in"]:
+        """The weight of each head that it writes: a view."""
+        return self.weight.unflatten(0, (-1, d_head))
 
     def rows(self, start: int, stop: int) -> "Linear":
         """The part that writes output features start to stop: a view."""
@@ -183,7 +188,7 @@ class Weights:
     unembed: Unembedding | None
 
 
-def weights_of(model: Model) -> Weights:
+def read(model: Model) -> Weights:
     """Views of the model's own parameters.
 
     Raises:
@@ -307,8 +312,17 @@ def _rotary(model: Model) -> dict[str, Angles]:
     module = _inner(bridge.rotary_emb)
     if facts.architecture == "Gemma3ForCausalLM":
         kinds = set(bridge.original_model.config.layer_types)
-        return {kind: partial(module, layer_type=kind) for kind in sorted(kinds)}
-    return {"": module}
+        return {kind: partial(_angles, module, layer_type=kind) for kind in sorted(kinds)}
+    return {"": partial(_angles, module)}
+
+
+def _angles(module: Any, like: Tensor, place: Tensor, **kind: str) -> tuple[Tensor, Tensor]:
+    """The model's own module makes them, without what it remembers of longer rows."""
+    remembering = rotary.remembering(module)
+    rotary.settle(remembering)
+    angles = module(like, place, **kind)
+    rotary.settle(remembering)
+    return angles
 
 
 def _gptj_angles(attention: nn.Module, like: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:

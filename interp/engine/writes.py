@@ -16,6 +16,7 @@ from interp.core.facts import Facts
 from interp.core.sites import Site
 from interp.engine.edits import Edit
 from interp.engine.trace import shelf
+from interp.models import rotary
 from interp.models.model import Model
 from interp.models.points import point
 
@@ -98,10 +99,13 @@ def forward(
         return asked[index][1](activation)
 
     points = [(name, lambda x, hook, i=i: fire(i, x)) for i, (name, _) in enumerate(asked)]
+    remembering = model.live.watch.remembering
+    rotary.settle(remembering)
     with warnings.catch_warnings(), model.bridge.hooks(fwd_hooks=points):
         # said wherever the scale of a norm is written, which is what is meant
         warnings.filterwarnings("ignore", "A forward hook edited hook_scale")
         logits = _call(model, tokens, prefix)
+    rotary.settle(remembering)
     if wrong := {asked[i][0]: fired[i] for i in range(len(asked)) if fired[i] != 1}:
         raise Unsupported(
             f"hooks fired {wrong} times in one forward of {facts.architecture}, not once: "
@@ -116,7 +120,7 @@ def _call(
 ) -> Float[Tensor, "batch written d_vocab"] | None:
     hf, inputs = model.bridge.original_model, {"input_ids": tokens}
     if model.facts.n_encoder_layers:
-        ids = tokens.new_tensor([_start(model), *prefix])
+        ids = tokens.new_tensor([start_of(model), *prefix])
         inputs["decoder_input_ids"] = ids.expand(len(tokens), -1)
     if model.facts.language_model:
         return hf(**inputs).logits
@@ -124,7 +128,12 @@ def _call(
     return None
 
 
-def _start(model: Model) -> int:
+def start_of(model: Model) -> int:
+    """What a decoder starts with.
+
+    Raises:
+        Unsupported: the config does not say.
+    """
     start = model.bridge.original_model.config.decoder_start_token_id
     if start is None:
         raise Unsupported(

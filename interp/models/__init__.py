@@ -9,6 +9,7 @@ one, `compiled` has five that were written by hand with their true circuits, and
 `recurrent.build_recurrent` makes an LSTM behind the same `Model` (`width_for`: of equal size).
 """
 
+from interp.models import quiet as quiet  # first: it holds TransformerLens' import in check
 from interp.models.load import load, untrained
 from interp.models.model import Model
 

@@ -1,35 +1,41 @@
 """The model as the methods see it: a bridge, its facts, its tokenizer and its checks."""
 
 import hashlib
-from dataclasses import dataclass, field
-from functools import cached_property
+import os
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformer_lens import HookedRootModule
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
 from interp.core.errors import ModelError, Unsupported
 from interp.core.facts import Facts
+from interp.core.identity import Unreadable, identity
 from interp.core.sites import absent
 from interp.models import tokens
-from interp.models.checks import Checks, Identity, output_of
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the model said before it was wrapped, and its own parameters by name."""
-
-    tokens: Int[Tensor, "batch pos"]
-    output: Float[Tensor, "batch pos out"]
-    parameters: dict[str, nn.Parameter] = field(repr=False)
+from interp.models.checks import (
+    Checks,
+    Identity,
+    output_of,
+    recurrent_checks,
+    run_checks,
+    sample_tokens,
+)
+from interp.models.digest import digest
+from interp.models.live import Live, Now
+from interp.models.truth import Itself, Truth
+from interp.models.versions import versions
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A model ready to be asked questions. Made by `interp.load`.
+
+    Whatever is asked of it is asked of the model as it is then: weights that were trained or
+    replaced, hooks and adapters that were put on it, another precision or device.
 
     Attributes:
         bridge: the TransformerLens bridge, for whatever this library does not offer; of a recurrent
@@ -37,35 +43,114 @@ class Model:
         name: what was given to `load`.
         facts: shape and order of parts.
         tokenizer: the model's own, straight from its files, or None when it has none.
-        device, dtype: of the parameters.
-        checks: the numerical identities, measured at load.
-        reference: the unwrapped model's output on a small batch, and its parameters.
+        truth: what Hugging Face's own model computes with the same weights; every engine is held
+            against it.
+        live: what is there now.
     """
 
     bridge: TransformerBridge | HookedRootModule
     name: str
     facts: Facts
     tokenizer: PreTrainedTokenizerBase | None
-    device: torch.device
-    dtype: torch.dtype
-    checks: Checks
-    reference: Reference
+    truth: Truth | Itself
+    live: Live
 
-    @cached_property
-    def weight_hash(self) -> str:
-        """The sha256 of every parameter's name, dtype, shape and bytes, as 64 hex digits.
+    def now(self) -> Now:
+        """The model as it is at this moment; the same object until something changes.
 
-        It says which weights were loaded: where TransformerLens works on copies (the split QKV of
-        GPT-2 and NeoX), a later change to a copy does not show. Names are those of the Hugging
-        Face model, so the hash does not depend on TransformerLens; a tied parameter counts once;
-        buffers do not count. Taken at the first call (0.3 s for 135M float32 parameters) and kept.
+        Raises:
+            ModelError: two copies of one matrix were changed in two ways.
         """
-        digest = hashlib.sha256()
-        for name, parameter in sorted(self.reference.parameters.items()):
-            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-            raw = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(raw.numpy())
-        return digest.hexdigest()
+        return self.live.now()
+
+    @property
+    def device(self) -> torch.device:
+        """Of its first parameter."""
+        return self.now().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its first parameter."""
+        return self.now().dtype
+
+    @property
+    def checks(self) -> Checks:
+        """The numerical identities that methods rely on, measured on the model as it is."""
+        return self.now().once("checks", self._check)
+
+    def _check(self) -> Checks:
+        now, watch = self.now(), self.live.watch
+        tokens = sample_tokens(self.facts.d_vocab, device=now.device)
+        if self.facts.recurrent:
+            return recurrent_checks(output_of(self.bridge, tokens, language_model=True))
+        # hooks on hook points are no part of the bare model
+        with watch.lifted(now.foreign):
+            known = self.truth.run(tokens, foreign=now.foreign).output
+            return run_checks(self.bridge, self.facts, tokens=tokens, reference=known)
+
+    @property
+    def weight_hash(self) -> str:
+        """A hash of everything that the model computes with, as it is now: 64 hex digits.
+
+        Every parameter's and buffer's name, dtype, shape and numbers, under Hugging Face's names
+        (so it does not depend on TransformerLens, and a tied parameter counts once), and, where
+        there are any, changed settings, hooks and adapters. The same on every device. Numbers are
+        read again when a counter or a sample of them shows a change (`interp.models.watch`); to
+        read them whatever it shows, ask `identity(anew=True)`.
+        """
+        return self._hash(anew=False)
+
+    def _hash(self, *, anew: bool) -> str:
+        now, watch = self.now(), self.live.watch
+        key = ("numbers", watch.sample())
+        if anew:
+            now.found.pop(key, None)
+        numbers = now.once(key, lambda: digest(self._numbers(now)))
+        if not now.foreign and not now.changed:
+            return numbers
+        stand = [
+            (one.what, one.name, [_identity(held) for held in one.held]) for one in now.foreign
+        ]
+        return hashlib.sha256(repr((numbers, stand, now.changed)).encode()).hexdigest()
+
+    def _numbers(self, now: Now) -> dict[str, Tensor]:
+        """What is hashed: the model's own tensors once each, and those of adapters."""
+        own: dict[int, str] = {}
+        tensors = self.truth.tensors()
+        for name, tensor in sorted(tensors.items()):
+            own.setdefault(id(tensor), name)
+        found = {name: tensors[name] for name in own.values()}
+        for one in now.foreign:
+            if one.what == "module":
+                inside = one.module.named_parameters()
+                found |= {f"{one.name}+{n}": p for n, p in inside if id(p) not in own}
+        return found
+
+    def identity(self, *, anew: bool = False) -> dict[str, Any]:
+        """Which model this is, as it is now: what numbers depend on beside the question.
+
+        Name, architecture, `weight_hash`, dtype, kind of device, what stands on it that it did not
+        come with (`on_it`), and versions. It begins every provenance and the key of everything
+        that is kept.
+
+        Args:
+            anew: read all weights, whatever the counters show. That takes as long as one forward
+                of one token.
+        """
+        now = self.now()
+        on_it = [*map(str, now.foreign), *now.changed]
+        return {
+            "model": self.name,
+            "architecture": self.facts.architecture,
+            "weights": self._hash(anew=anew),
+            "dtype": str(now.dtype).removeprefix("torch."),
+            "device": now.device.type,
+            **({"on_it": on_it} if on_it else {}),
+            "versions": versions(),
+        }
+
+    def __identity__(self) -> str:
+        return repr(self.identity(anew=True))
 
     def encode(self, text: str, *, bos: tokens.Bos = "model") -> list[int]:
         """Token ids of a text; see `interp.models.tokens.encode`."""
@@ -86,18 +171,19 @@ class Model:
         return tokens.show(self._text(), ids)
 
     def parity(self) -> float:
-        """Largest absolute difference in logits from the Hugging Face model before it was wrapped.
+        """Largest absolute difference of the bridge's logits from Hugging Face's own, as they are.
 
-        On two rows of six random tokens; in the last hidden state where there is no language-model
-        head. Grows if the bridge's weights are changed after loading. A recurrent model is wrapped
-        by nothing, so there it says this alone.
+        On two rows of random tokens; of the last hidden state where there is no language-model
+        head. A recurrent model is wrapped by nothing, so there it is 0.
         """
-        now = output_of(
-            self.bridge.original_model,
-            self.reference.tokens,
-            language_model=self.facts.language_model,
-        )
-        return (now.double() - self.reference.output.double()).abs().max().item()
+        now = self.now()
+        tokens = sample_tokens(self.facts.d_vocab, device=now.device)
+        with self.live.watch.lifted(now.foreign):
+            known = self.truth.run(tokens, foreign=now.foreign).output
+            found = output_of(
+                self.bridge.original_model, tokens, language_model=self.facts.language_model
+            )
+        return (found.double() - known.double()).abs().max().item()
 
     def require(self, identity: Identity) -> None:
         """Refuse when a method needs an identity that does not hold on this model.
@@ -122,11 +208,7 @@ class Model:
         Raises:
             ModelError: naming the parts.
         """
-        training = [
-            name.replace("_original_component.", "") or "the model"
-            for name, module in self.bridge.named_modules()
-            if module.training
-        ]
+        training = self.now().once("training", self._training)
         if training:
             more = f" and {len(training) - 3} more" if len(training) > 3 else ""
             raise ModelError(
@@ -134,6 +216,13 @@ class Model:
                 f"{', '.join(training[:3])}{more}. Dropout would show effects where there are "
                 "none. Call model.bridge.eval()."
             )
+
+    def _training(self) -> list[str]:
+        return [
+            name.replace("_original_component.", "") or "the model"
+            for name, module in self.bridge.named_modules()
+            if module.training
+        ]
 
     def _text(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
@@ -151,3 +240,14 @@ class Model:
             lines.append("  no tokenizer: give token ids instead of text")
         lines += [f"  note ({name}): {text}" for name, text in self.checks.problems().items()]
         return "\n".join(lines)
+
+
+_PROCESS = os.urandom(8).hex()
+
+
+def _identity(held: object) -> str:
+    """What a hook or an adapter is; of one that cannot be read, that it is this very object."""
+    try:
+        return identity(held)
+    except Unreadable:
+        return f"{_PROCESS} {id(held)}"

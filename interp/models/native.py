@@ -159,7 +159,7 @@ def shape_of(model: Model) -> Shape:
 def state_of(model: Model) -> dict[str, Tensor]:
     """The parameters of a native model by name, sharing its storage: what `build` takes."""
     shape_of(model)
-    return {name: p.detach() for name, p in model.reference.parameters.items()}
+    return {name: p.detach() for name, p in model.truth.parameters().items()}
 
 
 def save(model: Model, folder: str | Path) -> Path:

@@ -34,12 +34,26 @@ class _NoDetour(TorchFunctionMode):
 
 
 def exact(hf: nn.Module) -> None:
-    """Let a float64 model compute in float64 from end to end, also when it is wrapped later."""
+    """Let a model compute in float64 from end to end while its weights are float64."""
     forward = hf.forward
 
     @wraps(forward)
     def in_float64(*args: Any, **kwargs: Any) -> Any:
+        if next(hf.parameters()).dtype is not torch.float64:
+            return forward(*args, **kwargs)
         with _NoDetour():
             return forward(*args, **kwargs)
 
     hf.forward = in_float64
+
+
+STEPS = {torch.float64: 64, torch.float32: 64, torch.bfloat16: 12, torch.float16: 12}
+"""Units in the last place of the largest number by which two ways of computing one layer may differ.
+
+Measured on 19 tiny families and two pretrained models: at most 14 in full precision, where sums are
+rounded at every step, and 6 in half precision, whose sums are taken in float32 and rounded once."""
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """How far apart two ways of computing one layer may be, relative to the largest number."""
+    return STEPS.get(dtype, 12) * torch.finfo(dtype).eps

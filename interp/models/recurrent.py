@@ -26,9 +26,11 @@ from transformers.modeling_outputs import CausalLMOutput
 from interp.core.errors import ModelError
 from interp.core.facts import Facts
 from interp.models import stored
-from interp.models.checks import output_of, recurrent_checks, sample_tokens
-from interp.models.model import Model, Reference
+from interp.models.live import Live
+from interp.models.model import Model
 from interp.models.stored import State
+from interp.models.truth import Itself
+from interp.models.watch import Watch
 
 SHAPE_FILE = "recurrent.json"
 
@@ -158,17 +160,13 @@ def build_recurrent(
     if state is not None:
         stored.fill(module, state, name=name, shape=shape)
     module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    tokens = sample_tokens(shape.d_vocab, device=module.embed.weight.device)
-    output = output_of(module, tokens, language_model=True)
     return Model(
         bridge=module,
         name=name,
         facts=shape.facts,
         tokenizer=tokenizer,
-        device=module.embed.weight.device,
-        dtype=dtype,
-        checks=recurrent_checks(output),
-        reference=Reference(tokens, output, dict(module.named_parameters())),
+        truth=Itself(module),
+        live=Live(Watch(module, module), ()),
     )
 
 

@@ -5,11 +5,17 @@ itself (perhaps nothing), `bos="none"` adds nothing. Ids are never tested for tr
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from interp.core.errors import PairsError
+from interp.core.columns import shown
+from interp.core.errors import PairsError, nearest
+from interp.core.pairs import Pairs
+from interp.core.unknown import unknown
 
 Bos = Literal["model", "none"]
 Offsets = list[tuple[int, int]]
@@ -21,8 +27,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, bos: Bos) -> list[i
     """Token ids of a text.
 
     Raises:
-        PairsError: the ids begin with two beginning-of-sequence tokens.
+        PairsError: no text, no policy, or two beginning-of-sequence tokens in front.
     """
+    _accept(text, bos)
     ids = tokenizer(text, add_special_tokens=bos == "model")["input_ids"]
     _refuse_double_bos(tokenizer, text, ids)
     return ids
@@ -37,8 +44,10 @@ def encode_with_offsets(
     with the space before its word.
 
     Raises:
-        PairsError: two beginning-of-sequence tokens, or a tokenizer that cannot tell spans.
+        PairsError: no text, no policy, two beginning-of-sequence tokens in front, or a tokenizer
+            that cannot tell spans.
     """
+    _accept(text, bos)
     if not tokenizer.is_fast:
         raise PairsError(
             f"{type(tokenizer).__name__} cannot say which characters a token covers, so a position "
@@ -71,22 +80,88 @@ def token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     """The id of a text that is exactly one token.
 
     Raises:
-        PairsError: it is several tokens, or none; the message shows the pieces.
+        PairsError: it is several tokens, or none, or not in the vocabulary; the message shows the
+            pieces.
     """
     ids = encode(tokenizer, text, bos="none")
+    if (word := unknown(tokenizer, text, ids)) is not None:
+        part = "" if word == text.strip() else f" (in {text!r})"
+        raise PairsError(
+            f"the tokenizer has no token for {word!r}{part}: it reads {tokenizer.unk_token!r} in "
+            "its place, as for any other such word. Choose a word that is a single token of this "
+            "vocabulary, and mind its spelling and the space before it."
+        )
     if len(ids) == 1:
         return ids[0]
     if len(ids) == 0:
         raise PairsError(f"{text!r} is no token at all: the tokenizer makes nothing of it.")
-    with_space = encode(tokenizer, " " + text.lstrip(), bos="none")
-    hint = (
-        f" {' ' + text.lstrip()!r}, with a space before it, is one." if len(with_space) == 1 else ""
-    )
+    hint = _other_spelling(tokenizer, text)
     raise PairsError(
         f"{text!r} is {len(ids)} tokens, not one: {' | '.join(show(tokenizer, ids))}. An answer is "
         f"compared by one token's logit.{hint} Choose a word that is a single token"
         + (" in this vocabulary." if hint else ", and mind the space before it.")
     )
+
+
+def _other_spelling(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """A sentence about the text with the space before it, or without, if that is one token."""
+    bare = text.lstrip()
+    others = (" " + bare, "with a space before it") if text == bare else (bare, "without the space")
+    ids = encode(tokenizer, others[0], bos="none")
+    known = len(ids) == 1 and unknown(tokenizer, others[0], ids) is None
+    return f" {others[0]!r}, {others[1]}, is one." if known else ""
+
+
+def require_text(pairs: Pairs, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Refuse rows that begin or end in padding, which the model would read as text.
+
+    A pad token of its own never begins or ends a row. Where the tokenizer pads with a mark that
+    texts have too (the end mark, the beginning mark), one may stand at either end, since rows that
+    were given a mark look so; refused are two of them in a row, and one that only some rows have
+    although it stands inside of none: texts that were marked are marked alike, and texts that were
+    packed into rows have such marks inside.
+
+    Args:
+        tokenizer: of the model; nothing is known of padding without one, or where it has no pad
+            token.
+
+    Raises:
+        PairsError: naming the row and the token.
+    """
+    pad = None if tokenizer is None else tokenizer.pad_token_id
+    if tokenizer is None or pad is None:
+        return
+    marks = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    marks |= {tokenizer.cls_token_id, tokenizer.sep_token_id}
+    allowed = 1 if pad in marks else 0
+    for side, ids in (("clean", pairs.clean), ("corrupt", pairs.corrupt)):
+        found = (ids == pad) & pairs.mask
+        place = torch.arange(ids.shape[1]).expand_as(ids)
+        length = pairs.lengths[:, None]
+        runs = {
+            "begins": _run(found, place, length),
+            "ends": _run(found, length - 1 - place, length),
+        }
+        outside = not bool((found.sum(1) > sum(runs.values())).any())
+        for end, run in runs.items():
+            some = outside and bool((run == 0).any())
+            for row in (run > (0 if some else allowed)).nonzero().flatten().tolist():
+                raise PairsError(
+                    f"row {row} of {side} {end} with {int(run[row])} of the tokenizer's pad token "
+                    f"{tokenizer.pad_token!r} (id {pad}), which the model would read as text. "
+                    "Likely the ids were padded: give the mask that came with them (mask=), or "
+                    "lists without padding. If it is meant as text, set "
+                    "model.tokenizer.pad_token = None."
+                )
+
+
+def _run(
+    found: Bool[Tensor, "batch pos"],
+    order: Int[Tensor, "batch pos"],
+    length: Int[Tensor, "batch 1"],
+) -> Int[Tensor, " batch"]:
+    """How many tokens were found one after the other, from the end where the order is 0."""
+    return torch.where(found | (order < 0), length, order).min(1).values
 
 
 def show(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
@@ -111,4 +186,14 @@ def _refuse_double_bos(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[
             f"{text[:60]!r} begins with {token!r} twice (id {ids[0]}), which shifts every position "
             f"by one. Likely the text holds {token!r} itself and the tokenizer adds another: take "
             "it out of the text, or pass bos='none'."
+        )
+
+
+def _accept(text: object, bos: object) -> None:
+    if not isinstance(text, str):
+        raise PairsError(f"{shown(text)} is no text; one text becomes token ids at a time.")
+    if bos not in get_args(Bos):
+        raise PairsError(
+            f"bos={bos!r} is no policy; {nearest(str(bos), get_args(Bos))} 'model' adds what the "
+            "tokenizer adds by itself, 'none' adds nothing."
         )

@@ -12,9 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.core.errors import InterpError, Unsupported
 from interp.core.facts import Facts
-from interp.models.checks import output_of, run_checks, sample_tokens
-from interp.models.model import Model, Reference
-from interp.models.precision import exact
+from interp.models.checks import off, output_of, sample_tokens
+from interp.models.fused import fused_in
+from interp.models.live import Live
+from interp.models.model import Model
+from interp.models.precision import exact, rounding
+from interp.models.truth import Truth, named_tensors, skeleton_of
+from interp.models.watch import Watch
 
 
 def wrap(
@@ -40,16 +44,16 @@ def wrap(
         Unsupported: TransformerLens cannot wrap or run it.
     """
     module = module.eval().requires_grad_(False)
-    parameters = dict(module.named_parameters())
-    first = next(iter(parameters.values()))
+    first = next(module.parameters())
     where, dtype = first.device, first.dtype
-    if dtype == torch.float64:
-        exact(module)
+    skeleton, named = skeleton_of(module), named_tensors(module)
+    exact(module)
+    exact(skeleton)
     tokens = sample_tokens(d_vocab, device=where)
     # the bridge changes the tokenizer that it is given, and reads anew one that came from files
     filed = tokenizer is not None and "name_or_path" in tokenizer.init_kwargs
     try:
-        output = output_of(module, tokens, language_model=not headless)
+        alone = output_of(module, tokens, language_model=not headless)
         bridge = build_bridge_from_module(
             module,
             architecture,
@@ -62,7 +66,18 @@ def wrap(
         )
         bridge.eval().requires_grad_(False)  # again: wrapping may add modules
         known = facts(bridge)
-        checks = run_checks(bridge, known, tokens=tokens, reference=output)
+        output_of(module, tokens, language_model=not headless)  # it hooks itself when it first runs
+        watch = Watch(module, bridge)
+        model = Model(
+            bridge=bridge,
+            name=name,
+            facts=known,
+            tokenizer=tokenizer,
+            truth=Truth(skeleton, named, watch, head=not headless),
+            live=Live(watch, fused_in(module)),
+        )
+        said = model.truth.run(tokens).output
+        _ = model.checks
     except (torch.OutOfMemoryError, InterpError):
         raise
     except Exception as error:  # whatever an adapter meets on a shape that it did not expect
@@ -71,15 +86,12 @@ def wrap(
             f"{type(error).__name__}: {error} Likely its config has an option that the adapter "
             "does not know. Another model of the same family may work."
         ) from error
-    model = Model(
-        bridge=bridge,
-        name=name,
-        facts=known,
-        tokenizer=tokenizer,
-        device=where,
-        dtype=dtype,
-        checks=checks,
-        reference=Reference(tokens, output, parameters),
-    )
+    moved = off(said, alone)
+    if moved is None or not moved <= rounding(dtype):
+        raise Unsupported(
+            f"{architecture} says something else once it is wrapped ({name}): its output moves by "
+            f"{moved:.1e} of its size, so TransformerLens changed its weights or settings, and "
+            "what the model computes by itself cannot be known any more."
+        )
     model.require_eval()
     return model

@@ -18,6 +18,7 @@ from interp.core.errors import InterpError, SiteError, Unsupported
 from interp.core.sites import Site, resolve
 from interp.datasets.alignment import align
 from interp.datasets.corpus import Corpus
+from interp.engine.checkpoint import kept_of
 from interp.engine.collect import folder as folders
 from interp.engine.collect.folder import Parts
 from interp.engine.collect.shards import SHARD_BYTES, SHARD_TOKENS
@@ -25,7 +26,6 @@ from interp.engine.collect.taps import MOST, MOST_ON_DEVICE, Layout, budget
 from interp.engine.engines import Engine, EngineName, accept, choose
 from interp.engine.explain import proceed
 from interp.engine.plan import forward_plan
-from interp.engine.provenance import versions
 from interp.models.model import Model
 from interp.models.tokens import Bos
 from interp.probing.features import FEATURES, Features, Memory
@@ -79,8 +79,9 @@ def collect(
     if not dtype.is_floating_point:
         raise Unsupported(f"activations cannot be kept as {dtype}; give a floating dtype")
     layout = _layout(model, sites)
-    served = choose(model, engine)
     aligned = align(model, corpus, context=context, bos=bos)
+    longest = max((len(row) for row in aligned.rows), default=1)
+    served = choose(model, engine, longest=longest)
     most = MOST if model.device.type == "cpu" else MOST_ON_DEVICE
     job = Job(model, aligned, layout, pool, dtype, most)
     room = budget(memory)
@@ -203,13 +204,12 @@ def _shards(job: Job, plan: Sequence[Forward], room: int) -> list[list[int]]:
 def _identity(job: Job, corpus: Corpus) -> dict[str, Any]:
     """Everything that the numbers in a folder depend on."""
     return {
-        "weights": job.model.weight_hash,
-        "model dtype": str(job.model.dtype).removeprefix("torch."),
+        **kept_of(job.model),
         "corpus text": corpus.fingerprint,
         "words and tokens": job.aligned.fingerprint,
         "sites": [str(site) for site in job.layout.sites],
         "pool": job.pool,
-        "dtype": str(job.dtype).removeprefix("torch."),
+        "kept": str(job.dtype).removeprefix("torch."),
     }
 
 
@@ -226,11 +226,7 @@ def _provenance(
 ) -> dict[str, Any]:
     model, aligned = job.model, job.aligned
     return {
-        "model": model.name,
-        "architecture": model.facts.architecture,
-        "weights": model.weight_hash,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": model.device.type,
+        **model.identity(),
         "corpus": corpus.name,
         "corpus text": corpus.fingerprint,
         "source": dict(corpus.source),
@@ -242,5 +238,4 @@ def _provenance(
         "bos": bos,
         "engine": engine.name,
         "bytes": job.bytes,
-        "versions": versions(),
     }

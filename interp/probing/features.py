@@ -230,5 +230,5 @@ class Features:
             tuple((s, w) for s, w in words["missing"]),
             asked["pool"],
             index["provenance"],
-            Disk(layout, getattr(torch, asked["dtype"]), found, len(word)),
+            Disk(layout, getattr(torch, asked["kept"]), found, len(word)),
         )

@@ -20,7 +20,7 @@ from interp.core.errors import ProbeError
 from interp.core.scores import Scores
 from interp.core.sites import Site
 from interp.datasets.corpus import Corpus
-from interp.engine.provenance import versions
+from interp.models.versions import versions
 from interp.probing.controls import Classes, Rare, control_task, majority, type_majority, unseen
 from interp.probing.features import Features
 from interp.probing.linear import LinearProbe, fit_linear

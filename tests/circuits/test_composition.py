@@ -13,7 +13,7 @@ from transformer_lens.utilities.matrix import composition_scores
 from interp.circuits.composition import chance, composition, scores, squares
 from interp.circuits.factors import factors
 from interp.core.errors import SiteError, Unsupported
-from interp.engine.weights import weights_of
+from interp.engine.engines import weights_of
 from interp.models.native import Shape, build, state_of
 
 SHAPE = Shape(3, 4, 24, 6, 11, 9, 0, norm="none", positions="none")

@@ -26,7 +26,8 @@ from interp.circuits.detectors import (
 from interp.circuits.patterns import Patterns
 from interp.core.errors import PairsError, Unsupported
 from interp.core.results import COLUMNS
-from interp.engine.weights import Linear, Norm, weights_of
+from interp.engine.engines import weights_of
+from interp.engine.weights import Linear, Norm
 from interp.models import native
 from interp.models.native import Shape
 

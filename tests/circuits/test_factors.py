@@ -7,7 +7,7 @@ from transformer_lens import FactoredMatrix
 from interp.circuits.factors import factors, folded, one_head, scale
 from interp.core.errors import SiteError
 from interp.engine import forward, hooks
-from interp.engine.weights import weights_of
+from interp.engine.engines import weights_of
 from interp.models.native import Shape, build, shape_of, state_of
 
 PRE = ["gpt2", "llama", "qwen2", "neox", "gptj"]
@@ -80,13 +80,13 @@ def test_inner_norms_are_folded_up_to_their_scale(tiny_model, family):
 
 def test_the_loaded_model_is_not_touched(tiny_model):
     model = tiny_model("gpt2")
-    before = {name: p.detach().clone() for name, p in model.reference.parameters.items()}
+    before = {name: p.detach().clone() for name, p in model.truth.parameters().items()}
     digest, parity = model.weight_hash, model.parity()
     for layer in range(model.facts.n_layers):
         f = factors(weights_of(model), layer)
         for part in (f.q, f.k, f.v, f.o, f.q_bias, f.k_bias, f.v_bias, f.o_bias):
             part.fill_(7)  # whoever writes into factors writes into copies
-    now = model.reference.parameters
+    now = model.truth.parameters()
     assert all(torch.equal(before[name], now[name]) for name in before)
     assert (model.weight_hash, model.parity()) == (digest, parity)
 

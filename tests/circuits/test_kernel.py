@@ -16,7 +16,7 @@ from interp.circuits.kernel import Smoother, lookup, nadaraya_watson, smoothers
 from interp.circuits.symmetry import placed, reordered, streams, violation
 from interp.core.errors import MetricError, PairsError, PositionError, Unsupported
 from interp.engine import hooks
-from interp.engine.weights import weights_of
+from interp.engine.engines import weights_of
 from interp.models.native import Shape, build, state_of
 
 SHAPE = Shape(2, 3, 10, 4, 13, 24, 7)

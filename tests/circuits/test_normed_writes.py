@@ -16,7 +16,7 @@ from interp.circuits.offsets import offset_pair
 from interp.circuits.qk_ov import ov_directions
 from interp.core.pairs import Pairs
 from interp.engine import hooks
-from interp.engine.weights import weights_of
+from interp.engine.engines import weights_of
 
 FAMILIES = ["gemma2", "gemma3", "qwen3", "olmo2"]
 NORMED = ["gemma2", "gemma3", "olmo2"]

@@ -10,7 +10,7 @@ from interp.circuits.factors import factors
 from interp.circuits.offsets import by_offset, offset_curve, offset_pair, position_scores
 from interp.core.errors import PairsError, PositionError, SiteError, Unsupported
 from interp.engine import hooks
-from interp.engine.weights import weights_of
+from interp.engine.engines import weights_of
 from interp.models.native import Shape, build
 
 ROTARY = ["llama", "qwen2", "qwen3", "neox", "phi", "gptj", "gemma2-window", "gemma3"]

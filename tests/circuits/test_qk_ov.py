@@ -20,7 +20,7 @@ from interp.circuits.qk_ov import (
     qk_tokens,
 )
 from interp.core.errors import PairsError, SiteError, Unsupported
-from interp.engine.weights import weights_of
+from interp.engine.engines import weights_of
 from interp.models.native import Shape, build, state_of
 
 
@@ -323,7 +323,7 @@ def test_nulls_of_directions_against_sampling(tiny_model):
 
 def test_same_seed_same_table_and_the_model_is_left_alone(tiny_model):
     model = tiny_model("llama", torch.float32)
-    before = {name: p.detach().clone() for name, p in model.reference.parameters.items()}
+    before = {name: p.detach().clone() for name, p in model.truth.parameters().items()}
     first, second = (copying_scores(model, samples=20, seed=5) for _ in range(2))
     assert first.frame.equals(second.frame)
     other = copying_scores(model, samples=20, seed=6)
@@ -331,7 +331,7 @@ def test_same_seed_same_table_and_the_model_is_left_alone(tiny_model):
     ov_directions(model, "0.0")
     qk_tokens(model, "0.0", 3)
     ov_tokens(model, "0.0", 3)
-    after = model.reference.parameters
+    after = model.truth.parameters()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert first.provenance["weights"] == model.weight_hash
 

@@ -1,5 +1,9 @@
+import inspect
 from collections.abc import Sequence
+from dataclasses import fields
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -10,12 +14,21 @@ from interp.core.pairs import Pairs
 
 CLEAN = [[5, 6, 7, 8], [5, 9, 1], [2, 0, 3, 4, 0]]
 CORRUPT = [[5, 1, 7, 8], [5, 2, 1], [2, 9, 3, 4, 7]]
+SIDES = {"clean": CLEAN, "corrupt": CORRUPT}
 REST = {"correct": [1, 2, 3], "wrong": [4, 5, 6], "cluster": ["a", "b", "a"]}
 
 
 def make(**changed) -> Pairs:
     given = dict(clean=CLEAN, corrupt=CORRUPT, positions={"s": [1, 0, 3]}, **REST)
     return Pairs.from_tokens(**{**given, **changed})
+
+
+def replaced(pairs: Pairs, **changed) -> Pairs:
+    """`dataclasses.replace` without the checks of types that stand before it in tests."""
+    found = object.__new__(Pairs)
+    kept = {field.name: getattr(pairs, field.name) for field in fields(Pairs)}
+    inspect.unwrap(Pairs.__init__)(found, **{**kept, **changed})
+    return found
 
 
 def padded(rows: Sequence[Sequence[int]], width: int, left: bool) -> torch.Tensor:
@@ -202,6 +215,96 @@ def test_a_position_in_the_padding_is_named_as_it_was_given():
         )
 
 
+@pytest.mark.parametrize("bad", [float("nan"), 2.5, float("inf"), None, "1", True])
+def test_a_position_that_is_no_place(bad):
+    """A NaN of a spreadsheet, compared with the row's length, is neither inside nor outside."""
+    message = rf"position 's' is {bad!r} in row 1, not a whole number"
+    with pytest.raises(PairsError, match=message):
+        make(positions={"s": [1, bad, 3]})
+    with pytest.raises(PairsError, match=message):
+        replaced(make(), positions={**make().positions, "s": [1, bad, 3]})
+
+
+def test_a_position_of_a_table_is_a_whole_number():
+    for at in (np.array([1.0, 0.0, 3.0]), pd.Series([1, 0, 3], index=[5, 6, 7]), (1, 0, 3)):
+        assert same(make(positions={"s": at}), make())
+    names = pd.Series(["a", "b", "a"], index=[9, 8, 7])
+    assert same(make(cluster=names), make())
+    ids = {"correct": np.array([1, 2, 3]), "wrong": torch.tensor([4, 5, 6], dtype=torch.int32)}
+    assert same(make(**ids), make())
+    mask = np.array([[0, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    given = {name: padded(rows, 5, True).numpy() for name, rows in SIDES.items()}
+    assert same(make(**given, mask=mask, positions={"s": [2, 2, 3]}), make())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"positions": {"s": torch.tensor([1, 0, 3])}}, "positions are s, without 'end'"),
+        ({"positions": {"end": [3, 3, 4]}}, "'end' is 3 in row 1, whose tokens stand at 0 to 2"),
+        ({"positions": {"end": torch.tensor([3.0, 1.5, 4.0])}}, "'end' is 1.5 in row 1"),
+        ({"positions": {"end": [3, 2]}}, "3 clean prompts but 2 of position 'end'"),
+        ({"positions": [3, 2, 4]}, r"positions is \[3, 2, 4\]; give each a name"),
+        ({"lengths": torch.tensor([4, 0, 5])}, "row 1 has 0 tokens of 5"),
+        ({"lengths": torch.tensor([4, 6, 5])}, "row 1 has 6 tokens of 5"),
+        ({"correct": torch.tensor([1, 2])}, "but 2 of correct"),
+        ({"correct": torch.tensor([1.5, 2.0, 3.0])}, "correct is 1.5 in row 0, not a whole"),
+        ({"correct": torch.tensor([1, -2, 3])}, "correct is -2 in row 1.*or -1"),
+        ({"wrong": torch.tensor([4, 2, 6])}, "row 1 has token 2 as its correct and as its wrong"),
+        ({"clean": torch.zeros(3, 5)}, r"clean is a Tensor of shape \(3, 5\), not integer token"),
+        ({"clean": [[1, 2]]}, "clean is .*, not integer token ids"),
+        ({"corrupt": torch.zeros(3, 4, dtype=torch.long)}, r"clean is \(3, 5\) and corrupt \(3, 4"),
+        ({"cluster": ("a", "b")}, "but 2 of cluster"),
+        ({"cluster": ("a", float("nan"), "b")}, "cluster is nan in row 1"),
+        ({"strings": ((("x",), ("y",)),)}, "but 1 of strings"),
+        ({"decoder": (1, 2.5)}, "decoder is 2.5 in row 1, not a whole number"),
+    ],
+    ids=str,
+)
+def test_pairs_that_contradict_themselves(changed, message):
+    """However they are made: a constructor and `replace` check as much as `from_tokens`."""
+    with pytest.raises(PairsError, match=message):
+        replaced(make(), **changed)
+
+
+def test_replace_keeps_what_fits():
+    pairs = make()
+    at = {**pairs.positions, "t": np.array([0.0, 1.0, 2.0])}
+    found = replaced(pairs, positions=at, cluster=list("xyz"), correct=[7, 8, 9])
+    assert found.at("t").tolist() == [0, 1, 2]
+    assert (found.cluster, found.correct.tolist()) == (("x", "y", "z"), [7, 8, 9])
+    bare = replaced(pairs, correct=pairs.correct * 0 - 1, wrong=pairs.wrong * 0 - 1)
+    assert bare.correct.tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("wrong", [[4, 2, 6], torch.tensor([1, 5, 6])])
+def test_two_answers_that_are_one_token(wrong):
+    with pytest.raises(PairsError, match=r"row \d has token \d as its correct and as its wrong"):
+        make(wrong=wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("clean", 7, "clean is 7, not rows of token ids"),
+        ("clean", "The Mary", "clean is 'The Mary', not rows.*Pairs.from_text takes texts"),
+        ("correct", 7, "correct is 7, not a column"),
+        ("correct", [" Mary", " John", " it"], "correct is ' Mary' in row 0, not a whole number"),
+        ("cluster", {"a"}, "cluster is .*, not a column"),
+        ("mask", 7, "mask is 7, not rows"),
+        ("positions", {"s": 3}, "position 's' is 3, not a column"),
+        ("positions", [1, 2, 3], "give each a name"),
+        ("clean", torch.ones(3, 5) / 2, "row 0 of clean is 0.5 in token 0, not a whole number"),
+    ],
+    ids=str,
+)
+def test_what_is_no_prompt(name, value, message):
+    """Said by the library itself: without the checks of types that stand before it in tests."""
+    make = inspect.unwrap(Pairs.from_tokens.__func__)
+    with pytest.raises(PairsError, match=message):
+        make(Pairs, **{**SIDES, **REST, name: value})
+
+
 def test_unknown_position():
     with pytest.raises(PositionError) as caught:
         make(positions={"subject": [0, 0, 0]}).at("subjct")
@@ -232,7 +335,7 @@ def test_select_refuses_what_are_no_rows(rows):
 def test_nothing_is_shared_with_what_it_was_made_from():
     clean, answers, at = torch.tensor([[1, 2], [3, 4]]), torch.tensor([5, 6]), torch.tensor([0, 1])
     pairs = Pairs.from_tokens(
-        clean=clean, corrupt=clean, correct=answers, wrong=answers, positions={"s": at}
+        clean=clean, corrupt=clean, correct=answers, wrong=answers + 3, positions={"s": at}
     )
     chosen = pairs.select([0, 1])
     before = pairs.fingerprint

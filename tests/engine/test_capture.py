@@ -448,7 +448,7 @@ def test_a_folder_of_something_else(llama, tiny_model, pairs, tmp_path):
         (lambda: capture(llama, pairs, [*sites, "2.1"], **options), "sites"),
         (lambda: capture(llama, pairs, sites, **{**options, "positions": "late"}), "positions"),
         (lambda: capture(llama, moved, sites, **options), "indices of the positions"),
-        (lambda: capture(llama, pairs, sites, dtype=torch.bfloat16, **options), "dtype"),
+        (lambda: capture(llama, pairs, sites, dtype=torch.bfloat16, **options), "kept"),
     ):
         says(ResultsError, call, str(tmp_path), f"{name} (", "another folder=", "there", "here")
     capture(llama, pairs, sites, engine="hooks", **options)  # the engine changes no number

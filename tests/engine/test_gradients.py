@@ -13,10 +13,10 @@ from interp.causal.attribution import attribute
 from interp.core.edges import Edge
 from interp.core.errors import Unsupported
 from interp.core.sites import Site
-from interp.engine.engines import choose
+from interp.engine.engines import choose, weights_of
 from interp.engine.gradients import pulled, pushed, tape, written
 from interp.engine.interventions import Add, Intervention
-from interp.engine.weights import Norm, weights_of
+from interp.engine.weights import Norm
 from interp.models.model import Model
 
 SUMMED = (

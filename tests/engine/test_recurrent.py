@@ -20,7 +20,7 @@ from interp.core.metrics import METRICS, Metric
 from interp.core.sites import Site
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
 from interp.engine.block import Block
-from interp.engine.engines import choose
+from interp.engine.engines import choose, weights_of
 from interp.engine.interventions import (
     Add,
     Cell,
@@ -37,7 +37,6 @@ from interp.engine.interventions import (
 )
 from interp.engine.plan import make_plan
 from interp.engine.sweep import Sweep
-from interp.engine.weights import weights_of
 from interp.models.model import Model
 from interp.models.recurrent import RecurrentShape, build_recurrent, state_of
 

@@ -168,8 +168,8 @@ def prompts() -> Pairs:
     return Pairs.from_tokens(
         clean=clean.tolist(),
         corrupt=corrupt.tolist(),
-        correct=rng.integers(2, 29, 12).tolist(),
-        wrong=rng.integers(2, 29, 12).tolist(),
+        correct=rng.integers(2, 15, 12).tolist(),
+        wrong=rng.integers(15, 29, 12).tolist(),
         cluster=list("aabbccddeeff"),
     )
 

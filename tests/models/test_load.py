@@ -1,14 +1,20 @@
+import inspect
+import logging
 import shutil
+import sys
 import threading
+import warnings
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.utils.tqdm import progress_bar_states
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 
-from interp.core.errors import ModelError, Unsupported
+from interp.core.errors import InterpError, ModelError, Unsupported
 from interp.models import load
 
 
@@ -147,7 +153,7 @@ def test_incomplete_weights_are_refused(save, tmp_path):
 def test_an_untrained_head_is_zero_and_the_same_every_time(save):
     first, second = load(save("bert-headless")), load(save("bert-headless"))
     assert first.weight_hash == second.weight_hash
-    head = first.reference.parameters["cls.predictions.transform.dense.weight"]
+    head = first.truth.parameters()["cls.predictions.transform.dense.weight"]
     assert head.abs().max() == 0
 
 
@@ -172,6 +178,128 @@ def test_damaged_files(save, tmp_path):
     (tmp_path / "config.json").write_text((save("gpt2") / "config.json").read_text())
     with pytest.raises(ModelError, match=r"the weights in .* cannot be read.*cut short or missing"):
         load(tmp_path)
+
+
+CONFIGS = [
+    "null",
+    "[]",
+    "3",
+    "{}",
+    '{"model_type": 3}',
+    '{"model_type": "nonesuch"}',
+    '{"model_type": "gpt2"}',
+    '{"model_type": "gpt2", "n_layer": "two"}',
+    '{"model_type": "gpt2", "n_layer": -1}',
+    '{"model_type": "gpt2", "n_embd": 12, "n_head": 5}',
+    '{"model_type": "gpt2", "activation_function": "nonesuch"}',
+    '{"model_type": "gpt2", "dtype": "nonesuch"}',
+    '{"model_type": "gpt2", "quantization_config": {"quant_method": "gptq", "bits": 4}}',
+    '{"model_type": "x", "auto_map": {"AutoConfig": "configuration_x.XConfig"}}',
+]
+
+
+@pytest.mark.parametrize("content", CONFIGS)
+def test_a_config_of_something_else(gpt2_folder, tmp_path, content):
+    """Whatever transformers makes of it, one sentence says where and what to do."""
+    home = shutil.copytree(gpt2_folder, tmp_path / "model")
+    content = content.replace('"gpt2",', '"gpt2", "architectures": ["GPT2LMHeadModel"],')
+    (home / "config.json").write_text(content)
+    with pytest.raises(InterpError, match=r"(?s)model.*(Likely|model table)") as caught:
+        load(home)
+    assert str(home) in str(caught.value)
+
+
+def test_code_that_a_model_brings_is_neither_run_nor_asked_about(gpt2_folder, tmp_path, capfd):
+    home = shutil.copytree(gpt2_folder, tmp_path / "model")
+    (home / "config.json").write_text(CONFIGS[-1])
+    (home / "configuration_x.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(ModelError, match="cannot be read: ValueError: .*custom code.*not run"):
+        load(home)
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"3", b"\xff"], ids=str)
+def test_a_damaged_tokenizer(gpt2_folder, tmp_path, file, content):
+    home = shutil.copytree(gpt2_folder, tmp_path / "model")
+    (home / file).write_bytes(content)
+    message = r"the tokenizer files in .* cannot be read: \w+: .*Fetch.*take them away"
+    with pytest.raises(ModelError, match=message):
+        load(home)
+
+
+def test_a_tokenizer_without_words(save, tmp_path):
+    """transformers makes an empty one where a file is missing, and every text says nothing."""
+    home = shutil.copytree(save("gpt2"), tmp_path / "model")
+    (home / "vocab.txt").write_text("The\nMary\n")
+    with pytest.raises(ModelError, match=r"hold 1 special tokens and no others.*GPT2Tok.*merges"):
+        load(home)
+
+
+def test_a_native_folder_that_is_damaged(tmp_path):
+    (tmp_path / "native.json").write_text("[]")
+    with pytest.raises(ModelError, match="native.json is no Shape"):
+        load(tmp_path)
+
+
+def test_a_file_in_place_of_its_folder(gpt2_folder):
+    for name in (gpt2_folder / "model.safetensors", str(gpt2_folder / "config.json")):
+        with pytest.raises(ModelError, match=rf"is a file. Give its folder, {gpt2_folder}"):
+            load(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "~nosuchuser/x"])
+def test_a_name_that_no_folder_can_have(name):
+    with pytest.raises(ModelError, match="cannot be a folder: .*Give the folder"):
+        load(name)
+
+
+def settings() -> dict[str, object]:
+    """Whatever a load could leave changed."""
+    return {
+        "level": logging.getLogger("transformers").level,
+        "root": (logging.root.level, list(logging.root.handlers)),
+        "bars": transformers_logging.is_progress_bar_enabled(),
+        "hub": dict(progress_bar_states),
+        "warnings": list(warnings.filters),
+        "once": logging.Logger.warning_once,
+        "numbers": torch.get_rng_state().tolist(),
+        "dtype": torch.get_default_dtype(),
+        "grad": torch.is_grad_enabled(),
+    }
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert-headless", "neox", "opt-post", "cut short"])
+def test_nothing_is_left_changed(save, tmp_path, family):
+    """By a load that draws weights, by one that wraps copies, by two that fail."""
+    home = save("gpt2" if family == "cut short" else family)
+    if family == "cut short":
+        home = shutil.copytree(home, tmp_path / "model")
+        (home / "config.json").write_text(CONFIGS[9])
+    before = settings()
+    try:
+        load(home)
+    except InterpError:
+        assert family in ("opt-post", "cut short")
+    assert settings() == before
+
+
+def test_what_is_given_is_looked_at_before_anything_is_read(gpt2_folder, monkeypatch):
+    """The library's own words: without the checks of types that stand before it in tests."""
+    module = sys.modules["interp.models.load"]
+    monkeypatch.setattr(module, "find", lambda *_: pytest.fail("something was read"))
+    plain = inspect.unwrap(load)
+    wrong = {"device": 3, "dtype": torch.int8, "revision": 5}
+    for given in ({"name": None}, {"name": ""}, *({name: x} for name, x in wrong.items())):
+        with pytest.raises(ModelError, match="Give"):
+            plain(**{"name": gpt2_folder, **given})
+
+
+@pytest.mark.parametrize("dtype", ["float64", "torch.bfloat16"])
+def test_a_precision_by_its_name(gpt2_folder, dtype):
+    model = load(gpt2_folder, dtype=dtype, device=torch.device("cpu"))
+    assert str(model.dtype).endswith(dtype.removeprefix("torch."))
 
 
 def test_a_hub_id_that_was_fetched_before_needs_no_network(hub, gpt2_folder, tmp_path, monkeypatch):

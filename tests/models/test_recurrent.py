@@ -40,9 +40,6 @@ def test_facts_are_true():
         "lstm on cpu, float32\n  LSTM: 2 layers, d_model 6, vocabulary 11\n"
         "  no tokenizer: give token ids instead of text"
     )
-    with torch.no_grad():
-        model.bridge.unembed.weight[3] += 1
-    assert model.parity() > 0.01
 
 
 @given(
@@ -86,7 +83,8 @@ def test_saved_and_loaded(tmp_path, dtype):
     assert save(model, tmp_path / "lstm") == tmp_path / "lstm"
     again = interp.load(tmp_path / "lstm", dtype=dtype, device="cpu")
     assert (again.weight_hash, shape_of(again)) == (model.weight_hash, SHAPE)
-    assert torch.equal(again.reference.output, model.reference.output)
+    tokens = torch.arange(5)[None]
+    assert torch.equal(again.truth.run(tokens).output, model.truth.run(tokens).output)
     assert again.tokenizer is None
     built = build_recurrent(SHAPE, name="m", state=state_of(model), dtype=dtype)
     assert built.weight_hash == model.weight_hash

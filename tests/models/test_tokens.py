@@ -1,8 +1,12 @@
+import inspect
+
 import pytest
+import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from interp.core.errors import PairsError
+from interp.core.pairs import Pairs
 from interp.models import tokens
 
 
@@ -31,6 +35,120 @@ def test_several_tokens_are_refused_with_their_pieces(tokenizer):
     message = r"' gave it' is 2 tokens, not one: ␣gave \| ␣it.*Choose a word that is a single token"
     with pytest.raises(PairsError, match=message):
         tokens.token_id(tokenizer, " gave it")
+
+
+def test_what_is_not_in_the_vocabulary_is_refused(tokenizer):
+    """It reads as the unknown token, one token like any other."""
+    assert tokenizer(" Zoe", add_special_tokens=False)["input_ids"] == [tokenizer.unk_token_id]
+    message = r"no token for 'Zoe': it reads '<unk>' in its place.*Choose a word that is a single"
+    with pytest.raises(PairsError, match=message):
+        tokens.token_id(tokenizer, " Zoe")
+    with pytest.raises(PairsError, match=r"no token for 'Zoe' \(in ' Zoe gave'\)"):
+        tokens.token_id(tokenizer, " Zoe gave")
+    assert tokens.token_id(tokenizer, "<unk>") == 1  # spelt out, it is meant
+
+
+def test_the_space_too_many_is_pointed_out(tokenizer):
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, " ": 1, "Jim": 2}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(" ", "isolated")
+    split = hf.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    with pytest.raises(PairsError, match=r"' Jim' is 2 tokens.*'Jim', without the space, is one"):
+        tokens.token_id(split, " Jim")
+
+
+def test_a_policy_that_is_none(tokenizer):
+    for read in (tokens.encode, tokens.encode_with_offsets):
+        plain = inspect.unwrap(read)
+        with pytest.raises(PairsError, match=r"bos='Model' is no policy; did you mean 'model'"):
+            plain(tokenizer, "The", bos="Model")
+        with pytest.raises(PairsError, match=r"None is no text; one text becomes token ids"):
+            plain(tokenizer, None, bos="model")
+
+
+def padding(tokenizer, token: str) -> hf.PreTrainedTokenizerFast:
+    """A tokenizer that pads with a token: 0 "<s>", 1 "<unk>", 7 " to"."""
+    tokenizer.eos_token, tokenizer.pad_token = "Ġto", token
+    return tokenizer
+
+
+def pads(tokenizer, rows: list[list[int]], other: list[list[int]] | None = None) -> str | None:
+    """What is said against rows."""
+    try:
+        tokens.require_text(Pairs.from_tokens(clean=rows, corrupt=other or rows), tokenizer)
+    except PairsError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ([2, 3, 1], "row 1 of clean ends with 1 of the tokenizer's pad token '<unk>' (id 1)"),
+        ([2, 1, 1], "row 1 of clean ends with 2 "),
+        ([1, 2, 3], "row 1 of clean begins with 1 "),
+        ([1, 1, 1], "row 1 of clean begins with 3 "),
+        ([2, 1, 3], None),  # inside it is text
+        ([2, 3, 4], None),
+    ],
+)
+def test_a_pad_token_of_its_own_never_ends_a_row(tokenizer, row, said):
+    found = pads(padding(tokenizer, "<unk>"), [[2, 3, 4], row])
+    assert found is None if said is None else found.startswith(said)
+
+
+def test_what_is_said_of_padding(tokenizer):
+    found = pads(padding(tokenizer, "<unk>"), [[2, 3, 4]], [[2, 3, 1]])
+    assert found.startswith("row 0 of corrupt ends with 1")
+    for part in ("read as text", "mask=", "lists without padding", "tokenizer.pad_token = None"):
+        assert part in found
+
+
+@pytest.mark.parametrize(
+    ("rows", "refused"),
+    [
+        ([[2, 3, 7], [2, 5, 7]], None),  # all were given an end mark
+        ([[2, 3, 7]], None),
+        ([[2, 3, 7, 7], [2, 3, 4, 5]], "row 0 of clean ends with 2"),
+        ([[7, 7, 2], [2, 3, 4]], "row 0 of clean begins with 2"),
+        ([[2, 3, 7], [2, 3, 4]], "row 0 of clean ends with 1"),  # some, and inside of none
+        ([[2, 3, 4], [7, 3, 4]], "row 1 of clean begins with 1"),
+        ([[2, 3, 7], [2, 7, 4]], None),  # packed text has such marks inside
+        ([[7, 3, 7], [7, 5, 7]], None),  # begun and ended by one mark, as GPT-2's may be
+        ([[7, 3, 4, 7], [7, 5, 2, 3]], "row 0 of clean ends with 1"),
+        ([[2, 3, 7], [2, 7]], None),
+    ],
+)
+def test_a_mark_that_pads_may_stand_once(tokenizer, rows, refused):
+    """ "Ġto" ends texts and pads them: `tokenizer.pad_token = tokenizer.eos_token`."""
+    found = pads(padding(tokenizer, "Ġto"), rows)
+    assert found is None if refused is None else found.startswith(refused)
+
+
+def test_padding_that_the_tokenizer_makes_is_refused_without_its_mask(tokenizer):
+    """The ids of a padded batch, and the same ids with their mask, on either side."""
+    tokenizer = padding(tokenizer, "<s>")
+    texts = ["The Mary gave it", "The Mary", "The Mary gave"]
+    for side in ("left", "right"):
+        tokenizer.padding_side = side
+        batch = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        assert mask.sum(1).tolist() == [4, 2, 3]
+        assert "with 2 of the tokenizer's pad token '<s>'" in pads(tokenizer, ids.tolist())
+        masked = Pairs.from_tokens(clean=ids, corrupt=ids, mask=mask)
+        tokens.require_text(masked, tokenizer)
+        assert masked.lengths.tolist() == [4, 2, 3]
+
+
+def test_where_nothing_is_known_of_padding_nothing_is_refused(tokenizer):
+    assert tokenizer.pad_token_id is None
+    assert pads(tokenizer, [[1, 1, 2, 0, 0]]) is None
+    assert pads(None, [[1, 1, 2, 0, 0]]) is None
+    rows = Pairs.from_tokens(clean=torch.tensor([[2, 3, 1]]), corrupt=torch.tensor([[2, 3, 1]]))
+    tokenizer.pad_token = "<unk>"
+    with pytest.raises(PairsError):
+        tokens.require_text(rows, tokenizer)
+    tokenizer.pad_token = None
+    tokens.require_text(rows, tokenizer)
 
 
 def test_the_missing_space_is_pointed_out():

@@ -99,7 +99,7 @@ def test_only_scored_positions_teach():
     loss = update(module, RECIPE.optimizer(module), row, recipe=RECIPE, step=0, steps=9, seed=0)
     assert said.loss[row.scored].mean().item() == pytest.approx(loss, abs=1e-6)
     last = int(row.scored[0].nonzero().max())
-    embedding = model.reference.parameters["tok_embed.weight"].grad
+    embedding = model.truth.parameters()["tok_embed.weight"].grad
     unread = set(row.tokens[0, last + 1 :].tolist()) - set(row.tokens[0, : last + 1].tolist())
     assert unread
     for token in range(14):
@@ -205,7 +205,7 @@ def test_a_step_that_was_not_kept(whole):
 
 def test_smeared_keys_learn_how_much(tmp_path):
     smeared = trained(tmp_path, shape=replace(SHAPE, smear=True)).model
-    alpha = smeared.reference.parameters["layers.0.attn.k.alpha"]
+    alpha = smeared.truth.parameters()["layers.0.attn.k.alpha"]
     assert alpha.shape == (2,)
     assert alpha.abs().min() > 1e-3
 

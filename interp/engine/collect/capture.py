@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from interp.core.errors import InterpError, Unsupported
 from interp.core.sites import Site, resolve
+from interp.engine.checkpoint import kept_of
 from interp.engine.collect import shards
 from interp.engine.collect.captured import Captured
 from interp.engine.collect.kept import Kept, Place, Wanted
@@ -70,7 +71,7 @@ def capture(
         ResultsError: the folder holds another capture, or cannot be written.
     """
     wanted = _wanted(model, tokens, sites, positions, side, mask, dtype)
-    served = choose(model, engine, prefix=wanted.pairs.decoder)
+    served = choose(model, engine, longest=wanted.pairs.longest, prefix=wanted.pairs.decoder)
     if batch is not None and batch < 1:
         raise InterpError(f"batch={batch} rows is no forward; leave it out, or give 1 or more")
     asked, room = wanted.bytes(), budget(memory)
@@ -105,7 +106,7 @@ def capture(
             _fill(kept, model, served, list(rows), batch, bar)
             return Captured(wanted.layout.sites, wanted.positions, asked, note, kept)
         folder = Path(folder)
-        known = shards.identity(wanted, model.weight_hash, note["dtype"], note["tokens"])
+        known = shards.identity(wanted, kept_of(model), note["tokens"])
         rest = {"bytes": asked, "lengths": wanted.pairs.lengths.tolist(), "provenance": note}
         rest["group_size"] = model.facts.group_size
         plan = shards.plan(wanted, batch, room)

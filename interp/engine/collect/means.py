@@ -89,7 +89,7 @@ class MeanReference(Averaged):
         given = prompts(pairs)
         accept(model, given, None)
         require_room(model, given, layout, by, budget(memory))
-        served = choose(model, engine, prefix=given.decoder)
+        served = choose(model, engine, longest=given.longest, prefix=given.decoder)
         found = average(model, served, given, side, layout, by)
         return cls(by, layout, *found, model.name, model.weight_hash, given.decoder)
 

@@ -68,17 +68,16 @@ class Shards:
         return found
 
 
-def identity(wanted: Wanted, weights: str, model_dtype: str, tokens: str) -> dict[str, Any]:
-    """Everything that the numbers in a folder depend on."""
+def identity(wanted: Wanted, model: Mapping[str, Any], tokens: str) -> dict[str, Any]:
+    """Everything that the numbers in a folder depend on; `model`: its own identity."""
     places = [None if at is None else at.tolist() for at in wanted.places.values()]
     return {
-        "weights": weights,
-        "model dtype": model_dtype,
+        **model,
         "tokens": tokens,
         "sites": [str(site) for site in wanted.layout.sites],
         "positions": list(wanted.positions),
         "indices of the positions": hashlib.sha256(repr(places).encode()).hexdigest()[:16],
-        "dtype": str(wanted.dtype).removeprefix("torch."),
+        "kept": str(wanted.dtype).removeprefix("torch."),
     }
 
 
@@ -120,4 +119,4 @@ def opened(folder: str | os.PathLike[str]) -> tuple[Shards, dict[str, Any]]:
     """
     found, index = folders.opened(folder, CAPTURE)
     layout = Layout.of(map(Site.parse, index["identity"]["sites"]), index["group_size"])
-    return Shards(found, layout, getattr(torch, index["identity"]["dtype"])), index
+    return Shards(found, layout, getattr(torch, index["identity"]["kept"])), index

@@ -1,0 +1,232 @@
+"""Is an engine right on a model? Each is held against Hugging Face's own numbers, as they are now.
+
+Layer by layer: what enters a layer of Hugging Face's model is given to the engine's, and what its
+attention and its MLP write, and what leaves it, is compared, each with its own size. So a part that
+is wrong shows however small it is, and rounding does not add up from layer to layer: in any
+precision an engine that is right is off by a few units in the last place. With the embedding and
+what the output makes of the last layer that is the whole model, by induction.
+
+An option may matter only in rows that are long enough (a sliding window, stretched angles). So rows
+are verified that are longer than any such length that the rows of a call reach.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.facts import Facts
+from interp.core.sites import Site
+from interp.engine import forward
+from interp.engine.trace import through
+from interp.engine.weights import Weights
+from interp.engine.writes import Rank, Write, at, noting, start_of
+from interp.engine.writes import forward as run_bridge
+from interp.models.model import Model
+from interp.models.precision import rounding
+
+SHORT = 8
+"""Tokens in a row that is verified, where nothing asks for more."""
+FREE = 64
+"""Lengths up to this are always passed: a row of so many tokens costs nothing."""
+WORDS = ("window", "position", "chunk", "context", "length", "ctx", "seq", "distance")
+"""What settings are called that can make a long row another matter than a short one."""
+PARTS = {"attention": "attn.o", "MLP": "mlp.out"}
+"""What writes to the residual stream, and the bridge's component that does."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far something is from what Hugging Face computes, relative to its size."""
+
+    name: str
+    error: float
+    tolerance: float
+
+    def __str__(self) -> str:
+        return f"{self.name} is off by {self.error:.1e} times its size (tolerance {self.tolerance:.0e})"
+
+
+Shown = tuple[str, Tensor, Tensor]
+"""What is compared: its name, the engine's and Hugging Face's."""
+
+
+@torch.no_grad()
+def replay_gap(model: Model, w: Weights, length: int) -> Gap | None:
+    """Where replay is farthest from Hugging Face in rows of a length, if that is too far."""
+    return _worst(_of_replay(model, w, _rows(model, length)), model)
+
+
+@torch.no_grad()
+def bridge_gap(model: Model, length: int) -> Gap | None:
+    """Where the bridge is farthest from Hugging Face in rows of a length, if that is too far.
+
+    With hooks and adapters that were put on it; hooks on its own hook points are lifted.
+    """
+    with model.live.watch.lifted(model.now().foreign):
+        return _worst(_of_bridge(model, _rows(model, length)), model)
+
+
+def _worst(shown: Iterator[Shown], model: Model) -> Gap | None:
+    tolerance = rounding(model.dtype)
+    worst = Gap("nothing", 0.0, tolerance)
+    for name, ours, theirs in shown:
+        largest = theirs.double().abs().max().item()
+        error = (ours.double() - theirs.double()).abs().max().item() / max(largest, 1e-30)
+        if not error <= worst.error:  # NaN is the worst
+            worst = Gap(name, error, tolerance)
+    return None if worst.error <= tolerance else worst
+
+
+def _of_replay(model: Model, w: Weights, tokens: Int[Tensor, "batch pos"]) -> Iterator[Shown]:
+    streams, parts, end = _streams(model), _parts(model), _end(model)
+    truth = model.truth.run(tokens, note=_noted(streams, parts, end))
+    said = truth.noted
+    yield "the embedding", forward.embed(w, tokens), said[streams[0]]
+    turn = forward.rotations(w, tokens.shape[1])
+    for layer, name in enumerate(streams):
+        held: dict[str, Tensor] = {}
+        resid = forward.wide(said[name])
+        after = through(w, layer, resid, turn, lambda kind, _, x: held.update({kind: x}))
+        for part, kind, ends in (
+            ("attention", "attn_out", w.blocks[layer].attention.ends),
+            ("MLP", "mlp_out", w.blocks[layer].mlp.ends),
+        ):
+            if names := parts[part]:
+                wrote = said[names[layer]].view(resid.shape)
+                yield f"what {part} {layer} writes", held[kind], forward.norm(wrote, ends.write)
+        if layer + 1 < len(streams):
+            yield f"what leaves layer {layer}", after, said[streams[layer + 1]]
+        elif w.unembed is None and end:
+            yield f"what leaves layer {layer}", after, said[end]
+        else:
+            yield "the output", output(w, after), truth.output
+
+
+def _of_bridge(model: Model, tokens: Int[Tensor, "batch pos"]) -> Iterator[Shown]:
+    foreign = model.now().foreign
+    if model.facts.n_encoder_layers:
+        start = tokens.new_full((len(tokens), 1), start_of(model))
+        truth = model.truth.run(tokens, foreign=foreign, decoder_input_ids=start)
+        yield "the output", _output(model, tokens, [])[0], truth.output
+        return
+    streams, parts, end = _streams(model), _parts(model), _end(model)
+    truth = model.truth.run(tokens, note=_noted(streams, parts, end), foreign=foreign)
+    said, noted, writes, hooks = truth.noted, {}, list[Write](), []
+    for layer, name in enumerate(streams):
+        site, store = Site("resid_pre", layer), list[Tensor]()
+        noted[name] = store
+        writes.append(at(model.facts, site, Rank.NOTE, noting(store)))
+        writes.append(at(model.facts, site, Rank.EDIT, _giving(said[name])))
+    for part, names in parts.items():
+        for layer, name in enumerate(names):
+            noted[name] = list[Tensor]()
+            hooks.append((f"blocks.{layer}.{PARTS[part]}.hook_out", noting(noted[name])))
+    out, _ = _output(model, tokens, writes, hooks)
+    for layer, name in enumerate(streams):
+        what = f"what leaves layer {layer - 1}" if layer else "the embedding"
+        yield what, noted[name][0], said[name]
+    for part, names in parts.items():
+        for layer, name in enumerate(names):
+            yield f"what {part} {layer} writes", noted[name][0].view_as(said[name]), said[name]
+    yield "the output", out, said[end] if end and not model.facts.language_model else truth.output
+
+
+def _end(model: Model) -> str:
+    """Hugging Face's name of the norm after the last layer; none where the blocks end in one."""
+    norm = getattr(model.bridge, "ln_final", None)
+    if norm is None or model.facts.block == "post":
+        return ""
+    return model.truth.name_of(norm)
+
+
+def _noted(streams: Sequence[str], parts: Mapping[str, list[str]], end: str) -> dict[str, str]:
+    """What is heard of Hugging Face's modules: what enters a layer, what a part writes."""
+    wrote = [name for names in parts.values() for name in names]
+    return {**dict.fromkeys([*streams, *filter(None, [end])], "in"), **dict.fromkeys(wrote, "out")}
+
+
+def _output(
+    model: Model,
+    tokens: Int[Tensor, "batch pos"],
+    writes: Sequence[Write],
+    hooks: Sequence[tuple[str, Any]] = (),
+) -> tuple[Tensor, Tensor]:
+    logits, final = run_bridge(model, tokens, writes, hooks=hooks)
+    return (final if logits is None else logits), final
+
+
+def _giving(value: Tensor) -> Any:
+    return lambda activation: value.to(activation.dtype)
+
+
+def output(w: Weights, final: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos out"]:
+    """Logits of the last residual stream, or that itself where there is no head."""
+    if w.unembed is None:
+        return final
+    return forward.unembed(w, final.flatten(0, 1)[None]).view(*final.shape[:2], -1)
+
+
+def _streams(model: Model) -> list[str]:
+    """Hugging Face's names of the layers."""
+    return [model.truth.name_of(block) for block in model.bridge.blocks]
+
+
+def _parts(model: Model) -> Mapping[str, list[str]]:
+    """Hugging Face's names of what writes in each layer; none where one has no such part."""
+    return {part: _named(model, path) for part, path in PARTS.items()}
+
+
+def _named(model: Model, path: str) -> list[str]:
+    found = []
+    for block in model.bridge.blocks:
+        module: Any = block
+        for name in path.split("."):
+            module = getattr(module, name, None)
+        if module is None or (path.startswith("mlp") and not model.facts.d_mlp):
+            return []
+        found.append(model.truth.name_of(module))
+    return found
+
+
+def _rows(model: Model, length: int) -> Int[Tensor, "batch pos"]:
+    """Two rows of random tokens; of a great length one."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (1 if length > FREE + 2 else 2, length)
+    return torch.randint(model.facts.d_vocab, shape, generator=generator).to(model.device)
+
+
+def length_for(facts: Facts, lengths: Sequence[int], longest: int) -> int:
+    """Tokens in the rows that must be verified before rows of `longest` tokens are served.
+
+    `lengths`: those at which something may begin to matter.
+    """
+    # the longest row that a model is made for is passed only by whoever passes it
+    few = [n for n in lengths if n <= FREE and (n < facts.n_ctx or longest > n)]
+    wanted = max([SHORT, *(n + 2 for n in few)])
+    if any(FREE < n < longest for n in lengths):
+        wanted = longest
+    return wanted if longest > facts.n_ctx else min(wanted, facts.n_ctx)
+
+
+def lengths_of(model: Model, w: Weights | None = None) -> list[int]:
+    """The lengths at which the model's configuration, or replay, may treat a row otherwise."""
+    config = getattr(model.bridge.original_model, "config", None)
+    found = set() if config is None else set(_numbers(vars(config), ""))
+    if w is not None:
+        found |= {b.attention.window for b in w.blocks if b.attention.window is not None}
+    return sorted(n for n in found if n > 1)
+
+
+def _numbers(value: Any, name: str) -> Iterator[int]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _numbers(item, f"{name} {key}")
+    elif isinstance(value, int) and not isinstance(value, bool):
+        if any(word in name for word in WORDS):
+            yield value
+    elif name and hasattr(value, "to_dict"):  # a configuration inside of one
+        yield from _numbers(vars(value), name)

@@ -1,0 +1,69 @@
+"""A model as it is at this moment, and what was found out about it since it last changed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from interp.models.fused import Fused
+from interp.models.watch import Foreign, Stamp, Watch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Now:
+    """A model at one moment.
+
+    Attributes:
+        foreign: hooks, adapters and replaced parts that it did not come with.
+        changed: plain settings that are not as they were when it was loaded.
+        device, dtype: of its first parameter.
+    """
+
+    stamp: Stamp
+    foreign: tuple[Foreign, ...]
+    changed: tuple[str, ...]
+    device: torch.device
+    dtype: torch.dtype
+    found: dict[object, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, key: object, find: Callable[[], T]) -> T:
+        """What was found out before, as long as the model has not changed since."""
+        if key not in self.found:
+            self.found[key] = find()
+        return self.found[key]
+
+
+class Live:
+    """Gives the same `Now` until the model changes."""
+
+    def __init__(self, watch: Watch, fused: Sequence[Fused]) -> None:
+        self.watch, self.fused = watch, fused
+        self._now: Now | None = None
+
+    def now(self) -> Now:
+        """The model as it is.
+
+        Raises:
+            ModelError: two copies of one matrix were changed in two ways.
+        """
+        stamp = self.watch.stamp()
+        if self._now is None or stamp != self._now.stamp:
+            for matrix in self.fused:
+                matrix.settle()
+            first = _first(self.watch.wrapped)
+            self._now = Now(
+                self.watch.stamp(),
+                self.watch.foreign(),
+                self.watch.changed(),
+                first.device,
+                first.dtype,
+            )
+        return self._now
+
+
+def _first(module: nn.Module) -> torch.Tensor:
+    return next(p for p in module.parameters() if p.is_floating_point())

@@ -1,0 +1,217 @@
+"""What is there of a model now, seen in less than a millisecond.
+
+A *stamp* has the identity, address and version of each parameter and buffer, the modules, their
+hooks and their plain settings. Two equal stamps are the same model: whatever was found out about it
+holds. What stands on it that it did not come with is *foreign*: hooks, adapters, replaced parts.
+
+An in-place change through `.data` (`p.data.mul_`) raises no counter. `Watch.sample` reads one
+number of each tensor in main memory and so sees such a change of a tensor as a whole; one of single
+numbers, or on an accelerator, is seen only where all weights are read: `Model.identity(anew=True)`,
+with which everything that is kept on disk is compared.
+"""
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter, itemgetter
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+
+from interp.models import rotary
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_GLOBAL = [getattr(torch_module, f"_global{name}") for name in HOOKS]
+_OWN = (GeneralizedComponent.__module__.rpartition(".")[0], "transformers.utils.output_capturing")
+"""What puts hooks of its own on modules when they first run, and only to look."""
+_version, _pointer = attrgetter("_version"), torch.Tensor.data_ptr
+Stamp = tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Foreign:
+    """Something that was put on a model after it was loaded.
+
+    Attributes:
+        what: hooks on a module, a module that was not there, a `forward` of its own, or hooks on
+            every module that there is.
+        name: of the module, as the wrapped model has it.
+        module: that it stands on, or that it is.
+        held: the functions, or the module.
+    """
+
+    what: Literal["hook", "module", "forward", "global"]
+    name: str
+    module: nn.Module
+    held: tuple[Any, ...]
+
+    @property
+    def point(self) -> bool:
+        """Does it stand on a hook point of TransformerLens, which the bare model has not?"""
+        return isinstance(self.module, HookPoint)
+
+    def __str__(self) -> str:
+        name = self.name.replace("._original_component", "") or "the model"
+        match self.what:
+            case "hook":
+                return f"{len(self.held)} forward hook(s) on {name}"
+            case "module":
+                return f"a {type(self.module).__name__} at {name}"
+            case "forward":
+                return f"a forward of its own at {name}"
+        return f"{len(self.held)} forward hook(s) on all torch modules"
+
+
+class Watch:
+    """Looks at a wrapped model; what it has when this is made is its own."""
+
+    def __init__(self, wrapped: nn.Module, bridge: nn.Module) -> None:
+        self.wrapped, self.bridge = wrapped, bridge
+        self._index()
+        self.own = {id(module): module for module in self.modules}
+        self.hooks = {id(m): {h: frozenset(getattr(m, h)) for h in HOOKS} for m in self.modules}
+        self.forwards = {id(m) for m in self.modules if "forward" in vars(m)}
+        self.started = self._values()
+
+    def _index(self) -> None:
+        """Everything that a stamp looks at, in flat lists."""
+        self.named = dict(self.wrapped.named_modules())
+        inside = set(self.named.values())
+        self.modules = [*inside, *(m for m in self.bridge.modules() if m not in inside)]
+        self.names = {id(module): name for name, module in reversed(self.named.items())}
+        self._children = [m._modules for m in self.modules if not isinstance(m, HookPoint)]
+        self._shape = list(chain.from_iterable(map(dict.values, self._children)))
+        self._hooked = [*_GLOBAL, *(getattr(m, name) for m in self.modules for name in HOOKS)]
+        self._dicts = [vars(m) for m in self.modules]
+        # what a run itself writes is no change
+        self.remembering = rotary.remembering(self.wrapped)
+        self._passing = [(m._buffers, rotary.passing(m)) for m in self.remembering]
+        written = {id(buffers) for buffers, _ in self._passing}
+        held = (d for m in self.named.values() for d in (m._parameters, m._buffers))
+        self._held = [d for d in held if id(d) not in written]
+        plain = [(m, _plain(m)) for m in self.named.values()]
+        self._settings = [(m, names, itemgetter(*names)) for m, names in plain if names]
+
+    def stamp(self) -> Stamp:
+        """What is there now."""
+        if list(chain.from_iterable(map(dict.values, self._children))) != self._shape:
+            self._index()
+        tensors = self._tensors()
+        try:
+            settings = tuple(get(vars(module)) for module, _, get in self._settings)
+        except KeyError:  # one was deleted
+            self._index()
+            return self.stamp()
+        config = getattr(self.wrapped, "config", None)
+        return (
+            tuple(map(id, self._shape)),
+            tuple(map(id, tensors)),
+            tuple(map(_pointer, tensors)),
+            tuple(map(_version, tensors)),
+            tuple(tuple(d) for d in self._hooked if d),
+            sum("forward" in d for d in self._dicts),
+            settings,
+            "" if config is None else repr(vars(config)),
+        )
+
+    def _tensors(self) -> list[Tensor]:
+        found = [t for d in self._held if d for t in d.values() if t is not None]
+        for buffers, written in self._passing:
+            found += [t for n, t in buffers.items() if n not in written and t is not None]
+        return found
+
+    def sample(self) -> bytes:
+        """One number of each tensor in main memory, read where it lies."""
+        return b"".join(
+            ctypes.string_at(t.data_ptr() + t.nbytes // 2, min(8, t.nbytes - t.nbytes // 2))
+            for t in self._tensors()
+            if t.device.type == "cpu" and t.nbytes
+        )
+
+    def plain(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The plain settings of each module that is Hugging Face's own, by its name."""
+        for module, names, _ in self._settings:
+            if not isinstance(module, GeneralizedComponent):
+                held = vars(module)
+                yield self.names[id(module)], {k: held[k] for k in names if k in held}
+
+    def changed(self) -> tuple[str, ...]:
+        """The plain settings that are not as they were, each with both values."""
+        before, now = self.started, self._values()
+        names = sorted(before.keys() & now.keys())
+        return tuple(f"{n}: {before[n]}, now {now[n]}" for n in names if before[n] != now[n])
+
+    def _values(self) -> dict[str, str]:
+        config = getattr(self.wrapped, "config", None)
+        found = {} if config is None else {f"config.{k}": repr(v) for k, v in vars(config).items()}
+        for module, names, _ in self._settings:
+            name, held = self.names[id(module)], vars(module)
+            found |= {f"{name}.{k}": repr(held[k]) for k in names if k in held and k != "training"}
+        return found
+
+    def foreign(self) -> tuple[Foreign, ...]:
+        """What stands on the model that it did not come with."""
+        return tuple(self._foreign())
+
+    def _foreign(self) -> Iterator[Foreign]:
+        new = [name for name, module in self.named.items() if id(module) not in self.own]
+        for name in new:
+            if not any(name.startswith(f"{above}.") for above in new):
+                yield Foreign("module", name, self.named[name], (self.named[name],))
+        for module in self.modules:
+            if id(module) not in self.own:
+                continue
+            name = self.names.get(id(module), "the bridge")
+            for kind in HOOKS:
+                if added := self.added(module, kind):
+                    yield Foreign("hook", name, module, tuple(added.values()))
+            if "forward" in vars(module) and id(module) not in self.forwards:
+                yield Foreign("forward", name, module, (vars(module)["forward"],))
+        if everywhere := tuple(hook for hooks in _GLOBAL for hook in hooks.values()):
+            yield Foreign("global", "", self.wrapped, everywhere)
+
+    def added(self, module: nn.Module, kind: str) -> dict[int, Any]:
+        """The hooks of one kind that are foreign, by their keys."""
+        known = self.hooks.get(id(module), {}).get(kind, frozenset())
+        return {
+            key: hook
+            for key, hook in getattr(module, kind).items()
+            if key not in known and not str(getattr(hook, "__module__", "")).startswith(_OWN)
+        }
+
+    @contextmanager
+    def lifted(self, foreign: Sequence[Foreign]) -> Iterator[None]:
+        """Without the foreign hooks on hook points, inside the block."""
+        places = [(f.module, kind) for f in foreign if f.point for kind in HOOKS]
+        before = [(getattr(module, kind), dict(getattr(module, kind))) for module, kind in places]
+        for module, kind in places:
+            for key in self.added(module, kind):
+                del getattr(module, kind)[key]
+        try:
+            yield
+        finally:
+            for hooks, all_of_them in before:
+                hooks.clear()
+                hooks.update(all_of_them)
+
+
+def _plain(module: nn.Module) -> tuple[str, ...]:
+    """The plain settings of a module: numbers, words and switches."""
+    if isinstance(module, HookPoint):
+        return ()
+    if isinstance(module, GeneralizedComponent):
+        return ("training",)
+    kinds = (bool, int, float, str, type(None))
+    return tuple(
+        name
+        for name, value in vars(module).items()
+        if type(value) in kinds
+        and not name.startswith("_")
+        and not name.endswith(rotary.REMEMBERED)
+    )
