@@ -17,10 +17,12 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from importlib import metadata
 from io import BytesIO
+from numbers import Real
 from pathlib import Path, PurePath
 from typing import Any, TypeVar, cast
 
@@ -29,10 +31,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from interp.core.atomic import whole
-from interp.core.errors import ResultsError
+from interp.core.door import door
+from interp.core.errors import ResultsError, nearest, said
 from interp.core.results import Results
 from interp.core.scores import Scores
 from interp.core.table import Table, open_table
+from interp.core.taken import Index, shown
 
 REMEDY = (
     "A run keeps its results there; choose a root folder that you may write to and that has room."
@@ -49,9 +53,14 @@ UNDATED: dict[str, dict[str, None]] = {
 """Metadata left out, so that the same figure gives the same bytes."""
 
 
+@door
 @dataclass(frozen=True)
 class Run:
-    """The folder of one config. Made by `open_run`."""
+    """The folder of one config. Made by `open_run`.
+
+    Attributes:
+        folder: that everything is written to.
+    """
 
     folder: Path
 
@@ -72,6 +81,7 @@ class Run:
         """The same of an experiment that scores what can be read off."""
         return Scores.load(self.folder / "results.parquet")
 
+    @door
     def stage(self, name: str, compute: Callable[[Path], T]) -> T:
         """The table of one step: loaded if it is there, else computed and kept.
 
@@ -90,6 +100,8 @@ class Run:
             _make(checkpoint)
             found = compute(checkpoint)
             if not isinstance(found, Table):
+                with suppress(OSError):  # what holds finished parts stays
+                    os.removedirs(checkpoint)
                 raise ResultsError(
                     f"stage {name!r} gave a {type(found).__name__}, not Results or Scores; does "
                     "its function end in `return`?"
@@ -99,10 +111,19 @@ class Run:
         # also after computing: the table of a resumed run and of an unbroken one are then the same
         return cast(T, open_table(path))
 
+    @door
     def figure(self, name: str, figure: Figure, table: pd.DataFrame) -> list[Path]:
         """Write `figures/<name>` as .pdf, .svg and .png, and the table it shows as .csv.
 
         The same figure gives the same bytes on the same machine.
+
+        Args:
+            name: of the files, without their ends.
+            figure: of matplotlib, as all functions of interp.figures give it.
+            table: what it shows, such as `results.summary()`.
+
+        Raises:
+            ResultsError: a name that no file can have, or a folder that cannot be written.
         """
         base = self.folder / "figures" / _named(name, "a figure")
         pages = {"csv": table.to_csv(index=False, lineterminator="\n").encode()}
@@ -115,12 +136,22 @@ class Run:
             _write(base.with_name(f"{base.name}.{kind}"), pages[kind]) for kind in sorted(pages)
         ]
 
+    @door
     def finish(self, results: Table, summary: str) -> None:
-        """Write `summary.md`, then `results.parquet`, whose presence says that all is done."""
+        """Write `summary.md`, then `results.parquet`, whose presence says that all is done.
+
+        Args:
+            results: Results or Scores.
+            summary: in words, as markdown.
+
+        Raises:
+            ResultsError: a folder that cannot be written, or a table that no file can hold.
+        """
         _write(self.folder / "summary.md", (summary.rstrip() + "\n").encode())
         results.save(self.folder / "results.parquet")
 
 
+@door
 def open_run(name: str, config: Any, *, root: str | os.PathLike[str] = Path("runs")) -> Run:
     """The folder of this config, with config.json and provenance.json in it.
 
@@ -138,21 +169,63 @@ def open_run(name: str, config: Any, *, root: str | os.PathLike[str] = Path("run
         return run
     _write(run.folder / "config.json", _json(plain(config, "config")))
     path, now = run.folder / "provenance.json", provenance()
-    earlier = json.loads(path.read_text()) if path.exists() else {"sessions": []}
     # a run resumed after an upgrade was made by both versions, and says so
-    sessions = [s for s in earlier["sessions"] if s != now]
+    sessions = [s for s in _sessions(path) if s != now]
     _write(path, _json({"sessions": [*sessions, now]}))
     return run
 
 
-def interval(row: pd.Series, column: str = "value", *, digits: int = 3) -> str:
-    """A number of a summary with its interval, for a sentence: "0.893 [0.865, 0.927]"."""
+def _sessions(path: Path) -> list[Any]:
+    """What computed in this folder before.
+
+    Raises:
+        ResultsError: the file is there, but is not what `open_run` wrote.
+    """
+    if not path.exists():
+        return []
+    try:
+        return list(json.loads(path.read_text())["sessions"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResultsError(
+            f"{path} is not what interp wrote ({said(error)}); likely it was edited or cut short. "
+            "Move it away, or take another root folder."
+        ) from error
+
+
+@door
+def interval(row: pd.Series, column: str = "value", *, digits: Index = 3) -> str:
+    """A number of a summary with its interval, for a sentence: "0.893 [0.865, 0.927]".
+
+    Args:
+        row: of a summary, with "low" and "high".
+        column: of the number: "value", "effect".
+        digits: after the point.
+
+    Raises:
+        ResultsError: the row has no such number, or no interval.
+    """
+    known = [str(name) for name, value in row.items() if isinstance(value, Real)]
+    if lost := [name for name in (column, "low", "high") if name not in known]:
+        raise ResultsError(f"the row has no number {lost[0]!r}; {nearest(lost[0], known)}")
     value, low, high = (f"{row[name]:.{digits}f}" for name in (column, "low", "high"))
     return f"{value} [{low}, {high}]"
 
 
+@door
 def report(folder: Path) -> str:
-    """The summary of a finished run, and the paths of what it wrote."""
+    """The summary of a finished run, and the paths of what it wrote.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        ResultsError: it holds no finished run.
+    """
+    if not (folder / "summary.md").is_file():
+        raise ResultsError(
+            f"{folder} holds no finished run: it has no summary.md. Give the folder of a run "
+            "(run.folder) after run.finish(...)."
+        )
     found = sorted([*folder.glob("*.*"), *folder.glob("*/*.*")])  # no checkpoints farther down
     files = [path.relative_to(folder) for path in found]
     shown = [path for path in files if not any(part.startswith(".") for part in path.parts)]
@@ -160,17 +233,19 @@ def report(folder: Path) -> str:
     return "\n".join(["", (folder / "summary.md").read_text(), *lines])
 
 
+@door
 def config_hash(config: Any) -> str:
     """12 hex digits of the sha256 of the config's canonical JSON."""
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise ResultsError(
-            f"a config is an instance of a frozen dataclass, not {config!r}; write Config() with "
-            "its brackets, and @dataclass(frozen=True) above its class."
+            f"a config is an instance of a frozen dataclass, not {shown(config)}; write Config() "
+            "with its brackets, and @dataclass(frozen=True) above its class."
         )
     kept = plain(config, "config", hashed_only=True)
     return hashlib.sha256(_json(kept, indent=None)).hexdigest()[:12]
 
 
+@door
 def plain(value: Any, where: str, *, hashed_only: bool = False) -> Any:
     """A config value as JSON has it: paths, dtypes and enum members as text, tuples as lists.
 
@@ -247,7 +322,7 @@ def _commit() -> str | None:
 def _named(name: str, what: str) -> str:
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise ResultsError(
-            f"{name!r} cannot name {what}: it becomes a file name; use letters, digits, _ . - +"
+            f"{name!r} cannot name {what}: it becomes a file name; use letters, digits, _ . - +."
         )
     return name
 

@@ -10,6 +10,24 @@ from interp.core.errors import ResultsError
 REMEDY = "Choose a folder that you may write to and that has room."
 
 
+def require_writable(folder: str | os.PathLike[str] | None) -> None:
+    """Refuse a folder that cannot be made or written to, before anything is computed for it.
+
+    Nothing is made here: what is looked at is the nearest folder above that there is.
+
+    Raises:
+        ResultsError: naming what is in the way.
+    """
+    if not isinstance(folder, str | os.PathLike):
+        return  # none is asked for, or the annotation refuses it
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        why = "may not be written to" if place.is_dir() else "is no folder"
+        raise ResultsError(f"{folder} cannot be written: {place} {why}. {REMEDY}")
+
+
 @contextmanager
 def whole(
     path: Path, *, what: str = "", remedy: str = REMEDY, failures: tuple[type[Exception], ...] = ()
@@ -23,6 +41,8 @@ def whole(
     Raises:
         ResultsError: it cannot be written.
     """
+    if not path.name:
+        raise ResultsError(f"cannot write {what}{str(path)!r}: it names no file. {remedy}")
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

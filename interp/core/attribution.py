@@ -13,13 +13,16 @@ from numpy import ndarray
 
 from interp.core import stats
 from interp.core.circuit import Part
+from interp.core.door import door
 from interp.core.edges import Edge
 from interp.core.errors import ResultsError
 from interp.core.table import Table
+from interp.core.taken import Count, Seed, shown
 
 COLUMNS = ["method", "site", "position", "writer", "reader", "metric", "score", "each"]
 
 
+@door
 @dataclass(frozen=True, eq=False, repr=False)
 class Attribution(Table):
     """What methods estimate, or exact patching measures, that cutting each part does.
@@ -35,8 +38,26 @@ class Attribution(Table):
     """
 
     columns = COLUMNS
+    numbers = ("score",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        cluster = self.provenance.get("cluster")
+        if not isinstance(cluster, Sequence) or isinstance(cluster, str):
+            raise ResultsError(
+                "the provenance of an attribution says of which cluster each example is: "
+                f"provenance['cluster'] is a list of names, not {shown(cluster)}. Make tables with "
+                "Attribution.of, or read them with Attribution.load."
+            )
+        sizes = set(map(np.size, self.frame["each"])) - {len(cluster)}
+        if sizes:
+            raise ResultsError(
+                f"a part has scores of {min(sizes)} examples, and there are clusters of "
+                f"{len(cluster)}; give the score of each part in each example."
+            )
 
     @classmethod
+    @door
     def of(
         cls,
         parts: Sequence[Part],
@@ -47,7 +68,21 @@ class Attribution(Table):
         metric: str,
         provenance: Mapping[str, Any],
     ) -> "Attribution":
-        """A table of parts and their scores."""
+        """A table of parts and their scores.
+
+        Args:
+            parts: one for each row of `each`.
+            each: the score of each part in each example.
+            cluster: of each example.
+
+        Raises:
+            ResultsError: not a row of scores for each part, or not a cluster for each example.
+        """
+        if each.shape != (len(parts), len(cluster)):
+            raise ResultsError(
+                f"{len(parts)} parts and clusters of {len(cluster)} examples, and scores of shape "
+                f"{each.shape} (part, example); give a score of each part in each example."
+            )
         edges = [part.of if isinstance(part.of, Edge) else None for part in parts]
         frame = pd.DataFrame(
             {
@@ -85,7 +120,8 @@ class Attribution(Table):
         """Of each example."""
         return list(self.provenance["cluster"])
 
-    def resampled(self, *, seed: int) -> "Attribution":
+    @door
+    def resampled(self, *, seed: Seed) -> "Attribution":
         """The same examples with whole clusters drawn again with replacement (bootstrap)."""
         names, code = np.unique(self.cluster, return_inverse=True)
         drawn = np.random.default_rng(seed).integers(len(names), size=len(names))
@@ -95,7 +131,8 @@ class Attribution(Table):
         cluster = [self.cluster[i] for i in chosen]
         return Attribution(frame, {**self.provenance, "cluster": cluster})
 
-    def top(self, n: int = 10) -> pd.DataFrame:
+    @door
+    def top(self, n: Count = 10) -> pd.DataFrame:
         """The n parts of the largest absolute score, with 95 % cluster-bootstrap intervals."""
         order = np.argsort(-np.abs(self.scores), kind="stable")[:n]
         _, cluster = np.unique(self.cluster, return_inverse=True)
@@ -104,6 +141,7 @@ class Attribution(Table):
         low, high = stats.bootstrap_interval(each, cluster)
         return chosen.drop(columns="each").assign(low=low, high=high)
 
+    @door
     def beside(self, other: "Attribution") -> pd.DataFrame:
         """Scores of the parts that both have: `site`, `position`, `score`, `other`.
 

@@ -9,12 +9,14 @@ import os
 from collections.abc import Iterable, Set
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from interp.core.atomic import whole
+from interp.core.door import door
 from interp.core.edges import ARROW, Edge
-from interp.core.errors import ResultsError, SiteError, Unsupported, nearest
+from interp.core.errors import ResultsError, SiteError, said
 from interp.core.sites import Site
+from interp.core.taken import shown
 
 Granularity = Literal["edges", "nodes"]
 Ablation = Literal["zero", "mean", "resample", "optimal"]
@@ -38,6 +40,8 @@ class Part(NamedTuple):
         Raises:
             SiteError: not an edge or a site.
         """
+        if not isinstance(text, str):  # no door: an attribution has 70,000 of them
+            raise SiteError(f"{shown(text)} is no text of a part, such as '20.1 -> 23.3.q @ end'.")
         name, _, place = text.partition("@")
         of = Edge.parse(name) if ARROW in name else Site.parse(name)
         return cls(of, place.strip() or "all")
@@ -46,6 +50,7 @@ class Part(NamedTuple):
         return f"{self.of}" if self.place == "all" else f"{self.of} @ {self.place}"
 
 
+@door
 @dataclass(frozen=True)
 class Circuit:
     """A set of parts, all edges or all sites, and what takes the place of the others.
@@ -71,12 +76,6 @@ class Circuit:
     note: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        for name, given, known in (
-            ("granularity", self.granularity, get_args(Granularity)),
-            ("ablation", self.ablation, get_args(Ablation)),
-        ):
-            if given not in known:
-                raise Unsupported(f"unknown {name}={given!r}; {nearest(str(given), known)}")
         kind = Edge if self.granularity == "edges" else Site
         if other := [part for part in self.parts if not isinstance(part.of, kind)]:
             raise SiteError(
@@ -91,6 +90,7 @@ class Circuit:
             )
 
     @classmethod
+    @door
     def of(
         cls,
         parts: Iterable[str | Edge | Site | Part],
@@ -115,7 +115,7 @@ class Circuit:
         )
         if granularity is None:
             if not found:
-                raise SiteError("an empty circuit needs granularity='edges' or 'nodes'")
+                raise SiteError("an empty circuit needs granularity='edges' or 'nodes'.")
             granularity = "edges" if isinstance(min(found, key=str).of, Edge) else "nodes"
         return cls(found, granularity, ablation, corruption, model)
 
@@ -123,30 +123,40 @@ class Circuit:
         return len(self.parts)
 
     def __contains__(self, part: object) -> bool:
-        text = Part.parse(part) if isinstance(part, str) else part
-        return (Part(text) if isinstance(text, Edge | Site) else text) in self.parts
+        of = Part.parse(part) if isinstance(part, str) else part
+        of = Part(of) if isinstance(of, Edge | Site) else of
+        return isinstance(of, Part) and of in self.parts
 
     @property
     def places(self) -> tuple[str, ...]:
         """The positions at which parts stand: ("all",) or names."""
         return tuple(sorted({part.place for part in self.parts})) or ("all",)
 
+    @door
     def holding(self, parts: Set[Part]) -> "Circuit":
-        """The same circuit with other parts."""
+        """The same circuit with other parts.
+
+        Raises:
+            SiteError: parts of another granularity.
+        """
         return replace(self, parts=frozenset(parts), note="")
 
+    @door
     def __or__(self, other: "Circuit") -> "Circuit":
         self.require_like(other)
         return self.holding(self.parts | other.parts)
 
+    @door
     def __and__(self, other: "Circuit") -> "Circuit":
         self.require_like(other)
         return self.holding(self.parts & other.parts)
 
+    @door
     def __sub__(self, other: "Circuit") -> "Circuit":
         self.require_like(other)
         return self.holding(self.parts - other.parts)
 
+    @door
     def jaccard(self, other: "Circuit") -> float:
         """Parts that both have, of those that either has; 1 for two empty circuits.
 
@@ -157,6 +167,7 @@ class Circuit:
         either = self.parts | other.parts
         return len(self.parts & other.parts) / len(either) if either else 1.0
 
+    @door
     def require_like(self, other: "Circuit") -> None:
         """Refuse to compare what means different things.
 
@@ -171,6 +182,7 @@ class Circuit:
                     "of one means something else in the other. Discover both in the same way."
                 )
 
+    @door
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write JSON, one part a line; atomic.
 
@@ -185,6 +197,7 @@ class Circuit:
         return path
 
     @classmethod
+    @door
     def load(cls, path: str | os.PathLike[str]) -> "Circuit":
         """Read what `save` wrote.
 
@@ -193,20 +206,22 @@ class Circuit:
         """
         try:
             note = json.loads(Path(path).read_text(encoding="utf-8"))
-            version = note.pop("version")
-            parts, lacking = note.pop("parts"), FIELDS - set(note)
-            if version == VERSION and (lacking or set(note) - FIELDS or not _texts(parts)):
-                raise ValueError(f"keys {sorted(note)}, parts {parts!r:.80}")
+            version, parts = note.pop("version"), note.pop("parts")
+            if version == VERSION:
+                if (FIELDS ^ set(note)) or not _texts(parts):
+                    raise ValueError(f"keys {sorted(note)}, parts {parts!r:.80}")
+                return cls(parts=frozenset(map(Part.parse, parts)), **note)
         except FileNotFoundError:
-            raise ResultsError(f"there is no circuit at {path}; see what save wrote") from None
+            raise ResultsError(f"there is no circuit at {path}; see what save wrote.") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ResultsError(f"{path} holds no circuit that interp wrote ({error!r})") from error
-        if version != VERSION:
             raise ResultsError(
-                f"{path} has circuit version {version}; this interp reads version {VERSION}. "
-                "Discover it again, or read it with the interp that wrote it."
-            )
-        return cls(parts=frozenset(map(Part.parse, parts)), **note)
+                f"{path} holds no circuit that interp wrote ({said(error)}); name a file that "
+                "Circuit.save wrote."
+            ) from error
+        raise ResultsError(
+            f"{path} has circuit version {version}; this interp reads version {VERSION}. "
+            "Discover it again, or read it with the interp that wrote it."
+        )
 
     def __repr__(self) -> str:
         if not self.parts:

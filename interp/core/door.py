@@ -2,38 +2,58 @@
 
 What has the wrong type is refused in a sentence that says which argument, what came, what is taken
 and what the argument means, and so is a name that the function has not. What means the same in
-another dress is taken: a number of NumPy, a column of pandas, a path as text.
+another dress is taken: a number of NumPy, a column of pandas, a path as text. What an annotation
+takes, `interp.core.taken` says; there are also rules for annotations, such as `Count` and `Seed`.
 """
 
 import inspect
 import re
 import textwrap
-import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping
 from functools import cache, wraps
-from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, get_args, get_origin
-
-import numpy as np
-import pandas as pd
+from typing import Any, ParamSpec, TypeVar, get_args, get_origin, overload
 
 from interp.core.errors import InterpError, nearest
+from interp.core.taken import (
+    LISTS,
+    Told,
+    a,
+    alternatives,
+    dressed,
+    fits,
+    in_words,
+    misspelt,
+    shown,
+    unruled,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class ArgumentError(InterpError, TypeError):
-    """An argument of a type that the function does not take, or none of its arguments."""
+class ArgumentError(InterpError, TypeError, ValueError):
+    """An argument that the function does not take, or none of its arguments."""
 
 
-def door(function: Callable[P, T]) -> Callable[P, T]:
-    """Check the arguments of a call against their annotations.
+@overload
+def door(function: type[T]) -> type[T]: ...
+@overload
+def door(function: Callable[P, T]) -> Callable[P, T]: ...
+def door(function: Any) -> Any:
+    """Check the arguments of a call against their annotations; of a class, what it is made of.
 
     Raises:
         ArgumentError: an argument that is not of its type, is missing, or that there is not.
     """
+    if isinstance(function, type):
+        function.__init__ = _checked(function.__init__, function)
+        return function
+    return _checked(function, function)
+
+
+def _checked(function: Callable[P, T], told: Any) -> Callable[P, T]:
+    """The function behind its door; `told` has the docstring."""
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -41,135 +61,97 @@ def door(function: Callable[P, T]) -> Callable[P, T]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise _unbound(function, signature, kwargs, error) from None
+            raise _unbound(told, signature, kwargs, error) from None
         for name, value in bound.arguments.items():
             kind = signature.parameters[name].kind
-            if name not in hints or kind in (kind.VAR_POSITIONAL, kind.VAR_KEYWORD):
+            if name not in hints or kind is kind.VAR_KEYWORD:
                 continue
-            taken = _dressed(value, hints[name])
-            if not _fits(taken, hints[name]):
-                raise _wrong(function, name, value, hints[name])
+            if kind is kind.VAR_POSITIONAL:
+                taken = tuple(_taken(told, name, each, hints[name]) for each in value)
+            else:
+                taken = _taken(told, name, value, hints[name])
             bound.arguments[name] = taken
         return function(*bound.args, **bound.kwargs)
 
+    vars(checked)["__door__"] = True
     return checked
 
 
 @cache
 def _known(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[str, Any]]:
-    """Its signature, and the annotations of its arguments."""
-    hints = typing.get_type_hints(function)
-    hints.pop("return", None)
+    """Its signature, and the annotations of its arguments with their rules."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    for name in ("self", "cls", "return"):
+        hints.pop(name, None)
     return inspect.signature(function), hints
 
 
-def _fits(value: object, hint: Any) -> bool:
-    from beartype.door import is_bearable  # takes longer to import than a call takes
+def _taken(told: Any, name: str, value: Any, hint: Any) -> Any:
+    """The value in the dress of its annotation.
 
-    if isinstance(value, bool) and bool not in _alternatives(hint) and int in _alternatives(hint):
-        return False
-    return is_bearable(value, hint)
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """What a union is of, all the way down."""
-    if get_origin(hint) in (types.UnionType, typing.Union):
-        return tuple(part for inner in get_args(hint) for part in _alternatives(inner))
-    return (hint,)
-
-
-def _dressed(value: Any, hint: Any) -> Any:
-    """The same value as its annotation has it."""
-    kinds = _alternatives(hint)
-    if isinstance(value, np.generic) and not any(_of(kind, np.generic) for kind in kinds):
-        value = value.item()
-    if isinstance(value, int) and not isinstance(value, bool) and float in kinds:
-        return value if int in kinds else float(value)
-    if isinstance(value, str) and Path in kinds and str not in kinds:
-        return Path(value)
-    listed = any(get_origin(kind) in (Sequence, Iterable, list, tuple) for kind in kinds)
-    if listed and isinstance(value, pd.Series | pd.Index | np.ndarray):
-        return value if _fits(value, hint) else value.tolist()
-    return value
+    Raises:
+        ArgumentError: it does not fit.
+        InterpError: what the annotation is told by refuses it.
+    """
+    for rule in getattr(hint, "__metadata__", ()):
+        if isinstance(rule, Told):
+            rule.by(value)
+    taken = dressed(value, hint)
+    if not fits(taken, hint):
+        raise _wrong(told, name, value, hint)
+    return taken
 
 
-def _of(kind: Any, parent: type) -> bool:
-    return isinstance(kind, type) and issubclass(kind, parent)
+def _wrong(told: Any, name: str, value: Any, hint: Any) -> ArgumentError:
+    if (found := misspelt(value, hint)) is not None:
+        word, known = found
+        which = "" if word == value else f" has {word!r}"
+        why = f"{which}; {nearest(word, known)} For {name} there are {', '.join(map(repr, known))}."
+    else:
+        why = f"{_odd(value, hint)}, and {name} takes {in_words(hint)}."
+    meant = _meaning(told).get(name, "")
+    if meant:
+        why += f" It means: {meant}{'' if meant.endswith(('.', ')', '?')) else '.'}"
+    return ArgumentError(f"{name_of(told)}: {name}={shown(value)}{why}")
 
 
-def _wrong(function: Callable[..., Any], name: str, value: object, hint: Any) -> ArgumentError:
-    meant = _meaning(function).get(name, "")
-    return ArgumentError(
-        f"{name_of(function)}: {name}={_short(value)} is {_a(type(value).__name__)}, and {name} "
-        f"takes {in_words(hint)}.{f' It means: {meant}' if meant else ''}"
-    )
+def _odd(value: Any, hint: Any) -> str:
+    """What is wrong about a value: its type, or an item of it; nothing to say of a wrong number."""
+    kinds = [unruled(kind) for kind in alternatives(hint)]
+    if any(fits(dressed(value, kind), kind) for kind in kinds):
+        return ""
+    inner = [get_args(kind)[0] for kind in kinds if get_origin(kind) in LISTS]
+    items = value if inner and isinstance(value, list | tuple) else ()
+    odd = [item for item in items if not fits(dressed(item, inner[0]), inner[0])]
+    if odd and shown(odd[0]) != shown(value):
+        return f" has {shown(odd[0])}, {a(type(odd[0]).__name__)}"
+    return f" is {a(type(value).__name__)}"
 
 
 def _unbound(
-    function: Callable[..., Any],
-    signature: inspect.Signature,
-    given: Mapping[str, Any],
-    error: TypeError,
+    told: Any, signature: inspect.Signature, given: Mapping[str, Any], error: TypeError
 ) -> ArgumentError:
     known = [name for name in signature.parameters if name not in ("self", "cls")]
     if unknown := [name for name in given if name not in signature.parameters]:
         hint = f"there is no argument {unknown[0]!r}; {nearest(unknown[0], known)}"
     else:
-        hint = f"{error}. It is called as {name_of(function)}({', '.join(known)})."
-    return ArgumentError(f"{name_of(function)}: {hint}")
+        hint = f"{error}. It is called as {name_of(told)}({', '.join(known)})."
+    return ArgumentError(f"{name_of(told)}: {hint}")
 
 
-def name_of(function: Callable[..., Any]) -> str:
+def name_of(function: Any) -> str:
     """What a function is called, with its class."""
     return getattr(function, "__qualname__", str(function)).rpartition("<locals>.")[2]
 
 
-def in_words(hint: Any) -> str:
-    """An annotation as a reader would say it."""
-    kinds = list(dict.fromkeys(map(_word, _alternatives(hint))))
-    return " or ".join([", ".join(kinds[:-1]), kinds[-1]] if len(kinds) > 1 else kinds)
-
-
-def _word(kind: Any) -> str:
-    origin, inner = get_origin(kind), get_args(kind)
-    if kind is type(None):
-        return "None"
-    if origin is typing.Literal:
-        return " or ".join(map(repr, inner))
-    if hasattr(kind, "dims") or hasattr(kind, "dim_str"):  # jaxtyping
-        return f"{_a(kind.array_type.__name__)} of axes {kind.dim_str!r}"
-    if origin in (Mapping, dict):
-        return f"a mapping from {in_words(inner[0])} to {in_words(inner[1])}"
-    if origin is tuple:
-        return f"a tuple of {' and '.join(in_words(i) for i in inner if i is not ...)}"
-    if origin in (Sequence, Iterable, list, Set, set, frozenset):
-        return f"a list of {in_words(inner[0])}"
-    if origin is type:
-        return f"a class of {in_words(inner[0])}"
-    if kind is Callable or origin is Callable or getattr(origin, "__name__", "") == "Callable":
-        return "a function"
-    plain = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
-    if kind in plain:
-        return plain[kind]
-    return _a(getattr(kind, "__name__", str(kind)))
-
-
-def _a(word: str) -> str:
-    return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"
-
-
-def _short(value: object) -> str:
-    shape = getattr(value, "shape", None)
-    if shape is not None and not isinstance(value, np.generic):
-        return f"{type(value).__name__} of shape {tuple(shape)}"
-    return textwrap.shorten(repr(value), 60, placeholder=" ...")
-
-
 @cache
-def _meaning(function: Callable[..., Any]) -> dict[str, str]:
-    """What the docstring says of each argument."""
-    text = inspect.getdoc(function) or ""
-    found = re.search(r"^Args:\n(.*?)(?:^\S|\Z)", text, re.DOTALL | re.MULTILINE)
+def _meaning(told: Any) -> dict[str, str]:
+    """What the docstring says of each argument, or of each attribute that a class is made of."""
+    found = re.search(
+        r"^(?:Args|Attributes):\n(.*?)(?:^\S|\Z)",
+        inspect.getdoc(told) or "",
+        re.DOTALL | re.MULTILINE,
+    )
     if found is None:
         return {}
     body = textwrap.dedent(found[1])

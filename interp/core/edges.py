@@ -11,7 +11,8 @@ from functools import total_ordering
 
 from interp.core.errors import SiteError, Unsupported
 from interp.core.facts import Facts
-from interp.core.sites import Site, resolve
+from interp.core.sites import Site, require_facts, resolve
+from interp.core.taken import shown
 
 WRITERS = ("embed", "z", "attn_out", "mlp_act", "mlp_out")
 READERS = ("q", "k", "v", "mlp_out", "logits")
@@ -33,6 +34,11 @@ class Edge:
     reader: Site
 
     def __post_init__(self) -> None:
+        if not isinstance(self.writer, Site) or not isinstance(self.reader, Site):
+            raise SiteError(
+                f"an Edge is made of two Sites, not of {shown(self.writer)} and "
+                f"{shown(self.reader)}; text is read by Edge.parse('20.1 -> 23.3.q')."
+            )
         if self.writer.kind not in WRITERS:
             raise SiteError(
                 f"'{self.writer}' writes nothing of its own into the residual stream, so no edge "
@@ -54,6 +60,10 @@ class Edge:
         """
         if isinstance(text, Edge):
             return text
+        if not isinstance(text, str):  # no door: edges are read by the ten thousand
+            raise SiteError(
+                f"an edge is text such as '20.1 -> 23.3.q', or an Edge, not {shown(text)}."
+            )
         ends = [Site.parse(part) for part in text.split(ARROW)]
         if len(ends) != 2:
             raise SiteError(
@@ -71,6 +81,8 @@ class Edge:
         return (self.reader.order, self.writer.order)
 
     def __lt__(self, other: "Edge") -> bool:
+        if not isinstance(other, Edge):
+            return NotImplemented
         return self.order < other.order
 
     def check(self, facts: Facts) -> "Edge":
@@ -80,6 +92,7 @@ class Edge:
             SiteError: it has not; says why.
             Unsupported: the model has two stacks, or is recurrent.
         """
+        require_facts(facts)
         _require_sums(self, facts)
         self.writer.check(facts)
         self.reader.check(facts)
@@ -149,9 +162,9 @@ def edges(text: "str | Edge", facts: Facts) -> Iterator[Edge]:
             ends.append(Site("logits"))
         yield from (Edge(w, r) for r in ends for w in writers if feeds(w, r, facts))
     else:
-        parts = [Site.parse(part) for part in text.split(ARROW)]
-        if len(parts) != 2:
+        if not isinstance(text, str) or text.count(ARROW) != 1:
             Edge.parse(text)
+        parts = [Site.parse(part) for part in text.split(ARROW)]
         yield from (Edge(parts[0], r).check(facts) for r in readers(parts[1], facts))
 
 

@@ -13,7 +13,8 @@ from numpy import ndarray
 from interp.core.edges import Edge, edges
 from interp.core.errors import SiteError
 from interp.core.facts import Facts
-from interp.core.sites import Site, resolve
+from interp.core.sites import Site, require_facts, resolve
+from interp.core.taken import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,7 @@ class Graph:
         Raises:
             SiteError, Unsupported: a model that has no edges (`interp.core.edges`).
         """
+        require_facts(facts)
         return _of(facts)
 
     @cached_property
@@ -58,6 +60,8 @@ class Graph:
         Raises:
             SiteError: the graph has no such edge; says which it has of the kind.
         """
+        if not isinstance(edge, Edge):
+            raise SiteError(f"an edge of a graph is an Edge, not {shown(edge)}; see Edge.parse.")
         row, column = self._rows.get(edge.reader), self._columns.get(edge.writer)
         if row is None or column is None or not self.feeds[row, column]:
             raise SiteError(

@@ -12,13 +12,17 @@ from numpy import ndarray
 from scipy import stats as scipy_stats
 
 from interp.core import stats
-from interp.core.errors import ResultsError
+from interp.core.door import door
+from interp.core.errors import ResultsError, nearest
+from interp.core.results import numbers_of
 from interp.core.table import Table
+from interp.core.taken import Count
 
 COLUMNS = ["measure", "site", "other", "layer", "head", "value", "null", "null_sd", "z", "p", "q"]
 CELL = COLUMNS[:5]
 
 
+@door
 @dataclass(frozen=True, eq=False, repr=False)
 class Measures(Table):
     """What weights say: one row for each measure and site, or pair of sites.
@@ -33,17 +37,19 @@ class Measures(Table):
     """
 
     columns = COLUMNS
+    numbers = ("value", "null", "null_sd", "z", "p", "q")
 
     @classmethod
+    @door
     def of(
         cls,
         cells: pd.DataFrame,
         *,
         provenance: Mapping[str, Any],
         value: Float[ndarray, " rows"],
-        null: Float[ndarray, " rows"] | float = np.nan,
-        null_sd: Float[ndarray, " rows"] | float = np.nan,
-        p: Float[ndarray, " rows"] | None = None,
+        null: Float[ndarray, " nulls"] | float = np.nan,
+        null_sd: Float[ndarray, " sds"] | float = np.nan,
+        p: Float[ndarray, " tests"] | None = None,
     ) -> "Measures":
         """A table of one family of tests.
 
@@ -52,7 +58,15 @@ class Measures(Table):
                 `layer` and `head` missing where they are not given.
             p: by default that of z under a normal distribution, two-sided. A row whose null does
                 not vary has no z, p and q.
+
+        Raises:
+            ResultsError: not one number for each cell.
         """
+        given = {"value": value, "null": null, "null_sd": null_sd, "p": p}
+        sizes = {name: len(x) for name, x in given.items() if isinstance(x, ndarray)}
+        if odd := {name: size for name, size in sizes.items() if size != len(cells)}:
+            told = ", ".join(f"{size} of {name}" for name, size in odd.items())
+            raise ResultsError(f"{len(cells)} cells and {told}; give one number for each cell.")
         null, null_sd = (np.broadcast_to(x, value.shape).astype(float) for x in (null, null_sd))
         with np.errstate(divide="ignore", invalid="ignore"):
             z = np.where(null_sd > 0, (value - null) / null_sd, np.nan)
@@ -64,28 +78,35 @@ class Measures(Table):
         own = [c for c in frame if c not in COLUMNS]
         return cls(frame[[*COLUMNS, *own]].reset_index(drop=True), provenance)
 
-    def top(self, n: int = 10, *, by: str = "z") -> pd.DataFrame:
+    @door
+    def top(self, n: Count = 10, *, by: str = "z") -> pd.DataFrame:
         """The n rows with the largest absolute value of a column; by `value` if none has a z.
 
         Raises:
-            ResultsError: no such column.
+            ResultsError: no such column, or one that holds no numbers.
         """
-        if by not in self.frame:
-            raise ResultsError(f"measures have no column {by!r}; known: {list(self.frame)}")
+        if by not in (known := numbers_of(self.frame)):
+            raise ResultsError(f"measures have no numbers called {by!r}; {nearest(by, known)}")
         if by == "z" and self.frame["z"].isna().all():
             by = "value"
         order = np.argsort(-np.abs(self.frame[by].to_numpy(dtype=float)), kind="stable")
         return self.frame.iloc[order[:n]].reset_index(drop=True)
 
+    @door
     def grid(self, column: str = "value") -> Float[ndarray, "layer head"]:
         """A column as an array of layers x heads; NaN where there is no row.
 
         Raises:
-            ResultsError: rows that are of no head, or several rows for one head.
+            ResultsError: rows that are of no head, several rows for one head, or no such column of
+                numbers.
         """
+        if column not in (known := numbers_of(self.frame)):
+            raise ResultsError(
+                f"measures have no numbers called {column!r}; {nearest(column, known)}"
+            )
         frame = self.frame.dropna(subset=["layer"])
         if frame.empty or frame["head"].isna().any():
-            raise ResultsError("a grid needs rows of heads, and these are of other sites")
+            raise ResultsError("a grid needs rows of heads, and these are of other sites.")
         twice = frame.duplicated(["layer", "head"])
         if twice.any():
             same = frame[twice].iloc[0]

@@ -7,7 +7,7 @@ The reduction over examples is not a metric's business; it belongs to Results, w
 its interval.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -182,8 +182,52 @@ def resolve_metric(metric: str | Metric) -> Metric:
     """
     if isinstance(metric, Metric):
         return metric
+    if not isinstance(metric, str):
+        raise MetricError(_no_metric(metric))
     name, _, position = metric.partition("@")
     if name not in METRICS:
-        raise MetricError(f"unknown metric {name!r}; {nearest(name, METRICS)}")
+        raise MetricError(
+            f"unknown metric {name!r}; {nearest(name, METRICS)} Your own is interp.Metric(name, "
+            "function)."
+        )
     found = METRICS[name]
     return replace(found, name=metric, position=position) if position else found
+
+
+Metrics = str | Metric | Sequence[str | Metric]
+"""One metric or several, by name or one's own."""
+
+
+def resolve_metrics(metric: Metrics) -> tuple[Metric, ...]:
+    """One or several metrics; all are read off the same runs.
+
+    Raises:
+        MetricError: unknown, none, one twice, or what is no metric.
+    """
+    given = [metric] if isinstance(metric, str | Metric) else metric
+    if not isinstance(given, list | tuple):
+        raise MetricError(_no_metric(metric))
+    if not given:
+        raise MetricError(f"no metric was given; known: {', '.join(METRICS)}.")
+    found = tuple(map(resolve_metric, given))
+    names = [m.name for m in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise MetricError(
+            f"the metric {twice[0]!r} is given twice, and a table has one of a name. Leave one out, "
+            "or give your own another name."
+        )
+    return found
+
+
+def _no_metric(given: object) -> str:
+    if callable(given):
+        name = getattr(given, "__name__", "mine")
+        return (
+            f"the metric is a bare function ({name}), and what it reads is not said. Wrap it: "
+            f'interp.Metric("{name}", {name}) gets the logits at the read position, '
+            '"... batch d_vocab", and `Answers`, and gives one float per example.'
+        )
+    return (
+        f"{given!r:.60} is no metric: give one of {', '.join(map(repr, METRICS))}, or your own "
+        "interp.Metric(name, function), or a list of these."
+    )

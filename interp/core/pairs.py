@@ -11,10 +11,12 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.core import places
 from interp.core.columns import (
     Column,
     grid,
@@ -26,9 +28,11 @@ from interp.core.columns import (
     unmasked,
     whole,
 )
-from interp.core.errors import PairsError, PositionError, nearest
+from interp.core.door import door
+from interp.core.errors import PairsError
 from interp.core.reading import Encodes as Encodes
 from interp.core.reading import answer_ids, last_of_text, prompt_ids
+from interp.core.taken import Seed, is_row
 
 EMPTY = "no pairs were given (n = 0); at least one prompt pair is needed"
 
@@ -90,18 +94,13 @@ class Pairs:
         """True where a token is."""
         return torch.arange(self.clean.shape[1]) < self.lengths[:, None]
 
-    def at(self, position: str) -> Int[Tensor, " batch"]:
-        """Index of a named position in each row.
+    def at(self, position: places.Given) -> Int[Tensor, " batch"]:
+        """The one index in each row that a place means: a name, an index, or one for each row.
 
         Raises:
-            PositionError: no such name.
+            PositionError: no such name, a position that some row has not, or several in a row.
         """
-        if position not in self.positions:
-            raise PositionError(
-                f"the pairs have no position {position!r}; {nearest(position, self.positions)} "
-                "Name positions when the pairs are built (positions={...})."
-            )
-        return self.positions[position]
+        return places.index(places.place_of(position), self.positions, self.lengths)
 
     def select(self, rows: Sequence[int] | Int[Tensor, " rows"]) -> "Pairs":
         """A copy of the given rows, in the given order.
@@ -109,14 +108,14 @@ class Pairs:
         Raises:
             PairsError: no rows, a row that there is not, or a mask in place of row numbers.
         """
-        index = torch.as_tensor(rows)
-        chosen = index.tolist()
-        valid = index.dtype != torch.bool and all(0 <= row < len(self) for row in chosen)
-        if not valid or not chosen:
+        given = rows.tolist() if isinstance(rows, Tensor | np.ndarray | pd.Series) else rows
+        chosen = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else []
+        if not chosen or not all(is_row(row, len(self)) for row in chosen):
             raise PairsError(
-                f"select takes row numbers, 0 to {len(self) - 1}, at least one; got {chosen[:8]}. "
-                "Of a mask, take mask.nonzero().flatten()."
+                f"select takes row numbers, 0 to {len(self) - 1}, at least one; got "
+                f"{chosen[:8] or shown(rows)}. Of a mask, take mask.nonzero().flatten()."
             )
+        index = torch.tensor([int(row) for row in chosen])
         return type(self)(
             clean=self.clean[index],
             corrupt=self.corrupt[index],
@@ -130,7 +129,8 @@ class Pairs:
             decoder=self.decoder,
         )
 
-    def split(self, *, seed: int = 0) -> "tuple[Pairs, Pairs]":
+    @door
+    def split(self, *, seed: Seed = 0) -> "tuple[Pairs, Pairs]":
         """Two halves that share no cluster: choose on the first, report on the second.
 
         Raises:

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
 
 from interp.core import stats
-from interp.core.errors import ResultsError
+from interp.core.door import door
+from interp.core.errors import ResultsError, nearest
 from interp.core.table import Table
+from interp.core.taken import Count, Seed
 
 COLUMNS = [
     *("method", "site", "position", "receiver", "direction", "metric"),
@@ -20,8 +22,10 @@ COLUMNS = [
 CELL = ["method", "site", "position", "receiver", "through", "direction", "metric"]
 """Columns that together name one intervention; the rest of a row is its example and numbers."""
 MEASURED = ["base", "value", "effect"]
+Measured = Literal["effect", "value", "base"]
 
 
+@door
 @dataclass(frozen=True, eq=False, repr=False)
 class Results(Table):
     """What interventions did: one row per intervention x example.
@@ -33,8 +37,10 @@ class Results(Table):
     """
 
     columns = COLUMNS
+    numbers = MEASURED
 
-    def summary(self, *, seed: int = 0) -> pd.DataFrame:
+    @door
+    def summary(self, *, seed: Seed = 0) -> pd.DataFrame:
         """Mean effect of each intervention over the examples, with its uncertainty.
 
         Columns: those that name the intervention, then `base`, `value` and `effect` (means),
@@ -74,18 +80,31 @@ class Results(Table):
             .assign(low=low, high=high, p=p, q=stats.fdr(p), n=shape[1], clusters=len(names))
         )
 
-    def top(self, n: int = 10, *, by: str = "effect") -> pd.DataFrame:
+    @door
+    def top(self, n: Count = 10, *, by: str = "effect") -> pd.DataFrame:
         """The n rows of `summary()` with the largest absolute value of column `by`.
 
         By `value` where there is no effect to rank by.
+
+        Args:
+            n: how many rows.
+            by: a column of numbers: "effect", "value", "base", "low", "high", "p" or "q".
+
+        Raises:
+            ResultsError: a column that the summary has not, or that holds no numbers.
         """
         table = self.summary()
+        if by not in (known := numbers_of(table)):
+            raise ResultsError(
+                f"the summary has no numbers called {by!r} to rank by; {nearest(by, known)}"
+            )
         if by == "effect" and np.isnan(table["effect"]).all():
             by = "value"
         order = np.argsort(-np.abs(table[by].to_numpy(dtype=float)), kind="stable")  # NaN: last
         return table.iloc[order[:n]].reset_index(drop=True)
 
-    def grid(self, column: str = "effect") -> np.ndarray:
+    @door
+    def grid(self, column: Measured = "effect") -> np.ndarray:
         """Mean of a column as an array: layers x heads, or layers x positions, or layers.
 
         Args:
@@ -133,6 +152,11 @@ class Results(Table):
         nothing = {"", "nan", "None", "<NA>"}
         empty = [c for c in table.columns if set(map(str, table[c])) <= nothing]
         return cast(pd.DataFrame, table).drop(columns=empty)
+
+
+def numbers_of(table: pd.DataFrame) -> list[str]:
+    """The columns that hold numbers."""
+    return [str(c) for c in table if pd.api.types.is_numeric_dtype(table[c].dtype)]
 
 
 def _cells(frame: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:

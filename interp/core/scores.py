@@ -15,14 +15,17 @@ from jaxtyping import Float, Integer
 from numpy import ndarray
 
 from interp.core import stats
-from interp.core.errors import ResultsError
+from interp.core.door import door
+from interp.core.errors import ResultsError, nearest
 from interp.core.table import Table
+from interp.core.taken import Index, Seed
 
 CELL = ["task", "site", "layer", "head", "probe", "model", "labels", "metric", "subset"]
 """Columns that together name one score."""
 COLUMNS = [*CELL, "cluster", "total", "n"]
 
 
+@door
 @dataclass(frozen=True, eq=False, repr=False)
 class Scores(Table):
     """Totals by cell and cluster (document).
@@ -38,8 +41,10 @@ class Scores(Table):
     """
 
     columns = COLUMNS
+    numbers = ("total", "n")
 
     @classmethod
+    @door
     def of(
         cls,
         values: Float[ndarray, " examples"],
@@ -49,14 +54,27 @@ class Scores(Table):
         task: str,
         probe: str,
         site: str = "",
-        layer: int | None = None,
-        head: int | None = None,
+        layer: Index | None = None,
+        head: Index | None = None,
         model: str = "none",
         labels: str = "real",
         metric: str = "accuracy",
         subset: str = "all",
     ) -> "Scores":
-        """One cell from the metric of each example; NaN examples are not counted."""
+        """One cell from the metric of each example; NaN examples are not counted.
+
+        Args:
+            values: of each example.
+            cluster: of each example: what is resampled, such as its document.
+
+        Raises:
+            ResultsError: not a cluster for each value.
+        """
+        if len(cluster) != len(values):
+            raise ResultsError(
+                f"{len(values)} values of {task!r} and {len(cluster)} clusters; give the cluster "
+                "of each example, in the same order."
+            )
         kept = ~np.isnan(values)
         code, names = pd.factorize(np.asarray(cluster)[kept], sort=True)
         frame = pd.DataFrame(
@@ -78,7 +96,8 @@ class Scores(Table):
         types = {"layer": "Int16", "head": "Int16", "total": float, "n": "int64"}
         return cls(frame.astype(types), provenance)
 
-    def summary(self, *, seed: int = 0) -> pd.DataFrame:
+    @door
+    def summary(self, *, seed: Seed = 0) -> pd.DataFrame:
         """Each score with its 95 % cluster-bootstrap interval.
 
         Columns: those that name the cell, `value` (ratio of sums), `low`, `high`, `n` (examples),
@@ -99,13 +118,14 @@ class Scores(Table):
             clusters=(counts > 0).sum(1),
         )
 
+    @door
     def minus(
         self,
         other: "Scores",
         *,
         ignoring: Sequence[str] = (),
         alternative: stats.Alternative = "two-sided",
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> pd.DataFrame:
         """Paired difference of each score of this table and its counterpart in the other.
 
@@ -125,6 +145,11 @@ class Scores(Table):
         Raises:
             ResultsError: no counterpart, or one that was not measured on the same examples.
         """
+        if unknown := [column for column in ignoring if column not in CELL]:
+            raise ResultsError(
+                f"ignoring={list(ignoring)}: scores are told apart by no column {unknown[0]!r}; "
+                f"{nearest(unknown[0], CELL)}"
+            )
         cells, totals, counts = self._sums()
         others, subtracted, of_others = other._sums(self._clusters)
         keys = [c for c in CELL if c not in ignoring]
@@ -158,6 +183,7 @@ class Scores(Table):
             clusters=(counts > 0).sum(1),
         )
 
+    @door
     def best(self, *, largest: bool = True) -> pd.Series:
         """The row of `summary()` with the largest (smallest) value; choose on a split of its own.
 

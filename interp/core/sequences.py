@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.core.door import door
 from interp.core.errors import PairsError
 
 UNSCORED = -100
 """The label of a position where nothing is predicted; PyTorch's cross-entropy passes over it."""
 
 
+@door
 @dataclass(frozen=True, eq=False)
 class Sequences:
     """Token ids with the answer that is due at each scored position.
@@ -27,10 +29,16 @@ class Sequences:
     """
 
     tokens: Int[Tensor, "batch pos"]
-    labels: Int[Tensor, "batch pos"]
-    distance: Int[Tensor, "batch pos"]
+    labels: Int[Tensor, "labelled of"]
+    distance: Int[Tensor, "known at"]
 
     def __post_init__(self) -> None:
+        shapes = [tuple(part.shape) for part in (self.tokens, self.labels, self.distance)]
+        if len(set(shapes)) > 1:
+            raise PairsError(
+                f"tokens, labels and distance are of shapes {shapes}; give a label and a distance "
+                "for each token (-100 and 0 where nothing is scored)."
+            )
         if not self.tokens.numel():
             raise PairsError("no sequences were given; at least one row of one token is needed.")
         if not bool(self.scored.any()):
@@ -53,9 +61,22 @@ class Sequences:
         """True where a label is."""
         return self.labels != UNSCORED
 
+    @door
     def select(self, rows: Sequence[int] | Int[Tensor, " rows"]) -> "Sequences":
-        """The given rows, in the given order."""
+        """The given rows, in the given order.
+
+        Args:
+            rows: their numbers, counted from 0.
+
+        Raises:
+            PairsError: no rows, or a row that there is not.
+        """
         index = torch.as_tensor(rows)
+        if not len(index) or int(index.min()) < 0 or int(index.max()) >= len(self):
+            raise PairsError(
+                f"select takes row numbers, 0 to {len(self) - 1}, at least one; got "
+                f"{index.tolist()[:8]}."
+            )
         return Sequences(self.tokens[index], self.labels[index], self.distance[index])
 
     @property

@@ -26,8 +26,12 @@ from difflib import get_close_matches
 from functools import partial, total_ordering
 from typing import Literal, cast, get_args
 
+import numpy as np
+from torch import Tensor
+
 from interp.core.errors import SiteError, nearest
 from interp.core.facts import Facts
+from interp.core.taken import UNLISTED, shown
 
 Kind = Literal[
     "embed",
@@ -85,15 +89,15 @@ _SELECTORS: dict[str, Kind] = {
 }
 
 
-def _axes(kind: Kind) -> tuple[tuple[str, ...], ...]:
-    """The indices that an address of this kind has; keys, values and states have two forms."""
-    if kind in ("embed", "logits"):
-        return ((),)
-    if kind in STATES:
-        return (("layer",), ("layer", "neuron"))
-    if kind in HEAD_KINDS:
-        return (("layer", "head"), ("layer", "group"))[: 2 if kind in ("k", "v") else 1]
-    return (("layer", "neuron") if kind == "mlp_act" else ("layer",),)
+_AXES: dict[str, tuple[tuple[str, ...], ...]] = {
+    **dict.fromkeys(KINDS, (("layer",),)),
+    **dict.fromkeys(("embed", "logits"), ((),)),
+    **dict.fromkeys(STATES, (("layer",), ("layer", "neuron"))),
+    **dict.fromkeys(HEAD_KINDS, (("layer", "head"),)),
+    **dict.fromkeys(("k", "v"), (("layer", "head"), ("layer", "group"))),
+    "mlp_act": (("layer", "neuron"),),
+}
+"""The indices that an address of a kind has; keys, values and states have two forms."""
 
 
 @total_ordering
@@ -120,20 +124,40 @@ class Site:
     cross: bool = False
 
     def __post_init__(self) -> None:
-        axes = ("layer", "head", "group", "neuron")
+        kind, axes = self.kind, ("layer", "head", "group", "neuron")
+        forms = _AXES.get(kind) if isinstance(kind, str) else None
+        if forms is None:
+            raise SiteError(_no_kind(kind))
         given = tuple(axis for axis in axes if getattr(self, axis) is not None)
-        if given not in _axes(self.kind):
-            needed = " or ".join(" and ".join(form) or "nothing" for form in _axes(self.kind))
+        for axis in given:
+            if type(index := getattr(self, axis)) is not int and not _is_index(index):
+                raise SiteError(
+                    f"the {axis} of a site is a whole number, not {shown(index)}. Text is read by "
+                    "Site.parse('23.3')."
+                )
+        stack = self.stack
+        if stack is not None and (not isinstance(stack, str) or stack not in ("enc", "dec")):
+            raise SiteError(
+                f"a site's stack is 'enc' or 'dec', or None where a model has but one, not "
+                f"{shown(stack)}."
+            )
+        if given not in forms:
+            needed = " or ".join(" and ".join(form) or "nothing" for form in forms)
             raise SiteError(
                 f"a {self.kind!r} site is addressed by {needed}, not by "
-                f"{' and '.join(given) or 'nothing'}"
+                f"{' and '.join(given) or 'nothing'}."
             )
         if self.layer is None and self.stack is not None:
-            raise SiteError(f"{self.kind!r} belongs to no stack; 'enc.0.resid_pre' is what enters")
+            raise SiteError(f"{self.kind!r} belongs to no stack; 'enc.0.resid_pre' is what enters.")
+        if self.cross is not False and self.cross is not True:
+            raise SiteError(
+                f"cross is True for a decoder's attention to the encoder, or False, not "
+                f"{shown(self.cross)}."
+            )
         if self.cross and (self.stack != "dec" or self.kind not in (*HEAD_KINDS, "attn_out")):
             raise SiteError(
                 f"cross-attention is the decoder's, with heads and an output: 'dec.1.cross.3', "
-                f"'dec.1.cross.attn'; not a {self.kind!r} of stack {self.stack!r}"
+                f"'dec.1.cross.attn'; not a {self.kind!r} of stack {self.stack!r}."
             )
 
     @classmethod
@@ -145,6 +169,8 @@ class Site:
         """
         if isinstance(text, Site):
             return text
+        if not isinstance(text, str):  # no door: sites are read by the ten thousand
+            raise SiteError(f"a site is text such as '23.3', or a Site, not {shown(text)}.")
         word = text.strip()
         if word in ("embed", "logits"):
             return cls(word)
@@ -194,6 +220,8 @@ class Site:
         return (int(late), layer, step, kind, *inner)
 
     def __lt__(self, other: "Site") -> bool:
+        if not isinstance(other, Site):
+            return NotImplemented
         return self.order < other.order
 
     @property
@@ -209,6 +237,7 @@ class Site:
         Raises:
             SiteError: it has not; gives the nearest site that it has and the model's shape.
         """
+        require_facts(facts)
         if reason := absent(self.kind, facts):
             raise SiteError(f"there is no site '{self}': {reason}. It is {facts}.")
         if self.kind in ("mlp_out", "mlp_act", "resid_mid") and facts.d_mlp == 0:
@@ -270,16 +299,23 @@ def resolve(selector: "str | Site | Iterable[str | Site]", facts: Facts) -> tupl
     Raises:
         SiteError: unknown text, a site that the model has not, or an empty selection.
     """
+    require_facts(facts)
     sites = sorted(set(_expand(selector, facts)))
     if not sites:
         raise SiteError(f"the selection {selector!r} names no site; give at least one. ({facts})")
     return tuple(site.check(facts) for site in sites)
 
 
-def _expand(selector: "str | Site | Iterable[str | Site]", facts: Facts) -> Sequence[Site]:
+def _expand(selector: object, facts: Facts) -> Sequence[Site]:
     if isinstance(selector, Site):
         return [selector]
     if not isinstance(selector, str):
+        odd = isinstance(selector, (*UNLISTED, Tensor))
+        if odd or not isinstance(selector, Iterable):
+            raise SiteError(
+                f"{shown(selector)} names no site; give text such as '23.3' or 'heads', a Site, or "
+                "a list of these."
+            )
         return [site for part in selector for site in _expand(part, facts)]
     kind = _SELECTORS.get(selector)
     if kind is None:
@@ -293,6 +329,30 @@ def _expand(selector: "str | Site | Iterable[str | Site]", facts: Facts) -> Sequ
             Site(kind, at, neuron=i) for at in range(facts.n_layers) for i in range(facts.d_model)
         ]
     return [site for make in _layers(facts, kind) for site in _in_layer(make, kind, facts)]
+
+
+def require_facts(facts: object) -> None:
+    """Refuse what is no shape of a model.
+
+    Raises:
+        SiteError: saying where it is found.
+    """
+    if not isinstance(facts, Facts):
+        raise SiteError(
+            f"sites are looked for in a model's facts, model.facts, not {shown(facts)}."
+        )
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _no_kind(kind: object) -> str:
+    """What to say of a site of a kind that there is not."""
+    if isinstance(kind, str) and _TEXT.fullmatch(kind.strip()):
+        return f"{kind!r} is a site as text, which Site.parse({kind!r}) reads."
+    hint = nearest(kind, KINDS) if isinstance(kind, str) else f"kinds are {', '.join(KINDS)}."
+    return f"there is no kind of site {shown(kind)}; {hint} Text is read by Site.parse('23.3')."
 
 
 def absent(kind: Kind, facts: Facts) -> str | None:

@@ -12,10 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from interp.core.atomic import whole
-from interp.core.errors import ResultsError
+from interp.core.door import door
+from interp.core.errors import ResultsError, said
+from interp.core.taken import a, shown
 
 VERSION = 1
 T = TypeVar("T", bound="Table")
+QUERY_FAULTS = (
+    *(SyntaxError, NameError, TypeError, ValueError, KeyError, IndexError, AttributeError),
+    NotImplementedError,
+)
+"""What pandas raises where an expression of a user's cannot be read or computed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,37 +38,78 @@ class Table:
     provenance: Mapping[str, Any]
 
     columns: ClassVar[Sequence[str]]
+    numbers: ClassVar[Sequence[str]] = ()
+    """Those of the columns that hold numbers."""
 
     def __post_init__(self) -> None:
         missing = [c for c in self.columns if c not in self.frame]
         if missing:
             raise ResultsError(
-                f"a {type(self).__name__.lower()} table needs the columns {list(self.columns)}; "
-                f"{missing} are absent"
+                f"{a(_kind(type(self)))} table needs the columns {list(self.columns)}; "
+                f"{missing} are absent. Name the columns of the frame so."
             )
+        for name in self.numbers if len(self.frame) else ():
+            column = self.frame[name]
+            if not pd.api.types.is_numeric_dtype(column.dtype) and not column.isna().all():
+                raise ResultsError(
+                    f"column {name!r} of {type(self).__name__} holds numbers, and here "
+                    f"{column.dtype}, such as {shown(column.iloc[0])}. Make numbers of them "
+                    "(pandas.to_numeric); what was not measured is NaN."
+                )
 
     def __len__(self) -> int:
         return len(self.frame)
 
+    @door
     def query(self: T, expression: str) -> T:
-        """The rows for which a pandas query holds."""
-        return type(self)(self.frame.query(expression).reset_index(drop=True), self.provenance)
+        """The rows for which a pandas query holds.
 
+        Args:
+            expression: a condition on the columns, such as "layer > 3 and direction == 'noise'".
+
+        Raises:
+            ResultsError: it is no condition on these columns.
+        """
+        try:
+            holds = self.frame.eval(expression)
+        except QUERY_FAULTS as error:
+            raise self._no_condition(expression, said(error)) from error
+        if not isinstance(holds, pd.Series) or not pd.api.types.is_bool_dtype(holds.dtype):
+            raise self._no_condition(expression, f"it gives {shown(holds)}, and no row is chosen")
+        return type(self)(self.frame[holds].reset_index(drop=True), self.provenance)
+
+    def _no_condition(self, expression: str, why: str) -> ResultsError:
+        return ResultsError(
+            f"{expression!r} is no condition on the columns {', '.join(map(str, self.frame))}: "
+            f"{why}. Write one such as \"layer > 3 and direction == 'noise'\", texts in quotes of "
+            "their own; a value of yours is put in by an f-string."
+        )
+
+    @door
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write parquet with the provenance in its metadata; atomic.
 
         Raises:
-            ResultsError: the folder cannot be written.
+            ResultsError: the folder cannot be written, or the table holds what a file cannot.
         """
         path = Path(path)
-        table = pa.Table.from_pandas(self.frame, preserve_index=False)
         note = {"version": VERSION, "kind": _kind(type(self)), "provenance": dict(self.provenance)}
-        metadata = {**(table.schema.metadata or {}), b"interp": json.dumps(note, sort_keys=True)}
+        try:
+            told = json.dumps(note, sort_keys=True)
+            table = pa.Table.from_pandas(self.frame, preserve_index=False)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise ResultsError(
+                f"cannot write {path}: the table or its provenance holds what a file cannot "
+                f"({said(error)}). Keep numbers, texts and lists of them in columns, and in a "
+                "provenance what JSON has too."
+            ) from error
+        metadata = {**(table.schema.metadata or {}), b"interp": told}
         with whole(path) as partial:
             pq.write_table(table.replace_schema_metadata(metadata), partial)
         return path
 
     @classmethod
+    @door
     def load(cls: type[T], path: str | os.PathLike[str]) -> T:
         """Read what `save` wrote.
 
@@ -71,20 +119,29 @@ class Table:
         found = open_table(path)
         if not isinstance(found, cls):
             other = type(found).__name__
-            raise ResultsError(f"{path} holds {other}; read it with interp.{other}.load")
+            raise ResultsError(f"{path} holds {other}; read it with interp.{other}.load.")
         return found
 
     @classmethod
-    def concat(cls: type[T], parts: Sequence[T]) -> T:
+    @door
+    def concat(cls: type[T], parts: "Sequence[Table]") -> T:
         """Several tables as one.
 
         Provenance that differs between them becomes a list; of null controls the largest.
 
+        Args:
+            parts: tables of one kind, at least one.
+
         Raises:
-            ResultsError: no tables.
+            ResultsError: no tables, or one of another kind.
         """
         if not parts:
-            raise ResultsError("no tables were given to concat; at least one is needed")
+            raise ResultsError("no tables were given to concat; at least one is needed.")
+        if other := [part for part in parts if not isinstance(part, cls)]:
+            raise ResultsError(
+                f"{cls.__name__}.concat takes a list of {cls.__name__}, and in it stands "
+                f"{shown(other[0])}, a {type(other[0]).__name__}. Join tables of one kind."
+            )
         provenance: dict[str, Any] = {}
         for key in dict.fromkeys(key for part in parts for key in part.provenance):
             given = [part.provenance[key] for part in parts if key in part.provenance]
@@ -99,6 +156,7 @@ def _kind(table: type[Table]) -> str:
     return table.__name__.lower()
 
 
+@door
 def open_table(path: str | os.PathLike[str]) -> Table:
     """Read a table of whatever kind was saved there.
 
@@ -106,15 +164,20 @@ def open_table(path: str | os.PathLike[str]) -> Table:
         ResultsError: absent, no such file, or of another version.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ResultsError(f"{path} is a folder, not a results file; name a file that save wrote.")
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
-        raise ResultsError(f"there is no results file at {path}; see what save wrote") from None
+        raise ResultsError(f"there is no results file at {path}; see what save wrote.") from None
     except (pa.ArrowException, OSError) as error:
-        raise ResultsError(f"{path} is no readable parquet file: {error}") from error
+        raise ResultsError(f"{path} is no readable parquet file: {error}.") from error
     note = (table.schema.metadata or {}).get(b"interp")
     if note is None:
-        raise ResultsError(f"{path} was not written by interp (it carries no provenance)")
+        raise ResultsError(
+            f"{path} was not written by interp (it carries no provenance); give a file that "
+            "save wrote."
+        )
     found = json.loads(note)
     if found["version"] != VERSION:
         raise ResultsError(
@@ -124,4 +187,9 @@ def open_table(path: str | os.PathLike[str]) -> Table:
         )
     kinds = {_kind(table): table for table in Table.__subclasses__()}
     kind = found.get("kind", "results")  # files from before there were several kinds
+    if kind not in kinds:
+        raise ResultsError(
+            f"{path} holds a table of kind {kind!r}, and this interp knows {', '.join(kinds)}. "
+            "Read it with the interp that wrote it, or import interp first, which knows all."
+        )
     return kinds[kind](table.to_pandas(), found["provenance"])

@@ -11,9 +11,12 @@ from itertools import zip_longest
 
 import numpy as np
 
+from interp.core.door import door
 from interp.core.errors import PairsError, nearest
 from interp.core.pairs import Encodes, Pairs
+from interp.core.taken import Count, Seed
 from interp.datasets.minimal import MinimalPair, MinimalPairs
+from interp.datasets.prompts import unknown_word
 from interp.datasets.registry import Paired, corpus
 from interp.models.tokens import Bos
 
@@ -33,11 +36,12 @@ SUBJECT_VERB = (
 """The paradigms of either source in which a verb agrees with its subject after one prefix."""
 
 
+@door
 def agreement(
     model: Encodes,
     *,
-    n: int = 64,
-    seed: int = 0,
+    n: Count = 64,
+    seed: Seed = 0,
     source: Paired | MinimalPairs = "lm-syneval",
     paradigms: Sequence[str] | None = None,
     bos: Bos = "model",
@@ -46,12 +50,13 @@ def agreement(
 
     Conditions of the paradigms (singular and plural subjects, with or without an attractor of the
     other number) come equally often, to within one, as long as each has pairs left. Pairs whose
-    words are not single tokens after the prompt are left out, and counted through the logger
-    `interp`.
+    words are not single tokens after the prompt, or whose prompt has a word that the tokenizer has
+    no token for, are left out, and counted through the logger `interp`.
 
     Args:
         model: anything with `encode` and `show`.
         n: number of prompts, no two of which are the same.
+        seed: of the order in which pairs are taken.
         source: a corpus of minimal pairs, by name or read before.
         paradigms: by default those of `SUBJECT_VERB` that the source has.
         bos: `"model"` adds what the tokenizer adds by itself, `"none"` nothing.
@@ -62,14 +67,9 @@ def agreement(
         that agrees, known by its two forms ("simple_agrmt sing_MS_MV smile/smiles").
 
     Raises:
-        PairsError: n < 1, a negative seed, an unknown paradigm, or fewer than n usable pairs.
+        PairsError: an unknown paradigm, or fewer than n usable pairs.
         CorpusError: the corpus cannot be found.
     """
-    if n < 1 or seed < 0:
-        raise PairsError(
-            f"agreement was asked for n={n} pairs with seed={seed}; n must be at least 1 and the "
-            "seed at least 0."
-        )
     pairs = source if isinstance(source, MinimalPairs) else corpus(source)
     if paradigms is None:
         paradigms = [name for name in SUBJECT_VERB if name in pairs.paradigms]
@@ -132,9 +132,14 @@ def _in_turn(
 def _tokenise(
     model: Encodes, text: tuple[str, str, str], bos: Bos
 ) -> tuple[list[int], int, int] | None:
-    """Ids of the prompt and of both words, if each word is one token that follows the prompt."""
+    """Ids of the prompt and of both words, if each word is one token that follows the prompt.
+
+    None also where the prompt itself has a word that is not in the vocabulary.
+    """
     prefix, *words = text
     ids = model.encode(prefix, bos=bos)
+    if unknown_word(model, prefix, ids) is not None:
+        return None
     answers = []
     for word in words:
         whole = model.encode(f"{prefix} {word}", bos=bos)

@@ -13,7 +13,9 @@ from typing import Literal
 
 import numpy as np
 
+from interp.core.door import door
 from interp.core.errors import CorpusError
+from interp.core.taken import Count, Seed, is_row, shown
 
 Layer = Literal["upos", "xpos", "lemma", "head", "relation", "mentions"]
 Span = tuple[int, int]
@@ -48,6 +50,29 @@ class Sentence:
     text: str
     words: tuple[Word, ...]
 
+    def __post_init__(self) -> None:  # no door: corpora have 10,000 of them and of words 200,000
+        if not isinstance(self.text, str) or not isinstance(self.words, tuple):
+            raise CorpusError(
+                f"a sentence is made of its text and a tuple of words, not of {shown(self.text)} "
+                f"and {shown(self.words)}."
+            )
+        length, count = len(self.text), len(self.words)
+        for i, word in enumerate(self.words):
+            if not isinstance(word, Word) or not isinstance(word.form, str):
+                raise CorpusError(f"word {i} of sentence {self.id!r} is none: {shown(word)}.")
+            if not _inside(word.span, length):
+                raise CorpusError(
+                    f"the span of word {i} ({word.form!r}) of sentence {self.id!r} is "
+                    f"{shown(word.span)}; give its characters [start, end) among the "
+                    f"{length} of the text."
+                )
+            if word.head is not None and not _is_head(word.head, count):
+                raise CorpusError(
+                    f"the head of word {i} ({word.form!r}) of sentence {self.id!r} is "
+                    f"{shown(word.head)}; give the index of one of the {count} words, "
+                    "or -1 for the root."
+                )
+
     def __len__(self) -> int:
         return len(self.words)
 
@@ -71,6 +96,7 @@ class Mention:
     kind: str | None = None
 
 
+@door
 @dataclass(frozen=True)
 class Document:
     """Sentences of one text: the unit of resampling.
@@ -85,6 +111,30 @@ class Document:
     mentions: tuple[Mention, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for mention in self.mentions:
+            self._require(mention)
+
+    def _require(self, mention: Mention) -> None:
+        """Refuse what is no mention of this document."""
+        at, words, head = mention.sentence, mention.words, mention.head
+        if not is_row(at, len(self.sentences)):
+            raise CorpusError(
+                f"a mention of document {self.id!r} is in sentence {shown(at)}, and there are "
+                f"{len(self.sentences)}, counted from 0."
+            )
+        length = len(self.sentences[at])
+        if not _inside(words, length) or words[0] == words[1]:
+            raise CorpusError(
+                f"a mention in sentence {at} of document {self.id!r} has the words {shown(words)}; "
+                f"give indices [start, end) of at least one of the {length} words."
+            )
+        if head is not None and not (is_row(head, length) and words[0] <= head < words[1]):
+            raise CorpusError(
+                f"a mention in sentence {at} of document {self.id!r} has the words {words} and the "
+                f"head {shown(head)}; its head is one of them, counted in the sentence, or None."
+            )
+
     @cached_property
     def chains(self) -> dict[str, tuple[Mention, ...]]:
         """Mentions by chain, in the order of the text."""
@@ -93,13 +143,20 @@ class Document:
             found.setdefault(mention.chain, []).append(mention)
         return {chain: tuple(members) for chain, members in found.items()}
 
+    @door
     def text(self, mention: Mention) -> str:
-        """The characters of a mention."""
+        """The characters of a mention.
+
+        Raises:
+            CorpusError: it is of another document.
+        """
+        self._require(mention)
         sentence = self.sentences[mention.sentence]
         first, last = sentence.words[mention.words[0]], sentence.words[mention.words[1] - 1]
         return sentence.text[first.span[0] : last.span[1]]
 
 
+@door
 @dataclass(frozen=True)
 class Corpus:
     """Documents with their annotation.
@@ -138,6 +195,7 @@ class Corpus:
             digest.update(repr((sentence.text, words)).encode())
         return digest.hexdigest()[:16]
 
+    @door
     def require(self, *layers: Layer) -> None:
         """Refuse a question about what is not annotated.
 
@@ -152,7 +210,8 @@ class Corpus:
                 "another corpus: interp.datasets.corpus() names those that there are."
             )
 
-    def head(self, words: int) -> "Corpus":
+    @door
+    def head(self, words: Count) -> "Corpus":
         """The first documents, the last one cut, with at least this many words (all if fewer)."""
         kept: list[Document] = []
         count = 0
@@ -170,11 +229,13 @@ class Corpus:
                 break
         return replace(self, documents=tuple(kept))
 
-    def sample(self, words: int, *, seed: int = 0) -> "Corpus":
+    @door
+    def sample(self, words: Count, *, seed: Seed = 0) -> "Corpus":
         """Documents in random order, cut like `head`: corpora are often sorted by genre."""
         order = np.random.default_rng([seed, len(self.documents)]).permutation(len(self.documents))
         return replace(self, documents=tuple(self.documents[i] for i in order)).head(words)
 
+    @door
     def where(self, keep: Callable[[Document], bool]) -> "Corpus":
         """The documents for which `keep` holds.
 
@@ -183,7 +244,9 @@ class Corpus:
         """
         kept = tuple(document for document in self.documents if keep(document))
         if not kept:
-            raise CorpusError(f"no document of {self.name} is left by the condition")
+            raise CorpusError(
+                f"no document of {self.name} is left by the condition; look at what it asks for."
+            )
         return replace(self, documents=kept)
 
     def __repr__(self) -> str:
@@ -213,6 +276,21 @@ def stem(name: str, text: str) -> str:
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+def _inside(span: object, length: int) -> bool:
+    """Is it [start, end) of so many?"""
+    if not isinstance(span, tuple) or len(span) != 2:
+        return False
+    start, end = span
+    if type(start) is type(end) is int:  # as readers make them: a quarter of the time
+        return 0 <= start <= end <= length
+    return is_row(start, length + 1) and is_row(end, length + 1) and start <= end
+
+
+def _is_head(head: object, words: int) -> bool:
+    return -1 <= head < words if type(head) is int else is_row(head, words)
+
+
+@door
 def require_disjoint(corpora: Mapping[str, Corpus]) -> None:
     """Refuse splits that share a document, over 1 % of their longer sentences, or half the others.
 

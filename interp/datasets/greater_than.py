@@ -12,9 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.core.door import door
 from interp.core.errors import MetricError, PairsError
 from interp.core.metrics import Answers, Metric
 from interp.core.pairs import Pairs
+from interp.core.taken import Count, Seed
 from interp.datasets.prompts import (
     OneToken,
     Prompt,
@@ -23,7 +25,6 @@ from interp.datasets.prompts import (
     cycle,
     fill,
     paired,
-    require_numbers,
 )
 from interp.models.tokens import Bos
 
@@ -56,7 +57,8 @@ class Numerals(NamedTuple):
     years: dict[str, tuple[int, ...]]
 
 
-def greater_than(model: Spans, *, n: int = 64, seed: int = 0, bos: Bos = "model") -> Pairs:
+@door
+def greater_than(model: Spans, *, n: Count = 64, seed: Seed = 0, bos: Bos = "model") -> Pairs:
     """Prompts that end after the century of a year which must be greater than one before.
 
     Where the tokenizer writes a year as two tokens of two digits (GPT-2: " 17|43"), the next token
@@ -70,6 +72,7 @@ def greater_than(model: Spans, *, n: int = 64, seed: int = 0, bos: Bos = "model"
     Args:
         model: anything with `encode_with_offsets` and `show`.
         n: number of pairs.
+        seed: of all that is drawn.
         bos: `"model"` adds what the tokenizer adds by itself, `"none"` nothing.
 
     Returns:
@@ -80,10 +83,9 @@ def greater_than(model: Spans, *, n: int = 64, seed: int = 0, bos: Bos = "model"
         The cluster is the noun.
 
     Raises:
-        PairsError: n < 1, a negative seed, a tokenizer that writes years in neither way, or too few
-            nouns that are single tokens.
+        PairsError: a tokenizer that writes years in neither way, that has too few nouns as single
+            tokens, or no token for another word of the prompts.
     """
-    require_numbers("greater_than", n, seed)
     numerals = _numerals(model)
     known = OneToken(model)
     nouns = [noun for noun in NOUNS if noun in known]
@@ -125,11 +127,15 @@ def _prompt(
     return Prompt(ids, {"noun": at["NOUN"], "century": first - 1, "year": first, "end": at["end"]})
 
 
+@door
 def greater_probability(model: Spans) -> Metric:
     """P(the greater years) - P(the others), from -1 to 1 (Hanna et al. 2023, sec. 2).
 
     A metric of the pairs that `greater_than` makes with the same model: what is greater is known by
     their answers, the least that is and the greatest that is not.
+
+    Args:
+        model: the one that the pairs were made with.
 
     Raises:
         PairsError: a tokenizer that writes years in neither of the two ways.
@@ -148,6 +154,7 @@ def greater_probability(model: Spans) -> Metric:
     return Metric("greater_probability", difference)
 
 
+@door
 def later_probability(model: Spans, offset: int) -> Metric:
     """P(the next token is the starting year's own, `offset` later); 0 where there is none.
 

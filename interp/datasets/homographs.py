@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Literal
 
+from interp.core.door import door
 from interp.datasets.corpus import Corpus, Document
 from interp.datasets.templates import Split, collected, fill, lists, splits
 
@@ -16,6 +17,7 @@ NAME = "homographs"
 TAGS = {"noun": "NOUN", "verb": "VERB"}
 
 
+@door
 def homographs(*, split: Split | Literal["all"] = "all") -> Corpus:
     """Noun and verb uses of the same forms, as many of each for every lemma and context.
 
@@ -30,9 +32,6 @@ def homographs(*, split: Split | Literal["all"] = "all") -> Corpus:
         document: `lemma`, `use` ("noun", "verb"), `context` ("before", "after"), `template`,
         `wording` (of "before" sentences: the split that the template is in, 8, 2 and 2 of them, so
         that contexts can be new too), `target` (index of the target word), `split`.
-
-    Raises:
-        CorpusError: no such split.
     """
     return collected(NAME, _documents(), split=split, layers=frozenset({"upos"}))
 

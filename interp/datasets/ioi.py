@@ -10,12 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import islice
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
-from interp.core.errors import PairsError, nearest
+from interp.core.door import door
+from interp.core.errors import PairsError
 from interp.core.pairs import Pairs
+from interp.core.taken import Count, Seed
 from interp.datasets.files import folder
 from interp.datasets.prompts import (
     OneToken,
@@ -24,7 +26,6 @@ from interp.datasets.prompts import (
     Spans,
     fill,
     paired,
-    require_numbers,
     require_whole,
 )
 from interp.models.tokens import Bos
@@ -35,11 +36,12 @@ Corruption = Literal["abc", "swap"]
 FEWEST = {"names": 10, "places": 2, "objects": 2}
 
 
+@door
 def ioi(
     model: Spans,
     *,
-    n: int = 64,
-    seed: int = 0,
+    n: Count = 64,
+    seed: Seed = 0,
     corruption: Corruption = "abc",
     bos: Bos = "model",
 ) -> Pairs:
@@ -53,6 +55,7 @@ def ioi(
     Args:
         model: anything with `encode_with_offsets` and `show`.
         n: number of pairs.
+        seed: of all that is drawn.
         corruption: `"abc"` puts three unrelated names in the three name slots (p_ABC, Wang et al.
             2022, sec. 2.1), so that neither answer is right; `"swap"` puts IO in the place of S2
             (symmetric token replacement, Zhang & Nanda 2024, sec. 2), so that S is right.
@@ -64,14 +67,9 @@ def ioi(
         template's id, for both orders.
 
     Raises:
-        PairsError: n < 1, a negative seed, an unknown corruption, or a tokenizer that leaves too
-            few words or splits a name inside a prompt.
+        PairsError: a tokenizer that leaves too few words, splits a name inside a prompt, or has no
+            token for a word of one.
     """
-    require_numbers("ioi", n, seed)
-    if corruption not in get_args(Corruption):
-        raise PairsError(
-            f"ioi has no corruption {corruption!r}; {nearest(corruption, get_args(Corruption))}"
-        )
     known = OneToken(model)
     kept = {kind: _single(known, kind, words) for kind, words in vocabulary().items()}
     names, places, objects = kept.values()

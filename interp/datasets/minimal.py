@@ -10,7 +10,9 @@ from typing import Literal
 
 import numpy as np
 
+from interp.core.door import door
 from interp.core.errors import CorpusError
+from interp.core.taken import Count, Seed, shown
 from interp.datasets.corpus import Span
 
 Method = Literal["one_prefix", "two_prefix", "whole"]
@@ -40,6 +42,11 @@ class MinimalPair:
     condition: str
     method: Method
     bad2: str | None = None
+
+    def __post_init__(self) -> None:  # no door: sets have 70,000 of them
+        for name in ("good", "bad"):
+            if not isinstance(text := getattr(self, name), str):
+                raise CorpusError(f"the {name} sentence of a pair is text, not {shown(text)}.")
 
     @property
     def differs(self) -> tuple[Span, Span]:
@@ -75,12 +82,13 @@ class MinimalPair:
         if not start:
             raise CorpusError(
                 f"the pair {self.id} ({self.good!r} / {self.bad!r}) differs in its first word: "
-                "there is no prefix to go on from"
+                "there is no prefix to go on from."
             )
         words = (self.good[start:good].split(" ")[0], self.bad[start:bad].split(" ")[0])
         return self.good[:start].rstrip(), *(word.rstrip(".,;:!?") for word in words)
 
 
+@door
 @dataclass(frozen=True)
 class MinimalPairs:
     """Minimal pairs of one or more paradigms, in the order of the files."""
@@ -99,6 +107,7 @@ class MinimalPairs:
     def paradigms(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(pair.paradigm for pair in self.pairs))
 
+    @door
     def where(self, keep: Callable[[MinimalPair], bool]) -> "MinimalPairs":
         """The pairs for which `keep` holds.
 
@@ -107,10 +116,13 @@ class MinimalPairs:
         """
         kept = tuple(pair for pair in self.pairs if keep(pair))
         if not kept:
-            raise CorpusError(f"no pair of {self.name} is left by the condition")
+            raise CorpusError(
+                f"no pair of {self.name} is left by the condition; look at what it asks for."
+            )
         return replace(self, pairs=kept)
 
-    def sample(self, n: int, *, seed: int) -> "MinimalPairs":
+    @door
+    def sample(self, n: Count, *, seed: Seed) -> "MinimalPairs":
         """At most `n` pairs of each paradigm and condition, in order.
 
         Templates repeat few words many times: more pairs of a condition tell little more.

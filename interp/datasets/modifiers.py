@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from interp.core.door import door
 from interp.datasets.corpus import Corpus, Document, Layer
 from interp.datasets.templates import Split, collected, fill, lists, splits
 
@@ -20,6 +21,7 @@ DEGREES = ("size", "state", "worth")
 """Kinds of adjectives of which there is more and less ("far too old", not "far too green")."""
 
 
+@door
 def modifiers(*, split: Split | Literal["all"] = "all") -> Corpus:
     """Sentences with an adjective whose noun is known, and others beside it.
 
@@ -35,9 +37,6 @@ def modifiers(*, split: Split | Literal["all"] = "all") -> Corpus:
         `adjective`, `distance` (words between the two, "0" to "3"; commas are not counted),
         `side` ("before", "after": where the adjective stands), `template`, `target` (index of the
         adjective), `split`.
-
-    Raises:
-        CorpusError: no such split.
     """
     layers: frozenset[Layer] = frozenset({"upos", "head", "relation"})
     return collected(NAME, _documents(), split=split, layers=layers)

@@ -8,6 +8,7 @@ import numpy as np
 
 from interp.core.errors import PairsError
 from interp.core.pairs import Pairs
+from interp.core.unknown import unknown
 from interp.models.tokens import Bos, Offsets, token_at
 
 T = TypeVar("T")
@@ -62,16 +63,50 @@ class OneToken:
 
 
 def fill(model: Spans, template: str, slots: Mapping[str, str], *, bos: Bos) -> Prompt:
-    """Tokenise a template whose `{slots}` are filled; `at["end"]` is the text's last token."""
+    """Tokenise a template whose `{slots}` are filled; `at["end"]` is the text's last token.
+
+    Raises:
+        PairsError: the tokenizer has no token for a word of it.
+    """
     text, last = "", dict[str, int]()
     for literal, slot, _, _ in Formatter().parse(template):
         text += literal + (slots[slot] if slot else "")
         if slot:
             last[slot] = len(text) - 1  # a token may begin with the space before its word
     ids, offsets = model.encode_with_offsets(text, bos=bos)
+    if (word := unknown_word(model, text, ids)) is not None:
+        raise PairsError(
+            f"the tokenizer has no token for {word!r} of {text!r}, and the model would read the "
+            "unknown token in its place. Its vocabulary is likely small or not English: use "
+            "another model, or build prompts with words that it has (Pairs.from_text)."
+        )
     # not ids[-1]: some tokenizers add an end token
     last["end"] = len(text) - 1
     return Prompt(ids, {slot: token_at(offsets, character) for slot, character in last.items()})
+
+
+def unknown_word(model: object, text: str, ids: Sequence[int]) -> str | None:
+    """The first word of a text that the model's tokenizer has no token for; None if it has all."""
+    tokenizer = getattr(model, "tokenizer", None)
+    return None if tokenizer is None else unknown(tokenizer, text, ids)
+
+
+def readable(model: Spans, words: Sequence[str], *, after: str = "to ") -> list[str]:
+    """The words that the tokenizer has tokens for, one or several, after some text.
+
+    Raises:
+        PairsError: it has none of them.
+    """
+    texts = {word: after + word for word in words}
+    ids = {word: model.encode_with_offsets(text, bos="none")[0] for word, text in texts.items()}
+    kept = [word for word in words if unknown_word(model, texts[word], ids[word]) is None]
+    if not kept:
+        raise PairsError(
+            f"the tokenizer has no token for any of {', '.join(map(repr, words))}. Its vocabulary "
+            "is likely small or not English: use another model, or build prompts with words that "
+            "it has (Pairs.from_text)."
+        )
+    return kept
 
 
 def require_whole(known: OneToken, prompt: Prompt, words: Mapping[str, str]) -> None:
@@ -112,16 +147,3 @@ def cycle(rng: np.random.Generator, items: Sequence[T]) -> Iterator[T]:
     while True:
         for i in rng.permutation(len(items)):
             yield items[i]
-
-
-def require_numbers(task: str, n: int, seed: int) -> None:
-    """Refuse a number of pairs or a seed that cannot be.
-
-    Raises:
-        PairsError: n < 1 or a negative seed.
-    """
-    if n < 1 or seed < 0:
-        raise PairsError(
-            f"{task} was asked for n={n} pairs with seed={seed}; n must be at least 1 and the seed "
-            "at least 0."
-        )

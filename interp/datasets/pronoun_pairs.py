@@ -7,12 +7,14 @@ the model says. "The king called the queen when he needed help. It was easy to h
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
+from interp.core.door import door
 from interp.core.errors import PairsError, nearest
 from interp.core.pairs import Pairs
+from interp.core.taken import Count, Seed
 from interp.datasets.prompts import (
     OneToken,
     Row,
@@ -20,11 +22,10 @@ from interp.datasets.prompts import (
     cycle,
     fill,
     paired,
-    require_numbers,
     require_whole,
 )
 from interp.datasets.pronouns import NAME, Kind, Scene, quarrels, scenes
-from interp.datasets.templates import Split, lists, require_split
+from interp.datasets.templates import Split, lists
 from interp.models.tokens import Bos
 
 Answer = Literal["pronoun", "antecedent"]
@@ -42,11 +43,12 @@ TEMPLATES: Mapping[tuple[Kind, Answer], str] = {
 }
 
 
+@door
 def pronoun_pairs(
     model: Spans,
     *,
-    n: int = 64,
-    seed: int = 0,
+    n: Count = 64,
+    seed: Seed = 0,
     kind: Kind = "gender",
     answer: Answer = "pronoun",
     split: Split | Literal["all"] = "all",
@@ -69,6 +71,9 @@ def pronoun_pairs(
     Args:
         model: anything with `encode_with_offsets` and `show`.
         n: number of pairs.
+        seed: of all that is drawn.
+        kind: what decides whom the pronoun means.
+        answer: what the model is to say: the pronoun, or whom it means.
         split: of the couples (and names), as in `pronouns`.
         templates: names of the wordings to use (`wordings` has them), so that what is fitted to
             some may be tried on others; all by default.
@@ -81,12 +86,9 @@ def pronoun_pairs(
         verb), "end". The cluster is the couple of nouns or verbs.
 
     Raises:
-        PairsError: n < 1, a negative seed, an unknown kind, answer or template, a tokenizer that
-            leaves fewer than two couples, or that splits a word inside a prompt.
-        CorpusError: no such split.
+        PairsError: an unknown template, a tokenizer that leaves fewer than two couples, that
+            splits a word inside a prompt, or has no token for one.
     """
-    _check(n, seed, kind, answer)
-    require_split(NAME, split)
     rng = np.random.default_rng([*f"{kind} {answer}".encode(), seed])
     known = OneToken(model)
     cells = _cells(kind, answer, split, known, rng)
@@ -124,6 +126,7 @@ def pronoun_pairs(
     return paired(model, rows, bos=bos)
 
 
+@door
 def wordings(kind: Kind = "gender", answer: Answer = "pronoun") -> tuple[str, ...]:
     """Names of the templates that such prompts are made of."""
     return tuple(lists(NAME, "templates")[TEMPLATES[kind, answer]])
@@ -144,16 +147,6 @@ def _wordings(kind: Kind, answer: Answer, asked: Sequence[str] | None) -> Sequen
             f"{nearest(lost[0], known)}"
         )
     return asked
-
-
-def _check(n: int, seed: int, kind: str, answer: str) -> None:
-    require_numbers("pronoun_pairs", n, seed)
-    for what, given, known in (
-        ("kind", kind, get_args(Kind)),
-        ("answer", answer, get_args(Answer)),
-    ):
-        if given not in known:
-            raise PairsError(f"pronoun_pairs has no {what} {given!r}; {nearest(given, known)}")
 
 
 def _cells(

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
-from interp.core.errors import CorpusError, nearest
+from interp.core.door import door
 from interp.datasets.corpus import Corpus, Document, Mention
 from interp.datasets.templates import Split, collected, fill, lists, splits
 
@@ -71,6 +71,7 @@ class Scene:
         return words | {"S": words[antecedent], "V": verb, "P": self.pronoun(said)}
 
 
+@door
 def pronouns(
     *, kind: Kind | Literal["all"] = "all", split: Split | Literal["all"] = "all"
 ) -> Corpus:
@@ -89,12 +90,7 @@ def pronouns(
         or "proper", and the pronoun) and chain "competitor". Facts: `kind`, `couple`, `template`,
         `antecedent` ("first", "second": of the two mentions), `form` (of the pronoun: "masculine",
         "feminine", "plural"), `target` (index of the pronoun), `split`.
-
-    Raises:
-        CorpusError: no such kind or split.
     """
-    if kind not in (known := ("all", *get_args(Kind))):
-        raise CorpusError(f"pronouns has no kind {kind!r}; {nearest(kind, known)}")
     documents = [d for d in _documents() if kind in ("all", d.facts["kind"])]
     return collected(NAME, documents, split=split, layers=frozenset({"mentions"}))
 

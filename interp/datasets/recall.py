@@ -5,22 +5,31 @@
 the task-shaped control of Jelassi et al. 2024 (§4.3, "prefix" and "suffix" keys).
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int
 
-from interp.core.errors import PairsError, nearest
+from interp.core.door import door
+from interp.core.errors import PairsError
 from interp.core.sequences import UNSCORED, Sequences
+from interp.core.taken import Count, Positive, Seed
 
 Query = Literal["prefix", "suffix"]
 MARK = 0
 """The id that is neither key nor value; it asks for the answer where the key came first."""
 
 
+@door
 def recall(
-    n: int, *, vocabulary: int, pairs: int, pos: int, seed: int = 0, power: float = 0.01
+    n: Count,
+    *,
+    vocabulary: int,
+    pairs: Count,
+    pos: int,
+    seed: Seed = 0,
+    power: Positive = 0.01,
 ) -> Sequences:
     """Rows of `pairs` keys and values, then each key once more among random tokens.
 
@@ -33,21 +42,21 @@ def recall(
     Args:
         n: number of rows.
         vocabulary: V, even.
+        pairs: keys with their values in each row.
         pos: length of each row, even, at least 4 * pairs.
-        power: the published a.
+        seed: of all that is drawn.
+        power: the published a, 0.01.
 
     Raises:
         PairsError: counts that do not fit, each with what it needs.
     """
-    _accept("recall", n, seed, vocabulary, pairs)
+    _accept(vocabulary, pairs)
     room = (pos - 2 * pairs) // 2
     if pos % 2 or room < pairs:
         raise PairsError(
             f"rows of {pos} tokens cannot hold {pairs} pairs and then ask for each at every other "
             f"place; give an even pos of at least {4 * pairs}, or fewer pairs."
         )
-    if power <= 0:
-        raise PairsError(f"power={power} must be above 0; the published value is 0.01.")
     rng = np.random.default_rng([*b"recall", seed])
     keys, values, unused = _draw(rng, n, vocabulary, pairs)
     weight = np.log(np.arange(1, room + 1)) * (power - 1)
@@ -63,7 +72,8 @@ def recall(
     return _scored(tokens, at, values, at - stored)
 
 
-def lookup(n: int, *, vocabulary: int, pairs: int, query: Query, seed: int = 0) -> Sequences:
+@door
+def lookup(n: Count, *, vocabulary: int, pairs: Count, query: Query, seed: Seed = 0) -> Sequences:
     """Rows that ask for one of `pairs` keys, before them ("prefix") or after ("suffix").
 
     "prefix" is `key, k1, v1, ..., kn, vn, 0` and "suffix" `0, k1, v1, ..., kn, vn, key`: equal
@@ -71,14 +81,16 @@ def lookup(n: int, *, vocabulary: int, pairs: int, query: Query, seed: int = 0) 
     wait for it and hold one value; with the key last it must hold them all.
 
     Args:
+        n: number of rows.
         vocabulary: V, even; keys and values as for `recall`.
+        pairs: keys with their values in each row.
+        query: where the key stands that is asked for.
+        seed: of all that is drawn.
 
     Raises:
-        PairsError: counts that do not fit, or an unknown query.
+        PairsError: counts that do not fit.
     """
-    if query not in get_args(Query):
-        raise PairsError(f"lookup has no query {query!r}; {nearest(query, get_args(Query))}")
-    _accept("lookup", n, seed, vocabulary, pairs)
+    _accept(vocabulary, pairs)
     rng = np.random.default_rng([*b"lookup", seed])
     keys, values, _ = _draw(rng, n, vocabulary, pairs)
     chosen = rng.integers(pairs, size=(n, 1))
@@ -115,12 +127,7 @@ def _scored(
     return Sequences(*(torch.from_numpy(x) for x in (tokens, labels, distance)))
 
 
-def _accept(name: str, n: int, seed: int, vocabulary: int, pairs: int) -> None:
-    if n < 1 or seed < 0 or pairs < 1:
-        raise PairsError(
-            f"{name} was asked for n={n} rows of {pairs} pairs with seed={seed}; n and pairs must "
-            "be at least 1 and the seed at least 0."
-        )
+def _accept(vocabulary: int, pairs: int) -> None:
     if vocabulary % 2 or vocabulary // 2 - 1 < pairs:
         raise PairsError(
             f"a vocabulary of {vocabulary} has {max(vocabulary // 2 - 1, 0)} keys for {pairs} "

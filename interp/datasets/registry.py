@@ -13,6 +13,7 @@ from typing import Literal, overload
 import pandas as pd
 import pooch
 
+from interp.core.door import door
 from interp.core.errors import CorpusError, nearest
 from interp.datasets.columns import read_homographs, read_tags
 from interp.datasets.conllu import read_conllu
@@ -40,6 +41,7 @@ def corpus(name: Annotated, *, split: str | None = None) -> Corpus: ...
 def corpus(name: Paired, *, split: str | None = None) -> MinimalPairs: ...
 @overload
 def corpus(name: str | os.PathLike[str], *, split: str | None = None) -> Corpus | MinimalPairs: ...
+@door
 def corpus(name: str | os.PathLike[str], *, split: str | None = None) -> Corpus | MinimalPairs:
     """A known corpus, or a file of one's own.
 
@@ -75,6 +77,7 @@ def corpus(name: str | os.PathLike[str], *, split: str | None = None) -> Corpus 
     return entry.read(texts, name if split == "all" else f"{name}-{split}", source)
 
 
+@door
 def corpora() -> pd.DataFrame:
     """The known corpora, one row a split: annotation, licence, repository."""
     rows = [
@@ -98,7 +101,7 @@ def _own(name: str | os.PathLike[str], split: str | None) -> Corpus | MinimalPai
     read = _READERS.get(plain.suffix)
     if not path.is_file():
         if read is not None:
-            raise CorpusError(f"there is no file {path}")
+            raise CorpusError(f"there is no file {path}; mind the folder that you are in.")
         raise CorpusError(
             f"no corpus is called {str(name)!r}: {nearest(str(name), CORPORA)} There are "
             f"{', '.join(CORPORA)}, and files by path: {', '.join(_READERS)}."
@@ -106,7 +109,7 @@ def _own(name: str | os.PathLike[str], split: str | None) -> Corpus | MinimalPai
     if read is None:
         raise CorpusError(
             f"cannot tell what {path} is by its name: expected one of {', '.join(_READERS)} at the "
-            f"end, found {plain.suffix!r}"
+            f"end, found {plain.suffix!r}."
         )
     if split is not None:
         raise CorpusError(f"{path} is one file: it has no split {split!r}. Name the file you mean.")
@@ -171,7 +174,12 @@ def _fetch(name: str, entry: Entry, file: File, folders: list[Path]) -> Path:
 
 def _contents(path: Path) -> bytes:
     """What a file holds, unpacked."""
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CorpusError(
+            f"{path} cannot be read: {error.strerror or error}. Look at who may read the file."
+        ) from error
     if path.suffix != ".xz":
         return data
     try:

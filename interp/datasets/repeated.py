@@ -13,23 +13,29 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from interp.core.door import door
 from interp.core.errors import PairsError
 from interp.core.pairs import Pairs
 from interp.core.sequences import UNSCORED, Sequences
+from interp.core.taken import Count, Index, Seed
+from interp.models.model import Model
 
 AT_ONCE = 1 << 22
 """Random numbers held at a time."""
+Vocabulary = int | Sequence[int] | Model
+"""How many ids there are, ids, or the model that has them."""
 
 
+@door
 def repeated(
-    n: int,
+    n: Count,
     *,
-    vocabulary: int | Sequence[int],
+    vocabulary: Vocabulary,
     pos: int,
-    seed: int = 0,
+    seed: Seed = 0,
     block: tuple[int, int] = (4, 16),
     before: tuple[int, int] = (0, 8),
-    bos: int | None = None,
+    bos: Index | None = None,
 ) -> Sequences:
     """Rows of repeated random tokens; scored where the token has been followed by something.
 
@@ -38,19 +44,23 @@ def repeated(
 
     Args:
         n: number of rows.
-        vocabulary: ids to draw from, or how many (0 and up); BOS is left out.
+        vocabulary: the model whose ids are drawn, all that its tokenizer has but the special ones;
+            or ids; or how many (0 and up). BOS is left out. Of a number alone nobody knows which
+            ids are special, and a row that ends in a pad token is refused by the model whose it
+            is: give that model, or ids without `tokenizer.all_special_ids`.
         pos: length of each row.
+        seed: of all that is drawn.
         block: least and greatest length of the block.
         before: least and greatest number of tokens before the first block.
         bos: id at position 0.
 
     Raises:
-        PairsError: a negative count, too few ids for tokens that all differ, or a row too short
-            to hold a block and a scored token of its repetition.
+        PairsError: lengths that no block has, too few ids for tokens that all differ, or a row too
+            short to hold a block and a scored token of its repetition.
     """
     ids = _ids(vocabulary, bos)
     first = 0 if bos is None else 1
-    _accept("repeated", n, seed, block, before, len(ids))
+    _accept(block, before, len(ids))
     needed = first + before[1] + block[1] + 2
     if pos < needed:
         raise PairsError(
@@ -83,14 +93,15 @@ def repeated(
     return Sequences(tokens, labels, distance)
 
 
+@door
 def repeated_pairs(
-    n: int,
+    n: Count,
     *,
-    vocabulary: int | Sequence[int],
-    seed: int = 0,
+    vocabulary: Vocabulary,
+    seed: Seed = 0,
     block: tuple[int, int] = (4, 16),
     before: tuple[int, int] = (0, 8),
-    bos: int | None = None,
+    bos: Index | None = None,
 ) -> Pairs:
     """Prompts that end inside the first repetition; the corrupt side saw another successor.
 
@@ -99,17 +110,17 @@ def repeated_pairs(
 
     Args:
         n: number of pairs; lengths differ between rows.
-        vocabulary, block, before, bos: as for `repeated`.
+        vocabulary, seed, block, before, bos: as for `repeated`.
 
     Returns:
         n pairs; `correct` is B and `wrong` is C. Positions: "first" (the earlier A), "successor"
         (B or C), "end" (the last A). Every row is a cluster of its own.
 
     Raises:
-        PairsError: a negative count, blocks of one token, or too few ids for tokens that differ.
+        PairsError: blocks of one token, or too few ids for tokens that differ.
     """
     ids = _ids(vocabulary, bos)
-    _accept("repeated_pairs", n, seed, block, before, len(ids) - 1)
+    _accept(block, before, len(ids) - 1)
     rng = np.random.default_rng([*b"repeated end", seed])
     first = 0 if bos is None else 1
     clean, corrupt, at = [], [], []
@@ -157,16 +168,26 @@ def _draw(
         yield ids[order], start, length
 
 
-def _ids(vocabulary: int | Sequence[int], bos: int | None) -> Int[np.ndarray, " ids"]:
-    ids = np.arange(vocabulary) if isinstance(vocabulary, int) else np.unique(list(vocabulary))
+def _ids(vocabulary: Vocabulary, bos: int | None) -> Int[np.ndarray, " ids"]:
+    """What may be drawn, in ascending order."""
+    if isinstance(vocabulary, Model):
+        ids = _ordinary(vocabulary)
+    else:
+        ids = np.arange(vocabulary) if isinstance(vocabulary, int) else np.unique(list(vocabulary))
+    if len(ids) and ids[0] < 0:
+        raise PairsError(f"the vocabulary has {ids[0]}; ids of tokens are counted from 0.")
     return ids[ids != (-1 if bos is None else bos)].astype(np.int64)
 
 
-def _accept(
-    name: str, n: int, seed: int, block: tuple[int, int], before: tuple[int, int], ids: int
-) -> None:
-    if n < 1 or seed < 0:
-        raise PairsError(f"{name} was asked for n={n} rows with seed={seed}; n >= 1 and seed >= 0.")
+def _ordinary(model: Model) -> Int[np.ndarray, " ids"]:
+    """The ids that texts are made of: neither special ones nor those of no token."""
+    if model.tokenizer is None:
+        return np.arange(model.facts.d_vocab)
+    ids = np.arange(min(model.facts.d_vocab, len(model.tokenizer)))
+    return ids[~np.isin(ids, model.tokenizer.all_special_ids)]
+
+
+def _accept(block: tuple[int, int], before: tuple[int, int], ids: int) -> None:
     if not 2 <= block[0] <= block[1] or not 0 <= before[0] <= before[1]:
         raise PairsError(
             f"block={block} and before={before} are the least and the greatest length; a block has "

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from interp.core.door import door
 from interp.datasets.corpus import Corpus, Document
 from interp.datasets.templates import Split, collected, fill, lists, splits
 
@@ -26,6 +27,7 @@ TWO = (10, 20, 40)
 """Words between the far cue and the target; the near cue is 5 words before it."""
 
 
+@door
 def senses(*, split: Split | Literal["all"] = "all") -> Corpus:
     """Sentences that end with a word of two senses, after one cue or two.
 
@@ -43,9 +45,6 @@ def senses(*, split: Split | Literal["all"] = "all") -> Corpus:
         and `far_cue`, the words themselves; `cues`, "1" (near and far are the same) or "2";
         `target` (index of the target); `split`. For every lemma and distance as many cues of
         either sense; with two cues, as many that agree as that do not.
-
-    Raises:
-        CorpusError: no such split.
     """
     return collected(NAME, _documents(), split=split, layers=frozenset({"upos"}))
 

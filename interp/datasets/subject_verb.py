@@ -6,12 +6,14 @@ of Finlayson et al. (2021, sec. 3), in structures after theirs, with this projec
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 
-from interp.core.errors import PairsError, nearest
+from interp.core.door import door
+from interp.core.errors import PairsError
 from interp.core.pairs import Pairs
+from interp.core.taken import Count, NotEmpty, Seed
 from interp.datasets.prompts import (
     OneToken,
     Prompt,
@@ -20,7 +22,7 @@ from interp.datasets.prompts import (
     cycle,
     fill,
     paired,
-    require_numbers,
+    readable,
     require_whole,
 )
 from interp.models.tokens import Bos
@@ -62,12 +64,13 @@ FEWEST = {"nouns": 10, "verbs": 2}
 """Nouns are what is resampled; and with one verb a preference for a word would be agreement."""
 
 
+@door
 def subject_verb(
     model: Spans,
     *,
-    n: int = 64,
-    seed: int = 0,
-    structures: Sequence[Structure] = STRUCTURES,
+    n: Count = 64,
+    seed: Seed = 0,
+    structures: Annotated[Sequence[Structure], NotEmpty()] = STRUCTURES,
     bos: Bos = "model",
 ) -> Pairs:
     """Prompts that end right before the verb, and twins with the subject's other number.
@@ -86,6 +89,8 @@ def subject_verb(
     Args:
         model: anything with `encode_with_offsets` and `show`.
         n: number of pairs.
+        seed: of all that is drawn.
+        structures: those to use, of the table above.
         bos: `"model"` adds what the tokenizer adds by itself, `"none"` nothing.
 
     Returns:
@@ -94,26 +99,27 @@ def subject_verb(
         every structure asked for has one. The cluster is the subject in the singular.
 
     Raises:
-        PairsError: n < 1, a negative seed, no structure or an unknown one, or a tokenizer that
-            leaves too few words or splits one inside a prompt.
+        PairsError: a tokenizer that leaves too few words, splits one inside a prompt, or has no
+            token for one.
     """
-    require_numbers("subject_verb", n, seed)
-    _require_structures(structures)
     known = OneToken(model)
     nouns = _both(known, "nouns", [(noun, f"{noun}s") for noun in NOUNS])
     rng = np.random.default_rng([*b"subject_verb", seed])
     subjects, verbs = cycle(rng, nouns), cycle(rng, _both(known, "verbs", VERBS))
+    leads = readable(model, LEADS, after="")
+    near, did, adverbs = (readable(model, words) for words in (NEAR, DID, ADVERBS))
+    does = [readable(model, column) for column in zip(*DOES, strict=True)]
     names = ("subject", "end") if "simple" in structures else ("subject", "attractor", "end")
     rows = []
     for structure, number, of_other in _conditions(rng, structures, n):
         subject, verb = next(subjects), next(verbs)
         other = nouns[rng.choice([i for i, noun in enumerate(nouns) if noun != subject])]
         slots = {
-            "LEAD": str(rng.choice(LEADS)),
-            "NEAR": str(rng.choice(NEAR)),
-            "DID": str(rng.choice(DID)),
-            "DOES": str(rng.choice([pair[of_other] for pair in DOES])),
-            "ADVERB": str(rng.choice(ADVERBS)),
+            "LEAD": str(rng.choice(leads)),
+            "NEAR": str(rng.choice(near)),
+            "DID": str(rng.choice(did)),
+            "DOES": str(rng.choice(does[of_other])),
+            "ADVERB": str(rng.choice(adverbs)),
             "ATTRACTOR": other[of_other],
         }
         forms = subject[number], subject[1 - number]
@@ -146,15 +152,6 @@ def _twins(
             "across spaces. Use another tokenizer for this task."
         )
     return clean, corrupt
-
-
-def _require_structures(structures: Sequence[str]) -> None:
-    if not structures:
-        known = ", ".join(map(repr, STRUCTURES))
-        raise PairsError(f"subject_verb was asked for no structure; known: {known}.")
-    for name in structures:
-        if name not in STRUCTURES:
-            raise PairsError(f"subject_verb has no structure {name!r}; {nearest(name, STRUCTURES)}")
 
 
 def _conditions(

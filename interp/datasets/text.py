@@ -4,8 +4,10 @@ import logging
 
 import numpy as np
 
+from interp.core.door import door
 from interp.core.errors import CorpusError
 from interp.core.pairs import Pairs
+from interp.core.taken import Count
 from interp.datasets.alignment import align
 from interp.datasets.corpus import Corpus
 from interp.models.model import Model
@@ -14,8 +16,9 @@ from interp.models.tokens import Bos
 log = logging.getLogger("interp")
 
 
+@door
 def running_text(
-    model: Model, corpus: Corpus, *, context: int | None = None, bos: Bos = "model"
+    model: Model, corpus: Corpus, *, context: Count | None = None, bos: Bos = "model"
 ) -> Pairs:
     """The text of a corpus, without answers: for metrics such as "next_token_loss".
 

@@ -4,21 +4,26 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Num
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from torch import Tensor
 
 from interp.core import stats
+from interp.core.door import door
 from interp.core.errors import ResultsError
 from interp.core.results import Results
 from interp.figures import heat, style
+from interp.figures.given import figure_door
 from interp.figures.table import one_each, sample
 
 MOST_HEADS = 16
 MOST_TOKENS = 40
 _LONGEST = 14
+Matrix = Num[Tensor, "*axes"] | Num[np.ndarray, "*axes"] | Sequence[Sequence[float]]
 
 
+@figure_door
 def attention(results: Results, *, title: str | None = None) -> Figure:
     """Mean attention probability of each head to each named position, with 95 % intervals.
 
@@ -102,8 +107,9 @@ def attention_summary(results: Results) -> pd.DataFrame:
     )
 
 
+@door
 def pattern(
-    matrix: ArrayLike,
+    matrix: Matrix,
     tokens: Sequence[str],
     queries: Sequence[str] | None = None,
     *,
@@ -123,7 +129,7 @@ def pattern(
     Raises:
         ResultsError: the matrix has another shape than the tokens, or is no probability.
     """
-    values = np.asarray(matrix, dtype=float)
+    values = _numbers(matrix)
     queries = tokens if queries is None else queries
     if values.shape != (len(queries), len(tokens)):
         raise ResultsError(
@@ -131,6 +137,8 @@ def pattern(
             f"{len(queries)} queries and {len(tokens)} keys. Give one head of one prompt "
             "(queries x keys), and every token with BOS among them where the model reads one."
         )
+    if not values.size:
+        raise ResultsError("the attention pattern has no cell to draw; give one query at least.")
     if np.nanmin(values, initial=0) < -1e-6 or np.nanmax(values, initial=0) > 1 + 1e-6:
         raise ResultsError(
             f"attention probabilities run from 0 to 1; this matrix runs from "
@@ -157,6 +165,18 @@ def pattern(
         if title:
             axes.set_title(title, parse_math=False)
     return figure
+
+
+def _numbers(matrix: Matrix) -> np.ndarray:
+    """As an array; lists are rows of equal length."""
+    if isinstance(matrix, Tensor):
+        return matrix.detach().cpu().double().numpy()
+    if isinstance(matrix, Sequence) and len({len(row) for row in matrix}) > 1:
+        raise ResultsError(
+            "the rows of the attention pattern have different lengths "
+            f"({', '.join(map(str, sorted({len(row) for row in matrix})))}); give queries x keys."
+        )
+    return np.asarray(matrix, dtype=float)
 
 
 def _note(values: np.ndarray, rows: int, columns: int) -> list[str]:

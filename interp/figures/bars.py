@@ -9,14 +9,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from interp.core.results import Results
+from interp.core.taken import Count
 from interp.figures import style
+from interp.figures.given import figure_door
 from interp.figures.table import label, one_each, sample, summarise
 
 Hue = Literal["position", "receiver", "method", "direction"]
 
 
+@figure_door
 def bars(
-    results: Results, *, hue: Hue | None = None, n: int = 20, title: str | None = None
+    results: Results, *, hue: Hue | None = None, n: Count = 20, title: str | None = None
 ) -> Figure:
     """Mean effect of each site, largest at the top, with its 95 % cluster-bootstrap interval.
 

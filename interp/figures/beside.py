@@ -6,8 +6,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from interp.figures import over_layers, style
+from interp.figures.given import figure_door
 
 
+@figure_door
 def beside(
     table: pd.DataFrame,
     *,
@@ -33,7 +35,11 @@ def beside(
     Raises:
         ResultsError: a column is absent, there is no row, or a curve has a layer twice.
     """
-    over_layers.require(table, [panel, hue])
+    if baselines is not None and baselines.empty:
+        baselines = None
+    own = [control] if control is not None else []
+    keys = [panel, hue]
+    over_layers.require(table, keys, also=own, baselines=baselines, named=keys)
     names = list(dict.fromkeys(table[panel]))
     with style.context():
         figure = style.blank(0.5 + 1.35 * len(names))

@@ -14,8 +14,10 @@ from interp.core.edges import Edge
 from interp.core.errors import ResultsError, nearest
 from interp.core.facts import Facts
 from interp.core.sites import Site
+from interp.core.taken import Count
 from interp.figures import style
 from interp.figures.drawn import DASHES, EMBED, LOGITS, Colour, Drawing, Line, Pen, light
+from interp.figures.given import figure_door
 from interp.figures.layered import Unit, place
 from interp.figures.table import label
 
@@ -32,13 +34,14 @@ NARROW, HANDLE = 0.52, 8
 Width = Literal["text", "column"]
 
 
+@figure_door
 def circuit(
     circuit: Circuit,
     attribution: Attribution | None = None,
     *,
     facts: Facts,
     classes: Mapping[str, str] | None = None,
-    n: int = MOST,
+    n: Count = MOST,
     width: Width = "text",
     title: str | None = None,
 ) -> Figure:
@@ -124,7 +127,9 @@ def circuit(
 def _lines(circuit: Circuit, attribution: Attribution | None, facts: Facts) -> list[Line]:
     """A line for each edge or node, all its positions together; the heaviest first."""
     if not len(circuit):
-        raise ResultsError("the circuit is empty, so there is nothing to draw")
+        raise ResultsError(
+            "the circuit is empty, so there is nothing to draw; give one with parts."
+        )
     known: dict[tuple[str, str], float] = {}
     if attribution is not None:
         frame = attribution.frame
@@ -160,8 +165,6 @@ def _line(of: Edge | Site, score: float, facts: Facts) -> Line:
 
 
 def _heaviest(lines: list[Line], n: int, *, scored: bool) -> list[Line]:
-    if n < 1:
-        raise ResultsError(f"n={n} parts cannot be drawn; at least one is needed")
     if len(lines) > n and not scored:
         raise ResultsError(
             f"the circuit has {len(lines)} parts, more than the n={n} that are drawn, and no "

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from interp.core.errors import ResultsError
 from interp.figures import style
+from interp.figures.given import figure_door, require
 
 NUMBERS = ["value", "low", "high"]
 MARKERS = "osD^vPX*"
@@ -18,6 +19,7 @@ MOST = 3
 Log = Literal["none", "x", "y", "both"]
 
 
+@figure_door
 def curves(
     table: pd.DataFrame,
     *,
@@ -47,8 +49,13 @@ def curves(
             no logarithmic axis has.
     """
     _accept(table, x, hue, panel, log)
-    panels = list(dict.fromkeys(table[panel])) if panel else [None]
+    panels = list(dict.fromkeys(table[panel])) if panel is not None else [None]
     own = not isinstance(ylabel, str)
+    if own and (lost := [name for name in map(str, panels) if name not in ylabel]):
+        raise ResultsError(
+            f"ylabel has no text for panel {lost[0]!r}; give one for each of "
+            f"{', '.join(map(repr, map(str, panels)))}, or one text for all."
+        )
     wide = min(len(panels), MOST)
     deep = -(-len(panels) // wide)
     words = not pd.api.types.is_numeric_dtype(table[x])
@@ -94,11 +101,16 @@ def curves(
 
 
 def _accept(table: pd.DataFrame, x: str, hue: str, panel: str | None, log: Log) -> None:
-    keys = [*([panel] if panel else []), hue, x]
-    absent = [c for c in [*NUMBERS, *keys] if c not in table]
-    if absent or not len(table):
-        what = f"the columns {absent}" if absent else "at least one row"
-        raise ResultsError(f"a figure of curves needs {what}; see Scores.summary()")
+    keys = [*([panel] if panel is not None else []), hue, x]
+    remedy = "See Scores.summary(), which makes such tables."
+    require(table, "a figure of curves", numbers=NUMBERS, names=keys, remedy=remedy)
+    if pd.api.types.is_numeric_dtype(table[x]):
+        require(table, "a figure of curves", finite=[x], remedy=remedy)
+    elif log in ("x", "both"):
+        raise ResultsError(
+            f"{x} holds names, such as {table[x].iloc[0]!r}, which no logarithmic axis has; draw "
+            "it with another log=, or give a column of numbers."
+        )
     twice = table.duplicated(keys)
     if twice.any():
         row = table[twice].iloc[0]
@@ -110,7 +122,7 @@ def _accept(table: pd.DataFrame, x: str, hue: str, panel: str | None, log: Log) 
     for axis, column, least in (("x", x, ">"), ("y", "value", ">=")):
         if log not in (axis, "both"):
             continue
-        given = table[column].to_numpy(dtype=float)
+        given = table[column].to_numpy(dtype=float, na_value=np.nan)
         if (given < 0).any() or (least == ">" and (given == 0).any()):
             raise ResultsError(
                 f"{column} goes down to {given.min():g}, and a logarithmic axis takes numbers "

@@ -7,12 +7,14 @@ from matplotlib.figure import Figure
 from interp.core.errors import ResultsError
 from interp.figures import style
 from interp.figures.curves import MARKERS, NUMBERS
+from interp.figures.given import figure_door, require
 
 COLUMNS = ["method", "fraction", *NUMBERS]
 WIDE = 6
 """Ticks that fit below the panel."""
 
 
+@figure_door
 def faithfulness(
     table: pd.DataFrame,
     *,
@@ -73,10 +75,9 @@ def faithfulness(
 
 
 def _accept(table: pd.DataFrame) -> None:
-    absent = [column for column in COLUMNS if column not in table]
-    if absent or not len(table):
-        what = f"the columns {absent}" if absent else "at least one row"
-        raise ResultsError(f"a figure of faithfulness needs {what}; it takes {COLUMNS}")
+    remedy = f"It draws the columns {', '.join(COLUMNS)}."
+    what = "a figure of faithfulness"
+    require(table, what, numbers=["fraction", *NUMBERS], names=["method"], remedy=remedy)
     twice = table[table.duplicated(["method", "fraction"])]
     if len(twice):
         row = twice.iloc[0]

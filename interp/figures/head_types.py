@@ -9,13 +9,14 @@ from matplotlib.lines import Line2D
 
 from interp.core.errors import ResultsError, nearest
 from interp.figures import heat, style
+from interp.figures.given import figure_door, require
 from interp.figures.table import spread
 
-COLUMNS = ("metric", "layer", "head", "effect", "passes")
 MOST = 6
 """Panels that fit side by side."""
 
 
+@figure_door
 def head_types(
     scores: pd.DataFrame, *, detectors: Sequence[str] | None = None, title: str | None = None
 ) -> Figure:
@@ -32,16 +33,26 @@ def head_types(
     Raises:
         ResultsError: another table, a detector that is not in it, or more than fit.
     """
-    if missing := [c for c in COLUMNS if c not in scores]:
+    require(
+        scores,
+        "a figure of head types",
+        numbers=["effect", "passes"],
+        whole=["layer", "head"],
+        names=["metric"],
+        remedy="Give HeadTypes.scores, of interp.circuits.head_types.",
+    )
+    if len(twice := scores[scores.duplicated(["metric", "layer", "head"])]):
+        row = twice.iloc[0]
         raise ResultsError(
-            f"the table lacks the columns {', '.join(missing)}; give HeadTypes.scores"
+            f"head {row['layer']}.{row['head']} has several rows of {row['metric']!r}; draw the "
+            "table of one model."
         )
     known = scores["metric"].unique().tolist()
     names = _passed(scores) or known[:MOST] if detectors is None else list(detectors)
     if lost := [name for name in names if name not in known]:
         raise ResultsError(f"there are no scores of {lost[0]!r}; {nearest(lost[0], known)}")
     if not 0 < len(names) <= MOST:
-        raise ResultsError(f"{len(names)} detectors; a figure takes 1 to {MOST} side by side")
+        raise ResultsError(f"{len(names)} detectors; a figure takes 1 to {MOST} side by side.")
     drawn = scores[scores["metric"].isin(names)]
     rows, width = int(drawn["layer"].max()) + 1, int(drawn["head"].max()) + 1
     norm = style.symmetric(drawn["effect"].to_numpy(dtype=float))

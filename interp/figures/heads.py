@@ -11,9 +11,11 @@ from interp.core.errors import ResultsError, nearest
 from interp.core.results import Results
 from interp.core.sites import Site
 from interp.figures import heat, style
+from interp.figures.given import figure_door
 from interp.figures.table import Column, label, one_each, spread, summarise
 
 
+@figure_door
 def heads(
     results: Results,
     *,

@@ -7,8 +7,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from interp.figures import over_layers, style
+from interp.figures.given import figure_door
 
 
+@figure_door
 def layers(
     table: pd.DataFrame,
     *,
@@ -35,8 +37,11 @@ def layers(
     """
     if "layer" in table:
         table = cast(pd.DataFrame, table.dropna(subset=["layer"]))
-    over_layers.require(table, [*([panel] if panel else []), hue])
-    panels = list(dict.fromkeys(table[panel])) if panel else [None]
+    if baselines is not None and baselines.empty:
+        baselines = None
+    keys = [*([panel] if panel is not None else []), hue]
+    over_layers.require(table, keys, baselines=baselines, named=[hue])
+    panels = list(dict.fromkeys(table[panel])) if panel is not None else [None]
     names = list(dict.fromkeys(table[hue]))
     level = list(dict.fromkeys(baselines[hue])) if baselines is not None else []
     with style.context():

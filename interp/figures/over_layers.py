@@ -7,27 +7,40 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp.core.errors import ResultsError
-from interp.figures import style
+from interp.figures import given, style
 
+REMEDY = "See Scores.summary(), which makes such tables."
+BASELINES = "Give the rows of the scores that look at no layer."
 NEEDED = ["layer", "value", "low", "high"]
 MARKERS = "osD^vPX*"
 DASHES: list = [(0, (4, 2)), (0, (1, 1.5)), (0, (4, 1, 1, 1)), (0, (7, 2)), (0, (2, 1))]
 CONTROL = (0, (2, 1.2))
 
 
-def require(table: pd.DataFrame, keys: Sequence[str]) -> None:
-    """Refuse a table without these columns, or with a curve that has a layer twice.
+def require(
+    table: pd.DataFrame,
+    keys: Sequence[str],
+    *,
+    also: Sequence[str] = (),
+    baselines: pd.DataFrame | None = None,
+    named: Sequence[str] = (),
+) -> None:
+    """Refuse tables without these columns, or with a curve that has a layer twice.
 
     Args:
         keys: columns that curves are told apart by, the name of the curve last.
+        also: columns of other names.
+        baselines: rows that are drawn as level lines.
+        named: columns that these are told apart by.
 
     Raises:
         ResultsError: a column is absent, there is no row, or a layer stands twice.
     """
-    absent = [c for c in [*NEEDED, *keys] if c not in table]
-    if absent or not len(table):
-        what = f"the columns {absent}" if absent else "at least one row"
-        raise ResultsError(f"a figure over layers needs {what}; see Scores.summary()")
+    what = "a figure over layers"
+    given.require(table, what, numbers=NEEDED, names=[*keys, *also], remedy=REMEDY)
+    if baselines is not None:
+        what = "a figure with baselines"
+        given.require(baselines, what, numbers=["value"], names=named, remedy=BASELINES)
     twice = table.duplicated([*keys, "layer"])
     if twice.any():
         row = table[twice].iloc[0]
@@ -58,13 +71,18 @@ def curves(
         part = table[table[hue] == name].sort_values("layer")
         if part.empty:
             continue
-        x, value, low, high = (part[c].to_numpy(dtype=float) for c in NEEDED)
+        x, value, low, high = (part[c].to_numpy(dtype=float, na_value=np.nan) for c in NEEDED)
         if name in own:
             i = own.index(name)
             colour, marker = style.colour(i), MARKERS[i % len(MARKERS)]
             axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
             axes.plot(x, value, color=colour, marker=marker, ms=2.5, linewidth=1, label=str(name))
             continue
+        if of[name] not in own:
+            raise ResultsError(
+                f"{name!r} is said to be the control of {of[name]!r}, which is itself a control in "
+                f"column {control!r}; a control is that of a curve that is none."
+            )
         pale = tuple((1 + c) / 2 for c in style.colour(own.index(of[name])))
         for end in (low, high):
             axes.plot(x, end, color=pale, linewidth=0.3)

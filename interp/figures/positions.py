@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from interp.core.errors import ResultsError
 from interp.core.results import Results
 from interp.figures import heat, style
+from interp.figures.given import figure_door
 from interp.figures.table import Column, label, one_each, spread, summarise
 
 _NAMES = {
@@ -19,6 +20,7 @@ _NAMES = {
 }
 
 
+@figure_door
 def positions(results: Results, *, column: Column = "effect", title: str | None = None) -> Figure:
     """Mean effect of each layer at each named position, a panel for each kind of site.
 

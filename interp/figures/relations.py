@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 
 from interp.core.errors import ResultsError
 from interp.figures import heat, style
+from interp.figures.given import figure_door, require
 
 NARROW = 0.05
 """Inches: a head's column that is narrower is marked by a ring, not by a frame."""
@@ -27,9 +28,11 @@ _SHARED = [
     "difference",
 ]
 _OWN = ["value", "low", "high", "q", "baseline", "baseline_value", "baseline_low", "baseline_high"]
+_NUMBERS = {"difference", *_OWN} - {"baseline"}
 _UNITED = "anaphor -> antecedent"
 
 
+@figure_door
 def relations(table: pd.DataFrame, *, title: str | None = None) -> Figure:
     """Accuracy of each head minus that of the best baseline, relation by relation.
 
@@ -101,6 +104,7 @@ def relations(table: pd.DataFrame, *, title: str | None = None) -> Figure:
     return figure
 
 
+@figure_door
 def relation_bars(table: pd.DataFrame, *, title: str | None = None) -> Figure:
     """Accuracy of the head chosen for each relation, beside that of the best baseline.
 
@@ -209,10 +213,19 @@ def _panels(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _require(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    absent = [c for c in columns if c not in table]
-    if absent or table.empty:
-        fact = f"lacks the columns {absent}" if absent else "is empty"
-        raise ResultsError(f"the table {fact}; draw what compare_heads() or choose_heads() returns")
+    require(
+        table,
+        "a figure of relations",
+        numbers=[c for c in columns if c in _NUMBERS],
+        whole=["layer", "head"],
+        names=[c for c in columns if c not in _NUMBERS],
+        remedy="Draw what compare_heads() or choose_heads() returns.",
+    )
+    if not pd.api.types.is_bool_dtype(table["chosen"]):
+        raise ResultsError(
+            f"chosen is True for the heads that were chosen, and here it holds "
+            f"{table['chosen'].dtype}; draw what compare_heads() or choose_heads() returns."
+        )
     twice = table[table.duplicated(["task", "model", "site"])]
     if len(twice):
         row = twice.iloc[0]

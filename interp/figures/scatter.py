@@ -15,6 +15,7 @@ from scipy import stats
 from interp.core.errors import ResultsError
 from interp.figures import style
 from interp.figures.curves import MARKERS, MOST
+from interp.figures.given import figure_door, require
 
 Line = Literal["none", "fit", "identity"]
 TICKED, NAMED = -15.0, -28.0
@@ -23,6 +24,7 @@ FEWEST = 3
 """Points of which a rank correlation says anything: two have one of 1 or -1."""
 
 
+@figure_door
 def scatter(
     table: pd.DataFrame,
     *,
@@ -57,9 +59,9 @@ def scatter(
         ResultsError: a column is absent or holds no numbers, an infinite number, or no row has both
             numbers.
     """
-    drawn = _drawn(table, x, y, [c for c in (panel, hue) if c])
-    names = list(dict.fromkeys(drawn[panel])) if panel else [None]
-    hues = list(dict.fromkeys(drawn[hue])) if hue else [None]
+    drawn = _drawn(table, x, y, [c for c in (panel, hue) if c is not None])
+    names = list(dict.fromkeys(drawn[panel])) if panel is not None else [None]
+    hues = list(dict.fromkeys(drawn[hue])) if hue is not None else [None]
     wide = min(len(names), MOST)
     deep = -(-len(names) // wide)
     legend = 0.13 * (1 + len(hues))
@@ -137,22 +139,9 @@ def _dots(axes: Axes, part: pd.DataFrame, x: str, y: str, i: int, name: object, 
 
 def _drawn(table: pd.DataFrame, x: str, y: str, names: list[str]) -> pd.DataFrame:
     """The rows that have both numbers."""
-    absent = [c for c in [x, y, *names] if c not in table]
-    if absent:
-        raise ResultsError(
-            f"a scatter figure needs the columns {absent}, and the table has {list(table.columns)}"
-        )
-    for column in (x, y):
-        if not pd.api.types.is_numeric_dtype(table[column]):
-            raise ResultsError(
-                f"{column} holds {table[column].dtype} and not numbers; draw names with "
-                "figures.curves, or give the column of numbers."
-            )
-        if np.isinf(table[column].to_numpy(dtype=float, na_value=np.nan)).any():
-            raise ResultsError(
-                f"{column} has infinite numbers, which no axis has; leave these rows out first."
-            )
+    remedy = "Name columns of the table, two of them of numbers."
+    require(table, "a scatter figure", finite=[x, y], names=names, remedy=remedy)
     drawn = table[table[x].notna() & table[y].notna()]
     if drawn.empty:
-        raise ResultsError(f"none of the {len(table)} rows has both {x} and {y}, so none is drawn")
+        raise ResultsError(f"none of the {len(table)} rows has both {x} and {y}, so none is drawn.")
     return drawn

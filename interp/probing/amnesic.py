@@ -6,37 +6,43 @@ there, and compare what it then does with the loss of as many random directions.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
+from interp.core.atomic import require_writable
+from interp.core.door import door
 from interp.core.errors import ProbeError, ResultsError, nearest
-from interp.core.metrics import Metric, resolve_metric
+from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.pairs import Pairs
+from interp.core.places import AFTER_FIRST
 from interp.core.results import Results
-from interp.core.sites import Site
+from interp.core.taken import NotEmpty, Told
 from interp.engine.engines import EngineName
-from interp.engine.interventions import AFTER_FIRST, Cell, Erase, Intervention
+from interp.engine.interventions import Cell, Erase, Intervention
+from interp.engine.memory import Memory
 from interp.engine.run import run
 from interp.engine.sweep import Sweep
 from interp.models.model import Model
+from interp.probing.erasure import BySite, by_site
 
 METHOD = "erase"
 PAIRED = ["site", "position", "receiver", "through", "direction", "metric", "example"]
 """Columns in which an erasure and its control agree."""
 
 
+@door
 def amnesic(
     model: Model,
     pairs: Pairs,
-    erasers: Mapping[str, Mapping[Site, Erase]],
+    erasers: Annotated[Mapping[str, BySite[Erase]], NotEmpty()],
     *,
     sites: Literal["each", "together"] = "each",
     positions: str = AFTER_FIRST,
-    metric: str | Metric = "next_token_loss",
+    metric: Annotated[Metrics, Told(resolve_metrics)] = "next_token_loss",
     engine: EngineName = "auto",
-    memory: int | None = None,
-    checkpoint: Path | None = None,
+    memory: Memory = None,
+    checkpoint: Annotated[Path | None, Told(require_writable)] = None,
 ) -> Results:
     """Erase a property at a site, go on from there, and measure what the model then does.
 
@@ -58,13 +64,12 @@ def amnesic(
         SiteError: a site that the model has not, or an erasure of another width.
         PositionError, MetricError, PairsError, Unsupported: as their names say, before any run.
     """
-    if empty := [kind for kind, of in erasers.items() if not of] or (not erasers and ["erasers="]):
-        raise ProbeError(f"{empty[0]!r} holds no erasure; give at least one site of each kind")
-    if positions not in ("all", AFTER_FIRST):
-        pairs.at(positions)
+    if empty := [kind for kind, of in erasers.items() if not of]:
+        raise ProbeError(f"{empty[0]!r} holds no erasure; give at least one site of each kind.")
+    given = {kind: by_site(of) for kind, of in erasers.items()}
     cells: list[Cell] = []
     methods: list[str] = []
-    for kind, of in erasers.items():
+    for kind, of in given.items():
         made = {
             site.check(model.facts): Intervention(site, erase, positions)
             for site, erase in sorted(of.items())
@@ -82,18 +87,20 @@ def amnesic(
             cells=cells,
             method=METHOD,
             base="clean",
-            metric=resolve_metric(metric),
+            metrics=resolve_metrics(metric),
             engine=engine,
             memory=memory,
             checkpoint=checkpoint,
         )
     )
-    ranks = {kind: {str(s): e.rank for s, e in sorted(of.items())} for kind, of in erasers.items()}
-    # the table has the cells in the order of the list, each with all examples
-    frame = results.frame.assign(method=np.repeat(methods, len(pairs)))
+    ranks = {kind: {str(s): e.rank for s, e in sorted(of.items())} for kind, of in given.items()}
+    # of each metric the table has the cells in the order of the list, each with all examples
+    told = np.tile(np.repeat(methods, len(pairs)), len(resolve_metrics(metric)))
+    frame = results.frame.assign(method=told)
     return Results(frame, {**results.provenance, "erased directions": ranks})
 
 
+@door
 def beyond(results: Results, *, control: str = "random") -> Results:
     """What erasing did beyond its control: each erasure against it, example by example.
 
@@ -123,7 +130,7 @@ def beyond(results: Results, *, control: str = "random") -> Results:
     base = chosen[PAIRED].join(against, on=PAIRED)["value"].to_numpy()
     if np.isnan(base).any():
         lost = chosen["site"][int(np.isnan(base).argmax())]
-        raise ResultsError(f"the control {control!r} was not measured at '{lost}'; measure it too")
+        raise ResultsError(f"the control {control!r} was not measured at '{lost}'; measure it too.")
     method = [f"{kind} - {control}" for kind in chosen["method"]]
     compared = chosen.assign(method=method, base=base, effect=chosen["value"] - base)
     return Results(compared, results.provenance)

@@ -14,38 +14,43 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from interp.core.door import door
 from interp.core.errors import InterpError, SiteError, Unsupported
 from interp.core.sites import Site, resolve
+from interp.core.taken import Count
 from interp.datasets.alignment import align
 from interp.datasets.corpus import Corpus
 from interp.engine.checkpoint import kept_of
 from interp.engine.collect import folder as folders
 from interp.engine.collect.folder import Parts
 from interp.engine.collect.shards import SHARD_BYTES, SHARD_TOKENS
-from interp.engine.collect.taps import MOST, MOST_ON_DEVICE, Layout, budget
+from interp.engine.collect.taps import MOST, MOST_ON_DEVICE, Layout
 from interp.engine.engines import Engine, EngineName, accept, choose
 from interp.engine.explain import proceed
+from interp.engine.memory import HOST, KEEP, budget
+from interp.engine.memory import Memory as Bytes
 from interp.engine.plan import forward_plan
 from interp.models.model import Model
 from interp.models.tokens import Bos
 from interp.probing.features import FEATURES, Features, Memory
 from interp.probing.job import Forward, Job
-from interp.probing.pooling import Pool, require_pool
+from interp.probing.pooling import Pool
 
 log = logging.getLogger("interp")
 Selection = str | Site | Iterable[str | Site]
 
 
+@door
 def collect(
     model: Model,
     corpus: Corpus,
     *,
     sites: Selection = "resid",
     pool: Pool = "last",
-    context: int | None = None,
+    context: Count | None = None,
     folder: str | os.PathLike[str] | None = None,
     dtype: torch.dtype = torch.float32,
-    memory: int | None = None,
+    memory: Bytes = None,
     engine: EngineName = "auto",
     bos: Bos = "model",
 ) -> Features:
@@ -65,26 +70,26 @@ def collect(
             killed. Finished ones are opened without running anything.
         dtype: to keep the activations in.
         memory: bytes that may be held; 2 GiB by default, or a quarter of what is free.
+        engine: what runs the model; "auto" takes replay where it serves.
+        bos: "model" adds the special tokens that the tokenizer adds by itself, "none" none.
 
     Raises:
         CorpusError, PairsError, ModelError: words cannot be aligned; see `align`.
         SiteError: sites that the model does not have, or that do not stand at words.
-        ProbeError: an unknown `pool`.
         Unsupported: logits, attention patterns, or what the model does not compute.
         InterpError: more bytes than `memory`, also in the shards that an interrupted run laid out;
             an activation that is not finite.
         ResultsError: the folder holds another collection, or cannot be written.
     """
-    require_pool(pool)
     if not dtype.is_floating_point:
-        raise Unsupported(f"activations cannot be kept as {dtype}; give a floating dtype")
+        raise Unsupported(f"activations cannot be kept as {dtype}; give a floating dtype.")
     layout = _layout(model, sites)
     aligned = align(model, corpus, context=context, bos=bos)
     longest = max((len(row) for row in aligned.rows), default=1)
     served = choose(model, engine, longest=longest)
     most = MOST if model.device.type == "cpu" else MOST_ON_DEVICE
     job = Job(model, aligned, layout, pool, dtype, most)
-    room = budget(memory)
+    room = budget(memory, HOST, KEEP)
     _explain(job, served, room)
     _require_room(job, corpus, room, in_memory=folder is None)
     plan = job.forwards(np.flatnonzero(job.counts).tolist(), room)

@@ -57,7 +57,7 @@ class Classes:
         if len(names) < 2:
             raise ProbeError(
                 f"the {len(train)} training words have {len(names)} labels with two examples or "
-                f"more ({', '.join(names) or 'none'}); at least two are needed to tell apart"
+                f"more ({', '.join(names) or 'none'}); at least two are needed to tell apart."
             )
         lost = Counter(n for split in (train, *others) for n in split)
         return cls(names, tuple((name, lost[name]) for name in few))

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,12 +19,14 @@ from jaxtyping import Bool, Int
 from numpy import ndarray
 from torch import Tensor
 
-from interp.core.errors import CorpusError, ProbeError, nearest
+from interp.core.door import door
+from interp.core.errors import CorpusError, ProbeError
 from interp.core.scores import Scores
 from interp.core.sites import Site
+from interp.core.taken import Seed
 from interp.datasets.corpus import Corpus, Document, Mention
 from interp.datasets.templates import lists
-from interp.probing.examples import Examples
+from interp.probing.examples import Examples, require_rows_of
 from interp.probing.features import Features
 from interp.probing.spans import flat
 
@@ -44,6 +46,7 @@ TITLES = {
 }
 
 
+@door
 @dataclass(frozen=True, eq=False)
 class MentionPairs:
     """Pairs of mentions, half of which corefer.
@@ -77,9 +80,18 @@ class MentionPairs:
     def __len__(self) -> int:
         return len(self.y)
 
+    @door
     def select(self, rows: Sequence[int] | Int[ndarray, " row"]) -> "MentionPairs":
-        """Some of the pairs, in the given order."""
+        """Some of the pairs, in the given order.
+
+        Args:
+            rows: their numbers, counted from 0.
+
+        Raises:
+            ProbeError: a pair that there is not.
+        """
         at = np.asarray(rows, dtype=np.int64)
+        require_rows_of(at, len(self), "pairs")
         return replace(
             self,
             **{name: getattr(self, name)[torch.from_numpy(at)] for name in ("spans", "heads", "y")},
@@ -90,6 +102,7 @@ class MentionPairs:
             baselines={name: said[at] for name, said in self.baselines.items()},
         )
 
+    @door
     def of(self, documents: Sequence[str]) -> "MentionPairs":
         """The pairs of some documents.
 
@@ -100,7 +113,7 @@ class MentionPairs:
         if not len(rows):
             raise ProbeError(
                 f"none of the {len(self)} pairs is of the {len(documents)} documents asked for; "
-                "give ids of documents that were collected, or more text of each"
+                "give ids of documents that were collected, or more text of each."
             )
         return self.select(rows)
 
@@ -109,6 +122,7 @@ class MentionPairs:
         """The two head words of each pair in lower case: what a control task draws labels for."""
         return tuple(f"{anaphor} {candidate}" for anaphor, candidate in self.forms)
 
+    @door
     def examples(
         self,
         features: Features,
@@ -122,13 +136,10 @@ class MentionPairs:
         Args:
             features: those that the pairs were made from, or another model's of the same words.
             y: labels of each problem.
+            sites: of the features; all by default.
             reads: "spans" for `SpanClassifier(spans=2)`, "heads" for `Bilinear`.
 
-        Raises:
-            ProbeError: an unknown `reads`.
         """
-        if reads not in get_args(Reads):
-            raise ProbeError(f"unknown reads={reads!r}; {nearest(str(reads), get_args(Reads))}")
         inside = torch.cat([flat(*pair)[0] for pair in self.spans.T.split(2)])
         words = torch.cat([inside, self.heads.flatten()]).unique()
         x = features.stack(words, sites=sites).float()
@@ -162,8 +173,9 @@ class MentionPairs:
         return Scores.concat(cells)
 
 
+@door
 def mention_pairs(
-    corpus: Corpus, features: Features, *, first: First = "skip", seed: int = 0
+    corpus: Corpus, features: Features, *, first: First = "skip", seed: Seed = 0
 ) -> MentionPairs:
     """Pairs of mentions that could see each other, balanced at each distance.
 

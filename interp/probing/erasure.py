@@ -6,6 +6,7 @@ becomes zero. An erasure is put into a running model as an intervention: `interp
 """
 
 from collections.abc import Mapping
+from typing import Annotated, TypeVar
 
 import numpy as np
 import torch
@@ -13,10 +14,13 @@ from concept_erasure import LeaceFitter
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.core.door import door
 from interp.core.errors import ProbeError
 from interp.core.sites import Site
+from interp.core.taken import Count, NotEmpty, Seed
 from interp.engine.interventions import Erase
 
+T = TypeVar("T")
 SINK, SHARE = 20, 0.5
 """Words this many times as far from the middle as the median word may have no more than this share
 of the squared distances."""
@@ -25,16 +29,18 @@ WORDS = 8192
 LEFT = 1e-6
 """Covariance with the labels that may be left, in units of each feature's standard deviation."""
 
+BySite = Mapping[Site, T] | Mapping[str, T]
 Erasers = dict[str, dict[Site, Erase]]
 """Erasures by what they take away ("leace", "random", "probe"), then by site."""
 
 
+@door
 def erasers(
-    x: Mapping[Site, Float[Tensor, "word _"]],
+    x: Annotated[BySite[Float[Tensor, "word _"]], NotEmpty()],
     labels: Int[Tensor, " labelled"],
     *,
-    weights: Mapping[Site, Float[Tensor, "_ class"]] | None = None,
-    seed: int = 0,
+    weights: BySite[Float[Tensor, "_ class"]] | None = None,
+    seed: Seed = 0,
 ) -> Erasers:
     """Erasures of a property at some sites, and random ones of the same rank.
 
@@ -56,20 +62,24 @@ def erasers(
     Raises:
         ProbeError: attention sinks among the words, and as `leace` and `probe_directions`.
     """
+    read = by_site(x)
     found: Erasers = {"leace": {}, "random": {}}
-    for n, (site, here) in enumerate(x.items()):
+    for n, (site, here) in enumerate(read.items()):
+        _require_finite(here)
         _require_no_sinks(site, here)
         erase = leace(here, labels)
         found["leace"][site] = erase
         rng = np.random.default_rng([seed, n])
         found["random"][site] = _random(erase.mean, erase.rank, rng)
     if weights is not None:
-        if missing := [site for site in x if site not in weights]:
-            raise ProbeError(f"weights= has no probe of '{missing[0]}'; give one for each site")
-        found["probe"] = {site: probe_directions(x[site], weights[site]) for site in x}
+        probes = by_site(weights)
+        if missing := [site for site in read if site not in probes]:
+            raise ProbeError(f"weights= has no probe of '{missing[0]}'; give one for each site.")
+        found["probe"] = {site: probe_directions(read[site], probes[site]) for site in read}
     return found
 
 
+@door
 def leace(x: Float[Tensor, "word d"], labels: Int[Tensor, " labelled"]) -> Erase:
     """LEACE of a label with k classes: at most k - 1 directions (Belrose et al. 2023, Thm. 4.3).
 
@@ -81,7 +91,7 @@ def leace(x: Float[Tensor, "word d"], labels: Int[Tensor, " labelled"]) -> Erase
             finite, or covariance that is left.
     """
     if len(x) != len(labels):
-        raise ProbeError(f"{len(x)} words and {len(labels)} labels; give one for each word")
+        raise ProbeError(f"{len(x)} words and {len(labels)} labels; give one for each word.")
     _require_finite(x)
     names, code = labels.unique(return_inverse=True)
     if len(names) < 2:
@@ -111,7 +121,8 @@ def leace(x: Float[Tensor, "word d"], labels: Int[Tensor, " labelled"]) -> Erase
     return erase
 
 
-def random_directions(x: Float[Tensor, "word d"], *, rank: int, seed: int = 0) -> Erase:
+@door
+def random_directions(x: Float[Tensor, "word d"], *, rank: Count, seed: Seed = 0) -> Erase:
     """Random directions of equal count: the control (Elazar et al. 2021, sec. 3.3, "Rand").
 
     Orthogonal projection around the mean of x.
@@ -123,6 +134,7 @@ def random_directions(x: Float[Tensor, "word d"], *, rank: int, seed: int = 0) -
     return _random(x.double().mean(0), rank, np.random.default_rng(seed))
 
 
+@door
 def probe_directions(x: Float[Tensor, "word d"], weight: Float[Tensor, "wide class"]) -> Erase:
     """The directions that a linear probe reads: those along which some two classes' logits differ.
 
@@ -136,24 +148,37 @@ def probe_directions(x: Float[Tensor, "word d"], weight: Float[Tensor, "wide cla
     if weight.shape[0] != x.shape[1] or not weight.isfinite().all():
         raise ProbeError(
             f"the probe's weight is {tuple(weight.shape)} (d, class) and the activations have "
-            f"{x.shape[1]} dimensions; it must be finite and of the same width"
+            f"{x.shape[1]} dimensions; it must be finite and of the same width."
         )
     # what is common to all classes moves no probability
     between = (weight[:, 1:] - weight[:, :1]).double()
     u, s, _ = torch.linalg.svd(between, full_matrices=False)
     basis = u[:, s > s[:1] * max(between.shape) * torch.finfo(weight.dtype).eps]
     if not basis.shape[1]:
-        raise ProbeError("the probe reads no direction: its classes all have the same weights")
+        raise ProbeError(
+            "the probe reads no direction: its classes all have the same weights. Look at how it "
+            "was fitted."
+        )
     return Erase(basis, basis.T.contiguous(), x.double().mean(0))
 
 
+@door
 def sinks(x: Float[Tensor, "word d"]) -> Bool[Tensor, " word"]:
     """Which words lie over `SINK` times as far from the middle (the median) as the median word.
 
     Mostly those that begin a row; in a few rows SmolLM2's second word is one too.
+
+    Raises:
+        ProbeError: no words, or activations that are not finite.
     """
+    _require_finite(x)
     far = _far(x)
     return far > SINK**2 * far.median()
+
+
+def by_site(given: BySite[T]) -> dict[Site, T]:
+    """What is given by site, whether as text or as Site."""
+    return {Site.parse(site): value for site, value in given.items()}
 
 
 def _far(x: Float[Tensor, "word d"]) -> Float[Tensor, " word"]:
@@ -164,7 +189,7 @@ def _far(x: Float[Tensor, "word d"]) -> Float[Tensor, " word"]:
 def _random(mean: Float[Tensor, " d"], rank: int, rng: np.random.Generator) -> Erase:
     width = len(mean)
     if not 0 < rank <= width:
-        raise ProbeError(f"cannot take {rank} of {width} directions; give a rank of 1 to {width}")
+        raise ProbeError(f"cannot take {rank} of {width} directions; give a rank of 1 to {width}.")
     # in the space of all orthonormal bases none is likelier than another
     basis = torch.linalg.qr(torch.from_numpy(rng.standard_normal((width, rank))))[0].to(mean)
     return Erase(basis, basis.T.contiguous(), mean)
@@ -172,7 +197,7 @@ def _random(mean: Float[Tensor, " d"], rank: int, rng: np.random.Generator) -> E
 
 def _require_finite(x: Float[Tensor, "word d"]) -> None:
     if not len(x):
-        raise ProbeError("there are no words to fit an erasure to")
+        raise ProbeError("there are no words to fit an erasure to; give activations of some.")
     if not (finite := x.isfinite().all(1)).all():
         raise ProbeError(
             f"the activations of word {int((~finite).int().argmax())} hold NaN or infinity; "

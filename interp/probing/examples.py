@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
+from numpy import ndarray
 from torch import Tensor
 
+from interp.core.door import door
 from interp.core.errors import ProbeError
 from interp.probing.nets import Net
 
 
+@door
 @dataclass(frozen=True, eq=False)
 class Examples:
     """What a probe is asked, and the answers.
@@ -26,6 +29,7 @@ class Examples:
     y: Int[Tensor, "problem label"]
 
     @classmethod
+    @door
     def of_words(
         cls, x: Float[Tensor, "site word d"], y: Int[Tensor, "problem label"]
     ) -> "Examples":
@@ -46,6 +50,11 @@ def require_examples(
     Raises:
         ProbeError: splits that do not fit together or to the network, and all that follows here.
     """
+    if not training.x.numel() or not len(training.y):
+        raise ProbeError(
+            f"the training examples have activations of shape {tuple(training.x.shape)} (site, "
+            f"word, d) and labels of {len(training.y)} problems; give at least one of each."
+        )
     require_names(sites, "sites", len(training.x))
     require_names(labels, "problems", len(training.y))
     here, there = training.x, dev.x
@@ -53,7 +62,7 @@ def require_examples(
         raise ProbeError(
             f"training examples are of {len(here)} sites, {here.shape[2]} dimensions and "
             f"{len(training.y)} problems, development examples of {len(there)}, {there.shape[2]} "
-            f"and {len(dev.y)}; give both of the same"
+            f"and {len(dev.y)}; give both of the same."
         )
     for split, examples in (("training", training), ("development", dev)):
         if len(examples.rows) != examples.y.shape[1] or not len(examples.rows):
@@ -119,7 +128,7 @@ def require_rows(rows: Int[Tensor, "example column"], columns: Sequence[str], wo
     if rows.shape[1] != len(columns):
         raise ProbeError(
             f"rows have {rows.shape[1]} columns, and this network reads {len(columns)}: "
-            f"{', '.join(columns)}"
+            f"{', '.join(columns)}."
         )
     for column, name in enumerate(columns):
         beyond = words if name.startswith("end") else words - 1
@@ -139,6 +148,16 @@ def require_rows(rows: Int[Tensor, "example column"], columns: Sequence[str], wo
                 )
 
 
+def require_rows_of(rows: Int[ndarray, " chosen"], count: int, what: str) -> None:
+    """Refuse numbers of what there is not.
+
+    Raises:
+        ProbeError: naming the first.
+    """
+    if bad := rows[(rows < 0) | (rows >= count)].tolist():
+        raise ProbeError(f"there is no number {bad[0]} among the {count} {what}, counted from 0.")
+
+
 def require_finite(
     x: Float[Tensor, "site word d"], words: Int[Tensor, " read"], sites: Sequence[str]
 ) -> None:
@@ -154,7 +173,7 @@ def require_finite(
             raise ProbeError(
                 f"the activations of site {name} hold NaN or infinity at {len(bad)} of "
                 f"{len(words)} words (the first is {int(words[bad[0]])}); likely they were kept "
-                "in float16: collect them with dtype=torch.float32"
+                "in float16: collect them with dtype=torch.float32."
             )
 
 
@@ -165,9 +184,9 @@ def require_names(names: Sequence[str], what: str, count: int) -> None:
         ProbeError: too few, too many, or one twice.
     """
     if len(names) != count:
-        raise ProbeError(f"{len(names)} names for {count} {what}; give one for each, in order")
+        raise ProbeError(f"{len(names)} names for {count} {what}; give one for each, in order.")
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise ProbeError(
             f"{what} {twice[0]!r} is named twice; initial parameters are drawn by name, and "
-            "results are found by it"
+            "results are found by it."
         )

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.core.door import door
 from interp.core.errors import ProbeError
 from interp.core.sites import HEAD_KINDS, STATES, Site
 from interp.datasets.corpus import Corpus
@@ -106,6 +107,7 @@ class Disk:
         return found.index_select(1, torch.from_numpy(back))
 
 
+@door
 @dataclass(frozen=True, eq=False, repr=False)
 class Features:
     """Activations of words: `features["3.resid_post"]`, a row for each word.
@@ -131,6 +133,7 @@ class Features:
     provenance: Mapping[str, Any]
     store: Store = field(repr=False)
 
+    @door
     def __getitem__(self, site: str | Site) -> Float[Tensor, "word d"]:
         """The activations at a site; `d` is `d_head` of q k v z, 1 of a neuron, else `d_model`.
 
@@ -139,6 +142,7 @@ class Features:
         """
         return self.store.read([self._find(site)], None)[0]
 
+    @door
     def stack(
         self, words: Words | None = None, *, sites: Sequence[str | Site] | None = None
     ) -> Float[Tensor, "site word d"]:
@@ -146,6 +150,7 @@ class Features:
 
         Args:
             words: indices of words, in the order wanted; by default all.
+            sites: as text or Site; by default all that were collected.
 
         Raises:
             SiteError: a site was not collected.
@@ -159,6 +164,7 @@ class Features:
             )
         return self.store.read(asked, None if words is None else self._words(words))
 
+    @door
     def require(self, corpus: Corpus) -> None:
         """Refuse a corpus of other text or other words than were collected.
 
@@ -179,18 +185,27 @@ class Features:
         chosen = np.asarray(words)
         if chosen.ndim != 1 or (len(chosen) and chosen.dtype.kind not in "iu"):
             raise ProbeError(
-                f"words are integer indices in one axis; got {chosen.dtype} of shape {chosen.shape}"
+                f"words are integer indices in one axis; got {chosen.dtype} of shape "
+                f"{chosen.shape}. Of a mask, take np.flatnonzero(mask)."
             )
         chosen = chosen.astype(np.int64)
         if bad := chosen[(chosen < 0) | (chosen >= len(self))].tolist():
             raise ProbeError(
                 f"there is no word {bad[0]} among the {len(self)} that were collected, which are "
-                "counted from 0"
+                "counted from 0."
             )
         return chosen
 
-    def _find(self, site: str | Site) -> Site:
+    def require_site(self, site: str | Site) -> None:
+        """Refuse a site that was not collected.
+
+        Raises:
+            SiteError: naming those that were.
+        """
         self.store.layout.find(site, "the collection", "Collect it too (sites=[...]).")
+
+    def _find(self, site: str | Site) -> Site:
+        self.require_site(site)
         return Site.parse(site)
 
     def __iter__(self) -> Iterator[Site]:
@@ -212,6 +227,7 @@ class Features:
         )
 
     @classmethod
+    @door
     def load(cls, folder: str | os.PathLike[str]) -> "Features":
         """Open what `collect(folder=...)` wrote, without the model.
 

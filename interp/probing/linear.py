@@ -16,7 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from interp.core.door import door
 from interp.core.errors import ProbeError
+from interp.core.taken import Count, Positive, is_row
 from interp.probing.lbfgs import Minimum, minimise
 
 log = logging.getLogger("interp")
@@ -28,6 +30,7 @@ LEFT = 50
 """What may be left to gain for each nat that L-BFGS still promises (25 to 50, SmolLM2's layers)."""
 
 
+@door
 @dataclass(frozen=True, eq=False)
 class LinearProbe:
     """Fitted logistic regressions.
@@ -47,11 +50,21 @@ class LinearProbe:
     converged: Bool[Tensor, "site problem"]
     steps: Int[Tensor, "site problem"]
 
+    @door
     def log_probs(
         self, x: Float[Tensor, "site word d"]
     ) -> Float[Tensor, "site problem word class"]:
-        """Log-probability of every class, nats."""
+        """Log-probability of every class, nats.
+
+        Raises:
+            ProbeError: activations of other sites.
+        """
         sites, problems, d, classes = self.weight.shape
+        if (len(x), x.shape[2]) != (sites, d):
+            raise ProbeError(
+                f"these probes read {sites} sites of {d} dimensions, and the activations are of "
+                f"{len(x)} of {x.shape[2]}; collect the same sites."
+            )
         dtype = self.weight.dtype
         found = torch.empty(sites, problems, x.shape[1], classes, dtype=dtype, device=x.device)
         for site in range(sites):
@@ -60,16 +73,40 @@ class LinearProbe:
             found[site] = (logits + self.bias[site]).log_softmax(-1).movedim(1, 0)
         return found
 
+    @door
     def site(self, index: int) -> "LinearProbe":
-        """The probes of one site."""
+        """The probes of one site.
+
+        Args:
+            index: of the site, counted from 0.
+
+        Raises:
+            ProbeError: there is no such site.
+        """
+        if not is_row(index, len(self.weight)):
+            raise ProbeError(f"there is no site {index} of {len(self.weight)}, counted from 0.")
         one = slice(index, index + 1)
         return LinearProbe(
             *(self.weight[one], self.bias[one], self.l2[one]),
             *(self.objective[one], self.converged[one], self.steps[one]),
         )
 
+    @door
     def select(self, problem: Int[Tensor, " site"]) -> "LinearProbe":
-        """One problem of each site, such as the strength of l2 that a development split prefers."""
+        """One problem of each site, such as the strength of l2 that a development split prefers.
+
+        Args:
+            problem: of each site, counted from 0.
+
+        Raises:
+            ProbeError: not one for each site, or a problem that there is not.
+        """
+        sites, problems = self.l2.shape
+        if len(problem) != sites or not bool(((problem >= 0) & (problem < problems)).all()):
+            raise ProbeError(
+                f"{problem.tolist()[:8]} are no problems of {sites} sites: give one for each, 0 to "
+                f"{problems - 1}."
+            )
         at = torch.arange(len(problem)), problem
 
         def one(x: Tensor) -> Tensor:
@@ -85,19 +122,20 @@ class LinearProbe:
         )
 
 
+@door
 def fit_linear(
     x: Float[Tensor, "site word d"],
     y: Int[Tensor, "problem labelled"],
     *,
     l2: Float[Tensor, " strengths"],
-    classes: int | None = None,
-    tolerance: float = TOLERANCE,
-    steps: int = STEPS,
+    classes: Count | None = None,
+    tolerance: Positive = TOLERANCE,
+    steps: Count = STEPS,
 ) -> LinearProbe:
     """Fit a logistic regression for each site and problem.
 
     Args:
-        x: activations of the training words.
+        x: activations of the training words, site word d.
         y: labels 0, 1, ... of each problem.
         l2: strength of each problem's penalty; scikit-learn's C is 1 / (l2 * words).
         classes: labels that there are; the largest that occurs and those below it by default.
@@ -226,13 +264,20 @@ class _Space:
 
 def _check(x: Tensor, y: Tensor, l2: Tensor, classes: int | None) -> int:
     """The number of classes of a fit that can be made."""
+    if not x.numel() or not len(y):
+        raise ProbeError(
+            f"activations of shape {tuple(x.shape)} (site, word, d) and labels of {len(y)} "
+            "problems: there is nothing to fit; give at least one of each."
+        )
     if y.shape[1] != x.shape[1]:
         raise ProbeError(
             f"{x.shape[1]} words have activations and {y.shape[1]} have labels; give both of the "
-            "same words in the same order (features.sentence and features.word say which)"
+            "same words in the same order (features.sentence and features.word say which)."
         )
-    if len(l2) != len(y) or bool((l2 < 0).any()):
-        raise ProbeError(f"give an l2 of at least 0 for each of the {len(y)} problems, not {l2}")
+    if len(l2) != len(y) or not bool(((l2 >= 0) & l2.isfinite()).all()):
+        raise ProbeError(
+            f"give an l2 of at least 0 for each of the {len(y)} problems, not {l2.tolist()[:8]}."
+        )
     there = [row.unique() for row in y]
     for problem, found in enumerate(there):
         if len(found) < 2:
@@ -245,12 +290,12 @@ def _check(x: Tensor, y: Tensor, l2: Tensor, classes: int | None) -> int:
     classes = high + 1 if classes is None else classes
     if low < 0 or high >= classes:
         raise ProbeError(
-            f"labels run from {low} to {high}; of {classes} classes, 0 to {classes - 1}"
+            f"labels run from {low} to {high}; of {classes} classes, give 0 to {classes - 1}."
         )
     for site, part in enumerate(x):
         if not bool(part.isfinite().all()):
             raise ProbeError(
                 f"the activations of site {site} hold NaN or infinity; likely they were kept in "
-                "float16: collect them with dtype=torch.float32"
+                "float16: collect them with dtype=torch.float32."
             )
     return classes

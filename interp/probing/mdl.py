@@ -80,7 +80,7 @@ def online_code(
     words = x.shape[1]
     ends = tuple(dict.fromkeys(max(1, round(f * words)) for f in fractions))
     if ends[-1] != words or list(ends) != sorted(ends):
-        raise ProbeError(f"blocks must end later and later, the last one at 1.0; got {fractions}")
+        raise ProbeError(f"blocks must end later and later, the last one at 1.0; got {fractions}.")
     order = torch.from_numpy(np.random.default_rng([seed, words]).permutation(words))
     x, y = x[:, order], y[:, order]
     ends = _two_classes_each(y, ends)

@@ -10,7 +10,9 @@ from numpy import ndarray
 from torch import Tensor
 
 from interp.core import stats
+from interp.core.door import door
 from interp.core.errors import ProbeError
+from interp.core.taken import Count, Seed
 from interp.probing.adam import Parameters
 
 SPEED = 10.0
@@ -41,11 +43,17 @@ def mixed(
     return (share @ x.flatten(1)).unflatten(1, x.shape[1:])
 
 
+@door
 def centre_of_gravity(weights: Float[ndarray, "*task layer"]) -> Float[ndarray, "*task"]:
-    """sum_l l s_l: the mean layer that a full mix reads."""
+    """sum_l l s_l: the mean layer that a full mix reads.
+
+    Args:
+        weights: shares of the layers, along the last axis.
+    """
     return np.asarray(weights @ np.arange(weights.shape[-1]))
 
 
+@door
 def expected_layer(scores: Float[ndarray, "*task layer"]) -> Float[ndarray, "*task"]:
     """sum_l l Delta_l / sum_l Delta_l over l >= 1, Delta_l = scores[l] - scores[l - 1].
 
@@ -61,12 +69,13 @@ def expected_layer(scores: Float[ndarray, "*task layer"]) -> Float[ndarray, "*ta
     return np.asarray(gains @ np.arange(1, scores.shape[-1]) / known)
 
 
+@door
 def expected_layer_draws(
     totals: Float[ndarray, "layer cluster"],
     counts: Float[ndarray, " counted"],
     *,
-    resamples: int = stats.RESAMPLES,
-    seed: int = 0,
+    resamples: Count = stats.RESAMPLES,
+    seed: Seed = 0,
 ) -> Float[ndarray, " draw"]:
     """The expected layer in bootstrap samples of documents, the probes as they are.
 
@@ -83,7 +92,7 @@ def expected_layer_draws(
     if totals.shape[1] != len(counts) or (counts <= 0).any():
         raise ProbeError(
             f"totals are of {totals.shape[1]} documents and counts of {len(counts)}, the smallest "
-            f"{counts.min(initial=0):g}; give both of the same documents, each with examples"
+            f"{counts.min(initial=0):g}; give both of the same documents, each with examples."
         )
     clusters = len(counts)
     if clusters < 2:
@@ -93,12 +102,13 @@ def expected_layer_draws(
     return expected_layer((times @ totals.T) / (times @ counts)[:, None])
 
 
+@door
 def expected_layer_interval(
     totals: Float[ndarray, "layer cluster"],
     counts: Float[ndarray, " counted"],
     *,
-    resamples: int = stats.RESAMPLES,
-    seed: int = 0,
+    resamples: Count = stats.RESAMPLES,
+    seed: Seed = 0,
 ) -> tuple[float, float, float]:
     """The expected layer with its 95 % percentile interval over documents.
 
@@ -115,12 +125,13 @@ def expected_layer_interval(
     return value, float(low), float(high)
 
 
+@door
 def gains(
     totals: Float[ndarray, "layer cluster"],
     counts: Float[ndarray, " counted"],
     *,
-    resamples: int = stats.RESAMPLES,
-    seed: int = 0,
+    resamples: Count = stats.RESAMPLES,
+    seed: Seed = 0,
 ) -> Float[ndarray, "step 3"]:
     """Delta_l for l >= 1 with its 95 % interval over documents: value, low, high."""
     steps = np.diff(totals, axis=0)

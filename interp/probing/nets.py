@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.core.door import door
 from interp.core.errors import ProbeError
+from interp.core.taken import Count
 from interp.probing.adam import Parameters
 
 Read = Callable[[Int[Tensor, " word"]], Tensor]
@@ -46,6 +48,7 @@ class Net(Protocol):
     ) -> Float[Tensor, "problem example class"]: ...
 
 
+@door
 @dataclass(frozen=True)
 class Mlp:
     """Linear, ReLU, linear: MLP-1 of Hewitt & Liang 2019. A row is one word.
@@ -54,13 +57,10 @@ class Mlp:
         hidden: width; fewer than 1,000 memorise less.
     """
 
-    hidden: int = 1000
+    hidden: Count = 1000
 
     name: ClassVar[str] = "mlp-1"
     columns: ClassVar[tuple[str, ...]] = ("word",)
-
-    def __post_init__(self) -> None:
-        require_width("hidden", self.hidden)
 
     def start(self, d: int, classes: int, generator: torch.Generator) -> dict[str, Tensor]:
         return layer("in", d, self.hidden, generator) | layer(
@@ -76,6 +76,7 @@ class Mlp:
         return apply("out", parameters, apply("in", parameters, read(rows[:, 0])).relu())
 
 
+@door
 @dataclass(frozen=True)
 class Bilinear:
     """log p(1) / p(0) = l' W r / d + u' l + v' r + b, for arcs l -> r. A row is two words.
@@ -129,9 +130,3 @@ def apply(
     """A stack of linear layers on the inputs of each."""
     weight, bias = parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
     return x @ weight if bias is None else torch.baddbmm(bias[:, None], x, weight)
-
-
-def require_width(name: str, width: int) -> None:
-    """Refuse a layer without units."""
-    if width < 1:
-        raise ProbeError(f"{name}={width}; a layer has at least 1 unit")

@@ -6,7 +6,7 @@ has one basis for all layers, so the directions mean the same throughout.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,16 +14,19 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from interp.core.door import door
 from interp.core.errors import ProbeError
 from interp.core.scores import Scores
+from interp.core.taken import NotEmpty
 from interp.probing.features import Features
 
 
+@door
 def persistence(
     features: Features,
     y: Int[ndarray, " labelled"],
     cluster: Sequence[str],
-    directions: Mapping[str, Float[Tensor, "d rank"]],
+    directions: Annotated[Mapping[str, Float[Tensor, "_ _"]], NotEmpty()],
     *,
     task: str,
     provenance: Mapping[str, Any],
@@ -49,8 +52,15 @@ def persistence(
     chosen = np.arange(len(features)) if words is None else words
     if not len(y) == len(cluster) == len(chosen):
         raise ProbeError(
-            f"{len(chosen)} words, {len(y)} labels and {len(cluster)} documents; give one each"
+            f"{len(chosen)} words, {len(y)} labels and {len(cluster)} documents; give one each."
         )
+    if not len(y) or int(y.min()) < 0:
+        raise ProbeError(
+            f"labels are numbers from 0 on, of at least one word; the least of {len(y)} is "
+            f"{int(y.min(initial=0))}."
+        )
+    if odd := [name for name, basis in directions.items() if not bool(basis.isfinite().all())]:
+        raise ProbeError(f"directions {odd[0]!r} hold NaN or infinity; look at what they are of.")
     classes = torch.nn.functional.one_hot(torch.from_numpy(y)).double()
     counts = classes.sum(0).clamp_min(1)
     parts = []
@@ -61,9 +71,10 @@ def persistence(
         for name, basis in directions.items():
             if basis.shape[0] != x.shape[1]:
                 raise ProbeError(
-                    f"directions {name!r} have {basis.shape[0]} numbers and {site} {x.shape[1]}"
+                    f"directions {name!r} have {basis.shape[0]} numbers and {site} {x.shape[1]}; "
+                    "give directions of the width of the sites."
                 )
-            along = x @ basis
+            along = x @ basis.to(x)
             between = (classes.T @ along) / counts[:, None]
             explained = between.square().sum(1)[torch.from_numpy(y)]
             length = along.square().sum(1)

@@ -9,23 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.errors import InterpError, ProbeError, Unsupported, nearest
+from interp.core.errors import InterpError, Unsupported
 from interp.core.facts import Facts
 from interp.datasets.alignment import Alignment
 from interp.engine.collect.taps import Layout, Slab
 
 Pool = Literal["first", "last", "mean"]
-POOLS: tuple[Pool, ...] = ("first", "last", "mean")
-
-
-def require_pool(pool: str) -> None:
-    """Refuse what is no way to pool.
-
-    Raises:
-        ProbeError: naming the nearest.
-    """
-    if pool not in POOLS:
-        raise ProbeError(f"unknown pool {pool!r}; {nearest(str(pool), POOLS)}")
 
 
 def width(slab: Slab, facts: Facts) -> int:

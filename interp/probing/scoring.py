@@ -56,12 +56,12 @@ def score(
     if values.shape != (len(sites), len(labels), len(cluster)):
         raise ProbeError(
             f"values of {values.shape} (sites, problems, examples) for {len(sites)} sites, "
-            f"{len(labels)} problems and documents of {len(cluster)} examples; give one for each"
+            f"{len(labels)} problems and documents of {len(cluster)} examples; give one for each."
         )
     documents = np.asarray(cluster)
     chosen = subsets or {"all": np.ones(len(documents), dtype=bool)}
     if empty := [name for name, kept in chosen.items() if not kept.any()]:
-        raise ProbeError(f"the subset {empty[0]!r} has no examples, so it has no score; leave it")
+        raise ProbeError(f"the subset {empty[0]!r} has no examples, so it has no score; leave it.")
     cells = [
         Scores.of(
             values[i, j][kept],

@@ -6,19 +6,21 @@ the paper has a sigmoid for each: every example here has one label.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.errors import ProbeError, nearest
+from interp.core.door import door
+from interp.core.taken import Count
 from interp.probing.adam import Parameters
-from interp.probing.nets import Read, apply, layer, require_width
+from interp.probing.nets import Read, apply, layer
 
 Pooling = Literal["attention", "endpoints"]
 
 
+@door
 @dataclass(frozen=True)
 class SpanClassifier:
     """Classifier of one span or of two. A row is `start, end` of each: word numbers, [start, end).
@@ -33,19 +35,10 @@ class SpanClassifier:
 
     spans: Literal[1, 2] = 2
     pooling: Pooling = "attention"
-    project: int = 256
-    hidden: int = 256
+    project: Count = 256
+    hidden: Count = 256
 
     name: ClassVar[str] = "span"
-
-    def __post_init__(self) -> None:
-        if self.spans not in (1, 2):
-            raise ProbeError(f"spans={self.spans}; an example has 1 or 2")
-        if self.pooling not in get_args(Pooling):
-            found = nearest(str(self.pooling), get_args(Pooling))
-            raise ProbeError(f"unknown pooling={self.pooling!r}; {found}")
-        require_width("project", self.project)
-        require_width("hidden", self.hidden)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,27 +1,34 @@
 """Steering: moving activations along a probe's direction, and a random one as far."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.core.atomic import require_writable
+from interp.core.door import door
 from interp.core.errors import ProbeError, SiteError
-from interp.core.metrics import Metric, resolve_metric
+from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.core.sites import HEAD_KINDS, Site
+from interp.core.taken import Finite, NotEmpty, Seed, Told
 from interp.engine.engines import EngineName
-from interp.engine.interventions import AFTER_FIRST, Add, Cell, Intervention
+from interp.engine.interventions import Add, Cell, Intervention
+from interp.engine.memory import Memory
 from interp.engine.run import run
 from interp.engine.sweep import Sweep
 from interp.models.model import Model
+from interp.probing.erasure import BySite, by_site
 
 DOSES = (-2.0, -1.0, 0.0, 1.0, 2.0)
 
 
+@door
 def steering_vector(
     x: Float[Tensor, "word d"], labels: Int[Tensor, " labelled"], weight: Float[Tensor, "wide 2"]
 ) -> Float[Tensor, " d"]:
@@ -29,6 +36,11 @@ def steering_vector(
 
     The probe's unit normal, as long as the means of the two classes are apart along it: a dose of
     1 moves the mean word of class 0 to where the probe sees the mean word of class 1.
+
+    Args:
+        x: activations of words at one site.
+        labels: of each word, 0 or 1.
+        weight: of the probe.
 
     Raises:
         ProbeError: labels other than 0 and 1, a probe of another width, or one that reads nothing.
@@ -39,28 +51,40 @@ def steering_vector(
             f"{sorted(set(labels.tolist()))}. Number two classes 0 and 1."
         )
     if weight.shape[0] != x.shape[1]:
-        raise ProbeError(f"a probe of width {weight.shape[0]} and activations of {x.shape[1]}")
+        raise ProbeError(
+            f"a probe of width {weight.shape[0]} and activations of {x.shape[1]}; give both of one "
+            "site."
+        )
+    if not bool(x.isfinite().all()):
+        raise ProbeError(
+            "the activations hold NaN or infinity, so that the means of the classes are none. "
+            "Likely they were kept in float16: collect them with dtype=torch.float32."
+        )
     normal = (weight[:, 1] - weight[:, 0]).double()
     size = normal.norm()
     if not (size > 0 and size.isfinite()):
-        raise ProbeError(f"the probe's direction has length {size.item()}: it reads nothing")
+        raise ProbeError(
+            f"the probe's direction has length {size.item()}: it reads nothing. Look at how it was "
+            "fitted."
+        )
     unit = normal / size
     apart = (x[labels == 1].double().mean(0) - x[labels == 0].double().mean(0)) @ unit
     return apart * unit
 
 
+@door
 def steer(
     model: Model,
     pairs: Pairs,
-    vectors: Mapping[Site, Float[Tensor, " _"]],
+    vectors: Annotated[BySite[Float[Tensor, " _"]], NotEmpty()],
     *,
-    doses: Sequence[float] = DOSES,
+    doses: Annotated[Sequence[Finite], NotEmpty()] = DOSES,
     positions: str = "end",
-    seed: int = 0,
-    metric: str | Metric = "logit_diff",
+    seed: Seed = 0,
+    metric: Annotated[Metrics, Told(resolve_metrics)] = "logit_diff",
     engine: EngineName = "auto",
-    memory: int | None = None,
-    checkpoint: Path | None = None,
+    memory: Memory = None,
+    checkpoint: Annotated[Path | None, Told(require_writable)] = None,
 ) -> Results:
     """Add multiples of a vector at a site, and of a random vector of the same length as control.
 
@@ -75,27 +99,21 @@ def steer(
         columns `dose` and `direction of steering` ("probe", "random") say so too.
 
     Raises:
-        ProbeError: no vectors or doses, or a dose twice.
+        ProbeError: a dose twice, or a vector that is not finite.
         SiteError: a site that the model has not, or a vector of another width.
         PositionError, MetricError, PairsError, Unsupported: as their names say, before any run.
     """
-    if not vectors or not doses or len(set(doses)) < len(doses):
-        raise ProbeError(
-            f"steer takes at least one vector and doses that differ; got {len(vectors)} vectors "
-            f"and doses {list(doses)}"
-        )
-    if positions not in ("all", AFTER_FIRST):
-        pairs.at(positions)
+    if len(set(doses)) < len(doses):
+        raise ProbeError(f"steer takes doses that differ; got {list(doses)}. Give each once.")
     cells: list[Cell] = []
     told: list[tuple[str, float]] = []
-    for n, (site, vector) in enumerate(sorted(vectors.items())):
+    for n, (site, vector) in enumerate(sorted(by_site(vectors).items())):
         _require_width(model, site, vector)
         random = np.random.default_rng([seed, n]).standard_normal(len(vector))
         other = torch.from_numpy(random / np.linalg.norm(random)).to(vector) * vector.norm()
         for kind, direction in (("probe", vector), ("random", other)):
             for dose in doses:
-                delta = (dose * direction).expand(*pairs.clean.shape, -1)
-                made = (Intervention(site, Add(delta), positions),)
+                made = (Intervention(site, Add(dose * direction), positions),)
                 cells.append(Cell(str(site), positions, made, site=site))
                 told.append((kind, float(dose)))
     results = run(
@@ -105,7 +123,7 @@ def steer(
             cells=cells,
             method="steer",
             base="clean",
-            metric=resolve_metric(metric),
+            metrics=resolve_metrics(metric),
             engine=engine,
             memory=memory,
             checkpoint=checkpoint,
@@ -113,19 +131,25 @@ def steer(
     )
     names = [f"steer {'random ' * (kind == 'random')}{dose:+g}" for kind, dose in told]
     kinds, amounts = zip(*told, strict=True)
-    # the table has the cells in the order of the list, each with all examples
+    # of each metric the table has the cells in the order of the list, each with all examples
     columns = {"method": names, "dose": amounts, "direction of steering": kinds}
-    frame = results.frame.assign(**{k: np.repeat(v, len(pairs)) for k, v in columns.items()})
+    n, times = len(pairs), len(resolve_metrics(metric))
+    frame = results.frame.assign(**{k: np.tile(np.repeat(v, n), times) for k, v in columns.items()})
     return Results(frame, results.provenance)
 
 
 def _require_width(model: Model, site: Site, vector: Float[Tensor, " d"]) -> None:
     site.check(model.facts)
     if site.kind in ("pattern", "mlp_act"):
-        raise SiteError(f"'{site}' is no vector of features that could be moved along a direction")
+        raise SiteError(
+            f"'{site}' is no vector of features that could be moved along a direction; take the "
+            "residual stream, or an output ('3.resid_post', '3.mlp', '3.1')."
+        )
     width = model.facts.d_head if site.kind in HEAD_KINDS else model.facts.d_model
     if len(vector) != width:
         raise SiteError(
             f"the vector for '{site}' has {len(vector)} numbers, and the site's have {width}: it "
             "was made at another kind of site, or on another model."
         )
+    if not bool(vector.isfinite().all()):
+        raise ProbeError(f"the vector for '{site}' holds NaN or infinity; look at how it was made.")

@@ -13,12 +13,13 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from interp.core.door import door
 from interp.core.errors import ProbeError
 from interp.core.sites import Site
+from interp.core.taken import Count, Seed
 from interp.probing.adam import Parameters
 from interp.probing.examples import require_finite, require_names
 from interp.probing.moments import Moments, Norm
-from interp.probing.nets import require_width
 from interp.probing.training import AT_ONCE, Schedule, Trained, initial, train
 from interp.probing.trees import Trees
 
@@ -40,6 +41,7 @@ class DistanceProbe:
     moments: Moments
     trained: Trained
 
+    @door
     @torch.no_grad()
     def distances(
         self, x: Float[Tensor, "site word d"], trees: Trees
@@ -71,17 +73,18 @@ class DistanceProbe:
         )
 
 
+@door
 def fit_distance(
     x: Float[Tensor, "site word d"],
     trees: Trees,
     dev_x: Float[Tensor, "dev_site dev_word dev_d"],
     dev_trees: Trees,
     *,
-    rank: int = 64,
+    rank: Count = 64,
     sites: Sequence[Site | str] | None = None,
     norm: Norm = "rms",
     schedule: Schedule = SENTENCES,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> DistanceProbe:
     """Train a distance probe for each site, all together.
 
@@ -89,11 +92,15 @@ def fit_distance(
 
     Args:
         x: activations of the words of `trees`, in their order.
+        trees: of the training sentences.
+        dev_x, dev_trees: of the sentences that training is stopped on.
+        sites: names of the sites, which their initial parameters are drawn by; numbers by default.
         rank: rows of B; more than 64 hardly helps (their Fig. 5).
         norm: by default each word is divided by its root mean square, since the published probe
             read what a LayerNorm had put out; in a pre-norm model's own geometry a few long words
             (`moments`) are farther from all others than any tree is deep.
         schedule: its batch counts sentences.
+        seed: of the initial parameters and of the order of the sentences.
 
     Returns:
         Probes, those that did not converge flagged in `trained.converged` and logged.
@@ -101,7 +108,6 @@ def fit_distance(
     Raises:
         ProbeError: words that do not fit the trees, or activations that are not finite.
     """
-    require_width("rank", rank)
     named = tuple(map(str, range(len(x)) if sites is None else sites))
     require_names(named, "sites", len(x))
     for part, given in ((x, trees), (dev_x, dev_trees)):
@@ -169,9 +175,9 @@ def _predict(
 
 
 def _require(x: Float[Tensor, "site word d"], trees: Trees, sites: Sequence[str]) -> None:
-    if x.shape[1] != trees.lengths.sum() or not len(trees):
+    if not x.numel() or x.shape[1] != trees.lengths.sum() or not len(trees):
         raise ProbeError(
             f"{x.shape[1]} words have activations, and the {len(trees)} trees have "
-            f"{trees.lengths.sum()} words; give the words of the trees, in their order"
+            f"{trees.lengths.sum()} words; give the words of the trees, in their order."
         )
     require_finite(x, torch.arange(x.shape[1]), sites)

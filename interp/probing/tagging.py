@@ -8,7 +8,7 @@ reported on the test split.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -16,12 +16,15 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from interp.core.door import door
 from interp.core.errors import ProbeError
 from interp.core.scores import Scores
 from interp.core.sites import Site
+from interp.core.taken import AtLeast0, Index, NotEmpty, Seed, Share
 from interp.datasets.corpus import Corpus
 from interp.models.versions import versions
 from interp.probing.controls import Classes, Rare, control_task, majority, type_majority, unseen
+from interp.probing.examples import require_rows_of
 from interp.probing.features import Features
 from interp.probing.linear import LinearProbe, fit_linear
 from interp.probing.mdl import FRACTIONS, online_code
@@ -31,8 +34,11 @@ from interp.probing.scoring import correct, score
 L2 = (0.1, 0.01, 0.001)
 """Strengths that are tried, for activations of unit variance."""
 LABELS = ("real", "control")
+Label = Literal["upos", "xpos", "lemma", "relation"]
+"""What a corpus says of a word, and a probe may be asked for."""
 
 
+@door
 @dataclass(frozen=True, eq=False)
 class Split:
     """Words with their labels.
@@ -54,19 +60,28 @@ class Split:
     cluster: tuple[str, ...]
     missing: int
 
+    def __post_init__(self) -> None:
+        sizes = {name: len(getattr(self, name)) for name in ("words", "labels", "types", "cluster")}
+        if len(set(sizes.values())) > 1:
+            told = ", ".join(f"{size} {name}" for name, size in sizes.items())
+            raise ProbeError(f"a split has one of each for every word, and not {told}.")
+
     @classmethod
-    def of(cls, corpus: Corpus, features: Features, random: Features, label: str) -> "Split":
+    @door
+    def of(cls, corpus: Corpus, features: Features, random: Features, label: Label) -> "Split":
         """Labels of the collected words.
 
         Args:
-            label: "upos", "xpos" or "relation"; words without one are in no split.
+            features: of the trained model.
+            random: of the same words in an untrained one.
+            label: "upos", "xpos", "lemma" or "relation"; words without one are in no split.
 
         Raises:
             CorpusError: the corpus is not annotated with it.
             ProbeError: features of another corpus; or the two models were not run on the same
                 words.
         """
-        corpus.require(label)  # type: ignore[arg-type]  # any text: it refuses what is no layer
+        corpus.require(label)
         for found in (features, random):
             found.require(corpus)
         same = len(features) == len(random) and all(
@@ -76,7 +91,7 @@ class Split:
         if not same:
             raise ProbeError(
                 f"{len(features)} words of the trained model and {len(random)} of the untrained "
-                "one are not the same words; collect both on one corpus with the same context="
+                "one are not the same words; collect both on one corpus with the same context=."
             )
         words = [
             corpus.sentences[s].words[w]
@@ -92,6 +107,7 @@ class Split:
             len(features.missing),
         )
 
+    @door
     def after_first(self) -> "Split":
         """Without the words that begin a row.
 
@@ -102,9 +118,18 @@ class Split:
         later = np.r_[False, row[1:] == row[:-1]]
         return self.select(np.flatnonzero(later[self.words]))
 
+    @door
     def select(self, words: Sequence[int] | Int[ndarray, " chosen"]) -> "Split":
-        """Some of the words, in the given order."""
-        at = np.asarray(words)
+        """Some of the words, in the given order.
+
+        Args:
+            words: their numbers in this split, counted from 0.
+
+        Raises:
+            ProbeError: a word that there is not.
+        """
+        at = np.asarray(words, dtype=np.int64)
+        require_rows_of(at, len(self.words), "words of the split")
 
         def chosen(values: Sequence[str]) -> tuple[str, ...]:
             return tuple(values[i] for i in at)
@@ -137,22 +162,24 @@ class Tagging:
     moments: Moments
 
 
+@door
 def tagging(
     train: Split,
     dev: Split,
     test: Split,
     *,
     task: str,
-    l2: Sequence[float] = L2,
-    sites: Sequence[str | Site] | None = None,
-    ahead: int = 0,
+    l2: Annotated[Sequence[AtLeast0], NotEmpty()] = L2,
+    sites: Annotated[Sequence[str | Site], NotEmpty()] | None = None,
+    ahead: Index = 0,
     rare: Rare = "refuse",
-    seed: int = 0,
+    seed: Seed = 0,
     note: Mapping[str, Any] | None = None,
 ) -> Tagging:
     """Fit and score linear probes at all sites, with their controls.
 
     Args:
+        train, dev, test: words of different documents.
         task: name in the table.
         l2: strengths to choose from on `dev`; scikit-learn's C is 1 / (l2 * words).
         sites: of the features; all by default.
@@ -164,7 +191,11 @@ def tagging(
 
     Raises:
         ProbeError: labels that cannot be learned, or splits that share words of one document.
+        SiteError: a site that was not collected of the trained model.
     """
+    asked = train.features.sites if sites is None else tuple(map(Site.parse, sites))
+    for site in asked:
+        train.features.require_site(site)
     _disjoint({"train": train, "dev": dev, "test": test})
     splits = (train, dev, test)
     classes = Classes.of(*(split.labels for split in splits), rare=rare)
@@ -203,8 +234,8 @@ def tagging(
         ("trained", [split.features for split in splits]),
         ("random", [split.random for split in splits]),
     ):
-        asked = features[0].sites if sites is None else map(Site.parse, sites)
-        where = [site for site in asked if site in features[0]]
+        own = features[0].sites if sites is None else asked
+        where = [site for site in own if site in features[0]]
         x = read(features[0], words[0], where, ahead=ahead)
         moments = Moments.of(x)
         fit = fit_linear(
@@ -237,20 +268,36 @@ def tagging(
     return Tagging(scores, chosen, classes, probes, moments)
 
 
+@door
 def description_length(
     train: Split,
     *,
     task: str,
-    sites: Sequence[str | Site],
-    l2: float = 0.01,
-    fractions: tuple[float, ...] = FRACTIONS,
+    sites: Annotated[Sequence[str | Site], NotEmpty()],
+    l2: AtLeast0 = 0.01,
+    fractions: Annotated[tuple[Share, ...], NotEmpty()] = FRACTIONS,
     rare: Rare = "refuse",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Scores:
     """Bits for each training label by online code, beside the same controls (metric "bits").
 
     The uniform code is the row with probe "uniform"; compression is its value over another's.
+
+    Args:
+        train: the words whose labels are sent.
+        task: name in the table.
+        sites: of the features.
+        l2: strength of the penalty for a probe of all words.
+        fractions: ends of the blocks, ascending, the last one 1.
+        rare: labels with fewer than two words: refused, or left out and counted.
+        seed: of the control task and of the order of the words.
+
+    Raises:
+        ProbeError: labels that cannot be learned, or fractions that do not end at 1.
+        SiteError: a site that was not collected of the trained model.
     """
+    for site in sites:
+        train.features.require_site(site)
     classes = Classes.of(train.labels, rare=rare)
     train = train.select(np.flatnonzero(classes.encode(train.labels) >= 0))
     real = classes.encode(train.labels)

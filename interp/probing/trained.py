@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.core.errors import ProbeError, nearest
+from interp.core.door import door
+from interp.core.errors import ProbeError
 from interp.core.sites import Site
+from interp.core.taken import Count, Seed
 from interp.probing import mixing
 from interp.probing.adam import Parameters
 from interp.probing.examples import Examples, require_examples, require_finite, require_rows
@@ -56,11 +58,12 @@ class TrainedProbe:
             ProbeError: probes that read one site.
         """
         if self.source != "cumulative":
-            raise ProbeError("these probes read one site each; fit with source='cumulative'")
+            raise ProbeError("these probes read one site each; fit with source='cumulative'.")
         last = torch.arange(len(self.sites)).repeat_interleave(len(self.labels))
         found = mixing.weights(self.trained.parameters["mix"], last)
         return found.unflatten(0, (len(self.sites), len(self.labels)))
 
+    @door
     @torch.no_grad()
     def log_probs(
         self, x: Float[Tensor, "site word d"], rows: Int[Tensor, "example column"] | None = None
@@ -97,18 +100,19 @@ class TrainedProbe:
         )
 
 
+@door
 def fit_probe(
     net: Net,
     training: Examples,
     dev: Examples,
     *,
-    classes: int | None = None,
+    classes: Count | None = None,
     sites: Sequence[Site | str] | None = None,
     labels: Sequence[str] | None = None,
     source: Source = "site",
     norm: Norm = "none",
     schedule: Schedule = PUBLISHED,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> TrainedProbe:
     """Train a network for each site and problem, all together.
 
@@ -116,6 +120,7 @@ def fit_probe(
     words: the same function class, but a step of Adam then means the same at every layer.
 
     Args:
+        net: what is trained: Mlp(), Bilinear() or SpanClassifier().
         training, dev: of the same sites and problems, from different documents.
         classes: labels that there are; the largest that occurs and those below it by default.
         sites: names of the sites, which their initial parameters are drawn by; numbers by default.
@@ -124,6 +129,8 @@ def fit_probe(
         source: `"cumulative"` trains, for each site, a probe of the scalar mix of the sites up to
             it (P^(l) of Tenney et al. 2019): give sites from the lowest layer to the highest.
         norm: `"rms"` divides each word by its root mean square before (`moments` says why).
+        schedule: how the networks are trained.
+        seed: of the initial parameters and of the order of the examples.
 
     Returns:
         Probes, those that did not converge flagged in `converged` and logged.
@@ -132,8 +139,6 @@ def fit_probe(
         ProbeError: examples that do not fit together or to the network, a problem with one class
             or with a class of one example, labels out of range, activations that are not finite.
     """
-    if source not in get_args(Source):
-        raise ProbeError(f"unknown source={source!r}; {nearest(str(source), get_args(Source))}")
     x = training.x
     named = tuple(map(str, range(len(x)) if sites is None else sites))
     called = tuple(map(str, range(len(training.y)) if labels is None else labels))

@@ -15,7 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from interp.core.door import door
 from interp.core.errors import ProbeError
+from interp.core.taken import AtLeast0, Count, Positive
 from interp.probing.adam import Parameters, StackedAdam
 
 log = logging.getLogger("interp")
@@ -28,6 +30,7 @@ Loss = Callable[[Parameters, Int[Tensor, " problem"], Int[Tensor, " example"]], 
 """Parameters of some problems, the numbers of these, examples -> `problem example` losses."""
 
 
+@door
 @dataclass(frozen=True)
 class Schedule:
     """How probes are trained; by default as in the code of Hewitt & Liang 2019, but for the batch.
@@ -42,18 +45,12 @@ class Schedule:
         weight_decay: decoupled (Loshchilov & Hutter 2019).
     """
 
-    learning_rate: float = 1e-3
-    batch: int = 512
-    epochs: int = 40
-    patience: int = 4
-    improvement: float = 1e-3
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or min(self.batch, self.epochs, self.patience) < 1:
-            raise ProbeError(f"{self}: learning_rate must be above 0, and the counts at least 1")
-        if self.improvement < 0 or self.weight_decay < 0:
-            raise ProbeError(f"{self}: improvement and weight_decay must be at least 0")
+    learning_rate: Positive = 1e-3
+    batch: Count = 512
+    epochs: Count = 40
+    patience: Count = 4
+    improvement: AtLeast0 = 1e-3
+    weight_decay: AtLeast0 = 0.0
 
 
 PUBLISHED = Schedule()

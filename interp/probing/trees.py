@@ -15,6 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree, shortest_path
 from scipy.stats import rankdata
 
+from interp.core.door import door
 from interp.core.errors import ProbeError
 from interp.core.scores import Scores
 from interp.core.sites import Site
@@ -24,6 +25,7 @@ LENGTHS = (5, 50)
 """Sentences whose Spearman correlations are averaged, first by length (Hewitt & Manning 2019)."""
 
 
+@door
 @dataclass(frozen=True, eq=False)
 class Trees:
     """Trees of sentences whose words follow one another on the word axis of the activations.
@@ -37,12 +39,17 @@ class Trees:
     counted: tuple[Bool[ndarray, " _"], ...]
 
     @classmethod
+    @door
     def of(
         cls,
-        heads: Sequence[Sequence[int] | ndarray],
-        counted: Sequence[Sequence[bool] | ndarray] | None = None,
+        heads: Sequence[Sequence[int] | Int[ndarray, " _"]],
+        counted: Sequence[Sequence[bool] | Bool[ndarray, " _"]] | None = None,
     ) -> "Trees":
         """Check that they are trees.
+
+        Args:
+            heads: of the words of each sentence: index in the sentence, -1 of the root.
+            counted: which words UUAS counts; all by default.
 
         Raises:
             ProbeError: naming the first sentence that is none.
@@ -59,7 +66,7 @@ class Trees:
         kept = [np.ones(len(h), dtype=bool) for h in given] if counted is None else counted
         masks = tuple(np.asarray(sentence, dtype=bool) for sentence in kept)
         if [len(h) for h in given] != [len(m) for m in masks]:
-            raise ProbeError("`counted` has other sentence lengths than `heads`; one value a word")
+            raise ProbeError("`counted` has other sentence lengths than `heads`; one value a word.")
         return cls(given, masks)
 
     def __len__(self) -> int:
@@ -124,6 +131,7 @@ class TreeScores:
             )
         return np.mean([self.spearman[:, self.lengths == n].mean(1) for n in lengths], axis=0)
 
+    @door
     def scores(
         self,
         cluster: Sequence[str],
@@ -150,7 +158,7 @@ class TreeScores:
         documents = np.asarray(cluster)
         if len(documents) != len(self.lengths):
             raise ProbeError(
-                f"{len(documents)} documents for {len(self.lengths)} sentences; give one for each"
+                f"{len(documents)} documents for {len(self.lengths)} sentences; give one for each."
             )
         middle = (self.lengths >= LENGTHS[0]) & (self.lengths <= LENGTHS[1])
 
@@ -173,6 +181,7 @@ class TreeScores:
         )
 
 
+@door
 def judge(predicted: Sequence[Float[ndarray, "site _ _"]], trees: Trees) -> TreeScores:
     """Score the predicted distances of each sentence.
 
@@ -182,7 +191,7 @@ def judge(predicted: Sequence[Float[ndarray, "site _ _"]], trees: Trees) -> Tree
     if [p.shape[1] for p in predicted] != trees.lengths.tolist():
         raise ProbeError(
             f"distances of {len(predicted)} sentences for {len(trees)} trees, or of other "
-            "lengths; give a matrix for each sentence, in the same order"
+            "lengths; give a matrix for each sentence, in the same order."
         )
     right: list[ndarray] = []
     sentence_of: list[int] = []

@@ -71,7 +71,7 @@ def test_top_and_grid():
         Measures.concat([found, found]).query("site != 'embed'").grid()
     with pytest.raises(ResultsError, match="rows of heads"):
         found.query("site == 'embed'").grid()
-    with pytest.raises(ResultsError, match="no column 'size'"):
+    with pytest.raises(ResultsError, match="no numbers called 'size'"):
         found.top(by="size")
 
 

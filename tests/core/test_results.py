@@ -336,7 +336,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_part(tmp_path):
     assert build(["0.1"]).save(path) == path
     assert len(Results.load(path)) == N
     before = path.read_bytes()
-    with pytest.raises(TypeError):
+    with pytest.raises(ResultsError, match=r"cannot write .*r\.parquet: .*what JSON has too"):
         Results(build(HEADS).frame, {"path": Path("x")}).save(path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["r.parquet"]

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from itertools import product
 
 import pytest
+from readers import WORD, Reader
 
 import interp
+from interp.core.door import ArgumentError
 from interp.core.errors import CorpusError, PairsError
 from interp.datasets.agreement import SUBJECT_VERB, agreement
 from interp.datasets.minimal import MinimalPairs, read_pairs
 from interp.datasets.registry import corpus
+from interp.models import tokens
 
 SUBJECTS = {"sing": ("author", "pilot", "king"), "plur": ("authors", "pilots", "kings")}
 VERBS = (("laughs", "laugh"), ("swims", "swim"), ("is", "are"))
@@ -152,8 +155,27 @@ def test_beginning_of_sequence_is_the_callers_choice(known):
 
 @pytest.mark.parametrize("bad", [{"n": 0}, {"n": 3, "seed": -1}])
 def test_bad_numbers(known, bad):
-    with pytest.raises(PairsError, match=f"n={bad['n']} pairs with seed={bad.get('seed', 0)}"):
+    with pytest.raises(ArgumentError, match="takes a whole number of at least"):
         agreement(Words(), source=known, **bad)
+
+
+class Reads(Reader):
+    """A vocabulary of whole words."""
+
+    def token_id(self, text: str) -> int:
+        return tokens.token_id(self.tokenizer, text)
+
+
+def test_prompts_with_a_word_that_is_not_in_the_vocabulary_are_left_out(known):
+    """The model would read the unknown token there, as for any other such word."""
+    words = {word for pair in known for word in f"{pair.good} {pair.bad}".split()}
+    kept = words - {"pilot", "pilots"}
+    model = Reads(WORD, ["the", *(f" {word}" for word in kept)])
+    found = agreement(model, n=18, source=known)
+    assert model.tokenizer.unk_token_id not in found.clean[found.mask]
+    assert not any("pilot" in " ".join(clean) for clean, _ in found.strings)
+    with pytest.raises(PairsError, match="'the pilot'"):
+        agreement(model, n=70, source=known)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from interp.core.door import ArgumentError
 from interp.core.errors import PairsError
 from interp.core.sequences import UNSCORED, Sequences
 from interp.datasets.recall import lookup, recall
@@ -173,8 +174,24 @@ def test_prefix_and_suffix_are_the_same_rows_turned():
     assert torch.equal(prefix.labels, suffix.labels)
 
 
+def test_rows_of_a_model_have_no_special_tokens(tiny_model):
+    """A row that ended in one of padding would be refused by the model that it was made for."""
+    model = tiny_model("llama")
+    special, known = {0, 1}, set(range(len(model.tokenizer)))
+    assert set(model.tokenizer.all_special_ids) == special
+    size = {"block": (3, 5), "before": (0, 2)}
+    rows = repeated(50, vocabulary=model, pos=14, **size).tokens
+    assert set(rows.flatten().tolist()) == known - special
+    pairs = repeated_pairs(50, vocabulary=model, bos=0, **size)
+    assert set(pairs.clean[pairs.mask].tolist()) == known - special | {0}
+    ids = sorted(known - special)
+    assert torch.equal(rows, repeated(50, vocabulary=ids, pos=14, **size).tokens)
+
+
 BAD = {
-    "repeated was asked for n=0 rows": lambda: repeated(0, vocabulary=30, pos=40),
+    "repeated: n=0, and n takes a whole number of at least 1": lambda: repeated(
+        0, vocabulary=30, pos=40
+    ),
     "rows of 20 tokens cannot hold 8 tokens before a block of 16": lambda: repeated(
         2, vocabulary=30, pos=20
     ),
@@ -183,12 +200,19 @@ BAD = {
     ),
     r"block=\(1, 4\)": lambda: repeated(2, vocabulary=30, pos=40, block=(1, 4)),
     "23 ids are too few": lambda: repeated_pairs(2, vocabulary=24),
-    "recall was asked for n=-1": lambda: recall(-1, vocabulary=16, pairs=2, pos=16),
+    "recall: n=-1, and n takes a whole number of at least 1": lambda: recall(
+        -1, vocabulary=16, pairs=2, pos=16
+    ),
     "rows of 14 tokens cannot hold 4 pairs": lambda: recall(2, vocabulary=16, pairs=4, pos=14),
     "a vocabulary of 8 has 3 keys for 4 pairs": lambda: recall(2, vocabulary=8, pairs=4, pos=16),
-    "power=0.0 must be above 0": lambda: recall(2, vocabulary=16, pairs=2, pos=16, power=0.0),
-    "no query 'prefx'; did you mean 'prefix'": lambda: lookup.__wrapped__(
+    "power=0.0, and power takes a number above 0": lambda: recall(
+        2, vocabulary=16, pairs=2, pos=16, power=0.0
+    ),
+    "query='prefx'; did you mean 'prefix'": lambda: lookup(
         2, vocabulary=16, pairs=2, query="prefx"
+    ),
+    "the vocabulary has -3; ids of tokens are counted from 0": lambda: repeated(
+        2, vocabulary=range(-3, 30), pos=40
     ),
     "no position is scored": lambda: Sequences(
         torch.zeros(2, 3, dtype=torch.long),
@@ -200,5 +224,5 @@ BAD = {
 
 @pytest.mark.parametrize("message", BAD)
 def test_what_cannot_be_made_says_why(message):
-    with pytest.raises(PairsError, match=message):
+    with pytest.raises((PairsError, ArgumentError), match=message):
         BAD[message]()

@@ -46,7 +46,7 @@ def test_each_panel_has_its_own_curves_axis_and_legend(clipped):
 
 def test_refusals():
     table = made()
-    with pytest.raises(ResultsError, match=r"needs the columns \['low'\]; see Scores.summary"):
+    with pytest.raises(ResultsError, match=r"needs the columns \['low'\], .*See Scores.summary"):
         beside(table.drop(columns="low"), panel="panel", hue="curve")
     with pytest.raises(ResultsError, match="needs at least one row"):
         beside(table.iloc[:0], panel="panel", hue="curve")

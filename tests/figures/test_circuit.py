@@ -7,6 +7,7 @@ from matplotlib.patches import FancyBboxPatch, PathPatch
 
 from interp.core.attribution import Attribution
 from interp.core.circuit import Circuit, Part
+from interp.core.door import ArgumentError
 from interp.core.edges import Edge
 from interp.core.errors import ResultsError
 from interp.core.facts import Facts
@@ -198,7 +199,7 @@ def test_refusals():
         ResultsError, match="has 40 parts, more than the n=10 that are drawn, and no"
     ):
         circuit(found, facts=of, n=10)
-    with pytest.raises(ResultsError, match="n=0 parts cannot be drawn"):
+    with pytest.raises(ArgumentError, match="n=0, and n takes a whole number of at least 1"):
         circuit(found, scores, facts=of, n=0)
     with pytest.raises(ResultsError, match="39 of the circuit's 40 parts have no score, such as"):
         one = next(iter(found.parts))

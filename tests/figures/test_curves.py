@@ -76,7 +76,7 @@ def test_dots_at_names_and_an_exact_zero(clipped):
 def test_refusals():
     table = made()
     ask = {"x": "x", "hue": "of", "panel": "panel"}
-    with pytest.raises(ResultsError, match=r"needs the columns \['low'\]; see Scores.summary"):
+    with pytest.raises(ResultsError, match=r"needs the columns \['low'\], .*See Scores.summary"):
         curves(table.drop(columns="low"), **ask)
     with pytest.raises(ResultsError, match="needs at least one row"):
         curves(table.iloc[:0], **ask)

@@ -56,7 +56,7 @@ def test_by_default_the_types_that_there_are_most_of():
 
 
 def test_bad_input():
-    with pytest.raises(ResultsError, match="lacks the columns passes"):
+    with pytest.raises(ResultsError, match="needs the columns \\['passes'\\]"):
         head_types(build().drop(columns="passes"))
     with pytest.raises(ResultsError, match="no scores of 'inducton'.*'induction'"):
         head_types(build(), detectors=["inducton"])

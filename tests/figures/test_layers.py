@@ -89,7 +89,7 @@ def test_a_control_is_a_pale_dashed_line_of_its_curves_colour():
 
 def test_refusals():
     table = made()
-    with pytest.raises(ResultsError, match=r"needs the columns \['low'\]; see Scores.summary"):
+    with pytest.raises(ResultsError, match=r"needs the columns \['low'\], .*See Scores.summary"):
         layers(table.drop(columns="low"), hue="probe")
     with pytest.raises(ResultsError, match="needs at least one row"):
         layers(table.assign(layer=np.nan), hue="probe")

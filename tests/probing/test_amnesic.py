@@ -7,6 +7,7 @@ import tiny
 import torch
 
 import interp
+from interp.core.door import ArgumentError
 from interp.core.errors import PositionError, ProbeError, ResultsError, SiteError
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
@@ -160,7 +161,7 @@ def test_results_are_kept_in_a_file(model, text, kinds, tmp_path):
 
 
 def test_bad_input(model, pairs, text, kinds):
-    with pytest.raises(ProbeError, match="'erasers=' holds no erasure"):
+    with pytest.raises(ArgumentError, match=r"erasers=\{\}, and .*that is not empty"):
         amnesic(model, text, {})
     with pytest.raises(ProbeError, match="'leace' holds no erasure"):
         amnesic(model, text, {"leace": {}})

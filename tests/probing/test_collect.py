@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import interp
+from interp.core.door import ArgumentError
 from interp.core.errors import (
     CorpusError,
     InterpError,
@@ -37,7 +38,6 @@ from interp.models.model import Model
 from interp.models.precision import exact
 from interp.probing.collect import collect
 from interp.probing.features import Features
-from interp.probing.pooling import require_pool
 
 collecting = import_module("interp.probing.collect")  # the package has the function by that name
 TOLERANCE = 1e-12
@@ -285,9 +285,9 @@ def test_features_are_words_by_site(llama, tmp_path):
         for words, parts in (
             ([n], [f"no word {n}", f"{n} that"]),
             ([-1], ["no word -1"]),
-            ([True], ["bool"]),
         ):
             says(ProbeError, partial(features.stack, words, sites=heads), *parts)
+        says(ArgumentError, partial(features.stack, [True], sites=heads), "has True, a bool")
         for part in (f"{n} words of made", "18 z (0.0 to 2.5)", "last token", "float32", "MB"):
             assert part in repr(features)
     again = Features.load(tmp_path / "x")
@@ -437,7 +437,7 @@ def test_a_folder_of_something_else(llama, tiny_model, tmp_path):
         (lambda: collect(llama, corpus, context=16, **options), "words and tokens"),
         (lambda: collect(llama, corpus, **{**options, "sites": "heads"}), "sites"),
         (lambda: collect(llama, corpus, pool="mean", **options), "pool"),
-        (lambda: collect(llama, corpus, dtype=torch.float16, **options), "dtype"),
+        (lambda: collect(llama, corpus, dtype=torch.float16, **options), "kept"),
     ):
         says(ResultsError, call, str(folder), f"{name} (", "another folder=", "there", "here")
     collect(llama, corpus, engine="hooks", **options)  # the engine changes no number
@@ -482,7 +482,7 @@ def test_what_is_refused(llama):
     corpus = random_corpus(4)
     big = replace(llama, tokenizer=_shifted(40))
     cases = [
-        (ProbeError, lambda: require_pool("lst"), ["'lst'", "'last'"]),
+        (ArgumentError, lambda: collect(llama, corpus, pool="lst"), ["'lst'", "'last'"]),
         (Unsupported, lambda: collect(llama, corpus, dtype=torch.int8), ["int8"]),
         (Unsupported, lambda: collect(llama, corpus, sites="logits"), ["'logits'"]),
         (Unsupported, lambda: collect(llama, corpus, sites="1.2.pattern"), ["interp.attention"]),

@@ -3,7 +3,6 @@
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from inspect import unwrap
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from probing.synthetic import features as made
 
+from interp.core.door import ArgumentError
 from interp.core.errors import CorpusError, ProbeError
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word
 from interp.probing import coreference
@@ -325,5 +325,5 @@ def test_refusals(novels):
         mention_pairs(corpus(alone), collected(corpus(ANN)))
     with pytest.raises(ProbeError, match="none of the .* pairs is of the 1 documents asked for"):
         pairs.of(["elsewhere"])
-    with pytest.raises(ProbeError, match="unknown reads='span'.*spans"):
-        unwrap(MentionPairs.examples)(pairs, features, pairs.y[None], reads="span")
+    with pytest.raises(ArgumentError, match="reads='span'; did you mean 'spans'"):
+        pairs.examples(features, pairs.y[None], reads="span")

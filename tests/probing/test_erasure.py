@@ -221,9 +221,8 @@ def test_bad_input():
     for call in (lambda: leace(bad, y), lambda: random_directions(bad, rank=2)):
         with pytest.raises(ProbeError, match="activations of word 41 hold NaN or infinity"):
             call()
-    for rank in (0, 14):
-        with pytest.raises(ProbeError, match=rf"cannot take {rank} of 13 directions"):
-            random_directions(x, rank=rank)
+    with pytest.raises(ProbeError, match="cannot take 14 of 13 directions"):
+        random_directions(x, rank=14)
     with pytest.raises(ProbeError, match=r"weight is \(12, 4\).*have 13 dimensions"):
         probe_directions(x, torch.randn(12, 4))
     with pytest.raises(ProbeError, match="classes all have the same weights"):

@@ -161,7 +161,7 @@ def test_refusals(data):
         fit_linear(x, torch.stack([y[0], torch.zeros_like(y[0])]), l2=torch.ones(2))
     with pytest.raises(ProbeError, match="an l2 of at least 0 for each of the 2 problems"):
         fit_linear(x, y, l2=one)
-    with pytest.raises(ProbeError, match="labels run from 0 to 3; of 3 classes, 0 to 2"):
+    with pytest.raises(ProbeError, match="labels run from 0 to 3; of 3 classes, give 0 to 2"):
         fit_linear(x, y[:1], l2=one, classes=3)
     broken = x.clone()
     broken[2, 7, 1] = torch.nan

@@ -9,10 +9,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from interp.core.door import ArgumentError
 from interp.core.errors import ProbeError
 from interp.core.sites import Site
 from interp.probing.examples import Examples
-from interp.probing.moments import Moments
 from interp.probing.nets import Bilinear, Mlp, layer
 from interp.probing.scoring import bits, correct, score
 from interp.probing.spans import SpanClassifier
@@ -394,8 +394,8 @@ def test_splits_that_do_not_fit():
     says(refusal(good, good, sites=["a", "b"]), "2 names for 3 sites")
     says(refusal(good, good, sites=["a", "b", "a"]), "sites 'a' is named twice")
     says(refusal(good, good, labels=["x", "y"]), "2 names for 1 problems")
-    with pytest.raises(ProbeError, match="unknown norm='rns'; did you mean 'rms'"):
-        Moments.of.__func__.__wrapped__(Moments, good.x, norm="rns")
+    with pytest.raises(ArgumentError, match="norm='rns'; did you mean 'rms'"):
+        fit_probe(Mlp(4), good, good, norm="rns")
 
 
 @pytest.mark.parametrize("split", [0, 1])
@@ -426,7 +426,7 @@ def test_rows_that_cannot_be_read():
 
 def test_networks_that_are_none():
     for wrong in (lambda: Mlp(0), lambda: SpanClassifier(project=0)):
-        with pytest.raises(ProbeError, match="at least 1 unit"):
+        with pytest.raises(ArgumentError, match="takes a whole number of at least 1"):
             wrong()
 
 

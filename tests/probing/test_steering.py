@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import interp
+from interp.core.door import ArgumentError
 from interp.core.errors import PositionError, ProbeError, SiteError
 from interp.core.sites import Site
 from interp.engine.interventions import Add, Intervention
@@ -76,7 +77,7 @@ def test_the_random_direction_is_as_long(model, pairs, monkeypatch):
     seen = []
     monkeypatch.setattr("interp.probing.steering.Add", lambda d: seen.append(d) or Add(d))
     steer(model, pairs, vectors(), doses=[2.0])
-    lengths = [delta[0, 0].norm().item() for delta in seen]
+    lengths = [delta.norm().item() for delta in seen]
     assert len(lengths) == 4
     for n, vector in enumerate(vectors().values()):
         np.testing.assert_allclose(lengths[2 * n : 2 * n + 2], 2 * vector.norm().item())
@@ -94,9 +95,9 @@ def test_a_huge_dose_makes_the_answer(model, pairs):
 
 
 def test_bad_input(model, pairs):
-    with pytest.raises(ProbeError, match=r"got 0 vectors and doses \[1\.0\]"):
+    with pytest.raises(ArgumentError, match=r"vectors=\{\}, and .*that is not empty"):
         steer(model, pairs, {}, doses=[1.0])
-    with pytest.raises(ProbeError, match=r"doses \[1\.0, 1\.0\]"):
+    with pytest.raises(ProbeError, match=r"doses that differ; got \[1\.0, 1\.0\]"):
         steer(model, pairs, vectors(), doses=[1.0, 1.0])
     with pytest.raises(PositionError, match="no position 'begin'"):
         steer(model, pairs, vectors(), positions="begin")

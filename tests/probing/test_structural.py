@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from interp.core.door import ArgumentError
 from interp.core.errors import ProbeError
 from interp.core.sites import Site
 from interp.probing.structural import SENTENCES, fit_distance
@@ -284,7 +285,7 @@ def test_what_is_refused(caplog):
     nan[1, 3] = float("nan")
     with pytest.raises(ProbeError, match=r"site 7.resid_post hold NaN.*first is 3"):
         fit_distance(nan, trees, x, trees, sites=["6.resid_post", "7.resid_post"])
-    with pytest.raises(ProbeError, match="rank=0"):
+    with pytest.raises(ArgumentError, match="rank=0"):
         fit_distance(x, trees, x, trees, rank=0)
     with pytest.raises(ProbeError, match="of 2 of 3"):
         fit_distance(x, trees, x[..., :3], trees)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from interp.core.door import ArgumentError
 from interp.core.errors import ProbeError
 from interp.probing.training import Schedule, Trained, initial, train
 
@@ -209,9 +210,9 @@ def test_weight_decay_shrinks():
 
 @pytest.mark.parametrize("wrong", [{"batch": 0}, {"learning_rate": 0.0}, {"patience": 0}])
 def test_schedules_that_train_nothing(wrong):
-    with pytest.raises(ProbeError, match=r"above 0, and the counts at least 1"):
+    with pytest.raises(ArgumentError, match=r"takes a (whole number of at least 1|number above 0)"):
         Schedule(**wrong)
-    with pytest.raises(ProbeError, match="at least 0"):
+    with pytest.raises(ArgumentError, match="at least 0"):
         Schedule(weight_decay=-1.0)
 
 

@@ -1,0 +1,190 @@
+"""The doors of the tables and of the nouns: wrong arguments are refused in words."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from doors import complaints
+
+from interp import Attribution, Circuit, Edge, Measures, Pairs, Results, Scores, Site
+from interp.core.circuit import Part
+from interp.core.facts import Facts
+from interp.core.graph import Graph
+from interp.core.results import COLUMNS
+from interp.core.sequences import Sequences
+from interp.core.sites import resolve
+from interp.core.table import open_table
+
+FACTS = Facts(
+    *("GPT2LMHeadModel", 2, 2, 2, 8, 4, 16, 32, 16),
+    *("layer", "learned", "pre", False, False, True, True),
+)
+NOTE = {"model": "tiny"}
+
+
+def results() -> Results:
+    frame = pd.DataFrame(
+        [(layer, head, example) for layer in range(2) for head in range(2) for example in range(3)],
+        columns=["layer", "head", "example"],
+    )
+    site = [f"{layer}.{head}" for layer, head in zip(frame["layer"], frame["head"], strict=True)]
+    frame = frame.assign(method="zero", site=site, position="end", receiver=None, kind="z")
+    frame = frame.assign(direction="noise", metric="logit_diff", through=None, engine="replay")
+    frame = frame.assign(cluster=[f"c{i}" for i in frame["example"]], base=1.0, effect=0.5)
+    return Results(frame.assign(value=1.5)[COLUMNS], NOTE)
+
+
+def scores(task: str = "upos") -> Scores:
+    values = np.array([1.0, 0.0, 1.0, 1.0])
+    return Scores.of(
+        values, ["a", "a", "b", "c"], provenance=NOTE, task=task, probe="linear", layer=1
+    )
+
+
+def measures() -> Measures:
+    cells = pd.DataFrame({"measure": "copying", "site": ["0.0", "0.1"], "layer": 0, "head": [0, 1]})
+    return Measures.of(cells, provenance=NOTE, value=np.array([1.0, 2.0]), null=0.0, null_sd=1.0)
+
+
+def attribution() -> Attribution:
+    parts = [Part.parse("0.0 -> 1.mlp"), Part.parse("0.1 -> logits")]
+    each = np.array([[1.0, 2.0], [3.0, 4.0]])
+    return Attribution.of(
+        parts, each, cluster=["a", "b"], method="exact", metric="logit_diff", provenance=NOTE
+    )
+
+
+def circuit() -> Circuit:
+    return Circuit.of(["0.0 -> 1.mlp", "0.1 -> logits"], model="abc")
+
+
+def pairs() -> Pairs:
+    return Pairs.from_tokens(
+        clean=[[1, 2, 3], [3, 4, 5]],
+        corrupt=[[1, 2, 4], [3, 4, 6]],
+        correct=[1, 1],
+        wrong=[2, 2],
+        cluster=["a", "b"],
+    )
+
+
+def sequences() -> Sequences:
+    tokens = torch.tensor([[1, 2, 3]])
+    return Sequences(tokens, torch.tensor([[-100, -100, 1]]), torch.zeros_like(tokens))
+
+
+HOT = {"Site", "Site.parse", "Site.check", "Edge", "Edge.parse", "Edge.check", "Part.parse"}
+HOT |= {"resolve", "Graph.of", "Graph.at", "Circuit.__contains__", "Pairs.select"}
+"""They check what they are given, but have no door: one makes or asks for them by the million."""
+
+Case = tuple[Callable[..., Any], Mapping[str, Any]]
+
+
+def cases(folder: Path) -> Iterator[Case]:
+    """A right call of each function, classmethod, method and constructor."""
+    results().save(folder / "kept.parquet")
+    circuit().save(folder / "kept.json")
+    kept, new = folder / "kept.parquet", folder / "new"
+    yield Results, {"frame": results().frame, "provenance": NOTE}
+    yield Scores, {"frame": scores().frame, "provenance": NOTE}
+    yield Measures, {"frame": measures().frame, "provenance": NOTE}
+    yield (
+        Attribution,
+        {"frame": attribution().frame, "provenance": {"cluster": ["a", "b"]}},
+    )
+    for table in (results(), scores(), measures(), attribution()):
+        yield table.query, {"expression": "site == '0.0'"}
+        yield table.save, {"path": new}
+        yield type(table).concat, {"parts": [table, table]}
+    yield Results.load, {"path": kept}
+    yield open_table, {"path": kept}
+    yield results().summary, {"seed": 1}
+    yield results().top, {"n": 2, "by": "value"}
+    yield results().grid, {"column": "value"}
+    yield (
+        Scores.of,
+        {
+            **{"values": np.array([1.0, 0.0]), "cluster": ["a", "b"], "provenance": NOTE},
+            **{"task": "upos", "probe": "linear", "site": "0.mlp", "layer": 0, "head": None},
+            **{"model": "trained", "labels": "real", "metric": "accuracy", "subset": "all"},
+        },
+    )
+    yield scores().summary, {"seed": 1}
+    yield (
+        scores().minus,
+        {"other": scores("xpos"), "ignoring": ["task"], "alternative": "greater", "seed": 1},
+    )
+    yield scores().best, {"largest": False}
+    cells = measures().frame[["measure", "site"]]
+    yield (
+        Measures.of,
+        {
+            **{"cells": cells, "provenance": NOTE, "value": np.array([1.0, 2.0])},
+            **{"null": 0.0, "null_sd": np.ones(2), "p": np.array([0.1, 0.2])},
+        },
+    )
+    yield measures().top, {"n": 1, "by": "value"}
+    yield measures().grid, {"column": "z"}
+    yield (
+        Attribution.of,
+        {
+            **{"parts": attribution().parts, "each": attribution().each, "cluster": ["a", "b"]},
+            **{"method": "exact", "metric": "logit_diff", "provenance": NOTE},
+        },
+    )
+    yield attribution().resampled, {"seed": 1}
+    yield attribution().top, {"n": 1}
+    yield attribution().beside, {"other": attribution()}
+    yield Part.parse, {"text": "0.0 -> logits @ end"}
+    yield (
+        Circuit,
+        {
+            **{"parts": circuit().parts, "granularity": "edges", "ablation": "mean"},
+            **{"corruption": "abc", "model": "abc", "note": ""},
+        },
+    )
+    yield (
+        Circuit.of,
+        {
+            **{"parts": ["0.0 -> 1.mlp"], "model": "abc", "ablation": "mean"},
+            **{"corruption": "abc", "granularity": "edges"},
+        },
+    )
+    yield circuit().holding, {"parts": circuit().parts}
+    yield circuit().__contains__, {"part": "0.0 -> 1.mlp"}
+    for combine in ("__or__", "__and__", "__sub__", "jaccard", "require_like"):
+        yield getattr(circuit(), combine), {"other": circuit()}
+    yield circuit().save, {"path": new}
+    yield Circuit.load, {"path": folder / "kept.json"}
+    yield (
+        Site,
+        {
+            **{"kind": "q", "layer": 0, "head": 1, "group": None, "neuron": None},
+            **{"stack": "dec", "cross": True},
+        },
+    )
+    yield Site.parse, {"text": "0.1.q"}
+    yield Site("mlp_out", 1).check, {"facts": FACTS}
+    yield resolve, {"selector": ["heads", "0.mlp"], "facts": FACTS}
+    yield Edge, {"writer": Site("embed"), "reader": Site("logits")}
+    yield Edge.parse, {"text": "0.1 -> logits"}
+    yield Edge.parse("0.1 -> logits").check, {"facts": FACTS}
+    yield Graph.of, {"facts": FACTS}
+    yield Graph.of(FACTS).at, {"edge": Edge.parse("0.1 -> logits")}
+    yield pairs().select, {"rows": [0]}
+    yield pairs().split, {"seed": 1}
+    yield (
+        Sequences,
+        {name: getattr(sequences(), name) for name in ("tokens", "labels", "distance")},
+    )
+    yield sequences().select, {"rows": [0]}
+
+
+def test_wrong_arguments_are_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    found = complaints(cases(tmp_path), tmp_path, hot=HOT)
+    assert not found, "\n".join(found)
