@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from doors import complaints
 from matplotlib.figure import Figure
 
 from interp import runs
@@ -376,3 +377,33 @@ def test_the_report_names_what_was_written_and_nothing_hidden(tmp_path):
         f"wrote {tmp_path / 'figures' / 'a.pdf'}",
         f"wrote {tmp_path / 'summary.md'}",
     ]
+
+
+def test_wrong_arguments_are_refused_in_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = open_run("done", Config(), root=tmp_path)
+    done.finish(small(), "all is well")
+    run = open_run("new", Config(), root=tmp_path)
+    row = pd.Series({"value": 0.5, "low": 0.25, "high": 0.75, "site": "0.1"})
+    found = complaints(
+        [
+            (runs.Run, {"folder": tmp_path}),
+            (run.stage, {"name": "a", "compute": lambda folder: small()}),
+            (run.figure, {"name": "a", "figure": drawing(), "table": pd.DataFrame({"a": [1]})}),
+            (run.finish, {"results": small(), "summary": "all is well"}),
+            (open_run, {"name": "a", "config": Config(), "root": tmp_path}),
+            (interval, {"row": row, "column": "value", "digits": 3}),
+            (report, {"folder": done.folder}),
+            (config_hash, {"config": Config()}),
+            (runs.plain, {"value": Config(), "where": "config", "hashed_only": True}),
+        ],
+        tmp_path,
+    )
+    assert not found, "\n".join(found)
+
+
+def test_a_damaged_provenance_is_refused(tmp_path):
+    run = open_run("a", Config(), root=tmp_path)
+    (run.folder / "provenance.json").write_text('{"sess')
+    with pytest.raises(ResultsError, match=r"provenance\.json is not what interp wrote"):
+        open_run("a", Config(), root=tmp_path)

@@ -129,7 +129,7 @@ def measure(
 ) -> np.ndarray:
     """The metric of each cell and example."""
     metric = metric or metric_of(model)
-    found = run(Sweep(model, pairs, cells, "test", base, metric, engine)).frame
+    found = run(Sweep(model, pairs, cells, "test", base, (metric,), engine)).frame
     return found["value"].to_numpy().reshape(len(cells), len(pairs))
 
 

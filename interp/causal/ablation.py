@@ -6,12 +6,13 @@ from typing import Literal
 from interp.causal.averages import averaged
 from interp.causal.targets import Positions, Sites, targets
 from interp.core.errors import Unsupported, nearest
-from interp.core.metrics import Metric, resolve_metric
+from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.engine.collect.means import MeanReference
 from interp.engine.engines import EngineName
 from interp.engine.interventions import Mean, Resample, Value, Zero
+from interp.engine.memory import Memory
 from interp.engine.run import run
 from interp.engine.sweep import Side, Sweep
 from interp.models.model import Model
@@ -28,9 +29,9 @@ def ablate(
     positions: Positions = "all",
     reference: Side | Pairs | MeanReference = "corrupt",
     normalise: bool = True,
-    metric: str | Metric = "logit_diff",
+    metric: Metrics = "logit_diff",
     engine: EngineName = "auto",
-    memory: int | None = None,
+    memory: Memory = None,
     checkpoint: Path | None = None,
 ) -> Results:
     """Replace each site's activation on the clean run, one site, edge or named set at a time.
@@ -43,7 +44,8 @@ def ablate(
         method: `"zero"`; `"mean"`: the mean over the reference prompts of the row's own cluster
             and length, position by position (Wang et al. 2022, sec. 2.1: the mean over p_ABC within
             the template); `"resample"`: the corrupt prompt of the same row.
-        positions: `"all"`, a named position, a list of them (one ablation each), or `"each"`.
+        positions: `"all"`, a named position, an index, a list of these (one ablation each),
+            `"each"` index, or indices row by row: an array, a list of lists, a mask.
         reference: whose mean: a side of these pairs, or the corrupt side of others, which should
             be many (a warning under 30 prompts a group), or a `MeanReference` of this model, fitted
             before. Unused by the other methods.
@@ -78,7 +80,7 @@ def ablate(
             cells=cells,
             method=f"ablate {method}",
             base="clean",
-            metric=resolve_metric(metric),
+            metrics=resolve_metrics(metric),
             engine=engine,
             memory=memory,
             checkpoint=checkpoint,

@@ -27,6 +27,7 @@ from interp.engine.collect.means import MeanReference
 from interp.engine.engines import EngineName
 from interp.engine.interventions import Averaged
 from interp.engine.isolate import Isolation
+from interp.engine.memory import Memory
 from interp.engine.provenance import provenance
 from interp.engine.sweep import Side
 from interp.engine.wiring import Wiring
@@ -73,7 +74,7 @@ def acdc(
     positions: Where = "all",
     corruption: str = "corrupt prompts",
     engine: EngineName = "auto",
-    memory: int | None = None,
+    memory: Memory = None,
     checkpoint: Path | None = None,
 ) -> Discovered:
     """Cut every edge without which the metric gets worse by less than a threshold.
@@ -132,7 +133,7 @@ def acdc_sweep(
     positions: Where = "all",
     corruption: str = "corrupt prompts",
     engine: EngineName = "auto",
-    memory: int | None = None,
+    memory: Memory = None,
     checkpoint: Path | None = None,
 ) -> Attribution:
     """ACDC at several thresholds: edges ranked by the largest at which they are kept.
@@ -195,7 +196,7 @@ def _job(
     source: Averaged,
     positions: Where,
     engine: EngineName,
-    memory: int | None,
+    memory: Memory,
     checkpoint: Path | None,
 ) -> Isolation:
     """What is searched.

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from interp.causal.averages import averaged
 from interp.core.attribution import Attribution
 from interp.core.circuit import REST, Part
-from interp.core.errors import InterpError, PositionError, Unsupported, nearest
+from interp.core.errors import PositionError, Unsupported, nearest
 from interp.core.facts import Facts
 from interp.core.graph import Graph, nodes
 from interp.core.metrics import Metric, resolve_metric
@@ -29,12 +29,14 @@ from interp.core.pairs import Pairs
 from interp.core.sites import Site
 from interp.engine import atp_star, forward
 from interp.engine.collect.means import MeanReference, taken
-from interp.engine.collect.taps import budget
 from interp.engine.engines import Replay, accept, choose
 from interp.engine.estimates import Flat, Rows, Writes, atp, eap, eap_activations
+from interp.engine.explain import proceed
+from interp.engine.flops import forward_flops
 from interp.engine.gradients import require_sums
 from interp.engine.interventions import Averaged
-from interp.engine.plan import blocks, places
+from interp.engine.memory import KEEP, Memory, budget, require
+from interp.engine.plan import Batch, Plan, blocks, places
 from interp.engine.provenance import provenance
 from interp.engine.score import Score
 from interp.engine.sweep import Side
@@ -61,7 +63,7 @@ def attribute(
     reference: Side | Pairs | MeanReference = "corrupt",
     positions: str | Sequence[str] = "all",
     metric: str | Metric = "logit_diff",
-    memory: int | None = None,
+    memory: Memory = None,
 ) -> Attribution:
     """Estimate the effect of ablating each part, all parts at once.
 
@@ -107,14 +109,17 @@ def attribute(
     engine = differentiable(model, pairs)
     names = places_of(pairs, positions)
     graph = Graph.of(model.facts)
-    allowed = budget(memory)
+    allowed = budget(memory, model.device, KEEP)
     source = averaged(pairs, reference)
+    require_ablation(ablation)
+    chunks = _chunks(pairs, graph, model, method, len(names), allowed, memory)
+    proceed(_plan(model.facts, graph, pairs, chunks, method, steps, ablation))
     means = _means(model, engine, pairs, ablation, source, graph)
     chosen = graph.edges if parts == "edges" else nodes(model.facts)
     wide, flat = np.float64 if model.dtype == torch.float64 else np.float32, 0
     each = np.zeros((len(names), len(chosen), len(pairs)), dtype=wide)
     with tqdm(total=len(pairs), desc=method, unit="prompt", delay=2, disable=None) as bar:
-        for index in _chunks(pairs, graph, model, method, len(names), allowed):
+        for index, _ in chunks:
             score = Score.of_rows(model, pairs, metric, index)
             rows = _rows(engine, pairs, score, graph, index, names, ablation, means)
             try:
@@ -206,6 +211,57 @@ def _method(parts: str, method: str | None, steps: int) -> Method:
     return known[0] if method is None else method
 
 
+def require_ablation(ablation: str) -> None:
+    """Refuse what is no ablation.
+
+    Raises:
+        Unsupported: names the nearest.
+    """
+    if ablation not in get_args(Ablated):
+        known = nearest(str(ablation), get_args(Ablated))
+        raise Unsupported(f"unknown ablation={ablation!r}; {known}")
+
+
+def _plan(
+    facts: Facts,
+    graph: Graph,
+    pairs: Pairs,
+    chunks: Sequence[tuple[list[int], int]],
+    method: Method,
+    steps: int,
+    ablation: Ablated,
+) -> Plan:
+    """What gradients cost: a backward is two forwards, and each edge a product."""
+    n, readers, writers = facts.n_layers, len(graph.readers), len(graph.writers)
+    runs = {"eap": 1, "atp": 1, "eap-ig-inputs": steps, "atp*": 1}.get(method)
+    if runs is None:  # each layer's writers go their own way from there on: half of the layers
+        runs = 1 + (steps - 1) * (1 + n)
+    backwards = runs * (n if method == "atp*" else 1)
+    plain = int(ablation == "resample")
+    batches = []
+    for rows, held in chunks:
+        length = int(pairs.lengths[rows[0]])
+        forward = forward_flops(facts, length)
+        products = 2 * length * readers * writers * facts.d_model * backwards
+        flops = (plain + runs + 2 * backwards) * forward + products
+        batches.append(
+            Batch(
+                tuple(rows),
+                (),
+                0,
+                length,
+                (0, n - 1),
+                held,
+                len(rows) * flops,
+                plain + runs + backwards,
+            )
+        )
+    full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
+    parts = len(graph.edges) if method.startswith("eap") else len(nodes(facts))
+    note = f"gradients in place of a forward for each of {parts} parts"
+    return Plan(tuple(batches), 0, parts * full, facts, "replay", note=note)
+
+
 def _means(
     model: Model,
     engine: Replay,
@@ -215,17 +271,21 @@ def _means(
     graph: Graph,
 ) -> MeanReference | None:
     """The means that mean ablation sets."""
-    if ablation not in get_args(Ablated):
-        raise Unsupported(f"unknown ablation={ablation!r}; {nearest(ablation, get_args(Ablated))}")
     if ablation != "mean":
         return None
     return taken(source, model, engine, graph.writers, pairs.decoder)
 
 
 def _chunks(
-    pairs: Pairs, graph: Graph, model: Model, method: Method, places: int, allowed: int
-) -> list[list[int]]:
-    """Rows of one length, as many at a time as the memory holds.
+    pairs: Pairs,
+    graph: Graph,
+    model: Model,
+    method: Method,
+    places: int,
+    allowed: int,
+    memory: Memory,
+) -> list[tuple[list[int], int]]:
+    """Rows of one length, as many at a time as the memory holds, and the bytes that they take.
 
     Raises:
         InterpError: it does not hold one.
@@ -238,13 +298,10 @@ def _chunks(
     wide = facts.n_heads * (facts.d_head + longest) + facts.d_mlp
     token += facts.n_layers * 6 * wide
     scores = places * writers * (2 * readers + inputs * gradients)
-    one = model.dtype.itemsize * (token * longest + scores)
-    if one > allowed:
-        raise InterpError(
-            f"one prompt of {longest} tokens takes about {one} bytes of activations and gradients, "
-            f"and memory= allows {allowed}. Give more, or shorter prompts."
-        )
-    return blocks(pairs.lengths, allowed // one)
+    one = max(model.dtype.itemsize, 4) * (token * longest + scores)
+    what = f"one prompt of {longest} tokens, with activations and gradients,"
+    allowed = require(one, allowed, memory, model.device, what)
+    return [(rows, one * len(rows)) for rows in blocks(pairs.lengths, allowed // one)]
 
 
 @torch.no_grad()

@@ -4,12 +4,14 @@ import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from interp.causal.setting import Given, Metrics, Setting
+from interp.causal.setting import Given, Setting
 from interp.core.circuit import Circuit
 from interp.core.errors import ResultsError
+from interp.core.metrics import Metrics
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.engine.engines import EngineName
+from interp.engine.memory import Memory
 from interp.models.model import Model
 
 log = logging.getLogger("interp")
@@ -23,7 +25,7 @@ def run_circuits(
     reference: Given = "corrupt",
     metric: Metrics = "logit_diff",
     engine: EngineName = "auto",
-    memory: int | None = None,
+    memory: Memory = None,
     checkpoint: Path | None = None,
 ) -> Results:
     """Metrics of the clean prompts in a model that has only the circuit.

@@ -25,6 +25,7 @@ from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.core.sites import Site
 from interp.engine.engines import EngineName
+from interp.engine.memory import Memory
 from interp.models.model import Model
 
 Chosen = Collection[str | Edge | Site | Part]
@@ -38,7 +39,7 @@ class _Runner:
     setting: Setting
     metric: str | Metric
     engine: EngineName
-    memory: int | None
+    memory: Memory
     checkpoint: Path | None
 
     def __call__(self, circuits: Sequence[Kept]) -> Results:
@@ -63,7 +64,7 @@ def completeness(
     reference: Given = "corrupt",
     metric: str | Metric = "logit_diff",
     engine: EngineName = "auto",
-    memory: int | None = None,
+    memory: Memory = None,
     checkpoint: Path | None = None,
 ) -> Results:
     """Take sets K of parts out of the circuit and out of the model.
@@ -122,7 +123,7 @@ def minimality(
     reference: Given = "corrupt",
     metric: str | Metric = "logit_diff",
     engine: EngineName = "auto",
-    memory: int | None = None,
+    memory: Memory = None,
     checkpoint: Path | None = None,
 ) -> Results:
     """Take each part out of the circuit, alone: which of them does it not need?

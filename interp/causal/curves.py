@@ -26,6 +26,7 @@ from interp.core.metrics import Metric
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.engine.engines import EngineName
+from interp.engine.memory import Memory
 from interp.models.model import Model
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -149,7 +150,7 @@ def faithfulness_curve(
     reference: Given = "corrupt",
     metric: str | Metric | Sequence[str | Metric] = "logit_diff",
     engine: EngineName = "auto",
-    memory: int | None = None,
+    memory: Memory = None,
     checkpoint: Path | None = None,
 ) -> Curve:
     """Run nested circuits of the best parts of each ranking, and of random rankings.

@@ -30,6 +30,7 @@ from interp.engine.interventions import (
     Value,
     Zero,
 )
+from interp.engine.memory import Memory
 from interp.engine.run import run
 from interp.engine.sweep import Side, Sweep
 from interp.models.model import Model
@@ -44,7 +45,7 @@ def exact(
     reference: Side | Pairs | MeanReference = "corrupt",
     metric: str | Metric = "logit_diff",
     engine: EngineName = "auto",
-    memory: int | None = None,
+    memory: Memory = None,
     checkpoint: Path | None = None,
 ) -> Attribution:
     """Measure the effect of ablating each part, one run of the model for each.
@@ -75,7 +76,7 @@ def exact(
                 cells=[_cell(part, value, some) for part in chosen],
                 method=f"exact {ablation}",
                 base="clean",
-                metric=metric,
+                metrics=(metric,),
                 engine=engine,
                 memory=memory,
                 checkpoint=checkpoint,

@@ -1,21 +1,20 @@
 """What the model does: the metric on the clean and the corrupt run, before anything is changed."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 
-from interp.core.errors import MetricError
-from interp.core.metrics import METRICS, Metric, resolve_metric
+from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
 from interp.engine.engines import EngineName, accept, choose
 from interp.engine.explain import proceed
+from interp.engine.memory import by_rows
 from interp.engine.plan import blocks, forward_plan
 from interp.engine.provenance import provenance
-from interp.engine.score import Score
+from interp.engine.score import Readout
 from interp.models.model import Model
 
 ROWS = 64
@@ -27,7 +26,7 @@ def evaluate(
     model: Model,
     pairs: Pairs,
     *,
-    metric: str | Metric | Sequence[str | Metric] = ("logit_diff", "accuracy"),
+    metric: Metrics = ("logit_diff", "accuracy"),
     engine: EngineName = "auto",
 ) -> Results:
     """Metrics of both sides of the pairs, per example.
@@ -41,10 +40,7 @@ def evaluate(
         ModelError: a submodule is in training mode.
         PairsError, Unsupported: ids that the model has not, or a model without logits.
     """
-    given = [metric] if isinstance(metric, str | Metric) else metric
-    metrics = [resolve_metric(m) for m in given]
-    if not metrics:
-        raise MetricError(f"no metric was given; known: {', '.join(METRICS)}")
+    metrics = resolve_metrics(metric)
     for m in metrics:
         accept(model, pairs, m)
     served = choose(model, engine, longest=pairs.longest, prefix=pairs.decoder)
@@ -55,19 +51,22 @@ def evaluate(
         )
     )
     values = {(m.name, side): np.full(len(pairs), np.nan) for m in metrics for side in SIDES}
-    for rows in blocks(pairs.lengths, ROWS):
+
+    def some(rows: list[int]) -> None:
         length = int(pairs.lengths[rows[0]])
         runs = {
             side: served.trace(getattr(pairs, side)[rows, :length].to(model.device), keep=())
             for side in SIDES
         }
-        for m in metrics:
-            score = Score.of_rows(model, pairs, m, rows)
-            if m.needs_reference:
-                clean = served.found(runs["clean"], score)
-                score = replace(score, answers=replace(score.answers, reference=clean))
-            for side, run in runs.items():
-                values[m.name, side][rows] = served.plain(run, score).double().cpu().numpy()
+        readout = Readout.of_rows(model, pairs, metrics, rows)
+        readout = readout.referring(partial(served.found, runs["clean"]))
+        for side, run in runs.items():
+            found = served.plain(run, readout).double().cpu().numpy()
+            for m, value in zip(metrics, found, strict=True):
+                values[m.name, side][rows] = value
+
+    for rows in blocks(pairs.lengths, ROWS):
+        by_rows(some, rows, "a plain run")
     parts = [
         pd.DataFrame(
             {

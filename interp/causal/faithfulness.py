@@ -17,13 +17,15 @@ from jaxtyping import Float, Integer
 from numpy import ndarray
 
 from interp.causal.circuits import warn_of_unconnected
-from interp.causal.setting import Given, Kept, Metrics, Setting
+from interp.causal.setting import Given, Kept, Setting
 from interp.core import stats
 from interp.core.circuit import Circuit
 from interp.core.errors import ResultsError, Unsupported
+from interp.core.metrics import Metrics
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.engine.engines import EngineName
+from interp.engine.memory import Memory
 from interp.models.model import Model
 
 log = logging.getLogger("interp")
@@ -218,7 +220,7 @@ def faithfulness(
     reference: Given = "corrupt",
     metric: Metrics = METRICS,
     engine: EngineName = "auto",
-    memory: int | None = None,
+    memory: Memory = None,
     checkpoint: Path | None = None,
 ) -> Faithfulness:
     """Run circuits, and the model without any part, and judge them by several metrics.

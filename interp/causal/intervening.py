@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from interp.causal.targets import each_position
 from interp.core.edges import Edge
 from interp.core.errors import SiteError
-from interp.core.metrics import Metric, resolve_metric
+from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.engine.engines import EngineName
 from interp.engine.interventions import Cell, Hop, Intervention
+from interp.engine.memory import Memory
 from interp.engine.run import run
 from interp.engine.sweep import Side, Sweep
 from interp.models.model import Model
@@ -23,9 +23,9 @@ def intervene(
     *,
     hops: Sequence[Hop] = (),
     base: Side = "clean",
-    metric: str | Metric = "logit_diff",
+    metric: Metrics = "logit_diff",
     engine: EngineName = "auto",
-    memory: int | None = None,
+    memory: Memory = None,
     checkpoint: Path | None = None,
 ) -> Results:
     """Run the model once for each named set of interventions, made together.
@@ -56,8 +56,6 @@ def intervene(
             raise SiteError(f"the set {name!r} holds no intervention; give at least one, or none")
         for i in made:
             i.site.check(model.facts)
-            if isinstance(i.positions, str):
-                each_position(pairs, i.positions)
             for reader in i.readers or ():
                 Edge(i.site, reader).check(model.facts)
         cells.append(Cell(name, "", tuple(made), tuple(hops)))
@@ -68,7 +66,7 @@ def intervene(
             cells=cells,
             method="intervene",
             base=base,
-            metric=resolve_metric(metric),
+            metrics=resolve_metrics(metric),
             engine=engine,
             memory=memory,
             checkpoint=checkpoint,

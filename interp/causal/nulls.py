@@ -11,17 +11,19 @@ from numpy import ndarray
 
 from interp.causal.circuits import warn_of_unconnected
 from interp.causal.faithfulness import EMPTY, METRICS, Wide, by_metric, empty, ratio_of_means
-from interp.causal.setting import Given, Metrics, Setting
+from interp.causal.setting import Given, Setting
 from interp.core.attribution import Attribution
 from interp.core.circuit import Circuit, Part
 from interp.core.edges import Edge
 from interp.core.errors import ResultsError
 from interp.core.facts import Facts
 from interp.core.graph import Graph, nodes
+from interp.core.metrics import Metrics
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.core.sites import Site
 from interp.engine.engines import EngineName
+from interp.engine.memory import Memory
 from interp.models.model import Model
 
 CIRCUIT = "circuit"
@@ -151,7 +153,7 @@ def null_test(
     reference: Given = "corrupt",
     metric: Metrics = METRICS,
     engine: EngineName = "auto",
-    memory: int | None = None,
+    memory: Memory = None,
     checkpoint: Path | None = None,
 ) -> Null:
     """Is a circuit more faithful than random ones? See `random_circuits` for which.

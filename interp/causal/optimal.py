@@ -21,9 +21,12 @@ from interp.core.errors import MetricError, ProbeError, Unsupported
 from interp.core.metrics import resolve_metric
 from interp.core.pairs import Pairs
 from interp.engine.constants import Constants
-from interp.engine.isolate import room, row_bytes, served
+from interp.engine.explain import proceed
+from interp.engine.flops import circuit_flops
+from interp.engine.isolate import row_bytes, served
 from interp.engine.isolation import Isolation
-from interp.engine.plan import blocks
+from interp.engine.memory import SWEEP, Memory, budget, require
+from interp.engine.plan import Batch, Plan, blocks
 from interp.engine.rows import Rows
 from interp.models.model import Model
 
@@ -59,7 +62,7 @@ def fit_optimal(
     metric: Loss = "kl",
     steps: int = 50,
     rate: float = 0.02,
-    memory: int | None = None,
+    memory: Memory = None,
 ) -> Fit:
     """One vector for each writer, by gradient descent on the mean metric of the circuit alone.
 
@@ -116,12 +119,34 @@ def fit_optimal(
             "cannot use (its writes or their sums are normed, or it has no logits). Use "
             "ablation='mean'."
         )
+    proceed(_plan(job, steps))
     with torch.no_grad():
         # gradients keep about three times what a forward holds
-        most = max(1, room(memory) // (6 * row_bytes(job, int(pairs.lengths.max()))))
+        row = 6 * row_bytes(job, int(pairs.lengths.max()))
+        room = budget(memory, model.device, SWEEP)
+        most = require(row, room, memory, model.device, "one prompt of the fit") // row
         parts = [Rows(job, engine, rows, start) for rows in blocks(pairs.lengths, most)]
         first = _means(job, parts)
     return _descend(start, first, parts, SIGNS[metric], steps, rate)
+
+
+def _plan(job: Isolation, steps: int) -> Plan:
+    """A forward and a backward of the circuit for each step, of all prompts."""
+    facts, lengths = job.model.facts, job.pairs.lengths.tolist()
+    flops = sum(circuit_flops(facts, length) for length in lengths)
+    held = 6 * row_bytes(job, max(lengths))
+    batch = Batch(
+        tuple(range(len(lengths))),
+        (0,),
+        0,
+        max(lengths),
+        (0, facts.n_layers - 1),
+        held,
+        (1 + 3 * (steps + 1)) * flops,
+        1 + 2 * (steps + 1),
+    )
+    note = f"{steps} steps of gradient descent"
+    return Plan((batch,), 0, 3 * (steps + 1) * flops, facts, "replay", held, note)
 
 
 def _means(job: Isolation, parts: Sequence[Rows]) -> list[Tensor]:
@@ -163,7 +188,7 @@ def _descend(
                 now = replace(start, embed=found[0], z=found[1], mlp_out=found[2])
                 part.ablated = now.ablated(part.clean.final)
                 kept = part.job.by_class(part.which, [0])
-                value = sign * part.measured(part.finals(kept)).sum() / n
+                value = sign * part.measured(part.final(kept)).sum() / n
                 slopes = torch.autograd.grad(value, found, allow_unused=True)
             if all(slope is None or not slope.any() for slope in slopes):
                 raise MetricError(

@@ -5,11 +5,12 @@ from typing import Literal
 
 from interp.causal.targets import Positions, Sites, targets
 from interp.core.errors import Unsupported, nearest
-from interp.core.metrics import Metric, resolve_metric
+from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.engine.engines import EngineName
 from interp.engine.interventions import Resample
+from interp.engine.memory import Memory
 from interp.engine.run import run
 from interp.engine.sweep import Side, Sweep
 from interp.models.model import Model
@@ -40,10 +41,10 @@ def patch(
     sites: Sites,
     *,
     positions: Positions = "all",
-    direction: Direction = "denoise",
-    metric: str | Metric = "logit_diff",
+    direction: Direction = "noise",
+    metric: Metrics = "logit_diff",
     engine: EngineName = "auto",
-    memory: int | None = None,
+    memory: Memory = None,
     checkpoint: Path | None = None,
 ) -> Results:
     """Give each site the value it has in the other run, one site, edge or named set at a time.
@@ -53,9 +54,11 @@ def patch(
             `"resid_post"`, any site, an edge ("20.1 -> 23.3.q"; `"edges"` for all), or a list: one
             patch each. A mapping from names to such selections patches each selection together.
             Of an LSTM `"units"` (each unit of h), `"layers"` (h), `"c"`, "0.c[12]".
-        positions: `"all"`, a named position, a list of them (one patch each), or `"each"`.
-        direction: `"denoise"` puts clean values into the corrupt run (what is enough to restore
-            the behaviour), `"noise"` corrupt values into the clean run (what it needs).
+        positions: `"all"`, a named position, an index, a list of these (one patch each),
+            `"each"` index, or indices row by row: an array, a list of lists, a mask.
+        direction: `"noise"` puts corrupt values into the clean run (what the behaviour needs), as
+            `ablate`, `path_patch` and circuits do, `"denoise"` clean values into the corrupt run
+            (what is enough to restore it).
         memory: bytes to hold beside the weights.
         checkpoint: a folder where finished batches are kept, so that a killed run goes on.
 
@@ -75,7 +78,7 @@ def patch(
             cells=cells,
             method="patch",
             base=base,
-            metric=resolve_metric(metric),
+            metrics=resolve_metrics(metric),
             engine=engine,
             memory=memory,
             checkpoint=checkpoint,

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from interp.causal.patching import Direction, sides
-from interp.causal.targets import Positions, Sites, each_position, targets
+from interp.causal.targets import Positions, Sites, targets
 from interp.core.edges import readers
 from interp.core.errors import SiteError, Unsupported
-from interp.core.metrics import Metric, resolve_metric
+from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.pairs import Pairs
+from interp.core.places import Given, place_of
 from interp.core.results import Results
 from interp.core.sites import Site, resolve
 from interp.engine.engines import EngineName
 from interp.engine.interventions import LN, Hop, Resample, Through
+from interp.engine.memory import Memory
 from interp.engine.run import run
 from interp.engine.sweep import Sweep
 from interp.models.model import Model
@@ -31,11 +33,11 @@ def path_patch(
     through: Through = "mlps",
     ln: LN = "recompute",
     sender_positions: Positions = "all",
-    receiver_positions: str = "all",
+    receiver_positions: Given = "all",
     direction: Direction = "noise",
-    metric: str | Metric = "logit_diff",
+    metric: Metrics = "logit_diff",
     engine: EngineName = "auto",
-    memory: int | None = None,
+    memory: Memory = None,
     checkpoint: Path | None = None,
 ) -> Results:
     """Let each sender's value from the other run reach the receivers alone.
@@ -80,10 +82,8 @@ def path_patch(
             f"paths through encoder-decoders are not supported ({model.facts}); ablate or patch "
             "their sites."
         )
-    each_position(pairs, receiver_positions)
-    hops = tuple(
-        Hop(_ends(model, chosen), through, receiver_positions, ln) for chosen in (*via, receivers)
-    )
+    place = place_of(receiver_positions)
+    hops = tuple(Hop(_ends(model, chosen), through, place, ln) for chosen in (*via, receivers))
     found = list(targets(model, pairs, senders, sender_positions))
     if isinstance(senders, str) and senders in SELECTORS:
         found = [t for t in found if t.site and t.site < max(hops[0].receivers)]
@@ -100,7 +100,7 @@ def path_patch(
             cells=cells,
             method="path_patch",
             base=base,
-            metric=resolve_metric(metric),
+            metrics=resolve_metrics(metric),
             engine=engine,
             memory=memory,
             checkpoint=checkpoint,

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import psutil
 from jaxtyping import Bool, Float
 from numpy import ndarray
 from tqdm.auto import tqdm
@@ -12,11 +11,13 @@ from tqdm.auto import tqdm
 from interp.core.errors import InterpError
 from interp.engine.checkpoint import Store, begin, metric_identity
 from interp.engine.collect.means import taken
-from interp.engine.collect.taps import budget
+from interp.engine.explain import proceed
+from interp.engine.flops import forward_flops
 from interp.engine.interventions import Averaged
 from interp.engine.isolate import Isolation, served
+from interp.engine.memory import KEEP, budget, free, require
 from interp.engine.outside import outside
-from interp.engine.plan import blocks
+from interp.engine.plan import Batch, Plan, blocks
 from interp.engine.suffix import Suffix
 
 Run = Callable[[Bool[ndarray, "cell place writer"]], Float[ndarray, "cell example"]]
@@ -107,6 +108,7 @@ class Search:
         self.runs = self.waves = 0
         self.likely = True
         self.blocks: list[tuple[list[int], Suffix]] = []
+        proceed(_plan(job))
         replay, self.moves = served(job), np.ones((shape[0], shape[2]), dtype=bool)
         self.engine = "hooks" if replay is None else replay.name
         if replay is None:
@@ -117,13 +119,12 @@ class Search:
         if isinstance(source, Averaged):
             source = taken(source, job.model, replay, self.graph.writers, job.pairs.decoder)
         _require_room(job)
-        room, one = budget(job.memory), Suffix.bytes_of(job)
-        if job.memory is not None and one > room:
-            raise InterpError(
-                f"one test of acdc in {len(job.pairs)} prompts takes about {one} bytes beside the "
-                f"clean runs, and memory= allows {room}. Give more, or fewer prompts "
-                "(pairs.select)."
-            )
+        device, one = job.model.device, Suffix.bytes_of(job)
+        room, what = (
+            budget(job.memory, device, KEEP),
+            f"one test of acdc in {len(job.pairs)} prompts",
+        )
+        room = require(one, room, job.memory, device, what)
         for rows in blocks(job.pairs.lengths, len(job.pairs)):
             self.blocks.append((rows, Suffix.of(job, replay, rows, source)))
         self.width = max(1, min(room // one, TOKENS // int(job.pairs.lengths.sum())))
@@ -223,6 +224,22 @@ class Search:
         return run
 
 
+def _plan(job: Isolation) -> Plan:
+    """At most one partial run for each edge and place, from its reader on."""
+    facts, graph, pairs = job.model.facts, job.wiring.graph, job.pairs
+    full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
+    tests = flops = 0
+    for row, site in enumerate(graph.readers):
+        edges = int(graph.feeds[row].sum()) * len(job.places)
+        layers = 0 if site.layer is None else facts.n_layers - site.layer
+        tests, flops = tests + edges, flops + edges * full * layers // facts.n_layers
+    rows, longest = tuple(range(len(pairs))), int(pairs.lengths.max())
+    held = Suffix.held_by(job) + Suffix.bytes_of(job)
+    batch = Batch(rows, (), 0, longest, (0, facts.n_layers - 1), held, flops, tests)
+    note = f"at most: {tests} edges are tested, fewer where cuts leave readers unheard"
+    return Plan((batch,), 0, tests * full, facts, "replay", Suffix.bytes_of(job), note)
+
+
 def _require_room(job: Isolation) -> None:
     """Refuse prompts whose clean runs cannot be held.
 
@@ -230,10 +247,10 @@ def _require_room(job: Isolation) -> None:
         InterpError: says how many bytes there are for how many prompts.
     """
     held = Suffix.held_by(job)
-    free = psutil.virtual_memory().available
-    if held > free:
+    there = free(job.model.device)
+    if held > there:
         raise InterpError(
             f"acdc holds what every writer writes and every reader reads in {len(job.pairs)} "
-            f"prompts, {held / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free. Take fewer prompts "
-            "(pairs.select)."
+            f"prompts, {held / 1e6:.0f} MB, and {there / 1e6:.0f} MB are free on "
+            f"{job.model.device}. Take fewer prompts (pairs.select)."
         )

@@ -14,10 +14,10 @@ from numpy import ndarray
 from interp.causal.averages import averaged
 from interp.core.circuit import REST, Ablation, Circuit, Granularity, Part
 from interp.core.edges import Edge
-from interp.core.errors import MetricError, ResultsError, SiteError, Unsupported
+from interp.core.errors import ResultsError, SiteError, Unsupported
 from interp.core.facts import Facts
 from interp.core.graph import Graph, nodes
-from interp.core.metrics import METRICS, Metric, resolve_metric
+from interp.core.metrics import Metric, Metrics, resolve_metrics
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
 from interp.core.sites import Site
@@ -26,6 +26,7 @@ from interp.engine.constants import Constants
 from interp.engine.engines import EngineName
 from interp.engine.isolate import isolate, served
 from interp.engine.isolation import Isolated, Isolation, Source
+from interp.engine.memory import Memory
 from interp.engine.outside import outside
 from interp.engine.provenance import provenance
 from interp.engine.sweep import Side
@@ -33,7 +34,6 @@ from interp.engine.wiring import Wiring
 from interp.models.model import Model
 
 Given = Side | Pairs | MeanReference | Constants
-Metrics = str | Metric | Sequence[str | Metric]
 METHOD = "circuit"
 
 
@@ -147,7 +147,7 @@ class Setting:
         *,
         metric: Metrics = "logit_diff",
         engine: EngineName = "auto",
-        memory: int | None = None,
+        memory: Memory = None,
         checkpoint: Path | None = None,
     ) -> Results:
         """One row for each metric, circuit and example."""
@@ -185,18 +185,6 @@ class Setting:
         given = np.where(job.lacking[:, None, None], job.kept.all(1), job.kept.any(1))
         kept = self.wiring.graph.feeds & (given ^ job.lacking[:, None, None])
         return self.wiring.connected(kept)
-
-
-def resolve_metrics(metric: Metrics) -> tuple[Metric, ...]:
-    """One or several metrics.
-
-    Raises:
-        MetricError: unknown, or none.
-    """
-    given = [metric] if isinstance(metric, str | Metric) else list(metric)
-    if not given:
-        raise MetricError(f"no metric was given; known: {', '.join(METRICS)}")
-    return tuple(map(resolve_metric, given))
 
 
 def _graph(facts: Facts) -> Graph:

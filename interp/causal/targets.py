@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from interp.core.edges import Edge, edges, is_edge
 from interp.core.errors import PairsError, PositionError, SiteError
 from interp.core.pairs import Pairs
+from interp.core.places import Given, Place, listed
 from interp.core.sites import Site, resolve
-from interp.engine.interventions import AFTER_FIRST, Cell, Hop, Intervention, Value
+from interp.engine.interventions import Cell, Hop, Intervention, Value
 from interp.engine.plan import decodes
 from interp.models.model import Model
 
 Selection = str | Site | Edge | Iterable[str | Site | Edge]
 Sites = Selection | Mapping[str, Selection]
-Positions = str | Sequence[str]
+Positions = Given | Sequence[str | int] | Mapping[str, Given]
+"""Places: one, a list of names and indices, or a mapping from what the table calls them."""
 NEEDS_HEADS = ("q", "k", "v", "z", "pattern")
 
 
@@ -22,13 +24,15 @@ class Target:
     """What one cell changes.
 
     Attributes:
-        name, place: as the table calls it.
+        name, position: as the table calls it.
+        place: where it is.
         site: if it is about one.
         parts: each site with the readers that see the change; None is everyone.
     """
 
     name: str
-    place: str | int
+    position: str
+    place: Place
     site: Site | None
     parts: tuple[tuple[Site, tuple[Site, ...] | None], ...]
 
@@ -38,7 +42,7 @@ class Target:
             Intervention(site, value, self.place, readers, normalise)
             for site, readers in self.parts
         )
-        return Cell(self.name, str(self.place), made, hops, self.site)
+        return Cell(self.name, self.position, made, hops, self.site)
 
 
 def targets(model: Model, pairs: Pairs, sites: Sites, positions: Positions) -> Iterator[Target]:
@@ -46,9 +50,11 @@ def targets(model: Model, pairs: Pairs, sites: Sites, positions: Positions) -> I
 
     `sites` is a selector, a site, an edge ("20.1 -> 23.3.q"), or a list of them: one cell each. A
     mapping from names to such selections makes one cell of each: all its parts change together.
-    `positions` is `"all"` (every position together), `"after first"` (all but the first), a name, a
-    list of names (one intervention each), or `"each"` (one for each index; the prompts must be of
-    one length).
+    `positions` is a place (`interp.core.places`): `"all"` (every position together),
+    `"after first"` (all but the first), a name, an index, an array with one index for each row, a list of indices
+    for each row, a mask; a list of names and indices (one intervention each), a mapping from what
+    the table calls them to places; or `"each"` (one for each index; the prompts must be of one
+    length).
 
     Raises:
         SiteError, PositionError: what the model or the pairs do not have.
@@ -68,18 +74,18 @@ def targets(model: Model, pairs: Pairs, sites: Sites, positions: Positions) -> I
         model.require("heads")
     if "resid_mid" in used:
         model.require("residual")
-    if positions == "each" and any(map(decodes, everything)):
+    if isinstance(positions, str) and positions == "each" and any(map(decodes, everything)):
         if not all(map(decodes, everything)):
             raise PositionError(
                 'positions="each" counts the tokens of one stack, and these sites stand in both; '
                 "sweep the encoder's and the decoder's by themselves."
             )
-        places: Sequence[str | int] = range(1 + len(pairs.decoder))
+        places = [(str(i), i) for i in range(1 + len(pairs.decoder))]
     else:
         places = each_position(pairs, positions)
-    for place in places:
+    for position, place in places:
         for name, site, group in chosen:
-            yield Target(name, place, site, group)
+            yield Target(name, position, place, site, group)
 
 
 def parts(
@@ -126,9 +132,14 @@ def _name(site: Site, readers: tuple[Site, ...] | None) -> str:
     return str(site) if readers is None else str(Edge(site, readers[0]))
 
 
-def each_position(pairs: Pairs, positions: Positions) -> list[str | int]:
-    """The positions of a sweep, as names or indices."""
-    if positions == "each":
+def each_position(pairs: Pairs, positions: Positions) -> list[tuple[str, Place]]:
+    """The positions of a sweep, and what the table calls them.
+
+    Raises:
+        PositionError: what is no position.
+        PairsError: "each" index of prompts that differ in length.
+    """
+    if isinstance(positions, str) and positions == "each":
         lengths = sorted(set(pairs.lengths.tolist()))
         if len(lengths) > 1:
             raise PairsError(
@@ -136,13 +147,5 @@ def each_position(pairs: Pairs, positions: Positions) -> list[str | int]:
                 f"in each; these have {lengths}. Give named positions "
                 f"({', '.join(pairs.positions)}), or select the prompts of one template."
             )
-        return list(range(lengths[0]))
-    names = [positions] if isinstance(positions, str) else list(positions)
-    if not names:
-        raise PositionError(
-            f"positions=[] names no position; give 'all' or some of {', '.join(pairs.positions)}."
-        )
-    for name in names:
-        if name not in ("all", AFTER_FIRST):
-            pairs.at(name)
-    return list(names)
+        return [(str(i), i) for i in range(lengths[0])]
+    return listed(positions, pairs.positions)

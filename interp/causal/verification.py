@@ -19,6 +19,7 @@ from interp.core.metrics import Metric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.engine.collect.means import MeanReference
 from interp.engine.engines import EngineName
+from interp.engine.memory import Memory
 from interp.engine.sweep import Side
 from interp.models.model import Model
 
@@ -116,7 +117,7 @@ def verify(
     metric: str | Metric | None = None,
     seed: int = 0,
     engine: EngineName = "auto",
-    memory: int | None = None,
+    memory: Memory = None,
     checkpoint: Path | None = None,
 ) -> Verified:
     """Measure the k parts of the largest absolute estimate, and k others at random.

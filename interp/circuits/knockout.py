@@ -22,7 +22,7 @@ import pandas as pd
 from interp.core import stats
 from interp.core.errors import ResultsError, SiteError, Unsupported, nearest
 from interp.core.facts import Facts
-from interp.core.metrics import Metric, resolve_metric
+from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.core.sites import Site, resolve
@@ -30,6 +30,7 @@ from interp.engine.collect.means import MeanReference
 from interp.engine.collect.prompts import Tokens
 from interp.engine.engines import EngineName
 from interp.engine.interventions import Cell, Freeze, Intervention, Mean, Value, Zero
+from interp.engine.memory import Memory
 from interp.engine.run import run
 from interp.engine.sweep import Sweep
 from interp.models.model import Model
@@ -48,10 +49,10 @@ def knock_out(
     patterns: Sequence[Kept] = ("recomputed", "kept"),
     draws: int = DRAWS,
     reference: Tokens | None = None,
-    metric: str | Metric = "loss",
+    metric: Metrics = "loss",
     seed: int = 0,
     engine: EngineName = "auto",
-    memory: int | None = None,
+    memory: Memory = None,
     checkpoint: Path | None = None,
 ) -> Results:
     """Ablate sets of heads on the clean prompts, and as many random sets of the same profile.
@@ -100,7 +101,7 @@ def knock_out(
             cells=cells,
             method=f"knock out {method}, patterns {kept}",
             base="clean",
-            metric=resolve_metric(metric),
+            metrics=resolve_metrics(metric),
             engine=engine,
             memory=memory,
             checkpoint=checkpoint,

@@ -2,27 +2,35 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.errors import InterpError, MetricError, ModelError
 from interp.core.metrics import METRICS, Answers, Metric
-from interp.core.sites import KINDS, Kind
+from interp.core.sites import KINDS
 from interp.engine.collect.means import Group, MeanReference
 from interp.engine.edits import Edit
 from interp.engine.interventions import Averaged, Cell, Freeze, Intervention
-from interp.engine.plan import Batch, places, route
+from interp.engine.plan import Batch, kept_kinds, places, route
 from interp.engine.protocol import Engine, Route
 from interp.engine.replay import NotFinite
-from interp.engine.score import Score
+from interp.engine.score import Readout, Score
 from interp.engine.sweep import Sweep
-from interp.engine.trace import KEPT, RECURRENT, Trace
+from interp.engine.trace import Trace
+from interp.engine.values import rows_of
+from interp.engine.writes import start_of
 
-NULL_TOLERANCE = 1e4
-"""Units in the last place of the largest logit that a null intervention may move a logit."""
+NULL_TOLERANCE = 16
+"""Units in the last place of the largest logit that a null intervention may move a logit: what is
+set is the value that stands there, so that honest runs move nothing at all."""
+FEW = 2
+"""Prompts whose metric is held against Hugging Face's, to know what rounding does to it."""
+FEW_BYTES = 1 << 28
+"""Bytes of logits that this may take."""
 CONTROL = Metric("logits of both answers", lambda logits, _: logits.sum(-1), reads="answers")
 
 
@@ -47,29 +55,27 @@ class Block:
         }
         self.traces: dict[str, Trace] = {
             side: engine.trace(self.tokens[side], keep=keep)
-            for side, keep in sorted(_kinds(sweep).items())
+            for side, keep in sorted(kept_kinds(sweep.model.facts, sweep.cells, sweep.base).items())
         }
         for side, trace in self.traces.items():
             _require_finite(trace, rows, side)
-        self.score = Score.of_rows(sweep.model, pairs, sweep.metric, rows)
-        if sweep.metric.needs_reference:
+        readout = Readout.of_rows(sweep.model, pairs, sweep.metrics, rows)
+        if any(metric.needs_reference for metric in sweep.metrics):
             clean = self.traces.get("clean") or engine.trace(self.tokens["clean"], keep=())
-            reference = engine.found(clean, self.score)
-            self.score = replace(
-                self.score, answers=replace(self.score.answers, reference=reference)
-            )
+            readout = readout.referring(partial(engine.found, clean))
+        self.readout = readout
 
     @property
     def base(self) -> Trace:
         return self.traces[self.sweep.base]
 
-    def plain(self) -> Float[np.ndarray, " batch"]:
-        """The metric of the run that is intervened on."""
-        return self.engine.plain(self.base, self.score).double().cpu().numpy()
+    def plain(self) -> Float[np.ndarray, "metrics batch"]:
+        """The metrics of the run that is intervened on."""
+        return self.engine.plain(self.base, self.readout).double().cpu().numpy()
 
-    def run(self, cells: Sequence[Cell], batch: Batch) -> Float[np.ndarray, "cells batch"]:
-        """The metric of the batch's cells."""
-        return self._run([cells[i] for i in batch.cells], batch, self.score)
+    def run(self, cells: Sequence[Cell], batch: Batch) -> Float[np.ndarray, "metrics cells batch"]:
+        """The metrics of the batch's cells."""
+        return self._run([cells[i] for i in batch.cells], batch, self.readout)
 
     def null(self, cells: Sequence[Cell], batch: Batch) -> float:
         """Largest effect of giving sites of the batch the values that they have anyway.
@@ -89,10 +95,10 @@ class Block:
             )
             for i in chosen
         ]
-        effect = np.abs(self._run(frozen, batch, self.score) - self.plain())
-        control = self._control()
+        effect = np.abs(self._run(frozen, batch, self.readout) - self.plain()[:, None])
+        control = Readout.of(*map(_control, self.readout.scores))
         plain = self.engine.plain(self.base, control).double().cpu().numpy()
-        moved = float(np.abs(self._run(frozen, batch, control) - plain).max())
+        moved = float(np.abs(self._run(frozen, batch, control) - plain[:, None]).max())
         noise = torch.finfo(self.sweep.model.dtype).eps * max(1.0, float(np.abs(plain).max()))
         if moved > NULL_TOLERANCE * noise:
             raise InterpError(
@@ -102,11 +108,46 @@ class Block:
             )
         return float(effect.max())
 
+    def resolution(self) -> Float[np.ndarray, " metrics"]:
+        """What rounding alone does to each metric: its distance from Hugging Face's own run.
+
+        The largest in a few prompts of the block. NaN where Hugging Face's model does not say it:
+        an embedding inside of a language model, or hooks that only the bridge has.
+        """
+        model, rows = self.sweep.model, list(self.rows[:FEW])
+        unknown = np.full(len(self.sweep.metrics), np.nan)
+        size = self.length * model.facts.d_vocab * model.dtype.itemsize
+        if size * len(rows) > FEW_BYTES or any(one.point for one in model.now().foreign):
+            return unknown
+        known = self._known(self.tokens[self.sweep.base][: len(rows)])
+        few = Readout.of_rows(model, self.sweep.pairs, self.sweep.metrics, rows)
+        ours, found = self.plain()[:, : len(rows)], unknown.copy()
+        for m, (score, whole) in enumerate(zip(few.scores, self.readout.scores, strict=True)):
+            if (score.metric.reads == "embedding") == model.facts.language_model:
+                continue
+            if (reference := whole.answers.reference) is not None:
+                answers = replace(score.answers, reference=reference[: len(rows)])
+                score = replace(score, answers=answers)
+            try:
+                theirs = score.of(known, known)[0].double().cpu().numpy()
+            except MetricError:  # theirs overflows where ours, in float32, does not
+                continue
+            found[m] = np.abs(ours[m] - theirs).max()
+        return found
+
+    def _known(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch _ out"]:
+        """What Hugging Face's own model says: logits, or the last hidden state without a head."""
+        model, inputs = self.sweep.model, dict[str, Tensor]()
+        if model.facts.n_encoder_layers:
+            ids = tokens.new_tensor([start_of(model), *self.sweep.pairs.decoder])
+            inputs["decoder_input_ids"] = ids.expand(len(tokens), -1)
+        return model.truth.run(tokens, foreign=model.now().foreign, **inputs).output
+
     def _run(
-        self, cells: Sequence[Cell], batch: Batch, score: Score
-    ) -> Float[np.ndarray, "cells batch"]:
+        self, cells: Sequence[Cell], batch: Batch, readout: Readout
+    ) -> Float[np.ndarray, "metrics cells batch"]:
         try:
-            return self._measure(cells, batch, score)
+            return self._measure(cells, batch, readout)
         except MetricError as error:
             if found := self._not_finite(cells, batch):
                 raise MetricError(f"{found} ({error})") from error
@@ -116,9 +157,10 @@ class Block:
         """Where a cell first leaves the finite numbers, in words; nothing if it does not."""
         if self.engine.name == "hooks":
             return ""
+        control = Readout.of(*map(_control, self.readout.scores))
         for cell in cells:
             try:
-                self._measure([cell], batch, self._control(), watch=True)
+                self._measure([cell], batch, control, watch=True)
             except NotFinite as bad:
                 return (
                     f"under the intervention on {cell.name}, {bad.site} is the first to hold NaN "
@@ -130,16 +172,18 @@ class Block:
         return ""
 
     def _measure(
-        self, cells: Sequence[Cell], batch: Batch, score: Score, *, watch: bool = False
-    ) -> Float[np.ndarray, "cells batch"]:
+        self, cells: Sequence[Cell], batch: Batch, readout: Readout, *, watch: bool = False
+    ) -> Float[np.ndarray, "metrics cells batch"]:
         sweep, device = self.sweep, self.sweep.model.device
-        receiving, starts = route(sweep.model.facts, sweep.pairs, cells[0], self.rows, sweep.metric)
+        receiving, starts = route(
+            sweep.model.facts, sweep.pairs, cells[0], self.rows, sweep.metrics
+        )
         values = self.engine.run(
             self.base,
             self.tokens[self.sweep.base],
             [[self._edit(i) for i in cell.interventions] for cell in cells],
             route=Route(cells[0].hops, tuple(x.to(device) for x in receiving), starts),
-            score=score,
+            readout=readout,
             watch=watch,
         )
         return values.double().cpu().numpy()
@@ -152,27 +196,29 @@ class Block:
         if isinstance(source, Averaged):
             found = self.references[source].at(site, self.groups).to(self.base.final)
         elif isinstance(source, Tensor):
-            found = source[list(self.rows), : mask.shape[1]].to(self.base.final)
-            found = found[..., : self.length] if site.kind == "pattern" else found
+            facts, pairs = self.sweep.model.facts, self.sweep.pairs
+            found = rows_of(source, site, facts, pairs, self.rows, mask.shape[1])
+            found = found.to(self.base.final)
         elif source is not None:
             found = (self.base if source == "base" else self.traces[source]).at(site)
         mask = mask.to(self.base.final.device)
         return Edit(site, value, mask, found, intervention.readers, intervention.normalise)
 
-    def _control(self) -> Score:
-        """What the null control is judged by: smooth, and read where the metric is.
 
-        Of the logits those of the answers, or any two; of running text the loss.
-        """
-        score, answers = self.score, self.score.answers
-        if score.metric.everywhere:
-            return replace(score, metric=METRICS["next_token_loss"])
-        if score.metric.reads == "embedding":
-            return score
-        if not bool((answers.correct >= 0).all()):
-            ids = torch.zeros_like(answers.correct)
-            answers = Answers(ids, ids + 1)
-        return replace(score, metric=CONTROL, answers=answers)
+def _control(score: Score) -> Score:
+    """What the null control is judged by: smooth, and read where the metric is.
+
+    Of the logits those of the answers, or any two; of running text the loss.
+    """
+    if score.metric.everywhere:
+        return replace(score, metric=METRICS["next_token_loss"])
+    if score.metric.reads == "embedding":
+        return score
+    answers = score.answers
+    if not bool((answers.correct >= 0).all()):
+        ids = torch.zeros_like(answers.correct)
+        answers = Answers(ids, ids + 1)
+    return replace(score, metric=CONTROL, answers=answers)
 
 
 def _require_finite(trace: Trace, rows: Sequence[int], side: str) -> None:
@@ -194,24 +240,3 @@ def _require_finite(trace: Trace, rows: Sequence[int], side: str) -> None:
                     f"prompt {row}. Likely the weights are damaged, or {trace.final.dtype} is too "
                     "narrow for this model: load it with dtype=torch.float32."
                 )
-
-
-def _kinds(sweep: Sweep) -> dict[str, tuple[Kind, ...]]:
-    """The runs that a sweep takes values from, with the kinds that their traces must hold."""
-    needed: dict[str, set[Kind]] = {sweep.base: set()}
-    for cell in sweep.cells:
-        for i in cell.interventions:
-            source = i.value.source
-            if isinstance(source, str):
-                needed.setdefault(sweep.base if source == "base" else source, set()).add(
-                    i.site.kind
-                )
-    needed[sweep.base] |= {
-        i.site.kind for c in sweep.cells for i in c.interventions
-    }  # null control
-    large = ("pattern", "mlp_act")
-    kept = RECURRENT if sweep.model.facts.recurrent else KEPT
-    return {
-        side: (*kept, *(kind for kind in large if kind in wanted))
-        for side, wanted in needed.items()
-    }

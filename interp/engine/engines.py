@@ -17,12 +17,12 @@ from interp.core.sites import Kind
 from interp.engine import forward, hooks, replay
 from interp.engine import trace as tracing
 from interp.engine.edits import Edit, take
-from interp.engine.explain import explaining
+from interp.engine.explain import explaining, require_running
 from interp.engine.interventions import Freeze
 from interp.engine.protocol import Engine, EngineName, Route
 from interp.engine.recurrence import recurrence_of
 from interp.engine.recurrent import Recurrent
-from interp.engine.score import Score
+from interp.engine.score import Readout, Score
 from interp.engine.trace import KEPT, See, Trace
 from interp.engine.verified import SHORT, Gap, bridge_gap, length_for, lengths_of, replay_gap
 from interp.engine.weights import Weights, read
@@ -40,6 +40,7 @@ class Replay:
     name: Literal["replay"] = "replay"
 
     def trace(self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] = KEPT) -> Trace:
+        require_running()
         return tracing.trace(self.weights, tokens, keep=keep)
 
     def walk(
@@ -50,6 +51,7 @@ class Replay:
         shelves: Sequence[str],
         layers: int | None = None,
     ) -> None:
+        require_running()
         tracing.walk(self.weights, tokens, see, wanted=shelves, layers=layers)
 
     def found(self, run: Trace, score: Score) -> Float[Tensor, "batch columns"]:
@@ -58,8 +60,8 @@ class Replay:
             return final.mean(1)
         return forward.unembed(self.weights, final[None, :, 0])[0]
 
-    def plain(self, run: Trace, score: Score) -> Float[Tensor, " batch"]:
-        return self._score(take(run.final, score.read)[None], score)[0]
+    def plain(self, run: Trace, readout: Readout) -> Float[Tensor, "metrics batch"]:
+        return self._read(take(run.final, readout.read)[None], readout)[:, 0]
 
     def run(
         self,
@@ -68,10 +70,10 @@ class Replay:
         cells: Sequence[Sequence[Edit]],
         *,
         route: Route,
-        score: Score,
+        readout: Readout,
         watch: bool = False,
-    ) -> Float[Tensor, "cells batch"]:
-        """The metric of each cell: a wave for each hop, and one that recomputes what is after."""
+    ) -> Float[Tensor, "metrics cells batch"]:
+        """The metrics of each cell: a wave for each hop, and one that recomputes what is after."""
         batch, pos = tokens.shape
 
         def after(start: int) -> Int[Tensor, "batch window"]:
@@ -85,7 +87,7 @@ class Replay:
                 cells,
                 window=window,
                 start=start,
-                read=score.read,
+                read=readout.read,
                 through=hop.through,
                 receivers=() if hop.ends else hop.receivers,
                 ln=hop.ln,
@@ -93,7 +95,7 @@ class Replay:
             )
             if arrived.final is not None:
                 frozen = base if hop.ln == "freeze" else None
-                return self._score(arrived.final, score, frozen)
+                return self._read(arrived.final, readout, frozen)
             cells = _receivers_set(base, arrived, len(cells), window, receiving)
         final = replay.wave(
             self.weights,
@@ -101,25 +103,27 @@ class Replay:
             cells,
             window=after(route.starts[-1]),
             start=route.starts[-1],
-            read=score.read,
+            read=readout.read,
             watch=watch,
         ).final
         assert final is not None
-        return self._score(final, score)
+        return self._read(final, readout)
 
-    def _score(
+    def _read(
         self,
         final: Float[Tensor, "cells batch read d_model"],
-        score: Score,
+        readout: Readout,
         frozen: Trace | None = None,
-    ) -> Float[Tensor, "cells batch"]:
-        held = None if frozen is None else take(frozen.final, score.read)
+    ) -> Float[Tensor, "metrics cells batch"]:
+        held = None if frozen is None else take(frozen.final, readout.read)
 
-        def unembed(resid: Tensor, columns: Tensor | None, at: slice) -> Tensor:
-            like = None if held is None else held[:, at].flatten(0, 1)
+        def unembed(
+            score: Score, place: slice, resid: Tensor, columns: Tensor | None, at: slice
+        ) -> Tensor:
+            like = None if held is None else held[:, place][:, at].flatten(0, 1)
             return forward.unembed(self.weights, resid, columns, like)
 
-        return score.of_final(final, unembed, self.weights.facts.d_vocab)
+        return readout.of_final(final, unembed, self.weights.facts.d_vocab)
 
 
 def _receivers_set(
@@ -167,8 +171,8 @@ class Hooks:
     def found(self, run: Trace, score: Score) -> Float[Tensor, "batch columns"]:
         return score.found(run.logits, run.final)
 
-    def plain(self, run: Trace, score: Score) -> Float[Tensor, " batch"]:
-        return score.of(run.logits, run.final)[0]
+    def plain(self, run: Trace, readout: Readout) -> Float[Tensor, "metrics batch"]:
+        return readout.of_run(run.logits, run.final)[:, 0]
 
     def run(
         self,
@@ -177,17 +181,17 @@ class Hooks:
         cells: Sequence[Sequence[Edit]],
         *,
         route: Route,
-        score: Score,
+        readout: Readout,
         watch: bool = False,
-    ) -> Float[Tensor, "cells batch"]:
-        """The metric of each cell, one after the other."""
+    ) -> Float[Tensor, "metrics cells batch"]:
+        """The metrics of each cell, one after the other."""
         found = []
         for edits in cells:
             ran = hooks.run(
                 self.model, base, tokens, edits, route.hops, route.receiving, self.prefix
             )
-            found.append(score.of(ran.logits, ran.final))
-        return torch.cat(found)
+            found.append(readout.of_run(ran.logits, ran.final))
+        return torch.cat(found, 1)
 
 
 _SAID: WeakKeyDictionary[Model, set[str]] = WeakKeyDictionary()
@@ -307,6 +311,7 @@ def weights_of(model: Model) -> Weights:
         Unsupported: an architecture or an option that replay does not have, or a hook or an adapter
             beside the weights.
     """
+    require_running()
     found = replay_of(model, SHORT)
     if isinstance(found, str):
         raise Unsupported(found)

@@ -18,7 +18,7 @@ from interp.core.errors import MetricError
 from interp.core.graph import Graph
 from interp.engine.engines import Replay
 from interp.engine.gradients import Reading, Tape, back, tape, written
-from interp.engine.score import Score
+from interp.engine.score import Readout, Score
 from interp.engine.trace import Trace
 from interp.engine.weights import Weights
 
@@ -71,7 +71,8 @@ def top(rows: Rows, final: Float[Tensor, "batch pos d_model"]) -> Tensor:
     name = rows.score.metric.name
     leaf = final.detach().requires_grad_()
     with torch.enable_grad():
-        value = rows.engine.plain(Trace(rows.weights.facts, {}, leaf), rows.score)
+        run = Trace(rows.weights.facts, {}, leaf)
+        value = rows.engine.plain(run, Readout.of(rows.score))[0]
     if not value.requires_grad:
         raise MetricError(
             f"the metric {name!r} has no gradient (it counts or compares), so no attribution can "

@@ -17,11 +17,15 @@ class _Planned(Exception):
         self.plan = plan
 
 
-_explaining: ContextVar[bool] = ContextVar("explaining", default=False)
+_explaining: ContextVar[str] = ContextVar("explaining", default="")
+"""The name of what explains itself; nothing where calls are run."""
 
 
 def explain(method: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Plan:
     """What a call would do, without doing it: `print(explain(ablate, model, pairs, "heads"))`.
+
+    Of a method that runs the model in several steps, each of which depends on the one before, the
+    plan is of the first, and says so. No model runs meanwhile, not even to verify an engine.
 
     Returns:
         The plan: cells, layers and positions that are re-run, stacked batches, peak bytes,
@@ -29,26 +33,43 @@ def explain(method: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> P
 
     Raises:
         InterpError: a function that runs no model, so has no plan.
+        Others: as the call itself, of its arguments.
     """
-    token = _explaining.set(True)
+    name = getattr(method, "__qualname__", str(method))
+    token = _explaining.set(name)
     try:
         method(*args, **kwargs)
     except _Planned as planned:
         return planned.plan
     finally:
         _explaining.reset(token)
-    raise InterpError(
-        f"{getattr(method, '__name__', method)} runs no model, so there is no plan; explain() "
-        "takes ablate, patch, path_patch, evaluate, attention or capture."
-    )
+    raise InterpError(_no_plan(name))
 
 
 def explaining() -> bool:
     """Is a call asked what it would do? Then no model runs."""
-    return _explaining.get()
+    return bool(_explaining.get())
 
 
 def proceed(plan: Plan) -> None:
     """Go on, unless the plan is all that was asked for; every method passes here before it runs."""
     if _explaining.get():
         raise _Planned(plan)
+
+
+def require_running() -> None:
+    """Refuse to run a model, or to read its weights, for a call that was only to be explained.
+
+    Raises:
+        InterpError: it has no plan.
+    """
+    if name := _explaining.get():
+        raise InterpError(_no_plan(name))
+
+
+def _no_plan(name: str) -> str:
+    return (
+        f"{name} has no plan to show: it reads weights or tables, and sweeps nothing through a "
+        "model. explain() takes what does: ablate, patch, path_patch, intervene, attribute, acdc, "
+        "run_circuits and its kin, evaluate, attention, capture, collect."
+    )

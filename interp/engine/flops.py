@@ -1,13 +1,13 @@
 """What cells cost: matrix products and bytes, from shapes alone."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from interp.core.facts import Facts
-from interp.core.sites import Site
+from interp.core.sites import Kind, Site
 from interp.engine.edits import STEPS, entry
 from interp.engine.interventions import Cell, Hop
-from interp.engine.trace import KEPT
+from interp.engine.trace import KEPT, RECURRENT
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ def passes(cell: Cell) -> int:
 def ledger_bytes(facts: Facts, cell: Cell, itemsize: int) -> int:
     """What a cell's named readers need for one position: a change for each of their writers."""
     named = [i for i in cell.interventions if i.readers is not None]
-    return (len(named) + 3 * facts.n_heads) * facts.d_model * itemsize if named else 0
+    wide = max(itemsize, 4)
+    return (len(named) + 3 * facts.n_heads) * facts.d_model * wide if named else 0
 
 
 def cell_flops(facts: Facts, cell: Cell, length: int, stages: Sequence[Stage]) -> int:
@@ -117,12 +118,39 @@ def forward_flops(facts: Facts, length: int, layers: int | None = None) -> int:
     return length * (facts.n_layers * layer + head)
 
 
-def trace_bytes(facts: Facts, length: int, itemsize: int) -> int:
-    """One row's trace."""
-    if facts.recurrent:
-        return length * itemsize * (2 * facts.n_layers + 1) * facts.d_model
-    wide = facts.n_heads * facts.d_head * 2 + facts.n_kv_heads * facts.d_head * 2
-    return length * itemsize * facts.n_layers * (wide + (len(KEPT) - 4) * facts.d_model)
+def circuit_flops(facts: Facts, length: int) -> int:
+    """One row of one circuit: a forward in which each reader sums what it is left to read."""
+    inner = facts.n_heads + 2 * facts.n_kv_heads + bool(facts.d_mlp)
+    writers = facts.n_layers * (facts.n_heads + bool(facts.d_mlp)) + 1
+    sums = facts.n_layers * inner * writers // 2 * 2 * facts.d_model
+    return length * sums + forward_flops(facts, length, facts.n_layers)
+
+
+def trace_bytes(
+    facts: Facts, length: int, itemsize: int, kinds: Collection[Kind] | None = None
+) -> int:
+    """One row's trace of these kinds; by default those that a trace holds anyway."""
+    if kinds is None:
+        kinds = RECURRENT if facts.recurrent else KEPT
+    layer = sum(_width(facts, kind, length) * _size(kind, itemsize) for kind in kinds)
+    final = facts.d_model * _size("resid_pre", itemsize)
+    return length * (facts.n_layers * layer + final)
+
+
+def _width(facts: Facts, kind: Kind, length: int) -> int:
+    """Numbers of one position of one layer."""
+    if kind == "pattern":
+        return facts.n_heads * length
+    if kind in ("q", "z"):
+        return facts.n_heads * facts.d_head
+    if kind in ("k", "v"):
+        return facts.n_kv_heads * facts.d_head
+    return facts.d_mlp if kind == "mlp_act" else facts.d_model
+
+
+def _size(kind: Kind, itemsize: int) -> int:
+    """Bytes of a number: the residual stream of a half-precision model is float32."""
+    return max(itemsize, 4) if kind.startswith("resid") else itemsize
 
 
 def wave_bytes(
@@ -132,9 +160,9 @@ def wave_bytes(
     if facts.recurrent:
         return tokens * itemsize * 9 * facts.d_model
     wide = facts.n_heads * facts.d_head + facts.n_kv_heads * facts.d_head
-    size = tokens * itemsize * (5 * facts.d_model + 4 * wide)
+    size = tokens * (5 * facts.d_model * max(itemsize, 4) + 4 * wide * itemsize)
     if any(stage.positions == length - stage.start for stage in stages):
-        size += 3 * tokens * facts.n_heads * length * itemsize  # attention scores
+        size += 3 * tokens * facts.n_heads * length * max(itemsize, 4)  # attention scores
     return size
 
 

@@ -124,7 +124,7 @@ def visible(
     query = query.unsqueeze(-1)
     key = torch.arange(keys, device=query.device)
     seen = key <= query if causal else (key == key).expand(*query.shape[:2], -1)
-    return seen if p.window is None else seen & (key > query - p.window)
+    return seen if p.window is None else seen & ((query - key).abs() < p.window)
 
 
 class Keys(NamedTuple):

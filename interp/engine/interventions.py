@@ -5,10 +5,13 @@ site and positions; a `Cell` is the set of interventions of one run of the model
 number per example; a `Hop` makes it a path; `readers` make it an edge.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
+from numbers import Real
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,11 +19,9 @@ from torch import Tensor
 from interp.core.edges import READERS, Edge
 from interp.core.errors import InterpError, SiteError, Unsupported, nearest
 from interp.core.pairs import Pairs
+from interp.core.places import AFTER_FIRST, Place, place_of
 from interp.core.sites import Site
 
-AFTER_FIRST = "after first"
-"""All positions but the first, which many models use as an attention sink: its activation is a
-hundred times as long as any other, and means nothing (Xiao et al. 2024, Sun et al. 2024)."""
 Through = Literal["direct", "mlps", "all"]
 LN = Literal["recompute", "freeze"]
 
@@ -104,9 +105,22 @@ class Freeze:
 
 @dataclass(frozen=True, eq=False)
 class Set:
-    """A value of one's own: `batch pos *site axes`, rows and positions as in the pairs."""
+    """A value of one's own, a tensor or an array, in one of four shapes.
 
-    source: Float[Tensor, "batch pos *axes"]
+    Those of the site (`d_model` of the residual stream and what is written into it, `d_head` of a
+    head, `key` of a pattern, none of a neuron), the same for every row and position; with `batch`
+    before them, one for each row of the pairs; with `pos`, one for each position; or with
+    `batch pos`. Where there are as many rows as positions, say which is meant: `batch 1 d_model` or
+    `1 pos d_model`.
+
+    Raises:
+        InterpError: no numbers.
+    """
+
+    source: Float[Tensor, "*axes"]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", numbers(self.source, "Set"))
 
     def __call__(self, current: Tensor, found: Tensor) -> Tensor:
         return found
@@ -114,9 +128,12 @@ class Set:
 
 @dataclass(frozen=True, eq=False)
 class Add:
-    """The current value plus this: `batch pos *site axes`."""
+    """The current value plus this: a tensor or an array, in the shapes that `Set` takes."""
 
-    source: Float[Tensor, "batch pos *axes"]
+    source: Float[Tensor, "*axes"]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", numbers(self.source, "Add"))
 
     def __call__(self, current: Tensor, found: Tensor) -> Tensor:
         return current + found
@@ -124,10 +141,23 @@ class Add:
 
 @dataclass(frozen=True)
 class Scale:
-    """The current value times a factor."""
+    """The current value times a factor.
+
+    Raises:
+        InterpError: a factor that is no finite number.
+    """
 
     factor: float
     source: ClassVar[Source] = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.factor, bool) or not isinstance(self.factor, Real):
+            raise InterpError(
+                f"Scale({self.factor!r:.40}): the factor is a number, the same everywhere. To "
+                "multiply by a tensor, set the product: Set(values)."
+            )
+        if not math.isfinite(self.factor):
+            raise InterpError(f"Scale({self.factor}): the factor must be finite.")
 
     def __call__(self, current: Tensor, found: Tensor) -> Tensor:
         return current * self.factor
@@ -194,20 +224,31 @@ class Intervention:
     """A value at a site.
 
     Attributes:
-        positions: `"all"`, `"after first"`, a named position of the pairs, or an index. Of a
-            pattern: the queries.
+        site: as text, too ("12.resid_post").
+        positions: a place (`interp.core.places`): `"all"`, `"after first"`, a named position of the
+            pairs, an index, indices row by row, or a mask. Of a pattern: the queries.
         readers: who sees the value; None is everyone. For them alone the site's contribution to
             what they read is the new one, and the site itself keeps its value.
         normalise: refuse a pattern whose rows do not sum to 1.
+
+    Raises:
+        SiteError, PositionError: what is no site, or no place.
+        InterpError: what is no value.
     """
 
     site: Site
     value: Value
-    positions: str | int = "all"
+    positions: Place = "all"
     readers: tuple[Site, ...] | None = None
     normalise: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "site", Site.parse(self.site))
+        object.__setattr__(self, "positions", place_of(self.positions))
+        if self.readers is not None:
+            given = [self.readers] if isinstance(self.readers, str | Site) else self.readers
+            object.__setattr__(self, "readers", tuple(map(Site.parse, given)))
+        _require_value(self.value, self.site)
         if self.site.kind == "logits":
             raise Unsupported(
                 "no engine intervenes on 'logits': nothing reads them but the metric. Give the "
@@ -215,6 +256,46 @@ class Intervention:
             )
         for reader in self.readers or ():
             Edge(self.site, reader)  # refuses what cannot be the ends of one
+
+
+def numbers(given: Any, what: str) -> Float[Tensor, "*axes"]:
+    """A tensor from what a user gives as a value.
+
+    Raises:
+        InterpError: no numbers, or none at all.
+    """
+    try:
+        found = given if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if found is None or found.dtype == torch.bool or found.is_complex():
+        raise InterpError(
+            f"{what}({given!r:.60}): the value is numbers, a tensor or an array; got "
+            f"{type(given).__name__}. In the shape of the site: d_model of the residual stream."
+        )
+    if not found.numel():
+        raise InterpError(f"{what}: the value has shape {tuple(found.shape)}, so no numbers.")
+    if not found.is_floating_point():
+        found = found.to(torch.get_default_dtype())
+    return found
+
+
+def _require_value(value: Any, site: Site) -> None:
+    """Refuse what says nothing of what an activation becomes.
+
+    Raises:
+        InterpError: names what it is.
+    """
+    if isinstance(value, type) or not isinstance(value, Value):
+        known = "Zero(), Mean(...), Resample('corrupt'), Set(x), Add(x), Scale(2.0), Freeze()"
+        name = value.__name__ if isinstance(value, type) else type(value).__name__
+        brackets = f" Write {name}() with its brackets." if isinstance(value, type) else ""
+        if isinstance(value, Tensor | np.ndarray | list | float | int):
+            brackets = " To set a value write Set(x), to add one Add(x)."
+        raise InterpError(
+            f"the value at '{site}' is {value!r:.60}, which does not say what the activation "
+            f"becomes; give one of {known}.{brackets}"
+        )
 
 
 SENDERS = ("embed", "resid_pre", "z", "attn_out", "mlp_act", "mlp_out")
@@ -229,18 +310,22 @@ class Hop:
         through: `"direct"`: only the residual edge; `"mlps"`: MLPs are recomputed and every
             attention head keeps the base run's output (Wang et al. 2022, App. B, Algorithm 1);
             `"all"`: nothing is frozen between senders and receivers.
-        positions: where the receivers take the changed input: `"all"`, `"after first"` or a named
-            position.
+        positions: where the receivers take the changed input: a place, as of an `Intervention`.
         ln: `"recompute"` norms of the residual stream on the way, or `"freeze"` their scale
             (standard deviation, root mean square) at the base run's.
     """
 
     receivers: tuple[Site, ...]
     through: Through = "mlps"
-    positions: str | int = "all"
+    positions: Place = "all"
     ln: LN = "recompute"
 
     def __post_init__(self) -> None:
+        given = [self.receivers] if isinstance(self.receivers, str | Site) else self.receivers
+        object.__setattr__(self, "receivers", tuple(map(Site.parse, given)))
+        object.__setattr__(self, "positions", place_of(self.positions))
+        if not self.receivers:
+            raise SiteError("a hop without receivers leads nowhere; give at least one, or 'logits'")
         for name, given, known in (
             ("through", self.through, get_args(Through)),
             ("ln", self.ln, get_args(LN)),
@@ -337,7 +422,7 @@ class Cell:
 
     def _refuse_twice(self) -> None:
         """Two values for one site, at one position, for one reader."""
-        taken: dict[tuple[Site, Site | None], list[str | int]] = {}
+        taken: dict[tuple[Site, Site | None], list[Place]] = {}
         for i in self.interventions:
             everyone = taken.get((i.site, None), [])
             named = [k for k in taken if k[0] == i.site] if i.readers is None else ()

@@ -5,25 +5,25 @@ Where what readers read is a plain sum, all circuits of a batch go up together
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
-import psutil
 import torch
 from tqdm.auto import tqdm
 
-from interp.core.errors import InterpError
 from interp.engine import masked
 from interp.engine.checkpoint import Store, begin, metric_identity
 from interp.engine.collect.means import MeanReference, taken
 from interp.engine.constants import Constants
 from interp.engine.engines import Replay, accept, choose
-from interp.engine.fitting import halving
-from interp.engine.flops import trace_bytes
+from interp.engine.explain import proceed
+from interp.engine.flops import circuit_flops, forward_flops, trace_bytes
 from interp.engine.interventions import Averaged
 from interp.engine.isolation import Isolated, Isolation
-from interp.engine.plan import TOKENS_AT_ONCE, Batch, blocks
+from interp.engine.memory import SWEEP, budget, by_rows, halving, require
+from interp.engine.plan import TOKENS_AT_ONCE, Batch, Plan, blocks
 from interp.engine.rows import Rows
-from interp.engine.run import DEFAULT_MEMORY
 
 FEW = 2
 """Prompts that the null control runs."""
@@ -38,49 +38,85 @@ def isolate(job: Isolation, engine: Replay) -> Isolated:
         InterpError: the model with all of its edges is not the model (null control).
         ResultsError: the checkpoint folder cannot be written.
     """
-    pairs, n = job.pairs, len(job.kept)
-    budget = room(job.memory)
+    pairs, n, device = job.pairs, len(job.kept), job.model.device
     longest = int(pairs.lengths.max())
-    row = row_bytes(job, longest)
+    row, room = row_bytes(job, longest), budget(job.memory, device, SWEEP)
+    what = f"one circuit in one prompt of {longest} tokens"
+    room = require(2 * row, room, job.memory, device, what)
+    plan = _plan(job, row, room)
+    proceed(plan)
     source = _fitted(job, engine)
-    base = np.full((len(job.metrics), len(pairs)), np.nan)
-    values = np.full((len(job.metrics), n, len(pairs)), np.nan)
-    null, checked = 0.0, False
+    found = Isolated(
+        np.full((len(job.metrics), len(pairs)), np.nan),
+        np.full((len(job.metrics), n, len(pairs)), np.nan),
+        0.0,
+        engine.name,
+    )
     begun = [] if job.checkpoint is None else begin(job.model)
     with tqdm(total=n * len(pairs), desc="circuits", unit="run", delay=2, disable=None) as bar:
-        for rows in blocks(pairs.lengths, max(1, budget // 2 // row)):
-            size = budget // 2 // (row * len(rows))
-            size = max(1, min(size, TOKENS_AT_ONCE // (len(rows) * int(pairs.lengths[rows[0]]))))
-            block: Rows | None = None
-            for first in range(0, max(n, 1), size):
-                cells = tuple(range(first, min(first + size, n)))
-                store = Store(job.checkpoint, _key(job, rows, cells, begun) if begun else ())
-                found = store.load()
-                if found is None:
-                    block = block or Rows(job, engine, rows, source)
-                    if not checked:
-                        few = Rows(job, engine, rows[:FEW], source)
-                        null, checked = few.null(), True
-                    length, last = block.length, job.model.facts.n_layers - 1
-                    batch = Batch(
-                        tuple(rows),
-                        cells,
-                        block.start,
-                        length - block.start,
-                        (0, last),
-                        row * len(rows) * len(cells),
-                        0,
-                    )
-                    ran = halving(block.run, batch, budget) if cells else np.empty((0, 1))
-                    lines = [block.base.reshape(1, -1), ran.reshape(len(cells), -1)]
-                    found = store.save(np.vstack([*lines, np.full_like(lines[0], null)]))
-                shaped = found.reshape(len(found), len(job.metrics), len(rows))
-                base[:, rows] = shaped[0]
-                for i, cell in enumerate(cells):
-                    values[:, cell, rows] = shaped[1 + i]
-                null = max(null, float(shaped[-1, 0, 0]))
-                bar.update(len(cells) * len(rows))
-    return Isolated(base, values, null, engine.name)
+        for _, same in groupby(plan.batches, key=lambda batch: batch.rows):
+            batches = list(same)
+
+            def some(rows: list[int], batches: list[Batch] = batches) -> None:
+                nonlocal found
+                chosen = [replace(batch, rows=tuple(rows)) for batch in batches]
+                null = _rows(job, engine, source, chosen, found, begun, room, bar)
+                found = replace(found, null=max(found.null, null))
+
+            by_rows(some, batches[0].rows, "the clean runs")
+    return found
+
+
+def _rows(
+    job: Isolation,
+    engine: Replay,
+    source: MeanReference | Constants | None,
+    batches: Sequence[Batch],
+    found: Isolated,
+    begun: Sequence[object],
+    room: int,
+    bar: tqdm,
+) -> float:
+    """Run the batches of some rows of one length, fill in the numbers, and give the null."""
+    block: Rows | None = None
+    null, checked = 0.0, not np.isnan(found.base).all()
+    for batch in batches:
+        rows, cells = list(batch.rows), batch.cells
+        store = Store(job.checkpoint, _key(job, rows, cells, begun) if begun else ())
+        kept = store.load()
+        if kept is None:
+            block = block or Rows(job, engine, rows, source)
+            if not checked:
+                null, checked = Rows(job, engine, rows[:FEW], source).null(), True
+            ran = halving(block.run, batch, room) if cells else block.base[:, None][:, :0]
+            lines = np.concatenate([block.base[:, None], ran], 1)
+            kept = store.save(np.vstack([lines.reshape(-1, len(rows)), np.full(len(rows), null)]))
+        shaped = kept[:-1].reshape(len(job.metrics), -1, len(rows))
+        found.base[:, rows] = shaped[:, 0]
+        found.found[:, np.array(cells, dtype=int)[:, None], rows] = shaped[:, 1:]
+        null = max(null, float(kept[-1, 0]))
+        bar.update(len(cells) * len(rows))
+    return null
+
+
+def _plan(job: Isolation, row: int, room: int) -> Plan:
+    """Rows of one length together, and as many circuits at a time as the memory lasts for."""
+    facts, pairs, n = job.model.facts, job.pairs, len(job.kept)
+    batches = []
+    for rows in blocks(pairs.lengths, room // 2 // row):
+        length = int(pairs.lengths[rows[0]])
+        size = min(room // 2 // (row * len(rows)), TOKENS_AT_ONCE // (len(rows) * length))
+        size = max(1, size)
+        for first in range(0, max(n, 1), size):
+            cells = tuple(range(first, min(first + size, n)))
+            held = row * len(rows) * len(cells)
+            flops = circuit_flops(facts, length) * len(rows) * len(cells)
+            layers = (0, facts.n_layers - 1)
+            batches.append(Batch(tuple(rows), cells, 0, length, layers, held, flops))
+    edges = (~job.kept).sum((1, 2, 3)).max(initial=0) if n else 0
+    full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
+    note = f"one masked pass a batch, of circuits that lack up to {int(edges)} edges"
+    return Plan(tuple(batches), room, full * n, facts, "replay", 2 * row, note)
 
 
 def _fitted(job: Isolation, engine: Replay) -> MeanReference | Constants | None:
@@ -96,18 +132,7 @@ def row_bytes(job: Isolation, length: int) -> int:
     changes = len(job.wiring.graph.writers) + 3 * facts.n_heads + 12
     scores = 4 * facts.n_heads * length
     wide = changes * facts.d_model + 4 * facts.d_mlp + scores
-    return length * itemsize * wide + 2 * trace_bytes(facts, length, itemsize)
-
-
-def room(memory: int | None) -> int:
-    """Bytes to hold beside the weights.
-
-    Raises:
-        InterpError: none at all.
-    """
-    if memory is not None and memory < 1:
-        raise InterpError(f"memory={memory} bytes holds nothing; leave it out, or give more than 0")
-    return memory or min(DEFAULT_MEMORY, psutil.virtual_memory().available // 4)
+    return length * max(itemsize, 4) * wide + 2 * trace_bytes(facts, length, itemsize)
 
 
 def _key(

@@ -16,6 +16,7 @@ from interp.core.pairs import Pairs
 from interp.engine.constants import Constants
 from interp.engine.engines import EngineName
 from interp.engine.interventions import Averaged
+from interp.engine.memory import Memory
 from interp.engine.wiring import Wiring
 from interp.models.model import Model
 
@@ -44,7 +45,7 @@ class Isolation:
     source: Source
     metrics: tuple[Metric, ...]
     engine: EngineName = "auto"
-    memory: int | None = None
+    memory: Memory = None
     checkpoint: Path | None = None
 
     def by_class(

@@ -46,25 +46,24 @@ def outside(job: Isolation) -> Isolated:
             Cell(str(i), "all", tuple(_cuts(job, mask, at, chosen, rows)) or (_nothing(job),))
             for i, mask in enumerate(kept)
         ]
-        for m, metric in enumerate(job.metrics):
-            found = run(
-                Sweep(
-                    model=job.model,
-                    pairs=chosen,
-                    cells=cells,
-                    method="circuits",
-                    base="clean",
-                    metric=metric,
-                    engine=job.engine,
-                    memory=job.memory,
-                    checkpoint=job.checkpoint,
-                )
+        found = run(
+            Sweep(
+                model=job.model,
+                pairs=chosen,
+                cells=cells,
+                method="circuits",
+                base="clean",
+                metrics=job.metrics,
+                engine=job.engine,
+                memory=job.memory,
+                checkpoint=job.checkpoint,
             )
-            shape = (len(cells), len(rows))
-            values[m][:, rows] = found.frame["value"].to_numpy().reshape(shape)
-            base[m, rows] = found.frame["base"].to_numpy().reshape(shape)[0]
-            null = max(null, float(found.provenance["null"]))
-            engine = str(found.provenance["engine"])
+        )
+        shape = (len(job.metrics), len(cells), len(rows))
+        values[:, :, rows] = found.frame["value"].to_numpy().reshape(shape)
+        base[:, rows] = found.frame["base"].to_numpy().reshape(shape)[:, 0]
+        null = max(null, float(found.provenance["null"]))
+        engine = str(found.provenance["engine"])
     return Isolated(base, values, null, engine)
 
 

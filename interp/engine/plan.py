@@ -5,7 +5,7 @@ Made before anything runs, from shapes alone; `interp.explain` prints it and the
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int
@@ -15,7 +15,8 @@ from interp.core.errors import PositionError
 from interp.core.facts import Facts
 from interp.core.metrics import Metric
 from interp.core.pairs import Pairs
-from interp.core.sites import Site
+from interp.core.places import AFTER_FIRST, ALL, PerRow, Place, mask
+from interp.core.sites import Kind, Site
 from interp.engine.flops import (
     Stage,
     cell_flops,
@@ -26,7 +27,8 @@ from interp.engine.flops import (
     trace_bytes,
     wave_bytes,
 )
-from interp.engine.interventions import AFTER_FIRST, Cell, Hop
+from interp.engine.interventions import Cell, Hop
+from interp.engine.trace import KEPT, RECURRENT
 
 TOKENS_AT_ONCE = 2048
 """Cells x rows x positions in a batch: matrix products run at full speed from about a thousand on,
@@ -51,28 +53,24 @@ def decodes(site: Site) -> bool:
 
 
 def places(
-    pairs: Pairs, positions: str | int, rows: Sequence[int], site: Site | None = None
+    pairs: Pairs, positions: Place, rows: Sequence[int], site: Site | None = None
 ) -> Bool[Tensor, "batch pos"]:
-    """Which positions of these rows (all of one length) a name or an index means.
+    """Which positions of these rows (all of one length) a place means.
 
     Raises:
-        PositionError: a name at a site of a decoder, whose positions the pairs do not name.
+        PositionError: a name at a site of a decoder, whose positions the pairs do not name, or what
+            a row has not.
     """
-    length = int(pairs.lengths[rows[0]])
-    if site is not None and decodes(site):
-        length = 1 + len(pairs.decoder)
-        if isinstance(positions, str) and positions not in ("all", AFTER_FIRST):
-            raise PositionError(
-                f"position {positions!r} is one of the encoder's tokens, and '{site}' stands in "
-                f"the decoder, which has {length}; give 'all' or an index."
-            )
-    if positions in ("all", AFTER_FIRST):
-        return (torch.arange(length) >= (positions == AFTER_FIRST)).expand(len(rows), -1)
-    if isinstance(positions, int):
-        at = torch.full((len(rows),), positions)
-    else:
-        at = pairs.at(positions)[list(rows)]
-    return torch.arange(length) == at[:, None]
+    if site is None or not decodes(site):
+        return mask(positions, pairs.positions, pairs.lengths, rows)
+    written = torch.full_like(pairs.lengths, 1 + len(pairs.decoder))
+    named = isinstance(positions, str) and positions not in (ALL, AFTER_FIRST)
+    if named and not positions.isdigit():
+        raise PositionError(
+            f"position {positions!r} is one of the encoder's tokens, and '{site}' stands in the "
+            f"decoder, which has {int(written[0])}; give 'all' or an index."
+        )
+    return mask(positions, {}, written, rows)
 
 
 @dataclass(frozen=True)
@@ -86,6 +84,7 @@ class Batch:
         positions: number of positions computed (along a path: those that receivers read).
         bytes: estimated peak of what the wave holds.
         flops: of matrix products.
+        passes: through the model, whole or in part.
     """
 
     rows: tuple[int, ...]
@@ -95,6 +94,7 @@ class Batch:
     layers: tuple[int, int]
     bytes: int
     flops: int
+    passes: int = 1
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ class Plan:
         budget: bytes that a batch may hold.
         naive_flops: full forwards, one intervention at a time: one a cell, one more for each hop
             and each named reader.
+        least: bytes without which nothing runs: one prompt, one cell.
+        note: what else is to be said of it.
     """
 
     batches: tuple[Batch, ...]
@@ -113,6 +115,13 @@ class Plan:
     naive_flops: int
     facts: Facts
     engine: str
+    least: int = 0
+    note: str = ""
+
+    @property
+    def passes(self) -> int:
+        """Passes through the model, whole or in part: one a batch, or what a batch says."""
+        return sum(batch.passes for batch in self.batches)
 
     @property
     def flops(self) -> int:
@@ -140,9 +149,11 @@ class Plan:
             [
                 f"engine {self.engine}, {self.facts}",
                 *lines,
-                f"{self.flops / 1e9:.1f} GFLOP against {self.naive_flops / 1e9:.1f} with a full "
-                f"forward for each cell: {self.naive_flops / max(self.flops, 1):.1f} times fewer; "
-                f"memory budget {self.budget / 1e6:.0f} MB",
+                f"{self.flops / 1e9:.1f} GFLOP in {self.passes} passes, against "
+                f"{self.naive_flops / 1e9:.1f} with a full forward for each cell: "
+                f"{self.naive_flops / max(self.flops, 1):.1f} times fewer; memory budget "
+                f"{self.budget / 1e6:.0f} MB, at least {self.least / 1e6:.1f} MB",
+                *([self.note] if self.note else []),
             ]
         )
 
@@ -176,6 +187,7 @@ def forward_plan(
             if kept is None
             else kept * int(lengths[chosen].sum()) // tokens,
             runs * len(chosen) * forward_flops(facts, int(lengths[chosen[0]]), layers),
+            runs,
         )
         for chosen in blocks(lengths, rows)
     ]
@@ -189,32 +201,57 @@ def make_plan(
     *,
     budget: int,
     itemsize: int,
-    metric: Metric,
+    metrics: Sequence[Metric],
     engine: str,
+    base: str = "clean",
 ) -> Plan:
     """Sort cells by where and when they change something, and cut them to the budget."""
-    longest = int(pairs.lengths.max())
+    longest, sides = int(pairs.lengths.max()), kept_kinds(facts, cells, base).values()
+    held = sum(trace_bytes(facts, longest, itemsize, kinds) for kinds in sides)
     widest = max((ledger_bytes(facts, cell, itemsize) for cell in cells), default=0) * longest
-    most = max(1, budget // 2 // (2 * trace_bytes(facts, longest, itemsize) + widest))
-    batches = []
+    row = held + widest
+    most = max(1, budget // 2 // row)
+    batches, largest = [], 0
     for rows in blocks(pairs.lengths, most):
         groups: dict[tuple[tuple[Hop, ...], tuple[int, ...]], list[int]] = defaultdict(list)
         for index, cell in enumerate(cells):
-            groups[cell.hops, _starts(facts, pairs, cell, rows, metric)].append(index)
+            groups[cell.hops, _starts(facts, pairs, cell, rows, metrics)].append(index)
         for (hops, starts), members in groups.items():
             members.sort(key=lambda i: entry_of(facts, cells[i]))
             length = int(pairs.lengths[rows[0]])
-            read = reading(facts, pairs, metric, rows).shape[1]
+            read = readings(facts, pairs, metrics, rows).shape[1]
             stages = [
                 Stage(start, _positions(hop, length, start, read), read)
                 for hop, start in zip(hops, starts, strict=False)
             ]
             if len(starts) > len(hops):
                 stages.append(Stage(starts[-1], length - starts[-1], read))
-            batches += _cut(facts, cells, rows, stages, length, members, budget, itemsize, metric)
+            cut = list(_cut(facts, cells, rows, stages, length, members, budget, itemsize, metrics))
+            largest = max(largest, cut[0].bytes // len(cut[0].cells) // len(rows))
+            batches += cut
+    if engine == "hooks":
+        batches = [replace(b, passes=sum(passes(cells[i]) for i in b.cells)) for b in batches]
     full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
     forwards = sum(passes(cell) for cell in cells)
-    return Plan(tuple(batches), budget, full * forwards, facts, engine)
+    least = 2 * max(row, largest)
+    return Plan(tuple(batches), budget, full * forwards, facts, engine, least)
+
+
+def kept_kinds(facts: Facts, cells: Sequence[Cell], base: str) -> dict[str, tuple[Kind, ...]]:
+    """The runs that cells take values from, with the kinds that their traces must hold."""
+    needed: dict[str, set[Kind]] = {base: set()}
+    for cell in cells:
+        for i in cell.interventions:
+            source = i.value.source
+            if isinstance(source, str):
+                needed.setdefault(base if source == "base" else source, set()).add(i.site.kind)
+    needed[base] |= {i.site.kind for c in cells for i in c.interventions}  # null control
+    large = ("pattern", "mlp_act")
+    kept = RECURRENT if facts.recurrent else KEPT
+    return {
+        side: (*kept, *(kind for kind in large if kind in wanted))
+        for side, wanted in needed.items()
+    }
 
 
 def reading(
@@ -243,25 +280,33 @@ def reading(
     return pairs.at(metric.position)[list(rows)][:, None]
 
 
+def readings(
+    facts: Facts, pairs: Pairs, metrics: Sequence[Metric], rows: Sequence[int]
+) -> Int[Tensor, "batch read"]:
+    """The positions that several metrics read; those that they share stand once."""
+    parts = {m.position: reading(facts, pairs, m, rows) for m in metrics}
+    return torch.cat([*parts.values()], 1)
+
+
 def route(
-    facts: Facts, pairs: Pairs, cell: Cell, rows: Sequence[int], metric: Metric
+    facts: Facts, pairs: Pairs, cell: Cell, rows: Sequence[int], metrics: Sequence[Metric]
 ) -> tuple[list[Int[Tensor, "batch _"]], tuple[int, ...]]:
     """Where the receivers of each hop read, and the first position that each wave computes."""
     receiving = []
     for hop in cell.hops:
         if hop.ends:
-            receiving.append(reading(facts, pairs, metric, rows))
+            receiving.append(readings(facts, pairs, metrics, rows))
         else:
             mask = places(pairs, hop.positions, rows)
             receiving.append(mask.nonzero()[:, 1].view(len(rows), -1))
-    return receiving, _starts(facts, pairs, cell, rows, metric)
+    return receiving, _starts(facts, pairs, cell, rows, metrics)
 
 
 def _starts(
-    facts: Facts, pairs: Pairs, cell: Cell, rows: Sequence[int], metric: Metric
+    facts: Facts, pairs: Pairs, cell: Cell, rows: Sequence[int], metrics: Sequence[Metric]
 ) -> tuple[int, ...]:
     """First position that changes in each wave, in any row; never after the read position."""
-    last = int(reading(facts, pairs, metric, rows).min())
+    last = int(readings(facts, pairs, metrics, rows).min())
     masks = [places(pairs, i.positions, rows, i.site) for i in cell.interventions]
     changed, found = min(_first(mask) for mask in masks), []
     for hop in cell.hops:
@@ -283,7 +328,9 @@ def _positions(hop: Hop, length: int, start: int, read: int) -> int:
         return length - start
     if hop.ends:
         return read
-    return {"all": length, AFTER_FIRST: length - 1}.get(str(hop.positions), 1)
+    if isinstance(hop.positions, PerRow):
+        return max(map(len, hop.positions.rows))
+    return {ALL: length, AFTER_FIRST: length - 1}.get(str(hop.positions), 1)
 
 
 def _cut(
@@ -295,7 +342,7 @@ def _cut(
     members: Sequence[int],
     budget: int,
     itemsize: int,
-    metric: Metric,
+    metrics: Sequence[Metric],
 ) -> Iterator[Batch]:
     # a decoder may be longer than the encoder's rows, whose length is counted here
     positions = max(1, *(stage.positions for stage in stages))
@@ -304,8 +351,11 @@ def _cut(
     one += tokens * max(ledger_bytes(facts, cells[i], itemsize) for i in members)
     at_once = len(rows) if facts.recurrent else tokens  # in one matrix product
     size = max(1, min(budget // 2 // one, TOKENS_AT_ONCE // at_once))
-    columns = {"answers": 2, "vocabulary": facts.d_vocab, "embedding": 0}[metric.reads]
-    columns *= stages[-1].read
+    wide = {"answers": 2, "vocabulary": facts.d_vocab, "embedding": 0}
+    columns = sum(
+        wide[m.reads] * (stages[-1].read if m.everywhere or m.position == "mean" else 1)
+        for m in metrics
+    )
     for i in range(0, len(members), size):
         chosen = members[i : i + size]
         first = entry_of(facts, cells[chosen[0]])[0]

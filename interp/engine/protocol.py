@@ -10,7 +10,7 @@ from torch import Tensor
 from interp.core.sites import Kind
 from interp.engine.edits import Edit
 from interp.engine.interventions import Hop
-from interp.engine.score import Score
+from interp.engine.score import Readout, Score
 from interp.engine.trace import See, Trace
 
 EngineName = Literal["auto", "replay", "hooks", "recurrent"]
@@ -51,7 +51,7 @@ class Engine(Protocol):
 
     def found(self, run: Trace, score: Score) -> Float[Tensor, "batch columns"]: ...
 
-    def plain(self, run: Trace, score: Score) -> Float[Tensor, " batch"]: ...
+    def plain(self, run: Trace, readout: Readout) -> Float[Tensor, "metrics batch"]: ...
 
     def run(
         self,
@@ -60,6 +60,6 @@ class Engine(Protocol):
         cells: Sequence[Sequence[Edit]],
         *,
         route: Route,
-        score: Score,
+        readout: Readout,
         watch: bool = False,
-    ) -> Float[Tensor, "cells batch"]: ...
+    ) -> Float[Tensor, "metrics cells batch"]: ...

@@ -17,10 +17,11 @@ from torch import Tensor
 from interp.core.errors import Unsupported
 from interp.core.sites import STATES, Kind, Site, absent
 from interp.engine.edits import Edit, take
+from interp.engine.explain import require_running
 from interp.engine.protocol import Route
 from interp.engine.recurrence import Layer, Recurrence, unroll, walk
 from interp.engine.replay import NotFinite
-from interp.engine.score import Score
+from interp.engine.score import Readout, Score
 from interp.engine.states import changes
 from interp.engine.trace import RECURRENT, See, Trace
 
@@ -107,6 +108,7 @@ class Recurrent:
     name: Literal["recurrent"] = "recurrent"
 
     def trace(self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] = RECURRENT) -> Trace:
+        require_running()
         kept: dict[str, list[Tensor]] = {kind: [] for kind in keep}
 
         def see(kind: str, layer: int, activation: Tensor) -> None:
@@ -136,8 +138,8 @@ class Recurrent:
             return final.mean(1)
         return self.weights.logits(final[None, :, 0])[0]
 
-    def plain(self, run: Trace, score: Score) -> Float[Tensor, " batch"]:
-        return self._score(take(run.final, score.read)[None], score)[0]
+    def plain(self, run: Trace, readout: Readout) -> Float[Tensor, "metrics batch"]:
+        return self._read(take(run.final, readout.read)[None], readout)[:, 0]
 
     def run(
         self,
@@ -146,10 +148,10 @@ class Recurrent:
         cells: Sequence[Sequence[Edit]],
         *,
         route: Route,
-        score: Score,
+        readout: Readout,
         watch: bool = False,
-    ) -> Float[Tensor, "cells batch"]:
-        """The metric of each cell.
+    ) -> Float[Tensor, "metrics cells batch"]:
+        """The metrics of each cell.
 
         Raises:
             Unsupported: paths, or readers of their own.
@@ -161,14 +163,14 @@ class Recurrent:
                 "readers: ablate or patch '0.c[3]' at a position."
             )
         start = route.starts[-1]
-        final = wave(self.weights, base, cells, start=start, read=score.read, watch=watch)
-        return self._score(final, score)
+        final = wave(self.weights, base, cells, start=start, read=readout.read, watch=watch)
+        return self._read(final, readout)
 
-    def _score(
-        self, final: Float[Tensor, "cells batch read d_model"], score: Score
-    ) -> Float[Tensor, "cells batch"]:
-        return score.of_final(
+    def _read(
+        self, final: Float[Tensor, "cells batch read d_model"], readout: Readout
+    ) -> Float[Tensor, "metrics cells batch"]:
+        return readout.of_final(
             final,
-            lambda h, columns, _: self.weights.logits(h, columns),
+            lambda score, place, h, columns, at: self.weights.logits(h, columns),
             self.weights.facts.d_vocab,
         )

@@ -1,7 +1,7 @@
 """Rows of one length in which circuits are run: the clean run, the ablated values, the metrics."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor
 from interp.core.errors import InterpError
 from interp.core.sites import Site
 from interp.engine import forward, masked
-from interp.engine.block import NULL_TOLERANCE
 from interp.engine.collect.means import MeanReference
 from interp.engine.constants import Constants
 from interp.engine.edits import take
@@ -20,8 +19,8 @@ from interp.engine.engines import Replay
 from interp.engine.isolation import Isolation, classes
 from interp.engine.masked import Ablated
 from interp.engine.plan import Batch
-from interp.engine.score import Score
-from interp.engine.trace import Trace
+from interp.engine.score import Readout, Score
+from interp.models.precision import rounding
 
 
 class Rows:
@@ -53,29 +52,21 @@ class Rows:
         self.ablated = _ablated(job, engine, clean, corrupt, index, source)
         which, kinds = classes(pairs, job.places, index)
         self.which, self.kinds = which, kinds.to(model.device)
-        self.scores = [
-            _with_reference(Score.of_rows(model, pairs, metric, index), engine, self.clean)
-            for metric in job.metrics
-        ]
-        self.reads: list[Int[Tensor, "batch read"]] = []
-        for score in self.scores:
-            if not any(torch.equal(score.read, known) for known in self.reads):
-                self.reads.append(score.read)
+        readout = Readout.of_rows(model, pairs, job.metrics, index)
+        self.readout = readout.referring(partial(engine.found, self.clean))
         self.start = 0
         if self.resampled and model.facts.causal:
             differ = (clean != corrupt).int()
             first = torch.where(differ.any(1), differ.argmax(1), self.length)
-            read = min(int(read.min()) for read in self.reads)
-            self.start = min(int(first.min()), read)
+            self.start = min(int(first.min()), int(self.readout.read.min()))
         self.engine = engine
-        plain = [engine.plain(self.clean, score) for score in self.scores]
-        self.base = torch.stack(plain).double().cpu().numpy()
+        self.base = engine.plain(self.clean, self.readout).double().cpu().numpy()
 
-    def finals(
+    def final(
         self, kept: Bool[ndarray, "circuit class reader writer"], *, reuse: bool = True
-    ) -> list[Float[Tensor, "circuit batch _ d_model"]]:
-        """The final residual stream of each circuit, for each of `reads`."""
-        final = masked.run(
+    ) -> Float[Tensor, "circuit batch read d_model"]:
+        """The final residual stream of each circuit, where the metrics read."""
+        return masked.run(
             self.w,
             self.job.wiring,
             kept,
@@ -83,31 +74,27 @@ class Rows:
             ablated=self.ablated,
             tokens=self.tokens,
             classes=self.kinds,
-            read=torch.cat(self.reads, 1),
+            read=self.readout.read,
             start=self.start,
             resampled=self.resampled,
             reuse=reuse,
         )
-        return list(final.split([read.shape[1] for read in self.reads], 2))
 
     def measured(
-        self, finals: Sequence[Float[Tensor, "circuit batch _ d_model"]]
-    ) -> Float[Tensor, "circuit metric batch"]:
+        self, final: Float[Tensor, "circuit batch read d_model"]
+    ) -> Float[Tensor, "metric circuit batch"]:
         """All metrics of final residual streams."""
-        found = []
-        for score in self.scores:
-            at = next(i for i, read in enumerate(self.reads) if torch.equal(read, score.read))
-            found.append(score.of_final(finals[at], self._unembed, self.w.facts.d_vocab))
-        return torch.stack(found, 1)
+        return self.readout.of_final(final, self._unembed, self.w.facts.d_vocab)
 
-    def _unembed(self, resid: Tensor, columns: Tensor | None, at: slice) -> Tensor:
+    def _unembed(
+        self, score: Score, place: slice, resid: Tensor, columns: Tensor | None, at: slice
+    ) -> Tensor:
         return forward.unembed(self.w, resid, columns)
 
-    def run(self, batch: Batch) -> Float[ndarray, "cells metrics_and_rows"]:
-        """The metrics of the batch's circuits, metric after metric."""
+    def run(self, batch: Batch) -> Float[ndarray, "metrics cells batch"]:
+        """The metrics of the batch's circuits."""
         kept = self.job.by_class(self.which, batch.cells)
-        found = self.measured(self.finals(kept))
-        return found.double().cpu().numpy().reshape(len(batch.cells), -1)
+        return self.measured(self.final(kept)).double().cpu().numpy()
 
     def null(self) -> float:
         """Largest change of a metric in the model with all of its edges.
@@ -117,26 +104,18 @@ class Rows:
         """
         feeds = self.job.wiring.graph.feeds
         full = np.broadcast_to(feeds, (1, self.which.shape[1], *feeds.shape)).copy()
-        finals = self.finals(full, reuse=False)
-        noise = torch.finfo(self.job.model.dtype).eps * NULL_TOLERANCE
-        for final, read in zip(finals, self.reads, strict=True):
-            plain = take(self.clean.final, read)
-            moved = float((final[0] - plain).abs().max() / plain.abs().max())
-            if not moved <= noise:
-                raise InterpError(
-                    f"null control failed: the circuit of all edges moved the final residual "
-                    f"stream by {moved:.1e} of its size, more than float noise. The masked pass is "
-                    "wrong on this model; use engine='hooks'."
-                )
-        effect = self.measured(finals)[0].double().cpu().numpy() - self.base
+        final = self.final(full, reuse=False)
+        plain = take(self.clean.final, self.readout.read)
+        moved = float((final[0] - plain).abs().max() / plain.abs().max())
+        # every reader's sum is added up in another order than in the clean run
+        if not moved <= rounding(self.job.model.dtype) * self.w.facts.n_layers:
+            raise InterpError(
+                f"null control failed: the circuit of all edges moved the final residual stream by "
+                f"{moved:.1e} of its size, more than float noise. The masked pass is wrong on this "
+                "model; use engine='hooks'."
+            )
+        effect = self.measured(final)[:, 0].double().cpu().numpy() - self.base
         return float(np.abs(effect).max())
-
-
-def _with_reference(score: Score, engine: Replay, clean: Trace) -> Score:
-    if not score.metric.needs_reference:
-        return score
-    answers = replace(score.answers, reference=engine.found(clean, score))
-    return replace(score, answers=answers)
 
 
 def _ablated(

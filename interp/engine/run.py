@@ -1,147 +1,262 @@
-"""Run a list of cells: traces once, batches by plan, one number per cell and example."""
+"""Run a list of cells: traces once, batches by plan, one number per metric, cell and example."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from interp.core.errors import InterpError, SiteError
-from interp.core.facts import Facts
+from interp.core.errors import SiteError
+from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
-from interp.core.sites import HEAD_KINDS, Site
+from interp.core.sites import Site
 from interp.engine.block import Block
 from interp.engine.checkpoint import Store, begin, cell_identity, metric_identity
 from interp.engine.collect.means import MeanReference, taken
 from interp.engine.engines import Engine, accept, choose
 from interp.engine.explain import proceed
-from interp.engine.fitting import fitting, halving
-from interp.engine.interventions import Averaged, Cell, Erase
-from interp.engine.plan import Batch, make_plan
+from interp.engine.interventions import Averaged, Cell, Intervention, Reference
+from interp.engine.memory import SWEEP, budget, by_rows, fitting, halving, require
+from interp.engine.plan import Batch, Plan, make_plan, places
 from interp.engine.provenance import provenance
 from interp.engine.sweep import Sweep
-
-DEFAULT_MEMORY = 1 << 30
-"""Bytes; more makes no sweep faster, so free memory decides only when it is short."""
+from interp.engine.values import require_fit
 
 
 @torch.inference_mode()
 def run(sweep: Sweep) -> Results:
-    """Run a sweep and return one row for each cell and example.
+    """Run a sweep and return one row for each metric, cell and example.
 
     Raises:
         ModelError: a submodule is in training mode.
         PairsError, Unsupported: pairs or a question that the model or the engine has no answer to.
-        MetricError: the metric is not one finite float per example.
-        SiteError: a value that is not of the site's width.
-        InterpError: intervening with a run's own values changed the metric (null control).
+        PositionError: a position that some row has not.
+        MetricError: a metric is not one finite float per example.
+        SiteError: a value that is not of the site's shape, or two at one place.
+        InterpError: intervening with a run's own values changed the metric (null control), or
+            less memory than the least that is needed.
         ResultsError: the checkpoint folder cannot be written.
     """
-    accept(sweep.model, sweep.pairs, sweep.metric)
-    engine = choose(
-        sweep.model,
-        sweep.engine,
-        longest=sweep.pairs.longest,
-        prefix=sweep.pairs.decoder,
-    )
-    pairs, cells = sweep.pairs, list(sweep.cells)
-    plan = make_plan(
+    for metric in sweep.metrics:
+        accept(sweep.model, sweep.pairs, metric)
+    _require_interventions(sweep)
+    pairs, cells, device = sweep.pairs, list(sweep.cells), sweep.model.device
+    engine = choose(sweep.model, sweep.engine, longest=pairs.longest, prefix=pairs.decoder)
+    room = budget(sweep.memory, device, SWEEP)
+    planned = partial(
+        make_plan,
         sweep.model.facts,
         pairs,
         cells,
-        budget=_budget(sweep.memory),
         itemsize=sweep.model.dtype.itemsize,
-        metric=sweep.metric,
+        metrics=sweep.metrics,
         engine=engine.name,
+        base=sweep.base,
     )
-    proceed(plan)
-    _require_values(cells, sweep.model.facts)
+    plan = planned(budget=room)
+    what = f"one cell of {sweep.method} in one prompt of {int(pairs.lengths.max())} tokens"
+    if (enough := require(plan.least, room, sweep.memory, device, what)) > room:
+        plan = planned(budget=enough)
+    proceed(_with_means(plan, sweep))
     references = _references(sweep, engine)
-    base = np.full(len(pairs), np.nan)
-    values = np.full((len(cells), len(pairs)), np.nan)
-    null = 0.0
+    found = _Found.of(sweep)
     begun = [] if sweep.checkpoint is None else begin(sweep.model)
-    block: Block | None = None
     with tqdm(
         total=len(cells) * len(pairs), desc=sweep.method, unit="run", delay=2, disable=None
     ) as bar:
-        for batch in plan.batches:
-            rows = list(batch.rows)
-            key = () if sweep.checkpoint is None else _key(sweep, engine, batch, begun)
-            store = Store(sweep.checkpoint, key)
-            found = store.load()
-            if found is None:
-                if block is None or block.rows != batch.rows:
-                    block = None  # its traces go before the next ones come
-                    block = Block(sweep, engine, batch.rows, references)
-                    if np.isnan(base).all():
-                        null = _null(block, cells, batch, plan.budget)
-                ran = halving(partial(block.run, cells), batch, plan.budget)
-                found = np.concatenate([block.plain()[None], ran])
-                found = store.save(np.vstack([found, np.full(len(rows), null)]))
-            base[rows] = found[0]
-            values[np.ix_(batch.cells, rows)] = found[1:-1]
-            null = max(null, float(found[-1, 0]))
-            bar.update(len(batch.cells) * len(rows))
+        for _, same in groupby(plan.batches, key=lambda batch: batch.rows):
+            batches = list(same)
+
+            def some(rows: list[int], batches: list[Batch] = batches) -> None:
+                chosen = [replace(batch, rows=tuple(rows)) for batch in batches]
+                _Rows(sweep, engine, chosen, references, begun, plan.budget).into(found, bar)
+
+            by_rows(some, batches[0].rows, "the traces")
     note = provenance(
         sweep.model,
         pairs,
-        null=null,
+        null=found.null,
+        resolution=found.resolutions(sweep),
         engine=engine.name,
         base=sweep.base,
-        metric=sweep.metric.name,
+        metric=[m.name for m in sweep.metrics] if len(sweep.metrics) > 1 else sweep.metrics[0].name,
         references={r.fingerprint: min(m.sizes.values()) for r, m in references.items()},
         **_unnormalised(cells),
     )
-    return Results(_table(sweep, engine.name, base, values), note)
+    return Results(_table(sweep, engine.name, found), note)
 
 
-def _null(block: Block, cells: Sequence[Cell], batch: Batch, budget: int) -> float:
-    """The null control of a batch, of one cell where the memory does not last for three."""
-    found = fitting(partial(block.null, cells, batch), batch, budget)
-    if found is not None:
-        return found
-    return _null(block, cells, replace(batch, cells=batch.cells[:1]), budget)
+def _with_means(plan: Plan, sweep: Sweep) -> Plan:
+    """A plan that says what is averaged before it."""
+    sources = {i.value.source for c in sweep.cells for i in c.interventions}
+    prompts = sum(len(source.pairs) for source in sources if isinstance(source, Reference))
+    if not prompts:
+        return plan
+    return replace(plan, note=f"before it, {prompts} prompts are run plainly for their means")
 
 
-def _require_values(cells: Sequence[Cell], facts: Facts) -> None:
-    """Values of the user's own that would make nonsense of a run, or end it with a stack trace.
+@dataclass(eq=False)
+class _Found:
+    """The numbers so far.
+
+    Attributes:
+        null: the largest effect of a null control.
+        resolution: of each metric what rounding alone does, the largest that was seen.
+    """
+
+    base: Float[np.ndarray, "metrics examples"]
+    values: Float[np.ndarray, "metrics cells examples"]
+    null: float
+    resolution: Float[np.ndarray, " metrics"]
+
+    @classmethod
+    def of(cls, sweep: Sweep) -> "_Found":
+        metrics, n = len(sweep.metrics), len(sweep.pairs)
+        values = np.full((metrics, len(sweep.cells), n), np.nan)
+        return cls(np.full((metrics, n), np.nan), values, 0.0, np.full(metrics, np.nan))
+
+    def resolutions(self, sweep: Sweep) -> dict[str, float | None]:
+        """By the metrics' names; None where it is not known."""
+        known = [None if np.isnan(x) else float(x) for x in self.resolution]
+        return dict(zip((m.name for m in sweep.metrics), known, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The batches of some rows of one length, which share their traces."""
+
+    sweep: Sweep
+    engine: Engine
+    batches: Sequence[Batch]
+    references: dict[Averaged, MeanReference]
+    begun: Sequence[object]
+    room: int
+
+    def into(self, found: _Found, bar: tqdm) -> None:
+        """Run what is not kept, and fill in the numbers."""
+        block: Block | None = None
+        null, resolution = 0.0, np.full(len(self.sweep.metrics), np.nan)
+        for batch in self.batches:
+            key = _key(self.sweep, self.engine, batch, self.begun) if self.begun else ()
+            store, rows = Store(self.sweep.checkpoint, key), list(batch.rows)
+            kept = store.load()
+            if kept is None:
+                if block is None:
+                    block = Block(self.sweep, self.engine, batch.rows, self.references)
+                    if np.isnan(found.base).all():
+                        null = self._null(block, batch)
+                        resolution = block.resolution()
+                cells = self.sweep.cells
+                ran = halving(partial(block.run, cells), batch, self.room)
+                lines = np.concatenate([block.plain()[:, None], ran], 1)
+                # what holds for all of a batch stands in a line of its own
+                said = np.stack([np.full(len(resolution), null), resolution])
+                kept = store.save(_packed(lines, said))
+            lines, said = _unpacked(kept, len(self.sweep.metrics), len(rows))
+            found.base[:, rows] = lines[:, 0]
+            found.values[:, np.array(batch.cells)[:, None], rows] = lines[:, 1:]
+            found.null = max(found.null, float(said[0, 0]))
+            found.resolution = np.fmax(found.resolution, said[1])
+            bar.update(len(batch.cells) * len(rows))
+
+    def _null(self, block: Block, batch: Batch) -> float:
+        """The null control of a batch, of one cell where the memory does not last for three."""
+        found = fitting(partial(block.null, self.sweep.cells, batch), batch, self.room)
+        if found is not None:
+            return found
+        return self._null(block, replace(batch, cells=batch.cells[:1]))
+
+
+def _packed(
+    lines: Float[np.ndarray, "metrics lines batch"], said: Float[np.ndarray, "two metrics"]
+) -> Float[np.ndarray, "rows columns"]:
+    return np.concatenate([lines.reshape(len(lines), -1), said.T], 1)
+
+
+def _unpacked(
+    kept: Float[np.ndarray, "metrics columns"], metrics: int, batch: int
+) -> tuple[Float[np.ndarray, "metrics lines batch"], Float[np.ndarray, "two metrics"]]:
+    return kept[:, :-2].reshape(metrics, -1, batch), kept[:, -2:].T
+
+
+def _require_interventions(sweep: Sweep) -> None:
+    """Refuse, before anything runs, what would make nonsense of a run or do nothing in a row.
 
     Raises:
-        InterpError: NaN or infinity.
-        SiteError: an erasure of vectors of another width than the site's.
+        PositionError, SiteError: as `run`.
     """
-    for cell in cells:
+    facts, pairs = sweep.model.facts, sweep.pairs
+    lengths = _by_length(pairs)
+    seen: set[tuple[object, ...]] = set()
+    for cell in sweep.cells:
         for i in cell.interventions:
-            source = i.value.source
-            if isinstance(i.value, Erase):
-                _require_width(i.value, i.site, facts)
-            if isinstance(source, Tensor) and not source.isfinite().all():
-                row = (~source.isfinite()).nonzero()[0, 0].item()
-                raise InterpError(
-                    f"the value given for '{i.site}' holds NaN or infinity, first in row {row}; "
-                    "every number after it would. Look at how it was made."
+            key = (id(i.value), i.site.kind, i.site.neuron is None, i.site.stack, i.site.cross)
+            if key not in seen:
+                seen.add(key)
+                require_fit(i, facts, pairs)
+            place = (i.positions, i.site.stack, i.site.cross, i.site.kind in ("k", "v"))
+            if place not in seen:
+                seen.add(place)
+                for rows in lengths:
+                    places(pairs, i.positions, rows, i.site)
+        for hop in cell.hops:
+            if ("hop", hop.positions) not in seen:
+                seen.add(("hop", hop.positions))
+                for rows in lengths:
+                    _require_even(places(pairs, hop.positions, rows), str(hop))
+        if len(cell.interventions) > 1:
+            _refuse_overlap(cell, pairs, lengths)
+
+
+def _by_length(pairs: Pairs) -> list[list[int]]:
+    by_length: dict[int, list[int]] = {}
+    for row, length in enumerate(pairs.lengths.tolist()):
+        by_length.setdefault(length, []).append(row)
+    return list(by_length.values())
+
+
+def _require_even(mask: Tensor, hop: str) -> None:
+    counts = mask.sum(1)
+    if int(counts.min()) != int(counts.max()):
+        raise SiteError(
+            f"the receivers {hop} take their input at {int(counts.min())} positions of one row and "
+            f"at {int(counts.max())} of another of the same length; a path needs as many in each. "
+            "Give as many, or run the rows apart (pairs.select)."
+        )
+
+
+def _refuse_overlap(cell: Cell, pairs: Pairs, lengths: Sequence[Sequence[int]]) -> None:
+    """Two values for one site at one position, of places that are written otherwise."""
+    for i, other in _same(cell.interventions):
+        if isinstance(i.positions, int) and isinstance(other.positions, int):
+            continue  # equal ones were refused when the cell was made
+        for rows in lengths:
+            both = places(pairs, i.positions, rows, i.site)
+            both = both & places(pairs, other.positions, rows, i.site)
+            if bool(both.any()):
+                raise SiteError(
+                    f"two interventions set '{i.site}' in one run ({cell.name!r}), at "
+                    f"{i.positions!s} and at {other.positions!s}, which are one position in row "
+                    f"{rows[int(both.any(1).int().argmax())]}: which one holds is not said. Leave "
+                    "one out."
                 )
 
 
-def _require_width(value: Erase, site: Site, facts: Facts) -> None:
-    if site.kind == "pattern" or site.neuron is not None:
-        raise SiteError(
-            f"'{site}' is no vector of features that directions could be erased from; take the "
-            "residual stream, an output ('12.attn', '12.mlp') or a head."
-        )
-    width = facts.d_head if site.kind in HEAD_KINDS else facts.d_model
-    if value.width != width:
-        raise SiteError(
-            f"the erasure put at '{site}' is of vectors {value.width} wide, and the site's are "
-            f"{width} wide: it was fitted at another kind of site, or on another model. ({facts})"
-        )
+def _same(interventions: Sequence[Intervention]) -> Iterator[tuple[Intervention, Intervention]]:
+    """Pairs of interventions on one site that some reader sees both of."""
+    by_site: dict[Site, list[Intervention]] = {}
+    for i in interventions:
+        for other in by_site.get(i.site, ()):
+            apart = i.readers is not None and other.readers is not None
+            if not (apart and set(i.readers or ()).isdisjoint(other.readers or ())):
+                yield i, other
+        by_site.setdefault(i.site, []).append(i)
 
 
 def _unnormalised(cells: Sequence[Cell]) -> dict[str, bool]:
@@ -166,59 +281,50 @@ def _references(sweep: Sweep, engine: Engine) -> dict[Averaged, MeanReference]:
 
 def _key(sweep: Sweep, engine: Engine, batch: Batch, begun: Sequence[object]) -> list[object]:
     """Everything that the numbers of a batch depend on."""
-    metric = sweep.metric
     return [
         *(*begun, sweep.pairs.fingerprint),
         *(engine.name, sweep.method, sweep.base, batch.rows),
-        *metric_identity(metric),
+        *map(metric_identity, sweep.metrics),
         sweep.pairs.decoder,
         *(cell_identity(sweep.cells[i]) for i in batch.cells),
     ]
 
 
-def _table(
-    sweep: Sweep,
-    engine: str,
-    base: Float[np.ndarray, " examples"],
-    values: Float[np.ndarray, "cells examples"],
-) -> pd.DataFrame:
-    """The long table: cells in the order of the list, examples in the order of the pairs."""
-    cells, n = sweep.cells, len(sweep.pairs)
+def _table(sweep: Sweep, engine: str, found: _Found) -> pd.DataFrame:
+    """The long table: metrics, then cells in the order of the list, then examples."""
+    cells, n, metrics = sweep.cells, len(sweep.pairs), sweep.metrics
     direction = "noise" if sweep.base == "clean" else "denoise"
 
-    def words(column: Sequence[str]) -> np.ndarray:
-        return np.repeat(np.asarray(column, dtype=object), n)
+    def words(column: Sequence[object]) -> np.ndarray:
+        return np.tile(np.repeat(np.asarray(column, dtype=object), n), len(metrics))
 
     def numbers(column: Sequence[int | None]) -> pd.arrays.IntegerArray:
-        return pd.array(np.repeat(np.asarray(column, dtype=object), n), dtype="Int16")
+        return pd.array(words(column), dtype="Int16")
 
+    lines = len(metrics) * len(cells)
+    base = np.broadcast_to(found.base[:, None], found.values.shape).reshape(-1)
+    value = found.values.reshape(-1)
     frame = pd.DataFrame(
         {
-            "method": words([sweep.method] * len(cells)),
+            "method": sweep.method,
             "site": words([c.name for c in cells]),
             "position": words([c.position for c in cells]),
             "receiver": words([" -> ".join(map(str, c.hops)) for c in cells]),
-            "direction": words([direction] * len(cells)),
-            "metric": words([sweep.metric.name] * len(cells)),
+            "direction": direction,
+            "metric": np.repeat(np.asarray([m.name for m in metrics], object), n * len(cells)),
             "kind": words([c.site.kind if c.site else "set" for c in cells]),
             "layer": numbers([c.site.layer if c.site else None for c in cells]),
             "head": numbers([c.site.head if c.site else None for c in cells]),
             "through": words([_through(c) for c in cells]),
-            "engine": words([engine] * len(cells)),
-            "example": np.tile(np.arange(n, dtype=np.int32), len(cells)),
-            "cluster": np.tile(np.asarray(sweep.pairs.cluster, object), len(cells)),
-            "base": np.tile(base, len(cells)),
-            "value": values.reshape(-1),
-            "effect": (values - base).reshape(-1),
+            "engine": engine,
+            "example": np.tile(np.arange(n, dtype=np.int32), lines),
+            "cluster": np.tile(np.asarray(sweep.pairs.cluster, object), lines),
+            "base": base,
+            "value": value,
+            "effect": value - base,
         }
     )
     return frame[COLUMNS]
-
-
-def _budget(memory: int | None) -> int:
-    if memory is not None and memory < 1:
-        raise InterpError(f"memory={memory} bytes holds nothing; leave it out, or give more than 0")
-    return memory or min(DEFAULT_MEMORY, psutil.virtual_memory().available // 4)
 
 
 def _through(cell: Cell) -> str:

@@ -1,7 +1,11 @@
-"""A metric for the rows of a block: what it reads of a run, and where."""
+"""Metrics for the rows of a block: what they read of a run, and where.
+
+A `Score` is one metric, a `Readout` several of one run: what they read is computed once.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -116,3 +120,72 @@ class Score:
             found = self.metric(logits(at), Answers(ids, torch.full_like(ids, -1)))
             values.append(found.view(cells, batch, -1))
         return torch.cat(values, -1).mean(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """Several metrics of one run.
+
+    Attributes:
+        read: the positions that any of them reads.
+        places: where in them each metric's own are.
+    """
+
+    scores: tuple[Score, ...]
+    read: Int[Tensor, "batch read"]
+    places: tuple[slice, ...]
+
+    @classmethod
+    def of(cls, *scores: Score) -> "Readout":
+        """Positions that several read stand once."""
+        parts: dict[str | int, Tensor] = {}
+        starts: dict[str | int, int] = {}
+        for score in scores:
+            if score.metric.position not in parts:
+                starts[score.metric.position] = sum(part.shape[1] for part in parts.values())
+                parts[score.metric.position] = score.read
+        at = [(starts[score.metric.position], score.read.shape[1]) for score in scores]
+        places = tuple(slice(start, start + width) for start, width in at)
+        return cls(scores, torch.cat([*parts.values()], 1), places)
+
+    @classmethod
+    def of_rows(
+        cls, model: Model, pairs: Pairs, metrics: Sequence[Metric], rows: Sequence[int]
+    ) -> "Readout":
+        """For rows of one length; references are still to be filled."""
+        return cls.of(*(Score.of_rows(model, pairs, metric, rows) for metric in metrics))
+
+    def referring(self, found: Callable[[Score], Tensor]) -> "Readout":
+        """With what the clean run says, where a metric compares with that."""
+        scores = tuple(
+            replace(score, answers=replace(score.answers, reference=found(score)))
+            if score.metric.needs_reference
+            else score
+            for score in self.scores
+        )
+        return replace(self, scores=scores)
+
+    def of_final(
+        self,
+        final: Float[Tensor, "cells batch read d_model"],
+        unembed: Callable[[Score, slice, Tensor, Tensor | None, slice], Tensor],
+        wide: int,
+    ) -> Float[Tensor, "metrics cells batch"]:
+        """All metrics of final residual streams at the positions that are read.
+
+        `unembed` is given the metric and where it reads, and what `Score.of_final` gives it.
+        """
+        return torch.stack(
+            [
+                score.of_final(final[:, :, place], partial(unembed, score, place), wide)
+                for score, place in zip(self.scores, self.places, strict=True)
+            ]
+        )
+
+    def of_run(
+        self,
+        logits: Float[Tensor, "batch pos d_vocab"] | None,
+        final: Float[Tensor, "batch pos d_model"],
+    ) -> Float[Tensor, "metrics 1 batch"]:
+        """All metrics of a whole run."""
+        return torch.stack([score.of(logits, final) for score in self.scores])

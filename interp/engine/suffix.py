@@ -72,7 +72,7 @@ class Suffix:
         self.turn = forward.rotations(self.w, rows.length)
         keep = ("resid_pre", "resid_mid", "z", "mlp_out")
         self.clean = rows.engine.trace(rows.tokens, keep=keep)
-        read = rows.reads[0]
+        read = rows.readout.read
         whole = torch.arange(rows.length, device=read.device).expand(len(read), -1)
         at = (torch.arange(len(read), device=read.device)[:, None] * rows.length + read).flatten()
         changes = self._changes()
@@ -226,7 +226,7 @@ class _Wave:
                 self.mlp(layer)
             final = self.reads(np.array([s.wiring.logits]), s.end)[0]
         final = final.unflatten(1, s.end.shape)
-        return s.rows.measured([final])[:, 0].double().cpu().numpy()
+        return s.rows.measured(final)[0].double().cpu().numpy()
 
     def reads(self, rows: Int[ndarray, " row"], view: View) -> Float[Tensor, "row _ token d_model"]:
         """What settled readers read."""

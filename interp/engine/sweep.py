@@ -9,6 +9,7 @@ from interp.core.metrics import Metric
 from interp.core.pairs import Pairs
 from interp.engine.engines import EngineName
 from interp.engine.interventions import Cell
+from interp.engine.memory import Memory
 from interp.models.model import Model
 
 Side = Literal["clean", "corrupt"]
@@ -21,6 +22,7 @@ class Sweep:
     Attributes:
         method: the word in the `method` column.
         base: the run that is intervened on.
+        metrics: all read off the same runs.
         memory: bytes that the run may hold beside the weights; None takes 1 GiB, or a quarter
             of what is free if that is less.
         checkpoint: a folder for finished batches; a run that was killed goes on from there.
@@ -31,7 +33,7 @@ class Sweep:
     cells: Sequence[Cell]
     method: str
     base: Side
-    metric: Metric
+    metrics: tuple[Metric, ...]
     engine: EngineName = "auto"
-    memory: int | None = None
+    memory: Memory = None
     checkpoint: Path | None = None

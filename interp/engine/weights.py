@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -18,7 +19,9 @@ from interp.core.errors import PairsError, Unsupported
 from interp.core.facts import Facts
 from interp.core.sites import absent
 from interp.models import rotary
+from interp.models.activations import Activation, activation
 from interp.models.model import Model
+from interp.models.precision import undetoured
 
 FAMILIES = (
     "GPT2LMHeadModel",
@@ -39,23 +42,8 @@ FAMILIES = (
 )
 """Architectures whose forward pass replay reproduces; each is verified against the bridge."""
 
-UNKNOWN = (
-    "scale_attn_by_inverse_layer_idx",
-    "reorder_and_upcast_attn",
-    "qk_layernorm",
-    "use_bidirectional_attention",
-    "_remove_final_layer_norm",
-)
+UNKNOWN = ("qk_layernorm", "_remove_final_layer_norm")
 """Options of these families' configs that replay does not have; refused when they are set."""
-
-Activation = Callable[[Tensor], Tensor]
-ACTIVATIONS: dict[str, Activation] = {
-    "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-}
 
 
 @dataclass(frozen=True)
@@ -112,7 +100,7 @@ class Attention:
 
     Attributes:
         q_norm, k_norm: of each head, or of all of them together where the weight is that wide.
-        window: keys further back than this are not seen.
+        window: keys as far away as this, or further, are not seen.
         cap: scores pass through cap * tanh(score / cap).
         rotary: which of the model's rotations turns queries and keys.
     """
@@ -208,7 +196,7 @@ def read(model: Model) -> Weights:
         unknown.append("word_embed_proj_dim")
     if facts.architecture == "NativeModel" and hasattr(_inner(bridge.blocks[0].attn.k), "alpha"):
         unknown.append("smeared keys")
-    if bridge.cfg.act_fn not in ACTIVATIONS:
+    if activation(bridge.cfg.act_fn) is None:
         unknown.append(f"activation {bridge.cfg.act_fn!r}")
     if unknown:
         raise Unsupported(f"the replay engine has no {', '.join(unknown)}; use engine='hooks'.")
@@ -235,7 +223,7 @@ def _block(model: Model, layer: int) -> Block:
         own = name if hasattr(block, name) or facts.block == "sandwich" else otherwise
         return Ends(norm(block, own), write=norm(block, f"{name}_post"))
 
-    gemma2 = facts.architecture == "Gemma2ForCausalLM"
+    own, gemma2 = _inner(block.attn), facts.architecture == "Gemma2ForCausalLM"
     kind = (getattr(config, "layer_types", None) or ["full_attention"] * facts.n_layers)[layer]
     local = kind == "sliding_attention" or facts.architecture == "MistralForCausalLM"
     return Block(
@@ -245,12 +233,12 @@ def _block(model: Model, layer: int) -> Block:
             k=_linear(block.attn.k),
             v=_linear(block.attn.v),
             o=_linear(block.attn.o),
-            scale=(getattr(config, "query_pre_attn_scalar", None) or facts.d_head) ** -0.5,
+            scale=_scale(own, facts.d_head),
             q_norm=norm(block.attn, "q_norm"),
             k_norm=norm(block.attn, "k_norm"),
             window=config.sliding_window if local else None,
-            # Gemma 3's config has the cap too, and its attention ignores it
-            cap=getattr(config, "attn_logit_softcapping", None) if gemma2 else None,
+            # Gemma 3's attention has the cap too, and ignores it
+            cap=own.attn_logit_softcapping if gemma2 else None,
             rotary=kind if facts.architecture == "Gemma3ForCausalLM" else "",
         ),
         MLP(
@@ -258,9 +246,23 @@ def _block(model: Model, layer: int) -> Block:
             gate=_linear(block.mlp.gate) if bridge.cfg.gated_mlp else None,
             up=_linear(getattr(block.mlp, "in")),
             down=_linear(block.mlp.out),
-            activation=ACTIVATIONS[bridge.cfg.act_fn],
+            activation=_activation(bridge.cfg.act_fn),
         ),
     )
+
+
+def _scale(attention: Any, d_head: int) -> float:
+    """What scores are multiplied by, as the model's own attention has it now."""
+    if hasattr(attention, "scaling"):
+        return attention.scaling
+    divisor = getattr(attention, "scale_attn", None) or getattr(attention, "scale", None)
+    return d_head**-0.5 if divisor is None else 1 / divisor
+
+
+def _activation(name: str) -> Activation:
+    found = activation(name)
+    assert found is not None  # `read` refuses the others
+    return found
 
 
 def _embedding(model: Model) -> Embedding:
@@ -295,7 +297,7 @@ def _unembedding(model: Model) -> Unembedding:
         None,
         linear,
         transform=_linear(_inner(bridge.mlm_head)),
-        activation=ACTIVATIONS[config.hidden_act],
+        activation=_activation(config.hidden_act),
         transform_norm=_norm(model, bridge.ln_final),
     )
 
@@ -318,11 +320,8 @@ def _rotary(model: Model) -> dict[str, Angles]:
 
 def _angles(module: Any, like: Tensor, place: Tensor, **kind: str) -> tuple[Tensor, Tensor]:
     """The model's own module makes them, without what it remembers of longer rows."""
-    remembering = rotary.remembering(module)
-    rotary.settle(remembering)
-    angles = module(like, place, **kind)
-    rotary.settle(remembering)
-    return angles
+    with rotary.alone([module]), undetoured(like.dtype):
+        return module(like, place, **kind)
 
 
 def _gptj_angles(attention: nn.Module, like: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
@@ -346,10 +345,12 @@ def _norm(model: Model, component: nn.Module) -> Norm | None:
     if isinstance(inner, nn.Identity):
         return None
     kind = "layer" if isinstance(inner, nn.LayerNorm) else "rms"
-    eps = getattr(inner, "eps", None) or getattr(inner, "variance_epsilon", None)
+    eps = inner.eps if hasattr(inner, "eps") else inner.variance_epsilon
     gemma = model.facts.architecture.startswith("Gemma")
-    assert isinstance(eps, float)
-    return Norm(kind, inner.weight, getattr(inner, "bias", None), eps, offset=float(gemma))
+    weight = inner.weight
+    if weight is None:  # a norm that learns nothing
+        weight = torch.ones(inner.normalized_shape, dtype=model.dtype, device=model.device)
+    return Norm(kind, weight, getattr(inner, "bias", None), float(eps), offset=float(gemma))
 
 
 def _inner(component: Any) -> Any:

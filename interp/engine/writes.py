@@ -15,6 +15,7 @@ from interp.core.errors import Unsupported
 from interp.core.facts import Facts
 from interp.core.sites import Site
 from interp.engine.edits import Edit
+from interp.engine.explain import require_running
 from interp.engine.trace import shelf
 from interp.models import rotary
 from interp.models.model import Model
@@ -80,6 +81,7 @@ def forward(
     Raises:
         Unsupported: a hook point that the bridge has not, or that did not fire exactly once.
     """
+    require_running()
     facts, known = model.facts, model.bridge.hook_dict
     final: list[Tensor] = []
     stream = "dec.resid_post" if facts.n_encoder_layers else "resid_post"
@@ -99,13 +101,11 @@ def forward(
         return asked[index][1](activation)
 
     points = [(name, lambda x, hook, i=i: fire(i, x)) for i, (name, _) in enumerate(asked)]
-    remembering = model.live.watch.remembering
-    rotary.settle(remembering)
-    with warnings.catch_warnings(), model.bridge.hooks(fwd_hooks=points):
+    alone = rotary.alone(model.live.watch.remembering)
+    with warnings.catch_warnings(), model.bridge.hooks(fwd_hooks=points), alone:
         # said wherever the scale of a norm is written, which is what is meant
         warnings.filterwarnings("ignore", "A forward hook edited hook_scale")
         logits = _call(model, tokens, prefix)
-    rotary.settle(remembering)
     if wrong := {asked[i][0]: fired[i] for i in range(len(asked)) if fired[i] != 1}:
         raise Unsupported(
             f"hooks fired {wrong} times in one forward of {facts.architecture}, not once: "

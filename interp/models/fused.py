@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from interp.core.errors import ModelError
+from interp.models.watch import glimpse, versions
 
 SPLITS = {"split_qkv_matrix": ("q", "k", "v"), "split_gate_up_matrix": ("gate", "in")}
 """What splits a matrix, of a part of the bridge, and the names of what it makes."""
-State = list[tuple[int, int, int]]
+State = list[tuple[int, int, int | bytes, bytes]]
 
 
 @dataclass(eq=False)
@@ -69,6 +70,10 @@ class Fused:
                 self._merge()
         self.agreed = self._states()
 
+    def tensors(self) -> list[Tensor]:
+        """The matrix and its parts."""
+        return [*self._held(), *self._parts()]
+
     def _merge(self) -> None:
         """Write the parts into the whole, to the places that they are split from."""
         held = self._held()
@@ -94,7 +99,11 @@ class Fused:
 
     def _states(self) -> tuple[State, State]:
         sides = (self._held(), self._parts())
-        whole, parts = ([(id(t), t.data_ptr(), t._version) for t in side] for side in sides)
+        # a change through `.data` raises no version, and shows in the numbers alone
+        whole, parts = (
+            [*zip(map(id, side), map(Tensor.data_ptr, side), versions(side), map(glimpse, side))]
+            for side in sides
+        )
         return whole, parts
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from interp.models.fused import Fused
-from interp.models.watch import Foreign, Stamp, Watch
+from interp.models.watch import Foreign, Stamp, Watch, glimpse
 
 T = TypeVar("T")
 
@@ -43,6 +43,7 @@ class Live:
     def __init__(self, watch: Watch, fused: Sequence[Fused]) -> None:
         self.watch, self.fused = watch, fused
         self._now: Now | None = None
+        self._twice = self._held_twice()
 
     def now(self) -> Now:
         """The model as it is.
@@ -50,19 +51,29 @@ class Live:
         Raises:
             ModelError: two copies of one matrix were changed in two ways.
         """
-        stamp = self.watch.stamp()
+        stamp = self._stamp()
         if self._now is None or stamp != self._now.stamp:
             for matrix in self.fused:
                 matrix.settle()
+            self._twice = self._held_twice()
             first = _first(self.watch.wrapped)
             self._now = Now(
-                self.watch.stamp(),
+                self._stamp(),
                 self.watch.foreign(),
                 self.watch.changed(),
                 first.device,
                 first.dtype,
             )
         return self._now
+
+    def _stamp(self) -> Stamp:
+        """Of what is held twice some numbers too: where one copy is changed the other must follow,
+        also if it was changed through `.data`, which no counter shows.
+        """
+        return (self.watch.stamp(), b"".join(map(glimpse, self._twice)))
+
+    def _held_twice(self) -> list[torch.Tensor]:
+        return [tensor for matrix in self.fused for tensor in matrix.tensors()]
 
 
 def _first(module: nn.Module) -> torch.Tensor:

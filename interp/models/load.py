@@ -32,6 +32,7 @@ from interp.models.wrap import wrap
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
+@torch.inference_mode(mode=False)  # its tensors have no versions, and no gradients ever after
 def load(
     name: str | os.PathLike[str],
     *,
@@ -84,6 +85,7 @@ def load(
         return _wrap(hf, architecture, str(name), tokenizer, headless=headless)
 
 
+@torch.inference_mode(mode=False)
 def untrained(model: Model, *, seed: int = 0) -> Model:
     """A model of the same architecture and tokenizer with random weights: a control for probes.
 

@@ -15,7 +15,7 @@ from interp.core.errors import ModelError, Unsupported
 from interp.core.facts import Facts
 from interp.core.identity import Unreadable, identity
 from interp.core.sites import absent
-from interp.models import tokens
+from interp.models import rotary, tokens
 from interp.models.checks import (
     Checks,
     Identity,
@@ -84,7 +84,7 @@ class Model:
         if self.facts.recurrent:
             return recurrent_checks(output_of(self.bridge, tokens, language_model=True))
         # hooks on hook points are no part of the bare model
-        with watch.lifted(now.foreign):
+        with watch.lifted(now.foreign), rotary.alone(watch.remembering):
             known = self.truth.run(tokens, foreign=now.foreign).output
             return run_checks(self.bridge, self.facts, tokens=tokens, reference=known)
 
@@ -178,7 +178,8 @@ class Model:
         """
         now = self.now()
         tokens = sample_tokens(self.facts.d_vocab, device=now.device)
-        with self.live.watch.lifted(now.foreign):
+        watch = self.live.watch
+        with watch.lifted(now.foreign), rotary.alone(watch.remembering):
             known = self.truth.run(tokens, foreign=now.foreign).output
             found = output_of(
                 self.bridge.original_model, tokens, language_model=self.facts.language_model

@@ -6,8 +6,10 @@ numbers, so there the detour is left out.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from typing import Any
+from types import MethodType
+from typing import Any, no_type_check
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 class _NoDetour(TorchFunctionMode):
     """Conversions of float64 tensors to float32 do nothing."""
 
+    @no_type_check  # it sees every operation: types that are checked at run time cost seconds
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -34,17 +37,25 @@ class _NoDetour(TorchFunctionMode):
 
 
 def exact(hf: nn.Module) -> None:
-    """Let a model compute in float64 from end to end while its weights are float64."""
-    forward = hf.forward
+    """Let a model, and its body alone, compute in float64 from end to end while it is float64."""
+    body = getattr(hf, "base_model", hf)
+    for module in (hf,) if body is hf else (hf, body):
+        # bound, so that a copy of the model runs itself
+        module.forward = MethodType(_undetoured(type(module).forward), module)
 
+
+def undetoured(dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Inside of the block a part of a model of this dtype computes in it from end to end."""
+    return _NoDetour() if dtype is torch.float64 else nullcontext()
+
+
+def _undetoured(forward: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(forward)
-    def in_float64(*args: Any, **kwargs: Any) -> Any:
-        if next(hf.parameters()).dtype is not torch.float64:
-            return forward(*args, **kwargs)
-        with _NoDetour():
-            return forward(*args, **kwargs)
+    def in_float64(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with undetoured(next(self.parameters()).dtype):
+            return forward(self, *args, **kwargs)
 
-    hf.forward = in_float64
+    return in_float64
 
 
 STEPS = {torch.float64: 64, torch.float32: 64, torch.bfloat16: 12, torch.float16: 12}

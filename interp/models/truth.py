@@ -130,8 +130,7 @@ class Truth:
         noted: dict[str, Tensor] = {}
         held = self.tensors()
         held |= {name: held[start].clone() for name, start in self._copied.items()}
-        rotary.settle(self._remembering)
-        with ExitStack() as stack:
+        with rotary.alone(self._remembering), ExitStack() as stack:
             for one in foreign:
                 stack.enter_context(self._shared(one))
             for name, side in (note or {}).items():
@@ -150,7 +149,6 @@ class Truth:
                 kwargs={"input_ids": tokens, **inputs},
                 tie_weights=False,
             )
-        rotary.settle(self._remembering)
         return Said(last[0].logits if self.head else last[0].last_hidden_state, noted)
 
     def _follow(self) -> None:

@@ -113,7 +113,7 @@ class Watch:
             tuple(map(id, self._shape)),
             tuple(map(id, tensors)),
             tuple(map(_pointer, tensors)),
-            tuple(map(_version, tensors)),
+            versions(tensors),
             tuple(tuple(d) for d in self._hooked if d),
             sum("forward" in d for d in self._dicts),
             settings,
@@ -128,11 +128,7 @@ class Watch:
 
     def sample(self) -> bytes:
         """One number of each tensor in main memory, read where it lies."""
-        return b"".join(
-            ctypes.string_at(t.data_ptr() + t.nbytes // 2, min(8, t.nbytes - t.nbytes // 2))
-            for t in self._tensors()
-            if t.device.type == "cpu" and t.nbytes
-        )
+        return b"".join(map(glimpse, self._tensors()))
 
     def plain(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """The plain settings of each module that is Hugging Face's own, by its name."""
@@ -199,6 +195,24 @@ class Watch:
             for hooks, all_of_them in before:
                 hooks.clear()
                 hooks.update(all_of_them)
+
+
+def glimpse(tensor: Tensor) -> bytes:
+    """Some bytes from the middle of a tensor in main memory."""
+    if tensor.device.type != "cpu" or not tensor.nbytes:
+        return b""
+    start = tensor.nbytes // 2
+    return ctypes.string_at(tensor.data_ptr() + start, min(8, tensor.nbytes - start))
+
+
+def versions(tensors: Sequence[Tensor]) -> tuple[int | bytes, ...]:
+    """How often each was changed in place; of one made in inference mode, which does not count, a
+    number of it.
+    """
+    try:
+        return tuple(map(_version, tensors))
+    except RuntimeError:
+        return tuple(glimpse(t) if t.is_inference() else _version(t) for t in tensors)
 
 
 def _plain(module: nn.Module) -> tuple[str, ...]:

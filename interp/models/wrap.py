@@ -2,9 +2,11 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
@@ -65,7 +67,7 @@ def wrap(
             model_name=name,
         )
         bridge.eval().requires_grad_(False)  # again: wrapping may add modules
-        known = facts(bridge)
+        known = _as_it_runs(facts(bridge), module, tokens)
         output_of(module, tokens, language_model=not headless)  # it hooks itself when it first runs
         watch = Watch(module, bridge)
         model = Model(
@@ -95,3 +97,19 @@ def wrap(
         )
     model.require_eval()
     return model
+
+
+def _as_it_runs(facts: Facts, module: nn.Module, tokens: Int[Tensor, "batch pos"]) -> Facts:
+    """With what a config may switch by itself: does a token see those that come after it?"""
+    if facts.n_encoder_layers:
+        return facts
+    other = tokens.clone()
+    other[:, -1] = (other[:, -1] + 1) % facts.d_vocab
+    plain, changed = (
+        output_of(module, ids, language_model=facts.language_model)[:, :-1]
+        for ids in (tokens, other)
+    )
+    moved = off(changed, plain)
+    if moved is None or moved == float("inf") or 0 < moved <= rounding(plain.dtype):
+        return facts  # NaN and rounding say nothing
+    return replace(facts, causal=moved == 0)

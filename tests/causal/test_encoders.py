@@ -90,7 +90,7 @@ def test_a_real_encoder():
     assert set(heads.frame["engine"]) == {"replay"}
     assert heads.frame["value"].between(0.3, 1.0001).all()
     assert attention.frame["value"].mean() < heads.frame["value"].mean()
-    whole = interp.patch(model, pairs, "embed", metric="cosine")
+    whole = interp.patch(model, pairs, "embed", metric="cosine", direction="denoise")
     assert (whole.frame["value"] - 1).abs().max() < 1e-5
     assert (whole.frame["base"] < 0.999).all()
 

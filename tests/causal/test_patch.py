@@ -34,18 +34,18 @@ def test_against_the_oracle(model, family, oracle, pairs, engine, direction):
     assert (found["effect"].abs() > 1e-7).any()
 
 
-def test_denoise_is_the_default(tiny_model, pairs):
+def test_noise_is_the_default(tiny_model, pairs):
     found = interp.patch(tiny_model("gpt2"), pairs, "0.mlp")
     base = interp.evaluate(tiny_model("gpt2"), pairs, metric="logit_diff")
-    assert set(found.frame["direction"]) == {"denoise"}
-    corrupt = base.query("position == 'corrupt'").frame["value"]
-    assert (found.frame["base"] - corrupt).abs().max() < 1e-9
+    assert set(found.frame["direction"]) == {"noise"}
+    clean = base.query("position == 'clean'").frame["value"]
+    assert (found.frame["base"] - clean).abs().max() < 1e-9
 
 
 def test_streams_by_position_make_a_grid(tiny_model, pairs):
     """All layers by all positions; the last position of the last stream is the whole answer."""
     model, chosen = tiny_model("llama"), pairs.select([0, 2, 4])
-    found = interp.patch(model, chosen, "layers", positions="each")
+    found = interp.patch(model, chosen, "layers", positions="each", direction="denoise")
     grid = found.grid("value")
     assert grid.shape == (3, 7)
     clean = interp.evaluate(model, chosen, metric="logit_diff").query("position == 'clean'")

@@ -66,7 +66,7 @@ def metric_of(model: Model) -> Metric:
 
 
 def answer(model: Model, pairs: Pairs, cell: Cell, engine: str, base: str = "clean") -> Tensor:
-    sweep = Sweep(model, pairs, [cell], "test", base, metric_of(model), engine)
+    sweep = Sweep(model, pairs, [cell], "test", base, (metric_of(model),), engine)
     return torch.tensor(run(sweep).frame["value"].to_numpy())
 
 

@@ -74,7 +74,9 @@ def test_an_intervention_that_is_not_finite_names_its_first_site(llama, pairs):
     with pytest.raises(MetricError, match=r"on far, 2\.resid_pre is the first to .* prompt \d"):
         interp.intervene(llama, pairs, {"far": far})
     bad = Set(torch.full((5, 9, 30), torch.nan, dtype=torch.float64))
-    with pytest.raises(InterpError, match=r"value given for '1\.attn' holds NaN.*first in row 0"):
+    with pytest.raises(
+        InterpError, match=r"value given for '1\.attn' holds NaN.*first at \[0, 0, 0\]"
+    ):
         interp.intervene(llama, pairs, {"bad": [Intervention(Site.parse("1.attn"), bad)]})
 
 

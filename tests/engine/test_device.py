@@ -20,7 +20,7 @@ from interp.core.sites import KINDS, Site
 from interp.engine.edits import Edit
 from interp.engine.engines import Replay, Route, choose
 from interp.engine.interventions import Add, Freeze, Hop, Scale, Zero
-from interp.engine.score import Score
+from interp.engine.score import Readout, Score
 
 BATCH, POS, START = 2, 7, 3
 
@@ -121,15 +121,15 @@ def test_everything_is_made_where_the_model_is(tiny_model, family, reads):
         mean = metric.position == "mean"
         read = torch.arange(POS, device="cuda") if mean else torch.tensor([POS - 1], device="cuda")
         score = Score(metric, answers, read.expand(BATCH, -1))
-        score = replace(score, answers=replace(answers, reference=engine.found(base, score)))
-        assert engine.plain(base, score).device.type == "cuda"
+        readout = Readout.of(score).referring(partial(engine.found, base))
+        assert engine.plain(base, readout).device.type == "cuda"
 
         def run(*cells: list[Edit], hops: tuple[Hop, ...] = (), start: int = 0) -> Tensor:
             place = torch.arange(POS, device="cuda").expand(BATCH, -1)
             receiving = tuple(read.expand(BATCH, -1) if hop.ends else place for hop in hops)
             starts = (start,) * (len(hops) + 1)
             route = Route(hops, receiving, starts)
-            return engine.run(base, tokens, cells, route=route, score=score)
+            return engine.run(base, tokens, cells, route=route, readout=readout)
 
         start = 0 if mean or not facts.causal else START
         own = torch.zeros(BATCH, POS, facts.d_head, device="cuda", dtype=base.final.dtype)

@@ -40,7 +40,7 @@ def erasure(width: int, rank: int = 2, seed: int = 0) -> Erase:
 
 def measure(model, pairs, cells, engine="replay", **options):
     sweep = Sweep(
-        model, pairs, cells, "test", "clean", METRICS["logit_diff"], engine=engine, **options
+        model, pairs, cells, "test", "clean", (METRICS["logit_diff"],), engine=engine, **options
     )
     return run(sweep).frame["effect"].to_numpy().reshape(len(cells), -1)
 
@@ -109,11 +109,13 @@ def test_after_the_first_is_every_position_but_that(tiny_model, pairs):
     model = tiny_model("llama")
     value, site = at(model, "0.mlp"), Site.parse("0.mlp")
     each = tuple(Intervention(site, value, i) for i in range(1, 9))
+    long = pairs.select([1, 3])  # every row must have each position
     together, one_by_one, whole = measure(
-        model, pairs, [one("0.mlp", value, AFTER_FIRST), Cell("x", "", each), one("0.mlp", value)]
+        model, long, [one("0.mlp", value, AFTER_FIRST), Cell("x", "", each), one("0.mlp", value)]
     )
     np.testing.assert_allclose(together, one_by_one, rtol=0, atol=1e-12)
     assert np.abs(together - whole).min() > 1e-6
+    pairs = pairs.select([1, 3])
     zero = interp.ablate(model, pairs, "0.mlp", method="zero", positions=AFTER_FIRST)
     by_hand = [Intervention(site, Zero(), i) for i in range(1, 9)]
     truth = interp.intervene(model, pairs, {"x": by_hand})
@@ -130,7 +132,7 @@ def test_after_the_first_is_every_position_but_that(tiny_model, pairs):
 def explain_cells(model, pairs, cells):
     metric = METRICS["logit_diff"]
     return make_plan(
-        *(model.facts, pairs, cells), budget=1 << 30, itemsize=8, metric=metric, engine="replay"
+        *(model.facts, pairs, cells), budget=1 << 30, itemsize=8, metrics=(metric,), engine="replay"
     )
 
 

@@ -1,9 +1,12 @@
 """A metric of running text: read wherever a token follows, against Hugging Face's own loss."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import tiny
 import torch
+from budgets import least
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -48,7 +51,7 @@ def cells() -> list[Cell]:
 
 
 def measure(model, pairs, chosen, metric=LOSS, engine="replay", **options) -> np.ndarray:
-    sweep = Sweep(model, pairs, chosen, "test", "clean", metric, engine, **options)
+    sweep = Sweep(model, pairs, chosen, "test", "clean", (metric,), engine, **options)
     return run(sweep).frame["value"].to_numpy().reshape(len(chosen), len(pairs))
 
 
@@ -118,7 +121,7 @@ def test_paths_into_the_logits_of_every_position(tiny_model, text, through, ln):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_null_interventions_change_nothing(model, text, engine):
     nulls = [Cell(s, "all", (Intervention(Site.parse(s), Freeze()),)) for s in SITES]
-    sweep = Sweep(model, text, nulls, "test", "clean", LOSS, engine)
+    sweep = Sweep(model, text, nulls, "test", "clean", (LOSS,), engine)
     found = run(sweep)
     assert found.frame["effect"].abs().max() < 1e-12
     assert found.provenance["null"] < 1e-12
@@ -146,7 +149,7 @@ def test_a_batch_is_its_rows_and_cells_one_by_one(tiny_model, text):
     np.testing.assert_allclose(together, np.hstack(rows), rtol=0, atol=1e-12)
     one_by_one = np.vstack([measure(model, text, [c]) for c in chosen])
     np.testing.assert_allclose(together, one_by_one, rtol=0, atol=1e-12)
-    tight = measure(model, text, chosen, memory=20_000)
+    tight = measure(model, text, chosen, memory=least(partial(measure, model, text, chosen)))
     np.testing.assert_allclose(together, tight, rtol=0, atol=1e-12)
 
 
@@ -165,7 +168,8 @@ def test_logits_are_made_a_few_positions_at_a_time(tiny_model, text, engine, mon
     counted = Metric("counted", seen, position="all", needs_answers=False)
     at_once = 3 * 8 * tiny.VOCAB  # one position of three rows
     monkeypatch.setattr(score, "LOGITS_AT_ONCE", at_once)
-    few = measure(model, text, chosen, counted, engine, memory=20_000)
+    memory = least(partial(measure, model, text, chosen, counted, engine))
+    few = measure(model, text, chosen, counted, engine, memory=memory)
     np.testing.assert_allclose(few, whole, rtol=0, atol=1e-12)
     assert max(sizes) <= at_once
     assert len(sizes) > 10 * len(chosen)
@@ -176,12 +180,12 @@ def test_flops_are_those_of_the_run(model, text, site):
     """The unembedding of every position among them."""
     cell = Cell(site, "all", (Intervention(Site.parse(site), Zero()),))
     chosen = text.select([1, 4])
-    sweep = Sweep(model, chosen, [cell], "test", "clean", LOSS, "replay")
+    sweep = Sweep(model, chosen, [cell], "test", "clean", (LOSS,), "replay")
     plan = make_plan(
         *(model.facts, chosen, [cell]),
         budget=1 << 30,
         itemsize=8,
-        metric=LOSS,
+        metrics=(LOSS,),
         engine="replay",
     )
     [batch] = plan.batches

@@ -2,9 +2,11 @@
 
 import math
 import re
+from functools import partial
 
 import pytest
 import torch
+from budgets import least
 from torch.utils.flop_counter import FlopCounterMode
 
 import interp
@@ -42,7 +44,7 @@ def test_explaining_runs_nothing(model, pairs):
     assert asked
 
 
-@pytest.mark.parametrize("memory", [20_000, 200_000, None])
+@pytest.mark.parametrize("times", [1, 10, None])
 @pytest.mark.parametrize(
     ("method", "options"),
     [
@@ -51,7 +53,9 @@ def test_explaining_runs_nothing(model, pairs):
         (interp.path_patch, MIXED),
     ],
 )
-def test_every_cell_and_row_once(model, pairs, memory, method, options):
+def test_every_cell_and_row_once(model, pairs, times, method, options):
+    smallest = least(partial(method, model, pairs, **options))
+    memory = None if times is None else times * smallest
     plan = explain(method, model, pairs, memory=memory, **options)
     found = [(cell, row) for batch in plan.batches for cell in batch.cells for row in batch.rows]
     cells = {cell for cell, _ in found}
@@ -60,12 +64,13 @@ def test_every_cell_and_row_once(model, pairs, memory, method, options):
     assert len(method(model, pairs, **options)) == len(found)  # as many rows as were promised
     for batch in plan.batches:
         assert len({int(pairs.lengths[row]) for row in batch.rows}) == 1
-        assert batch.bytes <= plan.budget or (len(batch.rows), len(batch.cells)) == (1, 1)
+        assert batch.bytes <= plan.budget
+    assert plan.least == smallest
 
 
 def test_a_small_budget_cuts_smaller(model, pairs):
-    sizes = []
-    for memory in (20_000, 200_000, 20_000_000):
+    sizes, smallest = [], least(partial(interp.ablate, model, pairs, "heads", method="zero"))
+    for memory in (smallest, 10 * smallest, 1000 * smallest):
         plan = explain(interp.ablate, model, pairs, "heads", method="zero", memory=memory)
         assert plan.budget == memory
         sizes.append(max(len(b.rows) * len(b.cells) for b in plan.batches))
@@ -154,13 +159,13 @@ def test_flops_are_those_of_the_run(model, pairs, what, positions):
     made = (Intervention(site, Resample("corrupt"), positions),)
     cell = Cell(str(site), positions, made, hops, site)
     pairs = pairs.select([1, 3])
-    sweep = Sweep(model, pairs, [cell], "test", "clean", METRICS["logit_diff"], "replay")
+    sweep = Sweep(model, pairs, [cell], "test", "clean", (METRICS["logit_diff"],), "replay")
     served = choose(model, "replay")
     plan = make_plan(
         *(model.facts, pairs, [cell]),
         budget=1 << 30,
         itemsize=8,
-        metric=METRICS["logit_diff"],
+        metrics=(METRICS["logit_diff"],),
         engine="replay",
     )
     [batch] = plan.batches
@@ -182,7 +187,7 @@ def test_calls_without_interventions_have_plans_too(model, pairs):
     assert sum(batch.bytes for batch in whole.batches) == kept
     assert {row for batch in twice.batches for row in batch.rows} == set(range(len(pairs)))
     assert "layers" in str(early)
-    with pytest.raises(InterpError, match="runs no model"):
+    with pytest.raises(InterpError, match="has no plan to show"):
         explain(interp.complement, model, "heads")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import stepped
 import tiny
 import torch
+from budgets import least
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
@@ -265,7 +267,7 @@ def test_a_patch_of_a_run_into_itself_does_nothing(model, pairs):
     for chosen in ("units", "layers", "c", "embed"):
         found = interp.patch(model, same, chosen, positions=["all", "mid"])
         assert found.frame["effect"].abs().max() < TOLERANCE
-    moved = interp.patch(model, pairs, "layers")
+    moved = interp.patch(model, pairs, "layers", direction="denoise")
     assert moved.frame["effect"].abs().max() > 1e-3
     last = moved.frame[moved.frame["site"] == "2.h"]
     clean = interp.evaluate(model, pairs, metric="logit_diff").frame.query("position == 'clean'")
@@ -275,7 +277,8 @@ def test_a_patch_of_a_run_into_itself_does_nothing(model, pairs):
 def test_a_batch_is_the_loop_over_its_cells_and_rows(model, pairs):
     chosen = ["0.c[1]", "1.h", "embed"]
     whole = interp.patch(model, pairs, chosen, positions=["mid", "all"]).frame
-    small = interp.patch(model, pairs, chosen, positions=["mid", "all"], memory=2000).frame
+    call = partial(interp.patch, model, pairs, chosen, positions=["mid", "all"])
+    small = call(memory=least(call)).frame
     assert np.abs(whole["value"] - small["value"]).max() < TOLERANCE
     for site, row in product(chosen, (0, 3)):
         alone = interp.patch(model, pairs.select([row]), site, positions=["mid", "all"]).frame
@@ -383,11 +386,11 @@ def test_the_plan(model, pairs):
     cells = [Cell(str(s), "mid", (Intervention(s, Zero(), "mid"),), site=s) for s in chosen]
     pairs, metric = pairs.select([1, 3]), METRICS["logit_diff"]
     plan = make_plan(
-        model.facts, pairs, cells, budget=1 << 30, itemsize=8, metric=metric, engine="recurrent"
+        model.facts, pairs, cells, budget=1 << 30, itemsize=8, metrics=(metric,), engine="recurrent"
     )
     [batch] = plan.batches
     assert (batch.start, batch.positions, batch.layers) == (1, 6, (0, 2))
-    sweep = Sweep(model, pairs, cells, "test", "clean", metric)
+    sweep = Sweep(model, pairs, cells, "test", "clean", (metric,))
     with torch.inference_mode():
         block = Block(sweep, choose(model), batch.rows, {})
         with FlopCounterMode(display=False) as counter:
@@ -451,9 +454,16 @@ def test_a_transformer_is_not_recurrent(tiny_model, pairs):
         interp.ablate(llama, pairs, "units")
 
 
+class Lost(Scale):
+    """Times what no number holds."""
+
+    def __call__(self, current, found):
+        return current * float("inf")
+
+
 def test_where_numbers_are_lost(model, pairs):
     with pytest.raises(MetricError, match=r"intervention on lost, 1.h is the first to hold NaN"):
-        interp.intervene(model, pairs, {"lost": [Intervention(Site("h", 1), Scale(float("inf")))]})
+        interp.intervene(model, pairs, {"lost": [Intervention(Site("h", 1), Lost(1.0))]})
 
 
 def test_a_mean_of_whose(model, pairs):

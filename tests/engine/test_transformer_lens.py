@@ -206,7 +206,7 @@ def test_they_refuse_keys_of_groups_and_we_do_not(tiny_model, chosen):
 def resampled(model: Model, pairs: Pairs, site: str, engine: str) -> np.ndarray:
     at = Site.parse(site)
     cell = Cell(site, "all", (Intervention(at, Resample("clean")),), site=at)
-    sweep = Sweep(model, pairs, [cell], "patch", "corrupt", METRICS["logit_diff"], engine)
+    sweep = Sweep(model, pairs, [cell], "patch", "corrupt", (METRICS["logit_diff"],), engine)
     return run(sweep).frame["effect"].to_numpy()
 
 

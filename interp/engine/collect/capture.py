@@ -17,9 +17,10 @@ from interp.engine.collect import shards
 from interp.engine.collect.captured import Captured
 from interp.engine.collect.kept import Kept, Place, Wanted
 from interp.engine.collect.prompts import Side, Tokens, prompts, require_side, tokens_hash
-from interp.engine.collect.taps import Layout, budget, read, rows_at_once
+from interp.engine.collect.taps import Layout, read, rows_at_once
 from interp.engine.engines import Engine, EngineName, accept, choose
 from interp.engine.explain import proceed
+from interp.engine.memory import HOST, KEEP, Memory, budget
 from interp.engine.plan import blocks, forward_plan
 from interp.engine.provenance import provenance
 from interp.models.model import Model
@@ -40,7 +41,7 @@ def capture(
     side: Side = "clean",
     mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
     dtype: torch.dtype | None = None,
-    memory: int | None = None,
+    memory: Memory = None,
     folder: str | os.PathLike[str] | None = None,
     batch: int | None = None,
     engine: EngineName = "auto",
@@ -74,7 +75,7 @@ def capture(
     served = choose(model, engine, longest=wanted.pairs.longest, prefix=wanted.pairs.decoder)
     if batch is not None and batch < 1:
         raise InterpError(f"batch={batch} rows is no forward; leave it out, or give 1 or more")
-    asked, room = wanted.bytes(), budget(memory)
+    asked, room = wanted.bytes(), budget(memory, HOST, KEEP)
     proceed(
         forward_plan(
             model.facts,

@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 from interp.core.errors import InterpError, ModelError, Unsupported
 from interp.core.facts import Facts
 from interp.core.pairs import Pairs
-from interp.engine.collect.taps import DEFAULT_MEMORY, Layout, Slab, read, rows_at_once
+from interp.engine.collect.taps import Layout, Slab, read, rows_at_once
 from interp.engine.engines import Engine
+from interp.engine.memory import KEEP
 from interp.engine.plan import blocks
 from interp.models.model import Model
 
@@ -155,9 +156,7 @@ def average(
     with tqdm(total=len(pairs), desc="mean reference", unit="prompt", delay=2, disable=None) as bar:
         for same in blocks(pairs.lengths, len(pairs)):
             length = int(pairs.lengths[same[0]])
-            size = rows_at_once(
-                model.facts, length, model.dtype.itemsize, DEFAULT_MEMORY, model.device
-            )
+            size = rows_at_once(model.facts, length, model.dtype.itemsize, KEEP, model.device)
             for rows in (same[i : i + size] for i in range(0, len(same), size)):
                 groups = [(pairs.cluster[i], length) for i in rows]
                 fitter.count(groups)

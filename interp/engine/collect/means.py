@@ -20,9 +20,12 @@ from interp.core.pairs import Pairs
 from interp.core.sites import Site, resolve
 from interp.engine.collect.fitter import BY, By, Group, Key, average, require_room
 from interp.engine.collect.prompts import Side, Tokens, prompts, require_side
-from interp.engine.collect.taps import Layout, Slab, budget
+from interp.engine.collect.taps import Layout, Slab
 from interp.engine.engines import Engine, EngineName, accept, choose
+from interp.engine.explain import proceed
 from interp.engine.interventions import Averaged, Reference
+from interp.engine.memory import HOST, KEEP, Memory, budget
+from interp.engine.plan import forward_plan
 from interp.models.model import Model
 
 VERSION = 1
@@ -60,7 +63,7 @@ class MeanReference(Averaged):
         *,
         side: Side = "corrupt",
         by: By = "template",
-        memory: int | None = None,
+        memory: Memory = None,
         engine: EngineName = "auto",
     ) -> "MeanReference":
         """Average over prompts; only the sums are held.
@@ -88,8 +91,18 @@ class MeanReference(Averaged):
         layout = Layout.of(resolve(sites, model.facts), model.facts.group_size)
         given = prompts(pairs)
         accept(model, given, None)
-        require_room(model, given, layout, by, budget(memory))
+        require_room(model, given, layout, by, budget(memory, HOST, KEEP))
         served = choose(model, engine, longest=given.longest, prefix=given.decoder)
+        proceed(
+            forward_plan(
+                *(model.facts, given.lengths),
+                rows=len(given),
+                runs=1,
+                itemsize=model.dtype.itemsize,
+                engine=served.name,
+                layers=layout.layers,
+            )
+        )
         found = average(model, served, given, side, layout, by)
         return cls(by, layout, *found, model.name, model.weight_hash, given.decoder)
 

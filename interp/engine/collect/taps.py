@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.errors import InterpError, SiteError, Unsupported, nearest
+from interp.core.errors import SiteError, Unsupported, nearest
 from interp.core.facts import Facts
 from interp.core.pairs import Pairs
 from interp.core.sites import HEAD_KINDS, STATES, Site
@@ -22,8 +21,6 @@ MOST_ON_DEVICE = 16384
 """... where an accelerator has to be kept busy."""
 SHARE = 8
 """What a forward holds for a moment may be this fraction of what is kept."""
-DEFAULT_MEMORY = 2 << 30
-"""Bytes that may be kept unless said otherwise, or a quarter of what is free if that is less."""
 
 
 @dataclass(frozen=True)
@@ -150,13 +147,6 @@ def _place(site: Site, group_size: int) -> tuple[str, int, int | None]:
     if site.kind in ("k", "v") and site.head is not None:
         index = site.head // group_size
     return shelf(site), site.layer or 0, index
-
-
-def budget(memory: int | None) -> int:
-    """Bytes that may be kept."""
-    if memory is not None and memory < 1:
-        raise InterpError(f"memory={memory} bytes holds nothing; leave it out, or give more than 0")
-    return memory or min(DEFAULT_MEMORY, psutil.virtual_memory().available // 4)
 
 
 def rows_at_once(facts: Facts, length: int, itemsize: int, kept: int, device: torch.device) -> int:
