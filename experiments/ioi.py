@@ -20,6 +20,8 @@ import interp
 from interp.figures.attention import attention_summary
 from interp.runs import interval
 
+LOOKS = ("io", "s1", "s2", "first")
+"""Where heads are asked to look from the last token; "first" is the first token of the prompt."""
 ENOUGH = 0.75
 """Accuracy under which a model does not do the task, so that a circuit would explain nothing."""
 
@@ -108,7 +110,9 @@ def run(config: Config) -> interp.Results:
         )
         for head in chosen
     }
-    attention = run.stage("attention", lambda _: interp.attention(model, reporting, chosen))
+    attention = run.stage(
+        "attention", lambda _: interp.attention(model, reporting, chosen, keys=LOOKS)
+    )
 
     reported = within(logits, reporting)
     reported = reported.query(f"site in {chosen}")

@@ -107,7 +107,6 @@ def _forgetting(hf: nn.Module) -> Iterator[None]:
             hf.set_submodule(name, module)
 
 
-@torch.no_grad()
 def output(
     hf: nn.Module,
     row: Sequence[int],
@@ -116,12 +115,24 @@ def output(
     decoder: Sequence[int] = (),
 ) -> Tensor:
     """Logits of one row, or the last hidden state of a model without a head: `pos out`."""
-    inputs = {"input_ids": torch.tensor([list(row)])}
+    return outputs(hf, [row], cuts=cuts, decoder=decoder)[0]
+
+
+@torch.no_grad()
+def outputs(
+    hf: nn.Module,
+    rows: Sequence[Sequence[int]],
+    *,
+    cuts: Sequence[Cut] = (),
+    decoder: Sequence[int] = (),
+) -> Tensor:
+    """The same of rows of one length, together: `row pos out`."""
+    inputs = {"input_ids": torch.tensor([list(row) for row in rows])}
     if hf.config.is_encoder_decoder:
-        start = hf.config.decoder_start_token_id
-        inputs["decoder_input_ids"] = torch.tensor([[start, *decoder]])
+        written = torch.tensor([[hf.config.decoder_start_token_id, *decoder]])
+        inputs["decoder_input_ids"] = written.expand(len(rows), -1)
     with ExitStack() as stack, _forgetting(hf):
         for one in cuts:
             cut(stack, hf, one)
         said = hf(**inputs)
-    return (said.logits if hasattr(said, "logits") else said.last_hidden_state)[0]
+    return said.logits if hasattr(said, "logits") else said.last_hidden_state

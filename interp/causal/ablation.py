@@ -1,25 +1,24 @@
 """Ablation: take a part away and see what the model loses."""
 
-from pathlib import Path
 from typing import Literal
 
-from interp.causal.averages import averaged
-from interp.causal.targets import Positions, Sites, targets
-from interp.core.errors import Unsupported, nearest
+from interp.causal.averages import Averaging, averaged
+from interp.causal.targets import Sites, targets
+from interp.core.atomic import Checkpoint
+from interp.core.door import door
 from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.pairs import Pairs
+from interp.core.places import Positions
 from interp.core.results import Results
-from interp.engine.collect.means import MeanReference
 from interp.engine.engines import EngineName
 from interp.engine.interventions import Mean, Resample, Value, Zero
 from interp.engine.memory import Memory
 from interp.engine.run import run
-from interp.engine.sweep import Side, Sweep
+from interp.engine.sweep import Sweep
 from interp.models.model import Model
 
-METHODS = ("zero", "mean", "resample")
 
-
+@door
 def ablate(
     model: Model,
     pairs: Pairs,
@@ -27,12 +26,12 @@ def ablate(
     *,
     method: Literal["zero", "mean", "resample"] = "mean",
     positions: Positions = "all",
-    reference: Side | Pairs | MeanReference = "corrupt",
+    reference: Averaging = "corrupt",
     normalise: bool = True,
     metric: Metrics = "logit_diff",
     engine: EngineName = "auto",
     memory: Memory = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = None,
 ) -> Results:
     """Replace each site's activation on the clean run, one site, edge or named set at a time.
 
@@ -62,8 +61,6 @@ def ablate(
         SiteError, PositionError, MetricError, Unsupported: as their names say, before any run.
     """
     value: Value
-    if method not in METHODS:
-        raise Unsupported(f"unknown method {method!r}; {nearest(method, METHODS)}")
     source = averaged(pairs, reference)
     if method == "mean":
         value = Mean(source)

@@ -9,33 +9,33 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
-from interp.causal.averages import averaged
+from interp.causal.averages import Ablated, Averaging, averaged
 from interp.causal.pruning import Search
 from interp.causal.worse import Worse, harm
+from interp.core.atomic import Checkpoint
 from interp.core.attribution import Attribution
 from interp.core.circuit import REST, Circuit, Part
+from interp.core.door import door
 from interp.core.edges import Edge
-from interp.core.errors import Unsupported, nearest
+from interp.core.errors import Unsupported
 from interp.core.graph import Graph
-from interp.core.metrics import Metric, resolve_metric
+from interp.core.metrics import Metric, OneMetric, resolve_metric
 from interp.core.pairs import Pairs
-from interp.engine.collect.means import MeanReference
+from interp.core.taken import Finite
 from interp.engine.engines import EngineName
 from interp.engine.interventions import Averaged
 from interp.engine.isolate import Isolation
 from interp.engine.memory import Memory
 from interp.engine.provenance import provenance
-from interp.engine.sweep import Side
 from interp.engine.wiring import Wiring
 from interp.models.model import Model
 
 log = logging.getLogger("interp")
 
-Ablated = Literal["resample", "mean", "zero"]
 Where = Literal["all", "named"]
 
 
@@ -62,20 +62,21 @@ class Discovered:
     waves: int
 
 
+@door
 def acdc(
     model: Model,
     pairs: Pairs,
     *,
-    threshold: float,
-    metric: str | Metric = "kl",
+    threshold: Finite,
+    metric: OneMetric = "kl",
     worse: Worse | None = None,
     ablation: Ablated = "resample",
-    reference: Side | Pairs | MeanReference = "corrupt",
+    reference: Averaging = "corrupt",
     positions: Where = "all",
     corruption: str = "corrupt prompts",
     engine: EngineName = "auto",
     memory: Memory = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = None,
 ) -> Discovered:
     """Cut every edge without which the metric gets worse by less than a threshold.
 
@@ -121,20 +122,21 @@ def acdc(
     return found
 
 
+@door
 def acdc_sweep(
     model: Model,
     pairs: Pairs,
     *,
-    thresholds: Sequence[float],
-    metric: str | Metric = "kl",
+    thresholds: Sequence[Finite],
+    metric: OneMetric = "kl",
     worse: Worse | None = None,
     ablation: Ablated = "resample",
-    reference: Side | Pairs | MeanReference = "corrupt",
+    reference: Averaging = "corrupt",
     positions: Where = "all",
     corruption: str = "corrupt prompts",
     engine: EngineName = "auto",
     memory: Memory = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = None,
 ) -> Attribution:
     """ACDC at several thresholds: edges ranked by the largest at which they are kept.
 
@@ -202,14 +204,8 @@ def _job(
     """What is searched.
 
     Raises:
-        Unsupported: unknown options, or no logits.
+        Unsupported: no logits.
     """
-    for name, given, known in (
-        ("ablation", ablation, get_args(Ablated)),
-        ("positions", positions, get_args(Where)),
-    ):
-        if given not in known:
-            raise Unsupported(f"unknown {name}={given!r}; {nearest(str(given), known)}")
     if not model.facts.language_model:
         raise Unsupported(
             f"{model.name} has no logits, so no edge leads to an answer that could be kept. Rank "

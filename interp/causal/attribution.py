@@ -10,7 +10,7 @@ An estimate is first-order: it misses what saturates and what only acts together
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,15 +18,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from interp.causal.averages import averaged
+from interp.causal.averages import Ablated, Averaging, averaged
 from interp.core.attribution import Attribution
 from interp.core.circuit import REST, Part
-from interp.core.errors import PositionError, Unsupported, nearest
+from interp.core.door import door
+from interp.core.errors import PositionError, Unsupported
 from interp.core.facts import Facts
 from interp.core.graph import Graph, nodes
-from interp.core.metrics import Metric, resolve_metric
+from interp.core.metrics import OneMetric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.core.sites import Site
+from interp.core.taken import Count
 from interp.engine import atp_star, forward
 from interp.engine.collect.means import MeanReference, taken
 from interp.engine.engines import Replay, accept, choose
@@ -39,11 +41,9 @@ from interp.engine.memory import KEEP, Memory, budget, require
 from interp.engine.plan import Batch, Plan, blocks, places
 from interp.engine.provenance import provenance
 from interp.engine.score import Score
-from interp.engine.sweep import Side
 from interp.models.model import Model
 
 Parts = Literal["edges", "nodes"]
-Ablated = Literal["resample", "mean", "zero"]
 Method = Literal["eap", "eap-ig-inputs", "eap-ig-activations", "atp", "atp*"]
 OF: dict[Parts, tuple[Method, ...]] = {
     "edges": ("eap", "eap-ig-inputs", "eap-ig-activations", "atp*"),
@@ -52,17 +52,18 @@ OF: dict[Parts, tuple[Method, ...]] = {
 """Which methods there are for what; the first is taken if none is named."""
 
 
+@door
 def attribute(
     model: Model,
     pairs: Pairs,
     parts: Parts = "edges",
     *,
     method: Method | None = None,
-    steps: int = 5,
+    steps: Count = 5,
     ablation: Ablated = "resample",
-    reference: Side | Pairs | MeanReference = "corrupt",
+    reference: Averaging = "corrupt",
     positions: str | Sequence[str] = "all",
-    metric: str | Metric = "logit_diff",
+    metric: OneMetric = "logit_diff",
     memory: Memory = None,
 ) -> Attribution:
     """Estimate the effect of ablating each part, all parts at once.
@@ -103,7 +104,7 @@ def attribute(
         PairsError, PositionError: as their names say.
         InterpError: a single prompt takes more than `memory`.
     """
-    method = _method(parts, method, steps)
+    method = _method(parts, method)
     metric = resolve_metric(metric)
     accept(model, pairs, metric)
     engine = differentiable(model, pairs)
@@ -111,7 +112,6 @@ def attribute(
     graph = Graph.of(model.facts)
     allowed = budget(memory, model.device, KEEP)
     source = averaged(pairs, reference)
-    require_ablation(ablation)
     chunks = _chunks(pairs, graph, model, method, len(names), allowed, memory)
     proceed(_plan(model.facts, graph, pairs, chunks, method, steps, ablation))
     means = _means(model, engine, pairs, ablation, source, graph)
@@ -195,31 +195,13 @@ def mask(pairs: Pairs, place: str, rows: Sequence[int]) -> Bool[Tensor, "batch p
     return ~torch.stack(named).any(0)
 
 
-def _method(parts: str, method: str | None, steps: int) -> Method:
-    if parts not in OF:
-        raise Unsupported(
-            f"unknown parts={parts!r}; {nearest(parts, OF)} Chosen edges or nodes are measured: "
-            "interp.causal.exact."
-        )
+def _method(parts: Parts, method: Method | None) -> Method:
     known = OF[parts]
     if method is not None and method not in known:
         raise Unsupported(
-            f"method={method!r} is not one of {parts}, which have {', '.join(map(repr, known))}"
+            f"method={method!r} is not one of {parts}, which have {', '.join(map(repr, known))}."
         )
-    if steps < 1:
-        raise Unsupported(f"steps={steps}: integrated gradients take at least one step")
     return known[0] if method is None else method
-
-
-def require_ablation(ablation: str) -> None:
-    """Refuse what is no ablation.
-
-    Raises:
-        Unsupported: names the nearest.
-    """
-    if ablation not in get_args(Ablated):
-        known = nearest(str(ablation), get_args(Ablated))
-        raise Unsupported(f"unknown ablation={ablation!r}; {known}")
 
 
 def _plan(

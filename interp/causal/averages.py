@@ -1,25 +1,22 @@
-"""Whose mean takes the place of what is ablated."""
+"""What takes the place of what is ablated, and whose mean."""
 
-from interp.core.errors import Unsupported
-from interp.core.pairs import Pairs
+from typing import Literal
+
+from interp.core.pairs import Pairs, Side
 from interp.engine.collect.means import MeanReference
 from interp.engine.interventions import Averaged, Reference
 
+Ablated = Literal["resample", "mean", "zero"]
+Averaging = Side | Pairs | MeanReference
+"""Whose mean: a side of the pairs, the corrupt side of others, or means taken before."""
 
-def averaged(pairs: Pairs, reference: object) -> Averaged:
-    """The mean over a side of the pairs, over the corrupt side of others, or one taken before.
 
-    Raises:
-        Unsupported: none of these.
-    """
+def averaged(pairs: Pairs, reference: Averaging) -> Averaged:
+    """The reference of a mean."""
     match reference:
         case MeanReference():
             return reference
         case Pairs():
             return Reference(reference, "corrupt")
-        case "clean" | "corrupt":
+        case _:
             return Reference(pairs, reference)
-    raise Unsupported(
-        f"unknown reference {reference!r}: it is a side of these pairs, 'clean' or 'corrupt', "
-        "or other Pairs, whose corrupt side is averaged, or a MeanReference of this model."
-    )

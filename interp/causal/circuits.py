@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from interp.causal.setting import Given, Setting
+from interp.core.atomic import Checkpoint
 from interp.core.circuit import Circuit
+from interp.core.door import door
 from interp.core.errors import ResultsError
 from interp.core.metrics import Metrics
 from interp.core.pairs import Pairs
@@ -17,6 +18,7 @@ from interp.models.model import Model
 log = logging.getLogger("interp")
 
 
+@door
 def run_circuits(
     model: Model,
     pairs: Pairs,
@@ -26,7 +28,7 @@ def run_circuits(
     metric: Metrics = "logit_diff",
     engine: EngineName = "auto",
     memory: Memory = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = None,
 ) -> Results:
     """Metrics of the clean prompts in a model that has only the circuit.
 
@@ -59,7 +61,7 @@ def run_circuits(
     """
     named = {"circuit": circuits} if isinstance(circuits, Circuit) else dict(circuits)
     if not named:
-        raise ResultsError("the mapping of circuits is empty; give at least one")
+        raise ResultsError("the mapping of circuits is empty, so nothing runs; give at least one.")
     setting = Setting.of(model, pairs, list(named.values()), reference)
     found = setting.run(
         [setting.kept(name, circuit) for name, circuit in named.items()],

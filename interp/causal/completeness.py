@@ -16,14 +16,17 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from interp.causal.setting import Given, Kept, Setting
+from interp.core.atomic import Checkpoint
 from interp.core.circuit import Circuit, Part
+from interp.core.door import door
 from interp.core.edges import Edge
 from interp.core.errors import ResultsError, SiteError, Unsupported
 from interp.core.facts import Facts
-from interp.core.metrics import Metric
+from interp.core.metrics import Metric, OneMetric
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.core.sites import Site
+from interp.core.taken import Count, Seed
 from interp.engine.engines import EngineName
 from interp.engine.memory import Memory
 from interp.models.model import Model
@@ -52,20 +55,21 @@ class _Runner:
         )
 
 
+@door
 def completeness(
     model: Model,
     pairs: Pairs,
     circuit: Circuit,
     *,
     sets: Sets = "random",
-    n: int = 10,
-    candidates: int = 10,
-    seed: int = 0,
+    n: Count = 10,
+    candidates: Count = 10,
+    seed: Seed = 0,
     reference: Given = "corrupt",
-    metric: str | Metric = "logit_diff",
+    metric: OneMetric = "logit_diff",
     engine: EngineName = "auto",
     memory: Memory = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = None,
 ) -> Results:
     """Take sets K of parts out of the circuit and out of the model.
 
@@ -85,17 +89,13 @@ def completeness(
     Raises:
         SiteError: a class with a part that the circuit has not.
         ResultsError: a circuit without parts, n or candidates < 1.
-        Unsupported: unknown `sets`.
         Others: as `run_circuits`.
     """
     setting = Setting.of(model, pairs, [circuit], reference)
     run = _Runner(setting, metric, engine, memory, checkpoint)
     parts = sorted(circuit.parts, key=str)
-    if not parts or n < 1 or candidates < 1:
-        raise ResultsError(
-            f"a circuit of {len(parts)} parts, n={n} and candidates={candidates} leave no set to "
-            "take out; each must be at least 1."
-        )
+    if not parts:
+        raise ResultsError("a circuit of no parts leaves no set to take out.")
     rng = np.random.default_rng(seed)
     if sets == "greedy":
         return _greedy(run, circuit, parts, rng, n, candidates)
@@ -105,15 +105,14 @@ def completeness(
             f"random {i}": frozenset(p for p, inside in zip(parts, row, strict=True) if inside)
             for i, row in enumerate(drawn)
         }
-    elif isinstance(sets, Mapping):
+    else:
         chosen = {
             name: frozenset(_members(circuit, one, model.facts)) for name, one in sets.items()
         }
-    else:
-        raise Unsupported(f"unknown sets={sets!r}: 'random', 'greedy' or a mapping of classes")
     return _without(run, circuit, chosen)
 
 
+@door
 def minimality(
     model: Model,
     pairs: Pairs,
@@ -121,10 +120,10 @@ def minimality(
     *,
     by: Literal["parts", "nodes"] | Mapping[str, Chosen] = "parts",
     reference: Given = "corrupt",
-    metric: str | Metric = "logit_diff",
+    metric: OneMetric = "logit_diff",
     engine: EngineName = "auto",
     memory: Memory = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = None,
 ) -> Results:
     """Take each part out of the circuit, alone: which of them does it not need?
 
@@ -170,7 +169,9 @@ def minimality(
 def _without(run: _Runner, circuit: Circuit, sets: Mapping[str, frozenset[Part]]) -> Results:
     """F(C - K) beside F(M - K)."""
     if not sets:
-        raise ResultsError("the mapping of classes is empty; give at least one")
+        raise ResultsError(
+            "the mapping of classes is empty, so nothing is left out; give at least one."
+        )
     setting = run.setting
     inside = [setting.kept(name, circuit.holding(circuit.parts - k)) for name, k in sets.items()]
     outside = [setting.without(name, k) for name, k in sets.items()]

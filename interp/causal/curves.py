@@ -8,7 +8,6 @@ f <= 1 they add up to the width of the axis, 0.999.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,11 +19,14 @@ from interp.causal.discovery import By, Closure, circuit_of, merit
 from interp.causal.faithfulness import Faithfulness, Wide, by_metric, drawn, empty
 from interp.causal.setting import Given, Kept, Setting
 from interp.core import stats
+from interp.core.atomic import Checkpoint
 from interp.core.attribution import Attribution
+from interp.core.door import door
 from interp.core.errors import ResultsError
-from interp.core.metrics import Metric
+from interp.core.metrics import Metrics
 from interp.core.pairs import Pairs
 from interp.core.results import Results
+from interp.core.taken import Index, Seed
 from interp.engine.engines import EngineName
 from interp.engine.memory import Memory
 from interp.models.model import Model
@@ -46,6 +48,7 @@ def cmd(fraction: Float[ndarray, " size"], f: Float[ndarray, "*rows size"]) -> n
     return np.asarray(np.trapezoid(np.abs(1 - f), fraction, axis=-1))
 
 
+@door
 @dataclass(frozen=True, eq=False, repr=False)
 class Curve:
     """Faithfulness of nested circuits, of attributions and of random rankings.
@@ -57,7 +60,8 @@ class Curve:
 
     runs: Results
 
-    def table(self, *, by: By = "abs", seed: int = 0) -> pd.DataFrame:
+    @door
+    def table(self, *, by: By = "abs", seed: Seed = 0) -> pd.DataFrame:
         """What `interp.figures.faithfulness` draws: `method`, `fraction`, `value`, `low`, `high`.
 
         Of an attribution with 95 % cluster-bootstrap intervals; "random" is the mean and the range
@@ -85,7 +89,8 @@ class Curve:
         ).reset_index()
         return pd.concat([own[columns], band.assign(method=RANDOM)[columns]], ignore_index=True)
 
-    def areas(self, *, seed: int = 0) -> pd.DataFrame:
+    @door
+    def areas(self, *, seed: Seed = 0) -> pd.DataFrame:
         """CPR of the signed rankings, CMD of those by absolute value.
 
         Columns: `method`, `metric`, `measure`, `value`, `low`, `high`. Intervals as in `table`: 95
@@ -138,6 +143,7 @@ def _area(
     return float(area(k, carried.sum(1) / gaps.sum())), float(low), float(high)
 
 
+@door
 def faithfulness_curve(
     model: Model,
     pairs: Pairs,
@@ -145,13 +151,13 @@ def faithfulness_curve(
     *,
     sizes: Sequence[float] = SIZES,
     closure: Closure = "greedy",
-    random: int = 10,
-    seed: int = 0,
+    random: Index = 10,
+    seed: Seed = 0,
     reference: Given = "corrupt",
-    metric: str | Metric | Sequence[str | Metric] = "logit_diff",
+    metric: Metrics = "logit_diff",
     engine: EngineName = "auto",
     memory: Memory = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = None,
 ) -> Curve:
     """Run nested circuits of the best parts of each ranking, and of random rankings.
 
@@ -174,9 +180,14 @@ def faithfulness_curve(
     """
     if isinstance(attributions, Attribution):
         attributions = {str(attributions.frame["method"].iloc[0]): attributions}
+    if not attributions:
+        raise ResultsError("the mapping of attributions is empty; give at least one ranking.")
     shares = np.asarray(sizes, dtype=float)
     if not (len(shares) > 1 and shares[0] > 0 and shares[-1] <= 1 and (np.diff(shares) > 0).all()):
-        raise ResultsError(f"sizes={list(sizes)} must rise, from above 0 to at most 1")
+        raise ResultsError(
+            f"sizes={list(sizes)} are shares of the parts: two or more that rise, from above 0 to "
+            "at most 1."
+        )
     if taken := [name for name in attributions if name.partition(" ")[0] == RANDOM]:
         raise ResultsError(
             f"an attribution is called {taken[0]!r}, and so are the random rankings it is shown "

@@ -8,7 +8,7 @@ backward and takes only edges whose reader is in it already.
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,8 +18,9 @@ from interp.causal.closure import Wires
 from interp.causal.worse import WORSE
 from interp.core.attribution import Attribution
 from interp.core.circuit import Circuit, Part
+from interp.core.door import door
 from interp.core.edges import Edge
-from interp.core.errors import ResultsError, Unsupported, nearest
+from interp.core.errors import ResultsError
 from interp.core.sites import Site
 
 log = logging.getLogger("interp")
@@ -28,6 +29,7 @@ By = Literal["abs", "signed"]
 Closure = Literal["greedy", "prune", "none"]
 
 
+@door
 def top_circuit(
     attribution: Attribution,
     *,
@@ -67,11 +69,8 @@ def top_circuit(
         ResultsError: not one of the three is given, or it is out of range; a score is NaN; a table
             without parts, of edges and nodes, without an edge into the logits to grow from, or
             that does not say whose attribution it is.
-        Unsupported: unknown `by` or `closure`, or edges whose ends closure does not know.
+        Unsupported: edges whose ends closure does not know.
     """
-    for name, given, known in (("by", by, get_args(By)), ("closure", closure, get_args(Closure))):
-        if given not in known:
-            raise Unsupported(f"unknown {name}={given!r}; {nearest(str(given), known)}")
     of_edges = _of_edges(attribution)
     helps = merit(attribution, by)
     most, least = _limits(len(helps), size, fraction, threshold)
@@ -195,7 +194,9 @@ def _limits(
     wanted = round(fraction * n) if fraction is not None else size
     assert wanted is not None
     if not 0 <= wanted <= n:
-        raise ResultsError(f"size={wanted} parts cannot be taken of {n}; give 0 to {n}")
+        raise ResultsError(
+            f"size={wanted} parts cannot be taken of {n}; give 0 to {n}, or a fraction=."
+        )
     return wanted, -np.inf
 
 

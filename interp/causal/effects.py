@@ -3,23 +3,21 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from interp.causal.ablation import METHODS
-from interp.causal.attribution import Ablated
-from interp.causal.averages import averaged
+from interp.causal.averages import Ablated, Averaging, averaged
+from interp.core.atomic import Checkpoint
 from interp.core.attribution import Attribution
 from interp.core.circuit import REST, Part
+from interp.core.door import door
 from interp.core.edges import Edge
-from interp.core.errors import PairsError, SiteError, Unsupported, nearest
+from interp.core.errors import PairsError, SiteError
 from interp.core.graph import Graph, nodes
-from interp.core.metrics import Metric, resolve_metric
+from interp.core.metrics import OneMetric, resolve_metric
 from interp.core.pairs import Pairs
 from interp.core.sites import Site
-from interp.engine.collect.means import MeanReference
 from interp.engine.engines import EngineName
 from interp.engine.interventions import (
     Averaged,
@@ -32,21 +30,22 @@ from interp.engine.interventions import (
 )
 from interp.engine.memory import Memory
 from interp.engine.run import run
-from interp.engine.sweep import Side, Sweep
+from interp.engine.sweep import Sweep
 from interp.models.model import Model
 
 
+@door
 def exact(
     model: Model,
     pairs: Pairs,
     parts: str | Iterable[str | Edge | Site | Part],
     *,
     ablation: Ablated = "resample",
-    reference: Side | Pairs | MeanReference = "corrupt",
-    metric: str | Metric = "logit_diff",
+    reference: Averaging = "corrupt",
+    metric: OneMetric = "logit_diff",
     engine: EngineName = "auto",
     memory: Memory = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = None,
 ) -> Attribution:
     """Measure the effect of ablating each part, one run of the model for each.
 
@@ -117,7 +116,7 @@ def _parts(model: Model, given: str | Iterable[str | Edge | Site | Part]) -> lis
     else:
         found = [_part(part) for part in given]
     if not found:
-        raise SiteError("no parts were given; name at least one, or 'edges' or 'nodes' for all")
+        raise SiteError("no parts were given; name at least one, or 'edges' or 'nodes' for all.")
     for part in found:
         part.of.check(facts)
     if any(_writer(part).kind == "z" for part in found):
@@ -133,7 +132,6 @@ def _value(ablation: Ablated, source: Averaged) -> Zero | Resample | Mean:
             return Resample("corrupt")
         case "mean":
             return Mean(source)
-    raise Unsupported(f"unknown ablation={ablation!r}; {nearest(ablation, METHODS)}")
 
 
 def _part(given: str | Edge | Site | Part) -> Part:

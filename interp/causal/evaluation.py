@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from interp.core.door import door
 from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
@@ -21,6 +22,7 @@ ROWS = 64
 """Prompts in one forward."""
 
 
+@door
 @torch.inference_mode()
 def evaluate(
     model: Model,

@@ -7,7 +7,6 @@ Ratios of means, never means of ratios: a prompt whose gap is near 0 has a ratio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +18,14 @@ from numpy import ndarray
 from interp.causal.circuits import warn_of_unconnected
 from interp.causal.setting import Given, Kept, Setting
 from interp.core import stats
+from interp.core.atomic import Checkpoint
 from interp.core.circuit import Circuit
-from interp.core.errors import ResultsError, Unsupported
+from interp.core.door import door
+from interp.core.errors import ResultsError, Unsupported, nearest
 from interp.core.metrics import Metrics
 from interp.core.pairs import Pairs
 from interp.core.results import Results
+from interp.core.taken import Seed
 from interp.engine.engines import EngineName
 from interp.engine.memory import Memory
 from interp.models.model import Model
@@ -37,6 +39,7 @@ ROUNDING = 10
 """Units of rounding that a gap must exceed: with equal sides it is noise of one sign."""
 
 
+@door
 @dataclass(frozen=True, eq=False, repr=False)
 class Faithfulness:
     """Circuits beside the full model and the one without any part.
@@ -54,7 +57,8 @@ class Faithfulness:
                 "does. Make it with interp.causal.faithfulness."
             )
 
-    def summary(self, *, seed: int = 0) -> pd.DataFrame:
+    @door
+    def summary(self, *, seed: Seed = 0) -> pd.DataFrame:
         """Each circuit by each metric m, over the examples.
 
         Columns: `circuit`, `size`, `metric`, then means: `full`, m of the clean model; `empty`, m
@@ -108,19 +112,16 @@ class Faithfulness:
             )
         return pd.concat(rows, ignore_index=True)
 
+    @door
     def each(self, circuit: str, metric: str) -> Float[ndarray, " example"]:
         """The ratio of each example: NaN where full and empty are equal, wild where nearly so.
 
         Raises:
             ResultsError: no such circuit or metric in the table.
         """
-        wide = by_metric(self.runs).get(metric)
-        if wide is None or circuit not in wide.names:
-            raise ResultsError(
-                f"the table has no circuit {circuit!r} with metric {metric!r}; it has "
-                f"{sorted(set(self.runs.frame['site']))[:8]} and "
-                f"{sorted(set(self.runs.frame['metric']))}."
-            )
+        wide = of_metric(self.runs, metric)
+        if circuit not in wide.names:
+            raise ResultsError(f"no circuit {circuit!r} was run; {nearest(circuit, wide.names)}")
         gap = wide.full - wide.empty
         with np.errstate(divide="ignore", invalid="ignore"):
             found = (wide.value[wide.names.index(circuit)] - wide.empty) / gap
@@ -174,12 +175,30 @@ class Wide(NamedTuple):
         return True
 
 
+def of_metric(runs: Results, metric: str) -> Wide:
+    """A table of circuits as arrays, by one metric.
+
+    Raises:
+        ResultsError: it was not measured, or as `by_metric`.
+    """
+    found = by_metric(runs)
+    if metric not in found:
+        raise ResultsError(f"no run was scored by {metric!r}; {nearest(metric, found)}")
+    return found[metric]
+
+
 def by_metric(runs: Results) -> dict[str, Wide]:
     """A table of circuits as arrays, metric by metric.
 
     Raises:
-        ResultsError: circuits that were not all run on the same examples.
+        ResultsError: a table of something else, or circuits that were not all run on the same
+            examples.
     """
+    if absent := [name for name in ("size", "connected") if name not in runs.frame]:
+        raise ResultsError(
+            f"the table has no column {absent[0]!r}, so it is not of circuits; run_circuits, "
+            "faithfulness and null_test make one."
+        )
     found = {}
     dtype = getattr(torch, str(runs.provenance.get("dtype")), torch.float32)
     for metric, frame in runs.frame.groupby("metric", sort=False):
@@ -212,6 +231,7 @@ def by_metric(runs: Results) -> dict[str, Wide]:
     return found
 
 
+@door
 def faithfulness(
     model: Model,
     pairs: Pairs,
@@ -221,7 +241,7 @@ def faithfulness(
     metric: Metrics = METRICS,
     engine: EngineName = "auto",
     memory: Memory = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = None,
 ) -> Faithfulness:
     """Run circuits, and the model without any part, and judge them by several metrics.
 

@@ -1,21 +1,23 @@
 """The list itself: interventions of one's own, in any combination."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
+from interp.core.atomic import Checkpoint
+from interp.core.door import door
 from interp.core.edges import Edge
 from interp.core.errors import SiteError
 from interp.core.metrics import Metrics, resolve_metrics
-from interp.core.pairs import Pairs
+from interp.core.pairs import Pairs, Side
 from interp.core.results import Results
 from interp.engine.engines import EngineName
 from interp.engine.interventions import Cell, Hop, Intervention
 from interp.engine.memory import Memory
 from interp.engine.run import run
-from interp.engine.sweep import Side, Sweep
+from interp.engine.sweep import Sweep
 from interp.models.model import Model
 
 
+@door
 def intervene(
     model: Model,
     pairs: Pairs,
@@ -26,7 +28,7 @@ def intervene(
     metric: Metrics = "logit_diff",
     engine: EngineName = "auto",
     memory: Memory = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = None,
 ) -> Results:
     """Run the model once for each named set of interventions, made together.
 
@@ -49,11 +51,16 @@ def intervene(
         SiteError, PositionError, MetricError, Unsupported: as their names say, before any run.
     """
     if not interventions:
-        raise SiteError("no interventions were given; a mapping from names to lists of them is")
+        raise SiteError(
+            "interventions={} names nothing to do; give a mapping from names to lists of "
+            "interventions, one run each."
+        )
     cells = []
     for name, made in interventions.items():
         if not made:
-            raise SiteError(f"the set {name!r} holds no intervention; give at least one, or none")
+            raise SiteError(
+                f"the set {name!r} holds no intervention; leave it out, or give at least one."
+            )
         for i in made:
             i.site.check(model.facts)
             for reader in i.readers or ():

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,10 +9,20 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from interp.causal.circuits import warn_of_unconnected
-from interp.causal.faithfulness import EMPTY, METRICS, Wide, by_metric, empty, ratio_of_means
+from interp.causal.faithfulness import (
+    EMPTY,
+    METRICS,
+    Wide,
+    by_metric,
+    empty,
+    of_metric,
+    ratio_of_means,
+)
 from interp.causal.setting import Given, Setting
+from interp.core.atomic import Checkpoint
 from interp.core.attribution import Attribution
 from interp.core.circuit import Circuit, Part
+from interp.core.door import door
 from interp.core.edges import Edge
 from interp.core.errors import ResultsError
 from interp.core.facts import Facts
@@ -22,6 +31,7 @@ from interp.core.metrics import Metrics
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.core.sites import Site
+from interp.core.taken import Count, Seed, shown
 from interp.engine.engines import EngineName
 from interp.engine.memory import Memory
 from interp.models.model import Model
@@ -29,8 +39,9 @@ from interp.models.model import Model
 CIRCUIT = "circuit"
 
 
+@door
 def random_circuits(
-    circuit: Circuit, facts: Facts, *, n: int = 100, seed: int = 0
+    circuit: Circuit, facts: Facts, *, n: Count = 100, seed: Seed = 0
 ) -> list[Circuit]:
     """Circuits of the same size and layer profile.
 
@@ -88,6 +99,7 @@ def _layer(part: Edge | Site, facts: Facts) -> int:
     return facts.n_layers if site.layer is None else site.layer
 
 
+@door
 @dataclass(frozen=True, eq=False, repr=False)
 class Null:
     """A circuit beside random ones of its size and layer profile.
@@ -126,9 +138,14 @@ class Null:
         columns = ["metric", "faithfulness", "null", "low", "high", "percentile", "p", "n"]
         return pd.DataFrame(rows, columns=[*columns, "connected"])
 
+    @door
     def of(self, metric: str) -> Float[ndarray, " random"]:
-        """The faithfulness of each random circuit."""
-        return _apart(by_metric(self.runs)[metric])[1]
+        """The faithfulness of each random circuit.
+
+        Raises:
+            ResultsError: a metric that was not measured.
+        """
+        return _apart(of_metric(self.runs, metric))[1]
 
     def __repr__(self) -> str:
         try:
@@ -143,18 +160,19 @@ def _apart(wide: Wide) -> tuple[float, Float[ndarray, " random"]]:
     return float(found[at]), np.delete(found, at)
 
 
+@door
 def null_test(
     model: Model,
     pairs: Pairs,
     circuit: Circuit,
     *,
-    n: int = 100,
-    seed: int = 0,
+    n: Count = 100,
+    seed: Seed = 0,
     reference: Given = "corrupt",
     metric: Metrics = METRICS,
     engine: EngineName = "auto",
     memory: Memory = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = None,
 ) -> Null:
     """Is a circuit more faithful than random ones? See `random_circuits` for which.
 
@@ -212,12 +230,13 @@ class Stability:
         )
 
 
+@door
 def stability(
     attribution: Attribution,
     choose: Callable[[Attribution], Circuit],
     *,
-    n: int = 100,
-    seed: int = 0,
+    n: Count = 100,
+    seed: Seed = 0,
 ) -> Stability:
     """Choose the circuit again from bootstrap resamples of the prompts, whole clusters at a time.
 
@@ -233,8 +252,14 @@ def stability(
             f"{n} resamples of {clusters} clusters say nothing of stability: at least two of each "
             "are needed. Attribute on prompts of several templates."
         )
-    whole = choose(attribution)
     found = [choose(attribution.resampled(seed=seed + i)) for i in range(n)]
+    whole = choose(attribution)
+    for circuit in (whole, *found):
+        if not isinstance(circuit, Circuit):
+            raise ResultsError(
+                f"choose gave {shown(circuit)}, and a circuit is wanted. Give a function from an "
+                "attribution to a circuit, such as partial(interp.causal.top_circuit, size=200)."
+            )
     parts = sorted({part for circuit in [whole, *found] for part in circuit.parts}, key=str)
     at = {part: i for i, part in enumerate(parts)}
     held = np.zeros((n + 1, len(parts)))

@@ -17,9 +17,11 @@ from tqdm.auto import tqdm
 
 from interp.causal.setting import Setting
 from interp.core.circuit import Circuit
+from interp.core.door import door
 from interp.core.errors import MetricError, ProbeError, Unsupported
 from interp.core.metrics import resolve_metric
 from interp.core.pairs import Pairs
+from interp.core.taken import Count, Positive
 from interp.engine.constants import Constants
 from interp.engine.explain import proceed
 from interp.engine.flops import circuit_flops
@@ -54,14 +56,15 @@ class Fit:
     losses: Float[ndarray, " step"]
 
 
+@door
 def fit_optimal(
     model: Model,
     pairs: Pairs,
     circuit: Circuit,
     *,
     metric: Loss = "kl",
-    steps: int = 50,
-    rate: float = 0.02,
+    steps: Count = 50,
+    rate: Positive = 0.02,
     memory: Memory = None,
 ) -> Fit:
     """One vector for each writer, by gradient descent on the mean metric of the circuit alone.

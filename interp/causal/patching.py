@@ -1,18 +1,19 @@
 """Activation patching: put one run's activation into the other (Zhang & Nanda 2024)."""
 
-from pathlib import Path
 from typing import Literal
 
-from interp.causal.targets import Positions, Sites, targets
-from interp.core.errors import Unsupported, nearest
+from interp.causal.targets import Sites, targets
+from interp.core.atomic import Checkpoint
+from interp.core.door import door
 from interp.core.metrics import Metrics, resolve_metrics
-from interp.core.pairs import Pairs
+from interp.core.pairs import Pairs, Side
+from interp.core.places import Positions
 from interp.core.results import Results
 from interp.engine.engines import EngineName
 from interp.engine.interventions import Resample
 from interp.engine.memory import Memory
 from interp.engine.run import run
-from interp.engine.sweep import Side, Sweep
+from interp.engine.sweep import Sweep
 from interp.models.model import Model
 
 Direction = Literal["noise", "denoise"]
@@ -24,17 +25,7 @@ RUNS: dict[str, tuple[Side, Side]] = {
 """For each direction the run that is intervened on, and the run that gives the value."""
 
 
-def sides(direction: Direction) -> tuple[Side, Side]:
-    """The run that is intervened on, and the one that gives the value.
-
-    Raises:
-        Unsupported: unknown direction.
-    """
-    if direction not in RUNS:
-        raise Unsupported(f"unknown direction {direction!r}; {nearest(direction, RUNS)}")
-    return RUNS[direction]
-
-
+@door
 def patch(
     model: Model,
     pairs: Pairs,
@@ -45,7 +36,7 @@ def patch(
     metric: Metrics = "logit_diff",
     engine: EngineName = "auto",
     memory: Memory = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = None,
 ) -> Results:
     """Give each site the value it has in the other run, one site, edge or named set at a time.
 
@@ -69,7 +60,7 @@ def patch(
     Raises:
         SiteError, PositionError, MetricError, Unsupported: as their names say, before any run.
     """
-    base, other = sides(direction)
+    base, other = RUNS[direction]
     cells = [target.cell(Resample(other)) for target in targets(model, pairs, sites, positions)]
     return run(
         Sweep(

@@ -1,15 +1,16 @@
 """Path patching: along which edges does a part act? (Wang et al. 2022, App. B, Algorithm 1)"""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from interp.causal.patching import Direction, sides
-from interp.causal.targets import Positions, Sites, targets
+from interp.causal.patching import RUNS, Direction
+from interp.causal.targets import Sites, targets
+from interp.core.atomic import Checkpoint
+from interp.core.door import door
 from interp.core.edges import readers
 from interp.core.errors import SiteError, Unsupported
 from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.pairs import Pairs
-from interp.core.places import Given, place_of
+from interp.core.places import Given, Positions, place_of
 from interp.core.results import Results
 from interp.core.sites import Site, resolve
 from interp.engine.engines import EngineName
@@ -23,6 +24,7 @@ Receivers = str | Site | Sequence[str | Site]
 SELECTORS = ("heads", "mlps", "attn", "neurons", "resid_pre")
 
 
+@door
 def path_patch(
     model: Model,
     pairs: Pairs,
@@ -38,7 +40,7 @@ def path_patch(
     metric: Metrics = "logit_diff",
     engine: EngineName = "auto",
     memory: Memory = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = None,
 ) -> Results:
     """Let each sender's value from the other run reach the receivers alone.
 
@@ -71,7 +73,7 @@ def path_patch(
         SiteError: a site that the model has not, that cannot send or receive, or no path at all.
         PositionError, MetricError, Unsupported: as their names say, before any run.
     """
-    base, other = sides(direction)
+    base, other = RUNS[direction]
     if model.facts.recurrent:
         raise Unsupported(
             f"what an {model.facts.architecture} reads is no sum of what was written, so no path "

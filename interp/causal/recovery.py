@@ -17,9 +17,11 @@ from scipy.stats import rankdata
 
 from interp.core.attribution import Attribution
 from interp.core.circuit import Part
+from interp.core.door import door
 from interp.core.edges import Edge
 from interp.core.errors import ResultsError
 from interp.core.table import Table
+from interp.core.taken import AtLeast0
 
 COLUMNS = ["model", "method", "ablation", "corruption", "granularity", "auroc"]
 COLUMNS += ["average_precision", "r_precision", "level", "n", "n_true", "prevalence"]
@@ -115,7 +117,10 @@ def sizes(attribution: Attribution, *, noise: float = NOISE) -> Float[ndarray, "
     return np.where(found <= noise * finite.max(initial=0.0), 0.0, found)  # NaN stays NaN
 
 
-def recovery(attribution: Attribution, truth: Collection[Part], *, noise: float = NOISE) -> Found:
+@door
+def recovery(
+    attribution: Attribution, truth: Collection[Part], *, noise: AtLeast0 = NOISE
+) -> Found:
     """How well the ranking by absolute score finds the true parts.
 
     Args:
@@ -155,6 +160,7 @@ def which(parts: Collection[Part], truth: Collection[Part]) -> Bool[ndarray, " p
     return np.array([part in true for part in parts], dtype=bool)
 
 
+@door
 def nodes_of(truth: Iterable[Part]) -> frozenset[Part]:
     """The true nodes: heads and MLPs that a true edge leaves, where it leaves them.
 

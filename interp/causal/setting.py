@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Bool, Int
 from numpy import ndarray
 
-from interp.causal.averages import averaged
+from interp.causal.averages import Averaging, averaged
 from interp.core.circuit import REST, Ablation, Circuit, Granularity, Part
 from interp.core.edges import Edge
 from interp.core.errors import ResultsError, SiteError, Unsupported
@@ -21,7 +21,6 @@ from interp.core.metrics import Metric, Metrics, resolve_metrics
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
 from interp.core.sites import Site
-from interp.engine.collect.means import MeanReference
 from interp.engine.constants import Constants
 from interp.engine.engines import EngineName
 from interp.engine.isolate import isolate, served
@@ -29,11 +28,10 @@ from interp.engine.isolation import Isolated, Isolation, Source
 from interp.engine.memory import Memory
 from interp.engine.outside import outside
 from interp.engine.provenance import provenance
-from interp.engine.sweep import Side
 from interp.engine.wiring import Wiring
 from interp.models.model import Model
 
-Given = Side | Pairs | MeanReference | Constants
+Given = Averaging | Constants
 METHOD = "circuit"
 
 

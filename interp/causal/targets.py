@@ -1,12 +1,13 @@
 """The rows of a sweep: sites, edges or sets of them x positions, as every method takes them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from interp.core.door import door
 from interp.core.edges import Edge, edges, is_edge
 from interp.core.errors import PairsError, PositionError, SiteError
 from interp.core.pairs import Pairs
-from interp.core.places import Given, Place, listed
+from interp.core.places import Place, Positions, listed
 from interp.core.sites import Site, resolve
 from interp.engine.interventions import Cell, Hop, Intervention, Value
 from interp.engine.plan import decodes
@@ -14,8 +15,6 @@ from interp.models.model import Model
 
 Selection = str | Site | Edge | Iterable[str | Site | Edge]
 Sites = Selection | Mapping[str, Selection]
-Positions = Given | Sequence[str | int] | Mapping[str, Given]
-"""Places: one, a list of names and indices, or a mapping from what the table calls them."""
 NEEDS_HEADS = ("q", "k", "v", "z", "pattern")
 
 
@@ -51,10 +50,10 @@ def targets(model: Model, pairs: Pairs, sites: Sites, positions: Positions) -> I
     `sites` is a selector, a site, an edge ("20.1 -> 23.3.q"), or a list of them: one cell each. A
     mapping from names to such selections makes one cell of each: all its parts change together.
     `positions` is a place (`interp.core.places`): `"all"` (every position together),
-    `"after first"` (all but the first), a name, an index, an array with one index for each row, a list of indices
-    for each row, a mask; a list of names and indices (one intervention each), a mapping from what
-    the table calls them to places; or `"each"` (one for each index; the prompts must be of one
-    length).
+    `"after first"` (all but the first), a name, an index, an array with one index for each row, a
+    list of indices for each row, a mask; a list of names and indices (one intervention each), a
+    mapping from what the table calls them to places; or `"each"` (one for each index; the prompts
+    must be of one length).
 
     Raises:
         SiteError, PositionError: what the model or the pairs do not have.
@@ -64,7 +63,7 @@ def targets(model: Model, pairs: Pairs, sites: Sites, positions: Positions) -> I
     if isinstance(sites, Mapping):
         chosen = [(name, None, parts(model, selection)) for name, selection in sites.items()]
         if not chosen:
-            raise SiteError("the mapping of sites is empty; give at least one named set")
+            raise SiteError("the mapping of sites is empty; give at least one named set.")
     else:
         found = parts(model, sites, grouped=False)
         chosen = [(_name(*part), part[0] if part[1] is None else None, (part,)) for part in found]
@@ -110,6 +109,7 @@ def parts(
     return (*made, *((writer, tuple(ends)) for writer, ends in sorted(readers.items())))
 
 
+@door
 def complement(
     model: Model, circuit: Selection, *, of: Selection = ("heads", "mlps")
 ) -> list[Site] | list[Edge]:

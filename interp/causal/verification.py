@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,17 +9,18 @@ from jaxtyping import Float, Integer
 from numpy import ndarray
 from scipy import stats as scipy_stats
 
-from interp.causal.averages import averaged
+from interp.causal.averages import Averaging, averaged
 from interp.causal.effects import exact
 from interp.core import stats
+from interp.core.atomic import Checkpoint
 from interp.core.attribution import Attribution
+from interp.core.door import door
 from interp.core.errors import ResultsError
-from interp.core.metrics import Metric, resolve_metric
+from interp.core.metrics import OneMetric, resolve_metric
 from interp.core.pairs import Pairs
-from interp.engine.collect.means import MeanReference
+from interp.core.taken import Count, Seed
 from interp.engine.engines import EngineName
 from interp.engine.memory import Memory
-from interp.engine.sweep import Side
 from interp.models.model import Model
 
 FEWEST = 3
@@ -70,7 +70,8 @@ class Verified:
             )
         return pd.concat(rows, ignore_index=True)
 
-    def summary(self, *, resamples: int = 1_000, seed: int = 0) -> pd.DataFrame:
+    @door
+    def summary(self, *, resamples: Count = 1_000, seed: Seed = 0) -> pd.DataFrame:
         """How well the estimates agree with what was measured, of each set of parts.
 
         Columns: `drawn`, `parts`, `clusters`; `spearman`, rank correlation of the means over
@@ -107,18 +108,19 @@ class Verified:
         return self.summary().drop(columns=["intercept", "intercept_low", "intercept_high"])
 
 
+@door
 def verify(
     attribution: Attribution,
     model: Model,
     pairs: Pairs,
     *,
-    k: int = 100,
-    reference: Side | Pairs | MeanReference = "corrupt",
-    metric: str | Metric | None = None,
-    seed: int = 0,
+    k: Count = 100,
+    reference: Averaging = "corrupt",
+    metric: OneMetric | None = None,
+    seed: Seed = 0,
     engine: EngineName = "auto",
     memory: Memory = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = None,
 ) -> Verified:
     """Measure the k parts of the largest absolute estimate, and k others at random.
 

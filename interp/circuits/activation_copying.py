@@ -67,7 +67,7 @@ class Unembedding:
                 "with all else before it reaches the logits, so it has no direct path of its own. "
                 "Patch the head's path instead: path_patch(..., through='direct')."
             )
-        return cls(w, w.unembed.norm, _exact(w.unembed.linear.weight.mean(0)))
+        return cls(w, w.unembed.norm, w.unembed.linear.weight.mean(0, dtype=summed_in(model.dtype)))
 
     def read(self, tokens: Int[Tensor, "row pos"]) -> Reading:
         """The directions of the distinct tokens after the first position of each row."""
@@ -85,7 +85,7 @@ class Unembedding:
         """Through the norm's weight, and through what LayerNorm takes off: the mean of features."""
         if self.norm is None:
             return directions
-        directions = directions * (self.norm.weight + self.norm.offset)
+        directions = directions * (_exact(self.norm.weight) + self.norm.offset)
         if self.norm.kind == "rms":
             return directions
         return directions - directions.mean(-1, keepdim=True)
@@ -143,29 +143,31 @@ class Copied:
 
     def __init__(self, unembedding: Unembedding, tokens: Int[Tensor, "row pos"]) -> None:
         self.unembedding, self.reading = unembedding, unembedding.read(tokens)
-        self.parts: list[Tensor] = []
-        self.held: Tensor | None = None
+        self.parts: dict[int, Tensor] = {}
+        self.held: dict[str, Tensor] = {}
         self.final: Tensor | None = None
 
     def see(self, shelf: str, layer: int, activation: Tensor) -> None:
-        if shelf == "pattern":
-            self.held = activation
-        elif shelf == "z" and self.held is not None:
-            self.parts.append(raised(self.unembedding, self.reading, layer, self.held, activation))
-            self.held = None
+        if shelf in ("pattern", "z"):  # which of a layer's comes first depends on the architecture
+            self.held[shelf] = activation
+            if len(self.held) == 2:
+                both = (self.held.pop(kind) for kind in ("pattern", "z"))
+                self.parts[layer] = raised(self.unembedding, self.reading, layer, *both)
         elif shelf == "resid_post" and layer + 1 == self.unembedding.weights.facts.n_layers:
             self.final = activation.clone()
 
     def found(self) -> Float[Tensor, "2 1 layer head row"]:
         assert self.final is not None
         scale = self.unembedding.scale(self.final)
-        scores = copying(torch.stack(self.parts, 2), scale)
+        scores = copying(torch.stack([self.parts[i] for i in sorted(self.parts)], 2), scale)
         return scores.permute(0, 2, 3, 1)[:, None]
 
 
 def _unsmeared(model: Model) -> Model:
     """The same model with plain keys: only patterns need them, and replay has no smeared ones."""
-    if model.facts.architecture != "NativeModel" or not native.shape_of(model).smear:
+    now = model.now()
+    plain = model.facts.architecture != "NativeModel" or not native.shape_of(model).smear
+    if plain or now.foreign or now.changed:  # weights_of then says why not
         return model
     return native.build(
         replace(native.shape_of(model), smear=False),

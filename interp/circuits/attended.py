@@ -13,14 +13,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.circuits.words import Words
+from interp.core.door import door
 from interp.core.errors import Unsupported
 from interp.core.facts import Facts
+from interp.core.taken import Count
 from interp.datasets.alignment import Alignment, align
 from interp.datasets.corpus import Corpus, Mention
 from interp.engine.collect.prompts import prompts
 from interp.engine.collect.taps import rows_at_once
 from interp.engine.engines import EngineName, accept, choose
 from interp.engine.explain import proceed
+from interp.engine.memory import by_rows
 from interp.engine.plan import blocks, forward_plan
 from interp.engine.provenance import provenance
 from interp.engine.trace import See
@@ -61,12 +64,13 @@ class Attended:
         return f"Attended: {layers} layers x {heads} heads, {words} words, {of_mentions}"
 
 
+@door
 @torch.inference_mode()
 def attended(
     model: Model,
     corpus: Corpus,
     *,
-    context: int | None = None,
+    context: Count | None = None,
     bos: Bos = "model",
     engine: EngineName = "auto",
 ) -> Attended:
@@ -108,12 +112,16 @@ def attended(
     ]
     plan = partial(forward_plan, facts, pairs.lengths, rows=max(map(len, forwards)))
     proceed(plan(runs=1, itemsize=itemsize, engine=served.name, kept=kept))
+
+    def some(rows: list[int]) -> None:
+        those = Words.of(alignment, [words[row] for row in rows], model.device)
+        see = _taker(those, begins, ends, found, facts)
+        tokens = pairs.clean[rows, : int(pairs.lengths[rows[0]])]
+        served.walk(tokens.to(model.device), see, shelves=("pattern",))
+
     with tqdm(total=len(pairs), desc="attended", unit="row", delay=2, disable=None) as bar:
         for rows in forwards:
-            those = Words.of(alignment, [words[row] for row in rows], model.device)
-            see = _taker(those, begins, ends, found, facts)
-            tokens = pairs.clean[rows, : int(pairs.lengths[rows[0]])]
-            served.walk(tokens.to(model.device), see, shelves=("pattern",))
+            by_rows(some, rows, "a plain run")
             bar.update(len(rows))
     note = provenance(
         model,

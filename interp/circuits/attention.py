@@ -1,43 +1,60 @@
-"""Where heads attend: pattern entries at named positions."""
+"""Where heads attend: how much of each pattern lies on some positions."""
 
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.circuits.heads import Heads, heads_of
 from interp.circuits.patterns import Patterns
-from interp.core.errors import PositionError, SiteError
+from interp.core.door import door
+from interp.core.errors import PositionError
 from interp.core.pairs import Pairs
+from interp.core.places import Given, Place, index, listed, mask, place_of
 from interp.core.results import COLUMNS, Results
-from interp.core.sites import Site, resolve
+from interp.core.taken import Told
 from interp.engine.engines import EngineName
+from interp.engine.memory import by_rows
+from interp.engine.plan import blocks
 from interp.engine.provenance import provenance
 from interp.models.model import Model
 
 ROWS = 64
 """Prompts in one forward."""
+FIRST = "first"
+Keys = Given | Sequence[str | int] | Mapping[str, Given]
 
 
+def _keys(given: object) -> None:
+    if given is not None:
+        listed(given)
+
+
+@door
 @torch.inference_mode()
 def attention(
     model: Model,
     pairs: Pairs,
-    heads: str | Site | Sequence[str | Site] = "heads",
+    heads: Heads = "heads",
     *,
-    keys: Sequence[str] = ("io", "s1", "s2", "first"),
-    query: str = "end",
+    keys: Annotated[Keys | None, Told(_keys)] = None,
+    query: Annotated[Given, Told(place_of)] = "end",
     engine: EngineName = "auto",
 ) -> Results:
-    """Attention probability from one named position to others, on the clean prompts.
+    """Attention probability from one position to others, on the clean prompts.
 
     Args:
         heads: `"heads"` for all, or sites like `"23.3"`.
-        keys: named positions that are attended to; `"first"` is the first token, where heads rest
-            that find nothing.
-        query: the named position that attends.
+        keys: positions that are attended to, as `interp.ablate` takes them: names, indices, or
+            indices row by row; on several in a row the probabilities are added. `"first"`, unless
+            the pairs call another so, is the first token, where heads rest that find nothing. By
+            default that, and what the pairs name up to the query (all that they name, where the
+            model is not causal).
+        query: the one position of each row that attends; by default the last of the text.
 
     Returns:
         One row for each head, key and example: `method="attention"`, the key in `position`, the
@@ -45,23 +62,21 @@ def attention(
 
     Raises:
         SiteError: a site that is no head of the model.
-        PositionError: a name that the pairs do not have.
+        PositionError: what the pairs do not have, or what a causal model cannot see.
+        PairsError: rows that the model cannot run.
         Unsupported: attention patterns that cannot be read.
     """
-    sites = resolve(heads, model.facts)
-    if odd := [str(site) for site in sites if site.kind != "z"]:
-        raise SiteError(f"{', '.join(odd)} are no heads; give sites like '23.3', or 'heads'")
-    at = {
-        name: torch.zeros_like(pairs.lengths) if name == "first" else pairs.at(name)
-        for name in keys
-    }
-    asked = pairs.at(query)
-    for name, place in at.items():
-        if model.facts.causal and bool((place > asked).any()):
-            raise PositionError(
-                f"position {name!r} stands after {query!r} in some prompts, and a causal model "
-                "cannot attend to what comes later; exchange query and key."
-            )
+    sites = heads_of(heads, model.facts)
+    named = {FIRST: torch.zeros_like(pairs.lengths), **pairs.positions}
+    asked = index(place_of(query), named, pairs.lengths)
+    if keys is None:
+        late = {name for name, at in named.items() if bool((at > asked).any())}
+        keys = [name for name in named if not (model.facts.causal and name in late)]
+    chosen = dict(listed(keys, named))
+    for rows in blocks(pairs.lengths, len(pairs)):
+        marked = _marked(chosen, named, pairs, rows)  # refuses what a row has not
+        if model.facts.causal:
+            _require_seen([*chosen], marked, asked[rows], rows)
     shown = Patterns.of(
         model,
         pairs,
@@ -71,22 +86,26 @@ def attention(
         most=ROWS,
         engine=engine,
     )
-    values = np.full((len(sites), len(keys), len(pairs)), np.nan)
-    for rows in shown.forwards:
+    values = np.full((len(sites), len(chosen), len(pairs)), np.nan)
 
-        def see(shelf: str, layer: int, pattern: Tensor, rows: list[int] = rows) -> None:
-            wanted = [(i, site.head) for i, site in enumerate(sites) if site.layer == layer]
+    def some(rows: list[int]) -> None:
+        marked = _marked(chosen, named, pairs, rows).double()
+
+        def see(shelf: str, layer: int, pattern: Tensor) -> None:
+            wanted = {i: site.head for i, site in enumerate(sites) if site.layer == layer}
             if shelf == "pattern" and wanted:
-                batch = torch.arange(len(rows))
-                asking = pattern.cpu()[batch, asked[rows]]  # batch head key
-                for (i, head), (j, place) in product(wanted, enumerate(at.values())):
-                    values[i, j, rows] = asking[batch, head, place[rows]].double().numpy()
+                asking = pattern[torch.arange(len(rows)), asked[rows]].cpu().double()
+                found = torch.einsum("rhp,krp->hkr", asking[:, [*wanted.values()]], marked)
+                values[np.ix_([*wanted], range(len(chosen)), rows)] = found.numpy()
 
         shown.walk(rows, see)
-    index = pd.MultiIndex.from_product(
-        [map(str, sites), keys, range(len(pairs))], names=["site", "position", "example"]
+
+    for rows in shown.forwards:
+        by_rows(some, rows, "a plain run")
+    cells = pd.MultiIndex.from_product(
+        [map(str, sites), chosen, range(len(pairs))], names=["site", "position", "example"]
     )
-    frame = pd.DataFrame({"value": values.reshape(-1)}, index=index).reset_index()
+    frame = pd.DataFrame({"value": values.reshape(-1)}, index=cells).reset_index()
     parsed = frame["site"].map({str(site): site for site in sites})
     frame = frame.assign(
         **dict.fromkeys([c for c in COLUMNS if c not in frame], ""),
@@ -101,5 +120,32 @@ def attention(
         base=np.nan,
         effect=np.nan,
     )
-    note = provenance(model, pairs, engine=shown.engine.name, query=query)
+    note = provenance(model, pairs, engine=shown.engine.name, query=str(place_of(query)))
     return Results(frame[COLUMNS], note)
+
+
+def _marked(
+    chosen: Mapping[str, Place], named: Mapping[str, Tensor], pairs: Pairs, rows: Sequence[int]
+) -> Bool[Tensor, "key row pos"]:
+    """Where the keys of some rows of one length are."""
+    return torch.stack([mask(place, named, pairs.lengths, rows) for place in chosen.values()])
+
+
+def _require_seen(
+    names: Sequence[str],
+    marked: Bool[Tensor, "key row pos"],
+    asked: Int[Tensor, " row"],
+    rows: Sequence[int],
+) -> None:
+    """Refuse a key that stands after the query, where attention would be 0 without being measured.
+
+    Raises:
+        PositionError: naming the key and the row.
+    """
+    for name, first in zip(names, marked.int().argmax(-1), strict=True):
+        if late := (first > asked).nonzero().flatten().tolist():
+            raise PositionError(
+                f"position {name!r} stands after the query in row {rows[late[0]]} (at "
+                f"{int(first[late[0]])}, after {int(asked[late[0]])}), and a causal model cannot "
+                "attend to what comes later; exchange query and key."
+            )

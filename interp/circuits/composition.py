@@ -6,7 +6,7 @@ W_QK^T (K) or W_OV (V), as TransformerLens' `composition_scores` has it.
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from interp.circuits.factors import factors, noted, require_sum
-from interp.core.errors import SiteError, Unsupported, nearest
+from interp.core.door import door
+from interp.core.errors import Unsupported
 from interp.core.measures import Measures
 from interp.core.sites import Site
+from interp.core.taken import NotEmpty
 from interp.engine.engines import weights_of
 from interp.models.factored import FactoredMatrix
 from interp.models.model import Model
@@ -30,8 +32,11 @@ Basis = Float[Tensor, "head d_model rank"]
 """A head's matrix without the orthogonal factor on its far side, of Frobenius norm 1."""
 
 
+@door
 @torch.no_grad()
-def composition(model: Model, *, readers: Sequence[Reader] = ("q", "k", "v")) -> Measures:
+def composition(
+    model: Model, *, readers: Annotated[Sequence[Reader], NotEmpty()] = ("q", "k", "v")
+) -> Measures:
     """Composition of every earlier head with every later head's query, key and value.
 
     Norm weights are folded in. Of a rotary model Q- and K-composition are those at distance 0:
@@ -45,13 +50,9 @@ def composition(model: Model, *, readers: Sequence[Reader] = ("q", "k", "v")) ->
         their key and value, so their rows are no independent evidence.
 
     Raises:
-        SiteError: an unknown reader, or none.
+        ArgumentError: an unknown reader, or none.
         Unsupported: a single layer, post-norm blocks, or a model that replay cannot read.
     """
-    odd = [reader for reader in readers if reader not in get_args(Reader)]
-    if odd or not readers:
-        hint = nearest(str(odd[0]), get_args(Reader)) if odd else "give some of 'q', 'k', 'v'."
-        raise SiteError(f"composition is with a later head's query, key or value; {hint}")
     require_sum(model, "composition")
     facts = model.facts
     if facts.n_layers < 2:
@@ -64,7 +65,7 @@ def composition(model: Model, *, readers: Sequence[Reader] = ("q", "k", "v")) ->
     for layer in tqdm(range(facts.n_layers), desc="compose", unit="layer", delay=2, disable=None):
         f = factors(w, layer)
         qk, ov = f.qk, f.ov
-        for reader in readers if layer else ():
+        for reader in dict.fromkeys(readers) if layer else ():
             left, right = torch.cat(written), _read(reader, qk, ov)
             score = scores(left, right).double().numpy(force=True)
             frames.append(_pairs(reader, layer, facts.n_heads))

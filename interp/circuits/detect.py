@@ -19,6 +19,7 @@ the effects of a head that looks at positions alone are skewed.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -40,25 +41,29 @@ from interp.circuits.detectors import (
     uniform,
     weights,
 )
-from interp.circuits.nulls import Others
-from interp.circuits.patterns import Patterns
+from interp.circuits.nulls import Drawn, Others
+from interp.circuits.patterns import Patterns, require_patterns
+from interp.core.door import door
 from interp.core.errors import InterpError, Unsupported
 from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
+from interp.core.taken import NotEmpty, Seed
 from interp.engine.collect.prompts import Tokens
 from interp.engine.engines import EngineName
+from interp.engine.memory import by_rows
 from interp.engine.provenance import provenance
 from interp.models.model import Model
 
 
+@door
 @torch.inference_mode()
 def detect(
     model: Model,
     tokens: Tokens,
     *,
-    detectors: Sequence[Detector] = DETECTORS,
+    detectors: Annotated[Sequence[Detector], NotEmpty()] = DETECTORS,
     null: Null = "rows",
-    seed: int = 0,
+    seed: Seed = 0,
     engine: EngineName = "auto",
 ) -> Results:
     """Score every head by every detector, with entropy and, where it is defined, copying.
@@ -66,6 +71,7 @@ def detect(
     Args:
         tokens: ids `row pos`, lists of ids, or pairs, whose clean side runs and whose clusters are
             kept. Repeats at various distances tell looking at tokens from looking at places.
+        detectors: of `interp.circuits.detectors`, or of your own.
         null: of the detectors that look at tokens. "sources" serves where the repeats of all rows
             stand at one distance, and then tells only that a head looks there.
         seed: of the draw of other rows.
@@ -78,42 +84,52 @@ def detect(
     Raises:
         PairsError: rows that the model cannot run, a row in which a detector has nothing to look
             for, or no other row whose repeats stand elsewhere, for the null "rows".
-        Unsupported: attention patterns that cannot be read.
+        Unsupported: attention patterns that cannot be read, a detector twice, or one whose sources
+            are none.
         InterpError: attention that is not finite.
     """
     detectors = [replace(d, null=null) if d.null == "rows" else d for d in detectors]
+    names = [*(d.name for d in detectors), ENTROPY, COPYING]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise Unsupported(
+            f"two scores are called {twice[0]!r}, and a table has one of a name ({ENTROPY!r} and "
+            f"{COPYING!r} are always there). Leave one out, or give it another name."
+        )
+    pairs = require_patterns(model, tokens, "detect()")
+    lengths = sorted(set(pairs.lengths.tolist()))
+    drawn = {length: Drawn.of(pairs, length, detectors, seed) for length in lengths}
+    layers, heads = model.facts.n_layers, model.facts.n_heads
+    kept = 16 * len(pairs) * len(names) * layers * heads
+    shown = Patterns.of(model, pairs, asker="detect()", kept=kept, engine=engine)
     unembedding, why = _unembedding(model)
-    metrics = [d.name for d in detectors] + [ENTROPY] + [COPYING] * (not why)
-    shape = (len(metrics), model.facts.n_layers, model.facts.n_heads)
-    kept = 16 * len(tokens) * int(np.prod(shape))
-    shown = Patterns.of(model, tokens, asker="detect()", kept=kept, engine=engine)
-    pairs = shown.pairs
+    metrics = names[: -1 if why else None]
+    shape = (len(metrics), layers, heads)
     values, base = (np.full((*shape, len(pairs)), np.nan) for _ in range(2))
     others: dict[int, Others] = {}
+
+    def some(rows: list[int]) -> None:
+        length = int(pairs.lengths[rows[0]])
+        scores = _Scores(model, pairs.clean[rows, :length], rows, detectors, others[length])
+        copied = None if unembedding is None else Copied(unembedding, scores.tokens)
+
+        def see(shelf: str, layer: int, activation: Tensor) -> None:
+            if shelf == "pattern":
+                scores.see(layer, activation)
+            if copied is not None:
+                copied.see(shelf, layer, activation)
+
+        shown.walk(rows, see, also=() if copied is None else ("z", "resid_post"))
+        found = scores.found if copied is None else torch.cat([scores.found, copied.found()], 1)
+        both = found.double().cpu().numpy()  # value or base, metric, layer, head, row
+        values[..., rows], base[..., rows] = both
+
     with tqdm(total=len(pairs), desc="detect", unit="row", delay=2, disable=None) as bar:
         for rows in shown.forwards:
             length = int(pairs.lengths[rows[0]])
             if length not in others:
-                others = {length: Others.of(model, pairs, length, detectors, seed)}
-            scores = _Scores(model, pairs.clean[rows, :length], rows, detectors, others[length])
-            copied = None if unembedding is None else Copied(unembedding, scores.tokens)
-
-            def see(
-                shelf: str,
-                layer: int,
-                activation: Tensor,
-                scores: "_Scores" = scores,
-                copied: "Copied | None" = copied,
-            ) -> None:
-                if shelf == "pattern":
-                    scores.see(layer, activation)
-                if copied is not None:
-                    copied.see(shelf, layer, activation)
-
-            shown.walk(rows, see, also=() if copied is None else ("z", "resid_post"))
-            found = scores.found if copied is None else torch.cat([scores.found, copied.found()], 1)
-            both = found.double().cpu().numpy()  # value or base, metric, layer, head, row
-            values[..., rows], base[..., rows] = both
+                others.clear()  # of one length at a time
+                others[length] = Others.of(model, drawn[length], detectors)
+            by_rows(some, rows, "a plain run")
             bar.update(len(rows))
     if not np.isfinite(values).all():
         raise InterpError(

@@ -18,19 +18,22 @@ repeated, and uniform attention scores what `uniform` says.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.core.door import door
 from interp.core.errors import Unsupported
+from interp.core.taken import NotEmpty, shown
 
 Sources = Callable[[Int[Tensor, "row pos"]], Bool[Tensor, "row destination source"]]
 Tokens = Int[Tensor, "row pos"]
 Null = Literal["rows", "sources"]
 
 
+@door
 @dataclass(frozen=True)
 class Detector:
     """What one kind of head attends to.
@@ -47,7 +50,7 @@ class Detector:
             former wherever the repeats stand at that distance.
     """
 
-    name: str
+    name: Annotated[str, NotEmpty()]
     sources: Sources
     counts: Literal["attention", "maximum"] = "attention"
     null: Null = "sources"
@@ -58,6 +61,20 @@ class Detector:
                 f"the detector {self.name!r} counts maxima, and the null 'rows' is of attention; "
                 "take null='sources'."
             )
+
+    def find(self, tokens: Tokens) -> Bool[Tensor, "row destination source"]:
+        """Its sources in some rows.
+
+        Raises:
+            Unsupported: what a function of the user's own gives in their place.
+        """
+        found, size = self.sources(tokens), (*tokens.shape, tokens.shape[1])
+        if not isinstance(found, Tensor) or found.dtype != torch.bool or found.shape != size:
+            raise Unsupported(
+                f"the sources of the detector {self.name!r} are {shown(found)}, where True or "
+                f"False is needed for each row, destination and source: a tensor of bool, {size}."
+            )
+        return found
 
 
 def _offset(tokens: Tokens, *, by: int) -> Bool[Tensor, "row destination source"]:
@@ -81,11 +98,13 @@ def _first(tokens: Tokens) -> Bool[Tensor, "row destination source"]:
     return ((place == 0) & (place[:, None] > 0)).expand(rows, -1, -1)
 
 
+@door
 def offset(by: int) -> Detector:
     """Attention on the position so many tokens away; negative is to the left."""
     return Detector(f"offset {by:+d}", partial(_offset, by=by))
 
 
+@door
 def positional(by: int) -> Detector:
     """How often attention is largest so many tokens away.
 
@@ -119,7 +138,7 @@ def weights(
 
     The sum of attention times these is the score. A row without sources has none: all are 0.
     """
-    sources = detector.sources(tokens)
+    sources = detector.find(tokens)
     n = sources.any(-1).sum(-1).clamp(min=1)
     return sources.to(dtype) / n[:, None, None]
 

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.errors import SiteError, Unsupported
-from interp.core.sites import Site, resolve
+from interp.core.errors import Unsupported
 from interp.engine.weights import Linear, Norm, Weights
 from interp.models.factored import FactoredMatrix
 from interp.models.model import Model
@@ -140,18 +139,6 @@ def gaussian(shape: Sequence[int], *, like: Tensor, seed: int) -> Float[Tensor, 
 def noted(model: Model, **facts: Any) -> dict[str, Any]:
     """Provenance of what comes from weights alone."""
     return {**model.identity(), **facts}
-
-
-def one_head(model: Model, head: str | Site) -> Site:
-    """A site like "23.3".
-
-    Raises:
-        SiteError: not a site of the model, or not one head.
-    """
-    sites = resolve(head, model.facts)
-    if len(sites) != 1 or sites[0].kind != "z":
-        raise SiteError(f"'{head}' is not one head; give a site like '23.3'. ({model.facts})")
-    return sites[0]
 
 
 def require_sum(model: Model, what: str) -> None:

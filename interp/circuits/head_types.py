@@ -14,6 +14,7 @@ prefixes is called "prefix matching"; also where copying could not be measured.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -23,9 +24,12 @@ from numpy import ndarray
 from interp.circuits.activation_copying import COPYING
 from interp.circuits.detect import detect
 from interp.circuits.detectors import DETECTORS, ENTROPY, INDUCTION, Detector, Null
+from interp.circuits.patterns import require_patterns
 from interp.circuits.repeats import repeated_tokens
+from interp.core.door import door
 from interp.core.errors import ResultsError, nearest
 from interp.core.results import Results
+from interp.core.taken import Count, Finite, NotEmpty, Seed
 from interp.engine.collect.prompts import Tokens
 from interp.engine.engines import EngineName
 from interp.models.model import Model
@@ -35,8 +39,12 @@ LEAST = 0.3
 POSITIONAL = 0.9
 ALPHA = 0.05
 PREFIX_MATCHING = "prefix matching"
+MEASURED = ["choosing", "value", "null", "effect", "low", "high", "p", "q", "n", "clusters"]
+SCORES = ["metric", "site", "layer", "head", *MEASURED, "passes"]
+TABLE = ["site", "layer", "head", "types"]
 
 
+@door
 @dataclass(frozen=True, eq=False, repr=False)
 class HeadTypes:
     """The types of a model's heads.
@@ -54,6 +62,15 @@ class HeadTypes:
     scores: pd.DataFrame
     table: pd.DataFrame
 
+    def __post_init__(self) -> None:
+        for name, needed in (("scores", SCORES), ("table", TABLE)):
+            if lacking := [c for c in needed if c not in getattr(self, name)]:
+                raise ResultsError(
+                    f"{name} of HeadTypes has no column {lacking[0]!r}. Likely it is another "
+                    "table: interp.circuits.types_of makes HeadTypes of what detect() returns."
+                )
+
+    @door
     def heads(self, kind: str) -> list[str]:
         """The sites of one type, strongest first.
 
@@ -61,7 +78,8 @@ class HeadTypes:
             ResultsError: no such type.
         """
         metrics = self.scores["metric"].unique().tolist()
-        known = [*(m for m in metrics if m != ENTROPY), PREFIX_MATCHING]
+        known = [m for m in metrics if m != ENTROPY]
+        known += [PREFIX_MATCHING] * (INDUCTION.name in known)
         if kind not in known:
             raise ResultsError(f"there is no type {kind!r}; {nearest(kind, known)}")
         of_kind = self.table[[kind in types.split(", ") for types in self.table["types"]]]
@@ -80,16 +98,17 @@ class HeadTypes:
         return self.table[self.table["types"] != ""].drop(columns=["layer", "head"])
 
 
+@door
 def head_types(
     model: Model,
     tokens: Tokens | None = None,
     *,
-    n: int = 32,
-    detectors: Sequence[Detector] = DETECTORS,
+    n: Count = 32,
+    detectors: Annotated[Sequence[Detector], NotEmpty()] = DETECTORS,
     null: Null = "rows",
-    least: float = LEAST,
+    least: Finite = LEAST,
     bos: Bos = "model",
-    seed: int = 0,
+    seed: Seed = 0,
     engine: EngineName = "auto",
 ) -> HeadTypes:
     """Run rows of random tokens that repeat, and say of each head what types it is of.
@@ -106,22 +125,34 @@ def head_types(
         ResultsError: fewer than 11 clusters, see `types_of`.
         Unsupported: attention patterns that cannot be read.
     """
-    rows = repeated_tokens(model, n, bos=bos, seed=seed) if tokens is None else tokens
+    given = repeated_tokens(model, n, bos=bos, seed=seed) if tokens is None else tokens
+    rows = require_patterns(model, given, "head_types()")
+    _choosing(np.asarray(rows.cluster), seed)  # refuses too few before anything runs
     results = detect(model, rows, detectors=detectors, null=null, seed=seed, engine=engine)
     return types_of(results, least=least, seed=seed)
 
 
-def types_of(results: Results, *, least: float = LEAST, seed: int = 0) -> HeadTypes:
+@door
+def types_of(results: Results, *, least: Finite = LEAST, seed: Seed = 0) -> HeadTypes:
     """The types that scores make, chosen on half of the clusters and tested on the other half.
 
     Args:
         results: what `detect` returned, for one model.
+        least: how far above its null a head must score on the half that is chosen on.
+        seed: of the split.
 
     Raises:
-        ResultsError: fewer than 11 clusters, of which 6 test: with fewer no p is below 0.05, so no
-            head could be of any type.
+        ResultsError: another table, or two in one; fewer than 11 clusters, of which 6 test: with
+            fewer no p is below 0.05, so no head could be of any type.
     """
     frame = results.frame
+    odd = sorted(set(map(str, frame["method"].unique())) - {"detect"})
+    if odd or frame.empty or frame.duplicated(["metric", "site", "example"]).any():
+        why = f"of {', '.join(odd)}" if odd else "empty, or of more than one call"
+        raise ResultsError(
+            f"the table is {why}, and heads get their types from what one call of detect() "
+            "returns. Give that, or call head_types(model)."
+        )
     choosing = _choosing(frame["cluster"].astype(str).to_numpy(), seed)
     halves = [Results(frame[half].reset_index(drop=True), results.provenance) for half in choosing]
     cell = ["metric", "site"]
@@ -137,8 +168,7 @@ def types_of(results: Results, *, least: float = LEAST, seed: int = 0) -> HeadTy
     passes = enough & above & (found["metric"] != ENTROPY)
     scores = found.assign(choosing=chosen["effect"].to_numpy(), passes=passes)
     copies = scores[above & (scores["choosing"] > 0) & (scores["metric"] == COPYING)]["site"]
-    measured = ["choosing", "value", "null", "effect", "low", "high", "p", "q", "n", "clusters"]
-    scores = scores[["metric", "site", "layer", "head", *measured, "passes"]]
+    scores = scores[SCORES]
     return HeadTypes(results, scores, _wide(scores, set(copies)))
 
 

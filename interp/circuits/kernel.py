@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.core.door import door
 from interp.core.errors import MetricError
+from interp.core.taken import Positive
 from interp.engine import forward
-from interp.engine.collect.prompts import prompts
+from interp.engine.collect.prompts import Ids, prompts
 from interp.engine.engines import Replay, accept, choose
+from interp.engine.trace import Trace
 from interp.engine.weights import Attention, Weights
 from interp.models.model import Model
 
@@ -56,22 +59,31 @@ class Smoother:
         return found if self.cap is None else self.cap * (found / self.cap).tanh()
 
 
+@door
 @torch.inference_mode()
-def smoothers(model: Model, tokens: Int[Tensor, "batch pos"]) -> Iterator[Smoother]:
+def smoothers(model: Model, tokens: Ids) -> Iterator[Smoother]:
     """The smoother of each layer, on one run of some rows of equal length.
 
     All activations of the run are held, so give few rows at a time.
+
+    Args:
+        tokens: ids, `batch pos`.
 
     Raises:
         PairsError: tokens that the model cannot run.
         Unsupported: a model that replay cannot read: where its scores come from is then unknown.
     """
-    accept(model, prompts(tokens), None)
-    engine = choose(model, "replay", longest=tokens.shape[1])
+    pairs = prompts(tokens)
+    accept(model, pairs, None)
+    engine = choose(model, "replay", longest=pairs.longest)
     assert isinstance(engine, Replay)
-    w, tokens = engine.weights, tokens.to(model.device)
-    run = engine.trace(tokens, keep=("q", "k", "v", "z"))
-    turn = forward.rotations(w, tokens.shape[1])
+    run = engine.trace(pairs.clean.to(model.device), keep=("q", "k", "v", "z"))
+    return _each(engine.weights, run, pairs.longest)
+
+
+@torch.inference_mode()
+def _each(w: Weights, run: Trace, pos: int) -> Iterator[Smoother]:
+    turn = forward.rotations(w, pos)
     for layer, block in enumerate(w.blocks):
         q, k, v, z = (run.kept[kind][layer] for kind in ("q", "k", "v", "z"))
         yield _smoother(w, block.attention, q, k, v, z, turn)
@@ -129,7 +141,7 @@ def weights(
         kernel: its logarithm.
 
     Raises:
-        MetricError: a query that sees no key.
+        MetricError: a query that sees no key, or kernels that are no numbers.
     """
     if not bool(seen.any(-1).all()):
         blind = int((~seen.any(-1)).nonzero()[0])
@@ -138,10 +150,17 @@ def weights(
             "leave it out."
         )
     kernel = kernel.masked_fill(~seen, -math.inf)
-    value = (kernel - kernel.amax(-1, keepdim=True)).exp()  # a factor of the query cancels
+    most = kernel.amax(-1, keepdim=True)
+    if not bool(most.isfinite().all()):
+        raise MetricError(
+            "some query's kernels are NaN, infinite, or zero at every key that it sees (minus "
+            "infinity as a logarithm), so they have no weighted mean. Give logarithms of kernels."
+        )
+    value = (kernel - most).exp()  # a factor of the query cancels
     return value / value.sum(-1, keepdim=True)
 
 
+@door
 def nadaraya_watson(
     kernel: Float[Tensor, "*batch query key"],
     v: Float[Tensor, "*batch key d_head"],
@@ -153,11 +172,21 @@ def nadaraya_watson(
 
     Args:
         kernel: its logarithm.
+        v: the value of each key.
+        seen: the keys that a query sees.
 
     Raises:
-        MetricError: a query that sees no key.
+        MetricError: axes that do not fit, a query that sees no key, or kernels that are no numbers.
     """
-    return weights(kernel, seen) @ v
+    keys = kernel.shape[-1]
+    if kernel.shape[-2:] != seen.shape or v.shape != (*kernel.shape[:-2], keys, v.shape[-1]):
+        raise MetricError(
+            f"kernel is {tuple(kernel.shape)} (batch, query, key), v {tuple(v.shape)} and seen "
+            f"{tuple(seen.shape)}; give v of (batch, key, d_head) and seen of (query, key), with "
+            "the same batch, queries and keys."
+        )
+    wide = torch.promote_types(kernel.dtype, v.dtype)
+    return weights(kernel.to(wide), seen) @ v.to(wide)
 
 
 class Lookup(NamedTuple):
@@ -180,20 +209,22 @@ class Lookup(NamedTuple):
     rate: Float[Tensor, "batch head query"]
 
 
-def lookup(s: Smoother, temperature: float) -> Lookup:
+@door
+def lookup(s: Smoother, temperature: Positive) -> Lookup:
     """Attention with its scores divided by a temperature, beside the lookup of its best key.
 
     With n keys and a gap g, `elsewhere` is between 1 / (1 + exp(g / T)) and
     (n - 1) / (n - 1 + exp(g / T)): exponential in 1 / T for each query, at the rate of its own gap.
 
+    Args:
+        s: one layer's, of `smoothers`.
+        temperature: divides the scores; as it goes to 0 the output becomes the value of the best
+            key (`Lookup.distance` goes to 0).
+
     Raises:
-        MetricError: a temperature that is not above 0; that of the lookup itself is no division.
+        ArgumentError: a temperature that is not above 0; that of the lookup itself is no division.
+        MetricError: scores that are no numbers.
     """
-    if not temperature > 0:
-        raise MetricError(
-            f"temperature={temperature} divides the scores and must be above 0; as it goes to 0 "
-            "the output becomes the value of the best key (Lookup.distance goes to 0)."
-        )
     scores = s.scores.masked_fill(~s.seen, -math.inf)
     best = scores.argmax(-1, keepdim=True)
     others = scores.scatter(-1, best, -math.inf)

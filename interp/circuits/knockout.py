@@ -10,60 +10,66 @@ all sets of that profile but the set itself, so it may share heads with it: the 
 under "this set is like any other of its profile", and errs on the safe side where the set is large.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations, product
 from math import comb, prod
-from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 
+from interp.circuits.heads import Heads, heads_of
 from interp.core import stats
-from interp.core.errors import ResultsError, SiteError, Unsupported, nearest
+from interp.core.atomic import Checkpoint
+from interp.core.door import door
+from interp.core.errors import ResultsError, SiteError, Unsupported
 from interp.core.facts import Facts
 from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.pairs import Pairs
 from interp.core.results import Results
-from interp.core.sites import Site, resolve
+from interp.core.sites import Site
+from interp.core.taken import Count, NotEmpty, Seed
 from interp.engine.collect.means import MeanReference
 from interp.engine.collect.prompts import Tokens
-from interp.engine.engines import EngineName
+from interp.engine.engines import EngineName, accept
 from interp.engine.interventions import Cell, Freeze, Intervention, Mean, Value, Zero
 from interp.engine.memory import Memory
 from interp.engine.run import run
 from interp.engine.sweep import Sweep
 from interp.models.model import Model
 
-Heads = Sequence[str | Site]
 Kept = Literal["recomputed", "kept"]
 DRAWS = 20
+RANDOM = ", random "
+"""Between a set's name and the number of a random one."""
 
 
+@door
 def knock_out(
     model: Model,
     pairs: Pairs,
-    heads: Heads | Mapping[str, Heads],
+    heads: Heads | Annotated[Mapping[str, Heads], NotEmpty()],
     *,
     method: Literal["zero", "mean"] = "mean",
-    patterns: Sequence[Kept] = ("recomputed", "kept"),
-    draws: int = DRAWS,
+    patterns: Annotated[Sequence[Kept], NotEmpty()] = ("recomputed", "kept"),
+    draws: Count = DRAWS,
     reference: Tokens | None = None,
     metric: Metrics = "loss",
-    seed: int = 0,
+    seed: Seed = 0,
     engine: EngineName = "auto",
     memory: Memory = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = None,
 ) -> Results:
     """Ablate sets of heads on the clean prompts, and as many random sets of the same profile.
 
     Args:
-        heads: sites like "23.3", or several sets by name.
+        heads: sites like "23.3", or several sets by name; a name has no comma and "random".
         method: "zero", or "mean": the mean over the prompts of `reference`, position by position.
         patterns: "recomputed" is the full ablation, "kept" the pattern-preserving one.
         draws: random sets for each set; all that there are where there are fewer.
         reference: whose mean; by default the clean side of these pairs.
-        metric: of `interp.core.metrics`, or your own.
+        metric: one of `interp.core.metrics` or your own, or several, read off the same runs.
+        seed: of the random sets.
         memory: bytes to hold beside the weights.
         checkpoint: a folder where finished batches are kept, so that a killed run goes on.
 
@@ -76,21 +82,28 @@ def knock_out(
         SiteError: what is no head of the model, an empty set, or a set whose layers hold no other.
         PairsError, MetricError, Unsupported: as their names say, before any run.
     """
-    if method not in ("zero", "mean"):
-        raise Unsupported(f"unknown method {method!r}; {nearest(method, ('zero', 'mean'))}")
-    if wrong := [p for p in patterns if p not in get_args(Kept)] or not patterns:
-        raise Unsupported(f"patterns= takes 'recomputed', 'kept' or both, not {wrong or patterns}")
+    if model.facts.n_encoder_layers:
+        raise Unsupported(
+            "random sets of heads are drawn layer by layer of one stack, and this model has an "
+            f"encoder and a decoder ({model.facts}). Ablate the set by itself: "
+            "interp.ablate(model, pairs, {'mine': [...]})."
+        )
     model.require("heads")
+    metrics = resolve_metrics(metric)
+    for one in metrics:
+        accept(model, pairs, one)
     named = heads if isinstance(heads, Mapping) else {"heads": heads}
     sets = _with_random(named, model.facts, draws, seed)
     value = Zero()
     if method == "mean":
         every = sorted({site for sites in sets.values() for site in sites})
         rows = pairs if reference is None else reference
-        fitted = MeanReference.fit(model, rows, every, side="clean", by="position", engine=engine)
+        fitted = MeanReference.fit(
+            model, rows, every, side="clean", by="position", memory=memory, engine=engine
+        )
         value = Mean(fitted)
     parts = []
-    for kept in patterns:
+    for kept in dict.fromkeys(patterns):
         cells = [
             Cell(name, "all", _interventions(sites, value, kept, model.facts))
             for name, sites in sets.items()
@@ -101,7 +114,7 @@ def knock_out(
             cells=cells,
             method=f"knock out {method}, patterns {kept}",
             base="clean",
-            metrics=resolve_metrics(metric),
+            metrics=metrics,
             engine=engine,
             memory=memory,
             checkpoint=checkpoint,
@@ -112,8 +125,13 @@ def knock_out(
     return Results(found.frame, {**found.provenance, **note, "named": list(named)})
 
 
-def beside_random(results: Results, *, seed: int = 0) -> pd.DataFrame:
+@door
+def beside_random(results: Results, *, seed: Seed = 0) -> pd.DataFrame:
     """Each set beside the random sets of its profile.
+
+    Args:
+        results: what `knock_out` returned.
+        seed: of the bootstrap.
 
     Returns:
         One row for each ablation and set: `method`, `site` (the set), `heads` (how many), `metric`,
@@ -125,19 +143,23 @@ def beside_random(results: Results, *, seed: int = 0) -> pd.DataFrame:
         effect is at least as far from 0; `draws`, `n`, `clusters`.
 
     Raises:
-        ResultsError: not what `knock_out` returns.
+        ResultsError: not what `knock_out` returns, or not all of it.
     """
     names = results.provenance.get("named")
-    if names is None:
-        raise ResultsError("these results name no sets; give what knock_out() returns")
+    if names is None or results.frame.empty:
+        raise ResultsError(
+            "the table names no sets of heads to compare with random ones. Give what knock_out() "
+            "returns."
+        )
     rows = []
     for (method, metric), frame in results.frame.groupby(["method", "metric"], sort=False):
+        _require_sets(frame, results.provenance["sets"])
         effects = frame.pivot(index="site", columns="example", values="effect")
         plain = frame.drop_duplicates("example").set_index("example").loc[effects.columns]
         cluster, clusters = pd.factorize(plain["cluster"])
         for name in names:
             mine = effects.loc[name].to_numpy()
-            random = effects[effects.index.str.startswith(f"{name}, random ")].to_numpy()
+            random = effects[effects.index.str.startswith(name + RANDOM)].to_numpy()
             means, mean = random.mean(1), mine.mean()
             apart = mine - random.mean(0)
             low, high = stats.bootstrap_interval(np.stack([mine, apart]), cluster, seed=seed)
@@ -160,23 +182,37 @@ def beside_random(results: Results, *, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _require_sets(frame: pd.DataFrame, sets: Collection[str]) -> None:
+    """Refuse a table that lacks a set in some prompt, or has it twice.
+
+    Raises:
+        ResultsError: naming it.
+    """
+    counts = pd.crosstab(frame["site"].astype(str), frame["example"]).reindex(sets, fill_value=0)
+    if len(odd := counts.index[(counts != 1).any(axis=1)]):
+        raise ResultsError(
+            f"the set {odd[0]!r} has not one number in each prompt of the table, where it is to be "
+            "compared with others prompt by prompt. Likely rows were taken out, or two tables put "
+            "together: give all that one call of knock_out() returned."
+        )
+
+
 def _with_random(
     named: Mapping[str, Heads], facts: Facts, draws: int, seed: int
 ) -> dict[str, tuple[Site, ...]]:
     """The sets by name, each followed by its random ones."""
-    if not named:
-        raise SiteError("the mapping of heads is empty; give at least one named set")
-    if draws < 1:
-        raise Unsupported(f"draws={draws}: a set is compared with at least one random set")
     sets: dict[str, tuple[Site, ...]] = {}
     for i, (name, heads) in enumerate(named.items()):
-        sites = resolve(heads, facts)
-        if odd := [str(site) for site in sites if site.kind != "z"]:
-            raise SiteError(f"{', '.join(odd)} are no heads; give sites like '23.3'")
+        sites = heads_of(heads, facts)
+        if RANDOM in name:
+            raise SiteError(
+                f"a set cannot be called {name!r}, since random sets are called so. Leave "
+                f"{RANDOM!r} out of its name."
+            )
         sets[name] = sites
         generator = np.random.default_rng([seed, i])
         for k, other in enumerate(_random(sites, facts, draws, generator)):
-            sets[f"{name}, random {k}"] = other
+            sets[f"{name}{RANDOM}{k}"] = other
     return sets
 
 

@@ -1,28 +1,33 @@
 """What the residual stream says of the answer: after each layer, and by who wrote it."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from interp.circuits.factors import require_logits, scale
+from interp.circuits.factors import require_logits, scale, wide
+from interp.core.door import door
 from interp.core.errors import MetricError, Unsupported
-from interp.core.metrics import Metric, resolve_metric
+from interp.core.metrics import Metric, Metrics, resolve_metric, resolve_metrics
 from interp.core.pairs import Pairs
+from interp.core.places import Given, place_of
 from interp.core.results import COLUMNS, Results
 from interp.core.sites import Kind, Site
+from interp.core.taken import Told
 from interp.engine import forward
 from interp.engine.edits import take
-from interp.engine.engines import EngineName, accept, choose, weights_of
+from interp.engine.engines import Engine, EngineName, accept, choose, weights_of
 from interp.engine.explain import proceed
+from interp.engine.memory import by_rows
 from interp.engine.plan import blocks, forward_plan
 from interp.engine.provenance import provenance
-from interp.engine.score import Score
+from interp.engine.score import Readout, Score
 from interp.engine.trace import Trace
 from interp.engine.weights import Norm, Weights
 from interp.models.model import Model
@@ -31,21 +36,25 @@ ROWS = 64
 """Prompts in one forward."""
 
 
+@door
 @torch.inference_mode()
 def logit_lens(
     model: Model,
     pairs: Pairs,
     *,
-    metric: str | Metric = "logit_diff",
+    metric: Metrics = "logit_diff",
     engine: EngineName = "auto",
 ) -> Results:
-    """A metric of the logits that each layer's residual stream would give (nostalgebraist 2020).
+    """Metrics of the logits that each layer's residual stream would give (nostalgebraist 2020).
 
     The stream on the clean prompts goes through the final norm, which takes its own scale, and
     through the unembedding.
 
+    Args:
+        metric: one of `interp.core.metrics` or your own, or several, read off the same runs.
+
     Returns:
-        One row for the embedding (`site="embed"`), for the stream after each layer
+        One row for each metric, for the embedding (`site="embed"`) and the stream after each layer
         (`"3.resid_post"`), and example: `method="logit_lens"`, the metric in `value`. The last
         layer's is the model's own. Nothing is changed: `base` and `effect` are NaN.
 
@@ -55,35 +64,47 @@ def logit_lens(
         PairsError, PositionError: pairs that the model or the metric cannot take.
     """
     require_logits(model, "the logit lens")
-    found = resolve_metric(metric)
-    if found.reads == "embedding":
+    metrics = resolve_metrics(metric)
+    if odd := [m.name for m in metrics if m.reads == "embedding"]:
         raise MetricError(
-            f"the logit lens reads logits and the metric {found.name!r} an embedding; take "
-            "'logit_diff', 'log_prob' or 'kl' (to the model's own logits)"
+            f"the logit lens reads logits and the metric {odd[0]!r} an embedding; take "
+            "'logit_diff', 'log_prob' or 'kl' (to the model's own logits)."
         )
+    served = _served(model, pairs, metrics, engine)
     sites = [Site("embed")]
     sites += [Site("resid_post", layer) for layer in range(model.facts.n_layers)]
-    values, w = np.full((len(sites), len(pairs)), np.nan), weights_of(model)
+    values, w = np.full((len(metrics), len(sites), len(pairs)), np.nan), weights_of(model)
 
-    def unembed(resid: Tensor, columns: Tensor | None, at: slice) -> Tensor:
+    def unembed(score: Score, place: slice, resid: Tensor, columns: Tensor | None, at: slice):
         return forward.unembed(w, resid, columns)
 
-    def see(rows: Sequence[int], run: Trace, score: Score) -> None:
+    def see(rows: list[int], run: Trace) -> None:
+        readout = Readout.of_rows(model, pairs, metrics, rows)
+        readout = readout.referring(partial(served.found, run))
         for i, site in enumerate(sites):
-            stream = take(run.at(site), score.read)[None]
-            value = score.of_final(stream, unembed, model.facts.d_vocab)[0]
-            values[i, rows] = value.double().numpy(force=True)
+            stream = take(run.at(site), readout.read)[None]
+            found = readout.of_final(stream, unembed, model.facts.d_vocab)[:, 0]
+            values[:, i, rows] = found.double().numpy(force=True)
 
-    name = _run(model, pairs, found, engine, see)
-    said = {"method": "logit_lens", "position": found.position, "metric": found.name}
-    frame = _frame(sites, values, pairs, said | {"engine": name})
-    note = provenance(model, pairs, engine=name)
-    return Results(frame.assign(base=np.nan, effect=np.nan)[COLUMNS], note)
+    _each(model, pairs, served, ("resid_pre",), see)
+    frames = [
+        _frame(
+            sites, of_metric, pairs, served, method="logit_lens", metric=m.name, position=m.position
+        )
+        for m, of_metric in zip(metrics, values, strict=True)
+    ]
+    frame = pd.concat(frames, ignore_index=True).assign(base=np.nan, effect=np.nan)
+    return Results(frame[COLUMNS], provenance(model, pairs, engine=served.name))
 
 
+@door
 @torch.inference_mode()
 def direct_logit_attribution(
-    model: Model, pairs: Pairs, *, position: str = "end", engine: EngineName = "auto"
+    model: Model,
+    pairs: Pairs,
+    *,
+    position: Annotated[Given, Told(place_of)] = "end",
+    engine: EngineName = "auto",
 ) -> Results:
     """What each part adds by itself to the difference of the answers' logits.
 
@@ -93,7 +114,8 @@ def direct_logit_attribution(
     is left out; `interp.path_patch(..., receivers="logits")` measures it.
 
     Args:
-        position: the named position at which logits are read.
+        position: where logits are read, one position of each row: a name, an index, or an index
+            for each row.
 
     Returns:
         One row for each part and example, `method="direct_logit_attribution"`: `"embed"` (with
@@ -107,6 +129,9 @@ def direct_logit_attribution(
         PairsError, PositionError: pairs without two answers, or without the position.
     """
     require_logits(model, "direct logit attribution")
+    metric, place = resolve_metric("logit_diff"), place_of(position)
+    read = pairs.at(place)
+    served = _served(model, pairs, (metric,), engine)
     w = weights_of(model)
     assert w.unembed is not None
     if w.unembed.cap is not None:
@@ -115,20 +140,21 @@ def direct_logit_attribution(
             "their difference is no sum of what the parts write. Path patching needs no sum: "
             f"interp.path_patch(..., receivers='logits'). ({model.facts})"
         )
-    metric = resolve_metric("logit_diff" if position == "end" else f"logit_diff@{position}")
     sites = _parts(w)
     values = np.full((len(sites), len(pairs)), np.nan)
 
-    def see(rows: Sequence[int], run: Trace, score: Score) -> None:
-        added = _added(w, run, score)
+    def see(rows: list[int], run: Trace) -> None:
+        places = (x[rows].to(model.device) for x in (read[:, None], pairs.correct, pairs.wrong))
+        added = _added(w, run, *places)
         for i, site in enumerate(sites):
             values[i, rows] = added[site].double().numpy(force=True)
 
-    name = _run(model, pairs, metric, engine, see, keep=("resid_pre", "z", "mlp_out"))
-    said = {"method": "direct_logit_attribution", "position": position, "receiver": "logits"}
-    frame = _frame(sites, values, pairs, said | {"metric": metric.name, "engine": name})
-    note = provenance(model, pairs, engine=name)
-    return Results(frame.assign(base=0.0, effect=frame["value"])[COLUMNS], note)
+    _each(model, pairs, served, ("resid_pre", "z", "mlp_out"), see)
+    name = metric.name if place == metric.position else f"{metric.name}@{place}"
+    said = {"method": "direct_logit_attribution", "metric": name, "position": str(place)}
+    frame = _frame(sites, values, pairs, served, **said, receiver="logits")
+    frame = frame.assign(base=0.0, effect=frame["value"])
+    return Results(frame[COLUMNS], provenance(model, pairs, engine=served.name))
 
 
 def _parts(w: Weights) -> list[Site]:
@@ -148,27 +174,34 @@ def _parts(w: Weights) -> list[Site]:
     return sites
 
 
-def _added(w: Weights, run: Trace, score: Score) -> dict[Site, Float[Tensor, " batch"]]:
-    """The part of the logit difference that each site adds."""
-    p, answers = w.unembed, score.answers
+def _added(
+    w: Weights,
+    run: Trace,
+    read: Int[Tensor, "batch 1"],
+    correct: Int[Tensor, " batch"],
+    wrong: Int[Tensor, " batch"],
+) -> dict[Site, Float[Tensor, " batch"]]:
+    """The part of the logit difference that each site adds, in float32 at least."""
+    p = w.unembed
     assert p is not None
 
     def at(x: Tensor) -> Tensor:
-        return take(x, score.read)[:, 0]
+        return wide(take(x, read)[:, 0])
 
-    u = p.linear.weight[answers.correct] - p.linear.weight[answers.wrong]
-    rest = u.new_zeros(len(u))
-    if p.linear.bias is not None:
-        rest = p.linear.bias[answers.correct] - p.linear.bias[answers.wrong]
+    def apart(x: Tensor) -> Tensor:
+        return wide(x[correct]) - wide(x[wrong])
+
+    u = apart(p.linear.weight)
+    rest = u.new_zeros(len(u)) if p.linear.bias is None else apart(p.linear.bias)
     into, bias = _before(u, p.norm, at(run.final))
     found = {Site("logits"): rest + bias, Site("embed"): (at(run.at(Site("embed"))) * into).sum(-1)}
     for layer, block in enumerate(w.blocks):
         part, z = block.attention, at(run.kept["z"][layer])
-        heads, bias = _before(into, part.ends.write, part.o(z.flatten(-2)))
-        by_head = ((heads @ part.o.weight).view(z.shape) * z).sum(-1)
+        o, o_bias = wide(part.o.weight), 0 if part.o.bias is None else wide(part.o.bias)
+        heads, bias = _before(into, part.ends.write, z.flatten(-2) @ o.T + o_bias)
+        by_head = ((heads @ o).view(z.shape) * z).sum(-1)
         found |= {Site("z", layer, head=h): by_head[:, h] for h in range(w.facts.n_heads)}
-        bias = bias if part.o.bias is None else bias + heads @ part.o.bias
-        found[Site("attn_out", layer)] = bias
+        found[Site("attn_out", layer)] = bias + (heads * o_bias).sum(-1)
         if w.facts.d_mlp:
             found[Site("mlp_out", layer)] = (at(run.kept["mlp_out"][layer]) * into).sum(-1)
     return found
@@ -180,24 +213,19 @@ def _before(
     """A direction behind a norm as one before it, its scale frozen at x; and what its bias adds."""
     if norm is None:
         return direction, direction.new_zeros(len(direction))
-    bias = direction.new_zeros(len(direction)) if norm.bias is None else direction @ norm.bias
-    direction = direction * (norm.weight + norm.offset)
+    bias = direction.new_zeros(len(direction))
+    if norm.bias is not None:
+        bias = direction @ wide(norm.bias)
+    direction = direction * (wide(norm.weight) + norm.offset)
     if norm.kind == "layer":
         direction = direction - direction.mean(-1, keepdim=True)
     return direction / scale(x, norm), bias
 
 
-def _run(
-    model: Model,
-    pairs: Pairs,
-    metric: Metric,
-    engine: EngineName,
-    see: Callable[[Sequence[int], Trace, Score], None],
-    *,
-    keep: Sequence[Kind] = ("resid_pre",),
-) -> str:
-    """Show the clean runs, block by block; the name of the engine that made them."""
-    accept(model, pairs, metric)
+def _served(model: Model, pairs: Pairs, metrics: Sequence[Metric], engine: EngineName) -> Engine:
+    """The engine that makes the clean runs, once all else is known to be right."""
+    for metric in metrics:
+        accept(model, pairs, metric)
     served = choose(model, engine, longest=pairs.longest)
     proceed(
         forward_plan(
@@ -208,21 +236,32 @@ def _run(
             engine=served.name,
         )
     )
-    for rows in blocks(pairs.lengths, ROWS):
+    return served
+
+
+def _each(
+    model: Model,
+    pairs: Pairs,
+    served: Engine,
+    keep: Sequence[Kind],
+    see: Callable[[list[int], Trace], None],
+) -> None:
+    """Show the clean runs, block by block."""
+
+    def some(rows: list[int]) -> None:
         tokens = pairs.clean[rows, : int(pairs.lengths[rows[0]])].to(model.device)
-        run, score = served.trace(tokens, keep=keep), Score.of_rows(model, pairs, metric, rows)
-        if metric.needs_reference:
-            answers = replace(score.answers, reference=served.found(run, score))
-            score = replace(score, answers=answers)
-        see(rows, run, score)
-    return served.name
+        see(rows, served.trace(tokens, keep=keep))
+
+    for rows in blocks(pairs.lengths, ROWS):
+        by_rows(some, rows, "a plain run")
 
 
 def _frame(
     sites: Sequence[Site],
     values: Float[ndarray, "sites batch"],
     pairs: Pairs,
-    said: Mapping[str, str],
+    served: Engine,
+    **said: str,
 ) -> pd.DataFrame:
     """A row for each site and example."""
     n = len(pairs)
@@ -231,6 +270,7 @@ def _frame(
     columns = {
         **dict.fromkeys(COLUMNS, ""),
         **said,
+        "engine": served.name,
         "site": np.array([str(site) for site in sites])[index],
         "kind": np.array([site.kind for site in sites])[index],
         "layer": pd.array(layers, dtype="Int16")[index],

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.circuits.detectors import Detector, structure, summed_in, weights
@@ -19,25 +19,21 @@ STRUCTURES = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Others:
-    """The sources of some rows of one length, for the detectors that are compared with them.
+class Drawn:
+    """Rows of one length that make the null of the rows of that length.
 
     Attributes:
-        places: of these detectors among all.
-        weights: of each drawn row and detector.
+        tokens: of the drawn rows.
         differs: for each row of the pairs, by its number, the drawn rows whose repeats stand
             elsewhere.
     """
 
-    places: list[int]
-    weights: Float[Tensor, "pair other detector"]
+    tokens: Int[Tensor, "other pos"]
     differs: Mapping[int, Bool[Tensor, " other"]]
 
     @classmethod
-    def of(
-        cls, model: Model, pairs: Pairs, length: int, detectors: Sequence[Detector], seed: int
-    ) -> "Others":
-        """Draw rows of this length.
+    def of(cls, pairs: Pairs, length: int, detectors: Sequence[Detector], seed: int) -> "Drawn":
+        """Draw rows of this length, and see that each detector has something to look for in each.
 
         Raises:
             PairsError: a row in which a detector has nothing to look for, or none whose repeats
@@ -49,7 +45,7 @@ class Others:
         parts = tokens.split(max(1, SCORES_AT_ONCE // length**2))
         found = torch.cat([structure(part) for part in parts])
         for detector in detectors:
-            has = torch.cat([detector.sources(part).flatten(1).any(1) for part in parts])
+            has = torch.cat([detector.find(part).flatten(1).any(1) for part in parts])
             if not bool(has.all()):
                 row = int(rows[int((~has).int().argmax())])
                 raise PairsError(
@@ -57,12 +53,12 @@ class Others:
                     f"{length} tokens (no token that occurs twice, or too few tokens), so it has "
                     "no score there. Leave the row out, or choose other detectors=."
                 )
-        places = [i for i, d in enumerate(detectors) if d.null == "rows"]
         room = max(4, min(STRUCTURES, 4 * SCORES_AT_ONCE // length**2))
         order = np.random.default_rng([seed, length]).permutation(len(rows))
         drawn = torch.as_tensor(np.sort(order[:room]))
         differs = (found[:, None] != found[None, drawn]).any(-1)
-        if places and not bool(differs.any(1).all()):
+        nulls = {detector.null for detector in detectors}
+        if "rows" in nulls and not bool(differs.any(1).all()):
             row = int(rows[int((~differs.any(1)).int().argmax())])
             raise PairsError(
                 f"row {row} has {length} tokens and its repeats stand where they stand in every "
@@ -71,10 +67,33 @@ class Others:
                 "stand at various distances (interp.circuits.repeats makes them), or say "
                 "null='sources' to compare with uniform attention alone."
             )
-        chosen, dtype = tokens[drawn].to(model.device), summed_in(model.dtype)
-        each = [weights(detectors[i], chosen, dtype=dtype).flatten(1).T for i in places]
-        stacked = torch.stack(each, -1) if each else torch.empty(length**2, len(drawn), 0)
-        return cls(places, stacked, dict(zip(rows.tolist(), differs, strict=True)))
+        return cls(tokens[drawn], dict(zip(rows.tolist(), differs, strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class Others:
+    """The sources of drawn rows, for the detectors that are compared with them.
+
+    Attributes:
+        places: of these detectors among all.
+        weights: of each drawn row and detector.
+        differs: as `Drawn` has it.
+    """
+
+    places: list[int]
+    weights: Float[Tensor, "pair other detector"]
+    differs: Mapping[int, Bool[Tensor, " other"]]
+
+    @classmethod
+    def of(cls, model: Model, drawn: Drawn, detectors: Sequence[Detector]) -> "Others":
+        """On the model's device, in the precision in which its scores are summed."""
+        places = [i for i, d in enumerate(detectors) if d.null == "rows"]
+        tokens, dtype = drawn.tokens.to(model.device), summed_in(model.dtype)
+        each = [weights(detectors[i], tokens, dtype=dtype).flatten(1).T for i in places]
+        stacked = (
+            torch.stack(each, -1) if each else torch.empty(tokens.shape[1] ** 2, len(tokens), 0)
+        )
+        return cls(places, stacked, drawn.differs)
 
     def __len__(self) -> int:
         return len(self.places)

@@ -6,7 +6,7 @@ x W_Q R(offset) W_K^T y. Weights alone thus say how a head's score changes with 
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,14 +14,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.circuits.factors import factors, noted, one_head, require_sum, scale, wide
+from interp.circuits.factors import factors, noted, require_sum, scale, wide
+from interp.circuits.heads import Heads, heads_of, one_head
 from interp.circuits.vocabulary import Vocabulary, alone, token_of
-from interp.core.errors import PositionError, SiteError, Unsupported
+from interp.core.door import door
+from interp.core.errors import PositionError, Unsupported
 from interp.core.measures import Measures
 from interp.core.pairs import Pairs
-from interp.core.sites import Site, resolve
+from interp.core.sites import Site
+from interp.core.taken import Count, NotEmpty, Seed
 from interp.engine import forward
 from interp.engine.engines import accept, choose, weights_of
+from interp.engine.memory import by_rows
 from interp.engine.plan import blocks
 from interp.engine.weights import Attention, Weights
 from interp.models.model import Model
@@ -34,6 +38,10 @@ ROWS = 16
 """Prompts in one forward."""
 
 
+Sample = Annotated[Sequence[int | str], NotEmpty()]
+"""Tokens: ids, or texts that are one."""
+
+
 class Contents(NamedTuple):
     """Mean query and key of each query head of a layer, before the rotation."""
 
@@ -41,14 +49,15 @@ class Contents(NamedTuple):
     k: Float[Tensor, "head d_head"]
 
 
+@door
 @torch.no_grad()
 def offset_curve(
     model: Model,
-    heads: str | Site | Sequence[str | Site] = "heads",
+    heads: Heads = "heads",
     *,
     offsets: Iterable[int] | None = None,
-    contents: Sequence[int] | Pairs | None = None,
-    seed: int = 0,
+    contents: Sample | Pairs | None = None,
+    seed: Seed = 0,
 ) -> Measures:
     """Mean score of each head by the distance back to the key, for rotary models.
 
@@ -58,9 +67,10 @@ def offset_curve(
     Args:
         offsets: distances, query position minus key position, 0 for the token itself; by default
             the first 64. Those that a layer's sliding window hides are left out.
-        contents: token ids, each standing alone (exact for the first layer; for others the direct
+        contents: tokens, each standing alone (exact for the first layer; for others the direct
             path from the embedding); or `Pairs`, whose queries and keys are taken from the clean
             run, at all positions; or None for 1,024 tokens drawn from the vocabulary.
+        seed: of what is drawn.
 
     Returns:
         A row for each head and `offset` (a column): `measure="offset_score"`, in units of the
@@ -71,24 +81,26 @@ def offset_curve(
 
     Raises:
         Unsupported: positions that are not rotary, by name; post-norm blocks.
-        PositionError: a negative offset, or one that the context does not have.
+        PositionError: a negative offset, one that the context does not have, or only such as the
+            sliding window of a layer hides.
         SiteError: a site that is no head.
     """
-    w, sites = _rotary(model), resolve(heads, model.facts)
-    if odd := [str(site) for site in sites if site.kind != "z"]:
-        raise SiteError(f"{', '.join(odd)} are no heads; give sites like '23.3', or 'heads'")
-    places = _offsets(model, offsets)
-    layers = sorted({site.layer for site in sites if site.layer is not None})
+    require_rotary(model)
+    sites, places = heads_of(heads, model.facts), _offsets(model, offsets)
+    ids = None if isinstance(contents, Pairs) else _ids(model, contents, seed)
+    if isinstance(contents, Pairs):
+        accept(model, contents, None)
+    w, firsts = weights_of(model), {site.layer: site for site in reversed(sites)}
+    visible = {
+        layer: _within(places, w.blocks[layer].attention, firsts[layer]) for layer in sorted(firsts)
+    }
     frames, values, nulls, sds = [], [], [], []
     if isinstance(contents, Pairs):
-        found, source = _of_pairs(model, w, contents, layers), contents.fingerprint
-        ids = None
+        found, source = _of_pairs(model, w, contents, [*visible]), contents.fingerprint
     else:
-        ids = _ids(model, contents, seed)
-        found = {layer: _of_tokens(w, layer, ids) for layer in layers}
+        found = {layer: _of_tokens(w, layer, ids) for layer in visible}
         source = f"{len(ids)} tokens" + ("" if contents is not None else f", seed {seed}")
-    for layer in layers:
-        seen = _within(places, w.blocks[layer].attention)
+    for layer, seen in visible.items():
         curve = by_offset(w, layer, *found[layer], seen)
         null, sd = _null(w, layer, seen, ids, ids)
         for site in (site for site in sites if site.layer == layer):
@@ -106,6 +118,7 @@ def offset_curve(
     )
 
 
+@door
 @torch.no_grad()
 def offset_pair(
     model: Model,
@@ -132,9 +145,11 @@ def offset_pair(
     Raises:
         PairsError: not one token of the vocabulary. Others as `offset_curve`.
     """
-    w, places, site = _rotary(model), _offsets(model, offsets), one_head(model, head)
-    asks, answers = (_ids(model, [token_of(model, token)], 0) for token in (query, key))
-    seen = _within(places, w.blocks[site.layer].attention)
+    require_rotary(model)
+    places, site = _offsets(model, offsets), one_head(head, model.facts)
+    asks, answers = (_ids(model, [token], 0) for token in (query, key))
+    w = weights_of(model)
+    seen = _within(places, w.blocks[site.layer].attention, site)
     q, k = _of_tokens(w, site.layer, asks).q, _of_tokens(w, site.layer, answers).k
     null, sd = _null(w, site.layer, seen, asks, answers)
     cells = _cells("offset_pair", site, offset=seen.numpy(force=True))
@@ -143,7 +158,7 @@ def offset_pair(
         provenance=noted(model, null="gaussian"),
         value=_array(by_offset(w, site.layer, q, k, seen)[site.head]),
         null=_array(null[site.head]),
-        null_sd=float(sd[site.head]),
+        null_sd=_array(sd[site.head].expand(len(seen))),
         p=np.full(len(cells), np.nan),
     )
 
@@ -171,14 +186,15 @@ def by_offset(
     return scores.reshape(*q.shape[:-1], len(offsets))
 
 
+@door
 @torch.no_grad()
 def position_scores(
     model: Model,
     head: str | Site,
     *,
-    positions: int = OFFSETS,
-    tokens: Sequence[int] | None = None,
-    seed: int = 0,
+    positions: Count = OFFSETS,
+    tokens: Sample | None = None,
+    seed: Seed = 0,
 ) -> Measures:
     """The position-position circuit of a head, for positions that are added (learned, or sines).
 
@@ -188,7 +204,8 @@ def position_scores(
 
     Args:
         positions: the first so many.
-        tokens: ids of the sample; by default 1,024 drawn from the vocabulary.
+        tokens: the sample; by default 1,024 drawn from the vocabulary.
+        seed: of what is drawn.
 
     Returns:
         A row for each `query` and `key` position (columns) that the query may see:
@@ -211,12 +228,12 @@ def position_scores(
             f"{_NAMES[facts.positions]}.{hint} ({facts})"
         )
     require_sum(model, "the position-position circuit")
-    if not 1 <= positions <= facts.n_ctx:
+    if positions > facts.n_ctx:
         raise PositionError(
             f"{positions} positions were asked for, and {model.name} has {facts.n_ctx}; give 1 to "
-            f"{facts.n_ctx}"
+            f"{facts.n_ctx}."
         )
-    site, w, ids = one_head(model, head), weights_of(model), _ids(model, tokens, seed)
+    site, ids, w = one_head(head, model.facts), _ids(model, tokens, seed), weights_of(model)
     norm, table = w.blocks[site.layer].attention.ends.read, w.embed.positions
     assert table is not None
     f = factors(w, site.layer)
@@ -240,11 +257,15 @@ def position_scores(
     )
 
 
-def _rotary(model: Model) -> Weights:
+def require_rotary(model: Model) -> None:
+    """Refuse a model whose scores are no function of distance.
+
+    Raises:
+        Unsupported: with what else would serve.
+    """
     facts = model.facts
     if facts.positions == "rotary":
-        require_sum(model, "the score by offset")
-        return weights_of(model)
+        return require_sum(model, "the score by offset")
     why = {
         "none": "Without positions a score is the same at every distance (qk_tokens gives it).",
         "learned": "Its scores depend on both positions: position_scores gives them.",
@@ -272,17 +293,27 @@ def _offsets(model: Model, offsets: Iterable[int] | None) -> Int[Tensor, " offse
     if not found or min(found) < 0 or max(found) >= n_ctx:
         raise PositionError(
             f"offsets are distances back to a key, 0 to {n_ctx - 1} in the context of "
-            f"{model.name}, at least one; got {found[:8]}"
+            f"{model.name}, at least one; got {found[:8]}."
         )
     return torch.tensor(found, device=model.device)
 
 
-def _within(offsets: Int[Tensor, " offset"], p: Attention) -> Int[Tensor, " seen"]:
-    """What the layer's sliding window leaves to see."""
-    return offsets if p.window is None else offsets[offsets < p.window]
+def _within(offsets: Int[Tensor, " offset"], p: Attention, site: Site) -> Int[Tensor, " seen"]:
+    """What the layer's sliding window leaves to see.
+
+    Raises:
+        PositionError: nothing.
+    """
+    seen = offsets if p.window is None else offsets[offsets < p.window]
+    if not len(seen):
+        raise PositionError(
+            f"head {site} sees the last {p.window} tokens, a sliding window, and none of the "
+            f"offsets {offsets.tolist()[:8]} is below that. Give smaller ones, or other heads."
+        )
+    return seen
 
 
-def _ids(model: Model, tokens: Sequence[int] | None, seed: int) -> Int[Tensor, " token"]:
+def _ids(model: Model, tokens: Sequence[int | str] | None, seed: int) -> Int[Tensor, " token"]:
     if tokens is not None:
         return torch.tensor([token_of(model, token) for token in tokens], device=model.device)
     size = model.facts.d_vocab
@@ -298,18 +329,24 @@ def _of_tokens(w: Weights, layer: int, ids: Int[Tensor, " token"]) -> Contents:
 
 def _of_pairs(model: Model, w: Weights, pairs: Pairs, layers: Sequence[int]) -> dict[int, Contents]:
     """The clean run's own queries and keys, over all tokens."""
-    accept(model, pairs, None)
     served, sums = choose(model, longest=pairs.longest), dict[tuple[str, int], Tensor]()
 
-    def see(shelf: str, layer: int, found: Tensor) -> None:
-        if shelf in ("q", "k") and layer in layers:
-            p = w.blocks[layer].attention
-            found = forward.head_norm(found, p.q_norm if shelf == "q" else p.k_norm)
-            sums[shelf, layer] = sums.get((shelf, layer), 0) + wide(found).sum((0, 1))
+    def some(rows: list[int]) -> None:
+        here: dict[tuple[str, int], Tensor] = {}
 
-    for rows in blocks(pairs.lengths, ROWS):
+        def see(shelf: str, layer: int, found: Tensor) -> None:
+            if shelf in ("q", "k") and layer in layers:
+                p = w.blocks[layer].attention
+                found = forward.head_norm(found, p.q_norm if shelf == "q" else p.k_norm)
+                here[shelf, layer] = wide(found).sum((0, 1))
+
         tokens = pairs.clean[rows, : int(pairs.lengths[rows[0]])].to(model.device)
         served.walk(tokens, see, shelves=("q", "k"), layers=max(layers) + 1)
+        for key, summed in here.items():
+            sums[key] = sums.get(key, 0) + summed
+
+    for rows in blocks(pairs.lengths, ROWS):
+        by_rows(some, rows, "a plain run")
     n = int(pairs.lengths.sum())
     keys = {layer: sums["k", layer].repeat_interleave(w.facts.group_size, 0) for layer in layers}
     return {layer: Contents(sums["q", layer] / n, keys[layer] / n) for layer in layers}

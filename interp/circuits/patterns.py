@@ -18,6 +18,7 @@ from interp.engine.trace import SCORES_AT_ONCE, See
 from interp.models.model import Model
 
 SCORES_ON_DEVICE = 1 << 28
+INSTEAD = "capture(model, tokens, 'dec.0.cross.1.pattern') gives the patterns"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class Patterns:
         tokens: Tokens,
         *,
         asker: str,
-        instead: str = "capture(model, tokens, 'dec.0.cross.1.pattern') gives the patterns",
+        instead: str = INSTEAD,
         layers: int | None = None,
         most: int | None = None,
         kept: int | None = None,
@@ -66,15 +67,7 @@ class Patterns:
             PairsError: rows that the model cannot run.
             Unsupported: attention patterns that cannot be read.
         """
-        facts, pairs = model.facts, prompts(tokens)
-        if reason := absent("pattern", facts):
-            raise Unsupported(f"{asker} reads attention patterns: {reason}. ({facts})")
-        if facts.n_encoder_layers:
-            raise Unsupported(
-                f"{asker} reads one stack of layers, and this model has an encoder and a decoder "
-                f"({facts}); {instead}."
-            )
-        accept(model, pairs, None)
+        facts, pairs = model.facts, require_patterns(model, tokens, asker, instead)
         served = choose(model, engine, longest=pairs.longest)
         layers = facts.n_layers if layers is None else layers
         at_once = most or _rows(facts, int(pairs.lengths.max()), model.device)
@@ -103,6 +96,26 @@ class Patterns:
         shelves = ("pattern", *also)
         with torch.inference_mode():
             self.engine.walk(tokens.to(self.model.device), see, shelves=shelves, layers=self.layers)
+
+
+def require_patterns(model: Model, tokens: Tokens, asker: str, instead: str = INSTEAD) -> Pairs:
+    """The rows, if the model has patterns on them; nothing runs.
+
+    Raises:
+        PairsError: rows that the model cannot run.
+        Unsupported: a model without heads, or with two stacks of them; says what else would serve.
+    """
+    facts = model.facts
+    if reason := absent("pattern", facts):
+        raise Unsupported(f"{asker} reads attention patterns: {reason}. ({facts})")
+    if facts.n_encoder_layers:
+        raise Unsupported(
+            f"{asker} reads one stack of layers, and this model has an encoder and a decoder "
+            f"({facts}); {instead}."
+        )
+    pairs = prompts(tokens)
+    accept(model, pairs, None)
+    return pairs
 
 
 def _rows(facts: Facts, length: int, device: torch.device) -> int:

@@ -6,6 +6,8 @@ a row is a few matrix-vector products, and eigenvalues are those of the d_head x
 the other order. They are the direct paths; what the layers in between do to a token is left out.
 """
 
+from typing import Annotated
+
 import numpy as np
 import pandas as pd
 import torch
@@ -17,26 +19,31 @@ from interp.circuits.factors import (
     factors,
     gaussian,
     noted,
-    one_head,
     require_logits,
     require_sum,
     unscaled,
     weighted,
     wide,
 )
+from interp.circuits.heads import one_head
 from interp.circuits.vocabulary import Vocabulary, texts, token_of
+from interp.core.door import door
 from interp.core.measures import Measures
 from interp.core.sites import Site
+from interp.core.taken import Count, Seed, Within
 from interp.engine.engines import weights_of
 from interp.models.factored import FactoredMatrix
 from interp.models.model import Model
 
+Samples = Annotated[int, Within(low=2)]
+"""Of which a spread is taken."""
 SAMPLES_AT_ONCE = 16
 """Random matrices that are held at a time."""
 
 
+@door
 @torch.no_grad()
-def copying_scores(model: Model, *, samples: int = 64, seed: int = 0) -> Measures:
+def copying_scores(model: Model, *, samples: Samples = 64, seed: Seed = 0) -> Measures:
     """How far each head raises the tokens that it reads: sum(lambda) / sum(|lambda|), -1 to 1.
 
     The eigenvalues are those of the full OV circuit W_E W_V W_O W_U (Elhage et al. 2021), from the
@@ -51,6 +58,7 @@ def copying_scores(model: Model, *, samples: int = 64, seed: int = 0) -> Measure
 
     Args:
         samples: random heads for each layer.
+        seed: of these.
 
     Returns:
         A row for each head (`measure="copying"`), and one without a null for the direct path
@@ -103,8 +111,9 @@ def copying_share(eigenvalues: Complex[Tensor, "*batch d_head"]) -> Float[Tensor
     return eigenvalues.sum(-1).real / eigenvalues.abs().sum(-1)
 
 
+@door
 @torch.no_grad()
-def qk_tokens(model: Model, head: str | Site, query: int | str, *, top: int = 10) -> Measures:
+def qk_tokens(model: Model, head: str | Site, query: int | str, *, top: Count = 10) -> Measures:
     """The tokens that a head attends to most from a query token, by the full QK circuit.
 
     Each token stands alone at its own scale, as heads of the first layer read it: there the value
@@ -119,6 +128,7 @@ def qk_tokens(model: Model, head: str | Site, query: int | str, *, top: int = 10
 
     Args:
         query: an id, or a text that is one token.
+        top: how many tokens.
 
     Returns:
         Rows `measure="qk_token"` with columns `source`, `token` (ids), `text`, `rank`, `direct`;
@@ -129,7 +139,7 @@ def qk_tokens(model: Model, head: str | Site, query: int | str, *, top: int = 10
         SiteError, Unsupported: not one head; a post-norm model, or one that replay cannot read.
     """
     require_sum(model, "the full QK circuit")
-    site, w, source = one_head(model, head), weights_of(model), token_of(model, query)
+    site, source, w = one_head(head, model.facts), token_of(model, query), weights_of(model)
     assert site.layer is not None
     assert site.head is not None
     f, p, words = factors(w, site.layer), w.blocks[site.layer].attention, Vocabulary(w)
@@ -157,8 +167,9 @@ def qk_tokens(model: Model, head: str | Site, query: int | str, *, top: int = 10
     return Measures(table.frame.assign(source=source), table.provenance)
 
 
+@door
 @torch.no_grad()
-def ov_tokens(model: Model, head: str | Site, source: int | str, *, top: int = 10) -> Measures:
+def ov_tokens(model: Model, head: str | Site, source: int | str, *, top: Count = 10) -> Measures:
     """The tokens whose logits a head raises most where it attends to a source token.
 
     By the full OV circuit, the value's bias included: what is added to a logit, less the mean over
@@ -171,6 +182,7 @@ def ov_tokens(model: Model, head: str | Site, source: int | str, *, top: int = 1
 
     Args:
         source: an id, or a text that is one token.
+        top: how many tokens.
 
     Returns:
         Rows `measure="ov_token"`, columns as of `qk_tokens`.
@@ -181,7 +193,7 @@ def ov_tokens(model: Model, head: str | Site, source: int | str, *, top: int = 1
             cannot read.
     """
     require_logits(model, "the full OV circuit")
-    site, w, token = one_head(model, head), weights_of(model), token_of(model, source)
+    site, token, w = one_head(head, model.facts), token_of(model, source), weights_of(model)
     f, p, words = factors(w, site.layer), w.blocks[site.layer].attention, Vocabulary(w)
     v, o, v_bias = (t[site.head] for t in (f.v, f.o, f.v_bias))
     row = slice(token, token + 1)
@@ -201,19 +213,26 @@ def ov_tokens(model: Model, head: str | Site, source: int | str, *, top: int = 1
     return Measures(table.frame.assign(source=token), table.provenance)
 
 
+@door
 @torch.no_grad()
 def ov_directions(
     model: Model,
     head: str | Site,
     *,
-    directions: int = 5,
-    top: int = 10,
-    samples: int = 32,
-    seed: int = 0,
+    directions: Count = 5,
+    top: Count = 10,
+    samples: Samples = 32,
+    seed: Seed = 0,
 ) -> Measures:
     """The top singular directions of a head's W_OV, read as tokens.
 
     W_OV = U S V^T: a token that lies along U_i makes the head write along V_i, S_i times as long.
+
+    Args:
+        directions: how many, at most d_head.
+        top: tokens at each end of each.
+        samples: random heads, for the spectrum.
+        seed: of these.
 
     Returns:
         For each `direction` i a row `measure="ov_singular"`: S_i beside that of Gaussian W_V and
@@ -229,7 +248,7 @@ def ov_directions(
             cannot read.
     """
     require_logits(model, "reading W_OV as tokens")
-    site, w = one_head(model, head), weights_of(model)
+    site, w = one_head(head, model.facts), weights_of(model)
     f, norm, words = factors(w, site.layer), w.blocks[site.layer].attention.ends.read, Vocabulary(w)
     v, o = f.v[site.head], f.o[site.head]
     reads, singular, writes = FactoredMatrix(v, o).svd()

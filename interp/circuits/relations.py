@@ -7,7 +7,7 @@ good on the text that it was chosen on.
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -17,22 +17,25 @@ from numpy import ndarray
 from interp.circuits.attended import Attended
 from interp.circuits.links import Links, antecedents, clusters, dependencies
 from interp.core import stats
+from interp.core.door import door
 from interp.core.errors import CorpusError, ResultsError
 from interp.core.scores import CELL, COLUMNS, Scores
+from interp.core.taken import Count, NotEmpty, Seed
 from interp.datasets.corpus import Corpus
 
 OFFSETS = (-3, -2, -1, 1, 2)
 """Those of Clark et al. (2019)."""
 
 
+@door
 def relations(
     attended: Attended,
     corpus: Corpus,
     *,
-    minimum: int = 100,
-    offsets: Sequence[int] = OFFSETS,
+    minimum: Count = 100,
+    offsets: Annotated[Sequence[int], NotEmpty()] = OFFSETS,
     model: Literal["trained", "random"] = "trained",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Scores:
     """How often every head's most-attended word is the right one, relation by relation.
 
@@ -87,10 +90,15 @@ def relations(
     return Scores(frame, {**attended.provenance, "minimum": minimum, "seed": seed})
 
 
-def compare_heads(scores: Scores, *, seed: int = 0) -> pd.DataFrame:
+@door
+def compare_heads(scores: Scores, *, seed: Seed = 0) -> pd.DataFrame:
     """Every head against the best baseline of its relation, on the half that is reported.
 
     The best baseline and the best head of a task are chosen on the other half.
+
+    Args:
+        scores: what `relations` returned, for one model.
+        seed: of the bootstrap and of the sign flips.
 
     Returns:
         One row for each task and head: `relation`, `direction`, `site`, `layer`, `head`, `model`;
@@ -112,7 +120,7 @@ def compare_heads(scores: Scores, *, seed: int = 0) -> pd.DataFrame:
         for task, part in accuracy.groupby("task", sort=False, observed=True)
     ]
     if not parts:
-        raise ResultsError("there are no accuracies to compare; give what relations() returns")
+        raise ResultsError("the table has no accuracies to compare. Give what relations() returns.")
     table = pd.concat(parts, ignore_index=True)
     asked = frame[(frame["metric"] == "coverage") & (frame["subset"] == "report")]
     return table.assign(
@@ -121,8 +129,16 @@ def compare_heads(scores: Scores, *, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def choose_heads(scores: Scores, *, seed: int = 0) -> pd.DataFrame:
-    """The rows of `compare_heads` for the best head of each task."""
+@door
+def choose_heads(scores: Scores, *, seed: Seed = 0) -> pd.DataFrame:
+    """The rows of `compare_heads` for the best head of each task.
+
+    Args:
+        scores, seed: as of `compare_heads`.
+
+    Raises:
+        ResultsError: not what `relations` returns for one model.
+    """
     table = compare_heads(scores, seed=seed)
     return table[table["chosen"]].reset_index(drop=True)
 

@@ -6,7 +6,9 @@ from jaxtyping import Int
 from numpy import ndarray
 from torch import Tensor
 
+from interp.core.door import door
 from interp.core.errors import PairsError
+from interp.core.taken import Count, Seed
 from interp.datasets.repeated import repeated
 from interp.models.model import Model
 from interp.models.tokens import Bos
@@ -19,14 +21,15 @@ FEWEST = 3
 """Distinct tokens of the longest block: of 2, all blocks would be of one length."""
 
 
+@door
 def repeated_tokens(
     model: Model,
-    n: int = 32,
+    n: Count = 32,
     *,
     block: tuple[int, int] | None = None,
-    pos: int | None = None,
+    pos: Count | None = None,
     bos: Bos = "model",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Int[Tensor, "n pos"]:
     """Rows of random tokens that repeat (Olsson et al. 2022: 25 tokens, 4 times).
 
@@ -38,10 +41,13 @@ def repeated_tokens(
     around them: where some ids have a meaning of their own, give rows of your own instead.
 
     Args:
+        n: number of rows.
         block: least and greatest length of the block; by default 20 and 30, less where the model
             has fewer tokens or positions.
         pos: tokens of a row, without the special ones; by default 100, or as many as the model has
             positions for.
+        bos: "model" adds the special tokens that the tokenizer adds by itself, "none" none.
+        seed: of all that is drawn.
 
     Raises:
         PairsError: a vocabulary or a context too small for a block that returns, or numbers that

@@ -65,8 +65,8 @@ class Words:
         exact = pattern.double() if pattern.dtype == torch.float64 else pattern.float()
         inside = inside.to(exact.dtype)
         to = torch.einsum("bqhk,btk->bhqt", exact, inside)
-        mean = inside / inside.sum(-1, keepdim=True).clamp(min=1)
-        between = torch.einsum("bsq,bhqt->bhst", mean, to)
+        between = torch.einsum("bsq,bhqt->bhst", inside, to)
+        between = between / inside.sum(-1)[:, None, :, None].clamp(min=1)
         if not bool(between.isfinite().all()):
             raise InterpError(
                 "an attention pattern holds NaN or infinity, so no word is the most attended; look "

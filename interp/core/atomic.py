@@ -4,8 +4,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 from interp.core.errors import ResultsError
+from interp.core.taken import Told
 
 REMEDY = "Choose a folder that you may write to and that has room."
 
@@ -25,7 +27,11 @@ def require_writable(folder: str | os.PathLike[str] | None) -> None:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK):
         why = "may not be written to" if place.is_dir() else "is no folder"
-        raise ResultsError(f"{folder} cannot be written: {place} {why}. {REMEDY}")
+        raise ResultsError(f"cannot write into {folder}: {place} {why}. {REMEDY}")
+
+
+Checkpoint = Annotated[Path | None, Told(require_writable)]
+"""A folder where what is finished is kept."""
 
 
 @contextmanager
@@ -41,7 +47,7 @@ def whole(
     Raises:
         ResultsError: it cannot be written.
     """
-    if not path.name:
+    if not path.name or "\0" in str(path):
         raise ResultsError(f"cannot write {what}{str(path)!r}: it names no file. {remedy}")
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -113,7 +113,8 @@ class Attribution(Table):
     @property
     def each(self) -> Float[ndarray, "part example"]:
         """The score of each part in each example."""
-        return np.stack(self.frame["each"].to_list())
+        rows = self.frame["each"].to_list()
+        return np.stack(rows) if rows else np.empty((0, len(self.cluster)))
 
     @property
     def cluster(self) -> list[str]:
@@ -137,7 +138,8 @@ class Attribution(Table):
         order = np.argsort(-np.abs(self.scores), kind="stable")[:n]
         _, cluster = np.unique(self.cluster, return_inverse=True)
         chosen = self.frame.iloc[order].reset_index(drop=True)
-        each = np.stack(chosen["each"].to_list()).astype(float) if len(chosen) else np.empty((0, 0))
+        rows = chosen["each"].to_list()
+        each = np.stack(rows).astype(float) if rows else np.empty((0, len(self.cluster)))
         low, high = stats.bootstrap_interval(each, cluster)
         return chosen.drop(columns="each").assign(low=low, high=high)
 
@@ -152,10 +154,12 @@ class Attribution(Table):
         theirs = other.frame[[*keys, "score"]].rename(columns={"score": "other"})
         both = self.frame[[*keys, "score"]].merge(theirs, on=keys)
         if both.empty:
+            mine, theirs = (
+                f["site"].iloc[0] if len(f) else "none" for f in (self.frame, other.frame)
+            )
             raise ResultsError(
-                f"the two attributions have no part in common ({self.frame['site'].head(1).item()} "
-                f"and {other.frame['site'].head(1).item()}, for example); are both of edges, at "
-                "the same positions?"
+                f"the two attributions have no part in common ({mine} and {theirs}, for example); "
+                "are both of edges, at the same positions?"
             )
         return both
 

@@ -2,13 +2,15 @@
 
 A function is its code, constants, defaults and closure, and the values of whatever else it reads:
 globals, attributes of modules, other functions. Arrays and tensors are their bytes, modules their
-state, objects their class and what they hold. What cannot be read is refused, since two of them
-could not be told apart.
+state, objects their class and what they hold: of a dataclass all but fields with
+`metadata={"hash": False}`, and never what a `cached_property` keeps. What cannot be read is refused,
+since two of them could not be told apart.
 
 A class may say it itself: `__identity__(self) -> str`.
 """
 
 import copyreg
+import dataclasses
 import dis
 import functools
 import hashlib
@@ -17,7 +19,7 @@ import sysconfig
 import types
 from collections.abc import Iterator, Mapping, Set
 from enum import Enum
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
@@ -112,7 +114,7 @@ def _content(value: Any, seen: Seen, where: str) -> Iterator[str]:
             yield hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
     elif isinstance(value, pd.DataFrame | pd.Series | pd.Index):
         yield from _frame(value)
-    elif isinstance(value, _NAMED) or isinstance(value, Enum | PurePath):
+    elif isinstance(value, (*_NAMED, Enum, PurePath)):
         yield f"{type(value).__module__} {value!r}"
     elif isinstance(value, Mapping):
         for key, item in value.items():
@@ -161,9 +163,10 @@ def _function(value: types.FunctionType, seen: Seen, where: str) -> Iterator[str
     yield from _parts(vars(value), seen, f"an attribute of {name}")
     for free, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
         try:
-            yield from _parts(cell.cell_contents, seen, f"{free!r}, which {name} closes over")
-        except ValueError:  # a name that is not bound yet
+            item = cell.cell_contents
+        except ValueError:
             raise _unreadable(f"{name} closes over {free!r}, which has no value yet") from None
+        yield from _read_by(value, item, seen, f"{free!r}, which {name} closes over,")
     yield from _globals(value, seen)
 
 
@@ -187,10 +190,15 @@ def _globals(function: types.FunctionType, seen: Seen) -> Iterator[str]:
         else:
             raise _unreadable(f"{where} has no value")
         yield name
-        if isinstance(item, types.ModuleType) and not installed(item.__name__):
-            yield from _of_module(item, function.__code__, seen, where)
-        else:
-            yield from _parts(item, seen, where)
+        yield from _read_by(function, item, seen, where)
+
+
+def _read_by(function: types.FunctionType, item: object, seen: Seen, where: str) -> Iterator[str]:
+    """What a function can read of something; of a module of the user's own what it names."""
+    if isinstance(item, types.ModuleType) and not installed(item.__name__):
+        yield from _of_module(item, function.__code__, seen, where)
+    else:
+        yield from _parts(item, seen, where)
 
 
 def _read(code: types.CodeType) -> set[str]:
@@ -256,7 +264,7 @@ def _class(value: type, seen: Seen) -> Iterator[str]:
             item = item.__func__
         elif isinstance(item, property):
             item = (item.fget, item.fset)
-        elif isinstance(item, functools.cached_property):
+        elif isinstance(item, cached_property):
             item = item.func
         yield name
         yield from _parts(item, seen, f"{value.__qualname__}.{name}")
@@ -289,8 +297,25 @@ def _object(value: object, seen: Seen, where: str) -> Iterator[str]:
         return
     _, args, *rest = made
     items = [list(x) if i > 0 and x is not None else x for i, x in enumerate(rest[:3])]
-    for item in (args, *items):
+    for item in (args, *(_without(item, _left_out(type(value))) for item in items)):
         yield from _parts(item, seen, where)
+
+
+def _left_out(kind: type) -> frozenset[str]:
+    """Names of what an object holds and is not what it is."""
+    found = {n for c in kind.__mro__ for n, x in vars(c).items() if isinstance(x, cached_property)}
+    if dataclasses.is_dataclass(kind):
+        found |= {f.name for f in dataclasses.fields(kind) if not f.metadata.get("hash", True)}
+    return frozenset(found)
+
+
+def _without(state: Any, names: frozenset[str]) -> Any:
+    """What an object would be pickled with, but for some attributes."""
+    if isinstance(state, dict):
+        return {name: x for name, x in state.items() if name not in names}
+    if isinstance(state, tuple):  # of a class with slots
+        return tuple(_without(part, names) for part in state)
+    return state
 
 
 def _of_package(value: Any) -> str | None:

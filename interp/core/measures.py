@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
+from numbers import Real
 from typing import Any, cast
 
 import numpy as np
@@ -37,7 +38,7 @@ class Measures(Table):
     """
 
     columns = COLUMNS
-    numbers = ("value", "null", "null_sd", "z", "p", "q")
+    numbers = ("layer", "head", "value", "null", "null_sd", "z", "p", "q")
 
     @classmethod
     @door
@@ -47,8 +48,8 @@ class Measures(Table):
         *,
         provenance: Mapping[str, Any],
         value: Float[ndarray, " rows"],
-        null: Float[ndarray, " nulls"] | float = np.nan,
-        null_sd: Float[ndarray, " sds"] | float = np.nan,
+        null: Float[ndarray, " nulls"] | Real = np.nan,
+        null_sd: Float[ndarray, " sds"] | Real = np.nan,
         p: Float[ndarray, " tests"] | None = None,
     ) -> "Measures":
         """A table of one family of tests.
@@ -56,6 +57,9 @@ class Measures(Table):
         Args:
             cells: `measure`, `site`, and whatever else tells the rows apart; `other` is "" and
                 `layer` and `head` missing where they are not given.
+            value: of each cell.
+            null, null_sd: mean and standard deviation under the null, of each cell or of all; NaN
+                where there is none.
             p: by default that of z under a normal distribution, two-sided. A row whose null does
                 not vary has no z, p and q.
 
@@ -67,7 +71,9 @@ class Measures(Table):
         if odd := {name: size for name, size in sizes.items() if size != len(cells)}:
             told = ", ".join(f"{size} of {name}" for name, size in odd.items())
             raise ResultsError(f"{len(cells)} cells and {told}; give one number for each cell.")
-        null, null_sd = (np.broadcast_to(x, value.shape).astype(float) for x in (null, null_sd))
+        null, null_sd = (
+            np.broadcast_to(np.asarray(x, dtype=float), value.shape) for x in (null, null_sd)
+        )
         with np.errstate(divide="ignore", invalid="ignore"):
             z = np.where(null_sd > 0, (value - null) / null_sd, np.nan)
         p = 2 * scipy_stats.norm.sf(np.abs(z)) if p is None else np.where(np.isnan(z), np.nan, p)

@@ -9,13 +9,14 @@ its interval.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.errors import MetricError, nearest
+from interp.core.taken import Told
 
 ALL = "all"
 """Where a metric of running text reads: at every position that another token follows."""
@@ -194,11 +195,7 @@ def resolve_metric(metric: str | Metric) -> Metric:
     return replace(found, name=metric, position=position) if position else found
 
 
-Metrics = str | Metric | Sequence[str | Metric]
-"""One metric or several, by name or one's own."""
-
-
-def resolve_metrics(metric: Metrics) -> tuple[Metric, ...]:
+def resolve_metrics(metric: str | Metric | Sequence[str | Metric]) -> tuple[Metric, ...]:
     """One or several metrics; all are read off the same runs.
 
     Raises:
@@ -213,8 +210,8 @@ def resolve_metrics(metric: Metrics) -> tuple[Metric, ...]:
     names = [m.name for m in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise MetricError(
-            f"the metric {twice[0]!r} is given twice, and a table has one of a name. Leave one out, "
-            "or give your own another name."
+            f"the metric {twice[0]!r} is given twice, and a table has one of a name. Leave one "
+            "out, or give your own another name."
         )
     return found
 
@@ -231,3 +228,9 @@ def _no_metric(given: object) -> str:
         f"{given!r:.60} is no metric: give one of {', '.join(map(repr, METRICS))}, or your own "
         "interp.Metric(name, function), or a list of these."
     )
+
+
+OneMetric = Annotated[str | Metric, Told(resolve_metric)]
+"""A metric by name, or one's own."""
+Metrics = Annotated[str | Metric | Sequence[str | Metric], Told(resolve_metrics)]
+"""One metric or several, by name or one's own."""

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,7 @@ from interp.core.reading import Encodes as Encodes
 from interp.core.reading import answer_ids, last_of_text, prompt_ids
 from interp.core.taken import Seed, is_row
 
+Side = Literal["clean", "corrupt"]
 EMPTY = "no pairs were given (n = 0); at least one prompt pair is needed"
 
 

@@ -45,6 +45,8 @@ class PerRow:
 Place = str | int | PerRow
 Given = Place | Tensor | np.ndarray | pd.Series | Sequence[Sequence[int]]
 """A place as a user may give it."""
+Positions = Given | Sequence[str | int] | Mapping[str, Given]
+"""Places: one, a list of names and indices, or a mapping from what the table calls them."""
 
 
 def place_of(given: Any) -> Place:
@@ -66,8 +68,8 @@ def place_of(given: Any) -> Place:
         masked = getattr(given, "dtype", None) in (torch.bool, np.dtype(bool))
         return PerRow(tuple(_row(row, i, masked=masked) for i, row in enumerate(_rows(rows))))
     raise PositionError(
-        f"{given!r:.60} is no position: give 'all', a name of the pairs ('end'), an index, an array "
-        "with one index for each row, a list of indices for each row, or a mask batch x pos."
+        f"{given!r:.60} is no position: give 'all', a name of the pairs ('end'), an index, an "
+        "array with one index for each row, a list of indices for each row, or a mask batch x pos."
     )
 
 
@@ -228,8 +230,8 @@ def listed(given: Any, known: Collection[str] = ()) -> list[tuple[str, Place]]:
     if not found or len(set(names)) < len(names):
         twice = next((name for name in names if names.count(name) > 1), None)
         raise PositionError(
-            f"positions={given!r:.60} names {'no position' if twice is None else f'{twice} twice'}; "
-            f"give 'all' or some of {', '.join(known) or 'the positions'}, each once."
+            f"positions={given!r:.60} names {'no position' if twice is None else f'{twice} twice'}"
+            f"; give 'all' or some of {', '.join(known) or 'the positions'}, each once."
         )
     return found
 

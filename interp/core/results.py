@@ -12,7 +12,7 @@ from interp.core import stats
 from interp.core.door import door
 from interp.core.errors import ResultsError, nearest
 from interp.core.table import Table
-from interp.core.taken import Count, Seed
+from interp.core.taken import Count, Seed, no_numbers, shown
 
 COLUMNS = [
     *("method", "site", "position", "receiver", "direction", "metric"),
@@ -117,7 +117,9 @@ class Results(Table):
         first["mean"] = _means(self.frame, cell)[column]
         first = first.dropna(subset=["layer"])
         if first.empty:
-            raise ResultsError("no row of the table has a layer, so there is no grid of layers")
+            raise ResultsError("no row of the table has a layer, so there is no grid of layers.")
+        if odd := [*no_numbers(first["layer"]), *no_numbers(first["head"])]:
+            raise ResultsError(f"layers and heads of a grid are numbers, and here {shown(odd[0])}.")
         of_heads = ~np.asarray(first["head"].isna())
         if of_heads.any() and not of_heads.all():
             raise _several(first, ["kind"], "some sites are heads and some are not")
@@ -156,7 +158,7 @@ class Results(Table):
 
 def numbers_of(table: pd.DataFrame) -> list[str]:
     """The columns that hold numbers."""
-    return [str(c) for c in table if pd.api.types.is_numeric_dtype(table[c].dtype)]
+    return [str(c) for c in table if not no_numbers(table[c])]
 
 
 def _cells(frame: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:

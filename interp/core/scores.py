@@ -41,7 +41,7 @@ class Scores(Table):
     """
 
     columns = COLUMNS
-    numbers = ("total", "n")
+    numbers = ("layer", "head", "total", "n")
 
     @classmethod
     @door

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from interp.core.atomic import whole
 from interp.core.door import door
 from interp.core.errors import ResultsError, said
-from interp.core.taken import a, shown
+from interp.core.taken import a, no_numbers, shown
 
 VERSION = 1
 T = TypeVar("T", bound="Table")
@@ -48,13 +48,12 @@ class Table:
                 f"{a(_kind(type(self)))} table needs the columns {list(self.columns)}; "
                 f"{missing} are absent. Name the columns of the frame so."
             )
-        for name in self.numbers if len(self.frame) else ():
-            column = self.frame[name]
-            if not pd.api.types.is_numeric_dtype(column.dtype) and not column.isna().all():
+        for name in self.numbers:
+            if odd := no_numbers(self.frame[name]):
                 raise ResultsError(
                     f"column {name!r} of {type(self).__name__} holds numbers, and here "
-                    f"{column.dtype}, such as {shown(column.iloc[0])}. Make numbers of them "
-                    "(pandas.to_numeric); what was not measured is NaN."
+                    f"{shown(odd[0])}. Make numbers of them (pandas.to_numeric); what was not "
+                    "measured is NaN."
                 )
 
     def __len__(self) -> int:

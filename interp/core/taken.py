@@ -13,6 +13,7 @@ from abc import ABCMeta
 from collections import abc
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -26,6 +27,7 @@ UNLISTED = (str, bytes, Mapping, pd.DataFrame)
 """What can be gone through, and yet is no list of values."""
 LISTS = (Sequence, Iterable, Collection, list, tuple, Set, set, frozenset)
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
+WORDS |= {Real: "a number or NaN"}
 
 
 @dataclass(frozen=True)
@@ -270,6 +272,13 @@ def _many(words: str) -> str:
 def a(word: str) -> str:
     """A word after its article."""
     return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"
+
+
+def no_numbers(column: pd.Series) -> list[Any]:
+    """The values of a column that are neither numbers nor missing."""
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return []
+    return [value for value in column.dropna() if not isinstance(value, Real)]
 
 
 def is_row(value: object, rows: int) -> bool:

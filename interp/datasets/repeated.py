@@ -184,7 +184,8 @@ def _ordinary(model: Model) -> Int[np.ndarray, " ids"]:
     if model.tokenizer is None:
         return np.arange(model.facts.d_vocab)
     ids = np.arange(min(model.facts.d_vocab, len(model.tokenizer)))
-    return ids[~np.isin(ids, model.tokenizer.all_special_ids)]
+    special = {*model.tokenizer.all_special_ids, *model.tokenizer.added_tokens_decoder}
+    return ids[~np.isin(ids, list(special))]
 
 
 def _accept(block: tuple[int, int], before: tuple[int, int], ids: int) -> None:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.core.door import door
 from interp.core.errors import Unsupported
 from interp.core.identity import tensor_identity
 from interp.engine.masked import Ablated
@@ -55,6 +56,7 @@ class Constants:
         )
 
     @classmethod
+    @door
     def zeros(cls, model: Model) -> "Constants":
         """Where fitting starts when there is nothing better."""
         facts = model.facts

@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.errors import PairsError, Unsupported, nearest
+from interp.core.errors import PairsError, Unsupported
 from interp.core.metrics import Metric
 from interp.core.pairs import Pairs
 from interp.core.sites import Kind
@@ -275,10 +275,6 @@ def choose(
         Unsupported: an engine was asked for by name and cannot serve, or none can.
     """
     model.require_eval()
-    if engine not in get_args(EngineName):
-        raise Unsupported(
-            f"unknown engine {engine!r}; {nearest(str(engine), get_args(EngineName))}"
-        )
     _require_sort(model, engine)
     if model.facts.recurrent:
         return Recurrent(recurrence_of(model))

@@ -5,22 +5,24 @@ site and positions; a `Cell` is the set of interventions of one run of the model
 number per example; a `Hop` makes it a path; `readers` make it an edge.
 """
 
-import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Real
-from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from interp.core.door import door
 from interp.core.edges import READERS, Edge
-from interp.core.errors import InterpError, SiteError, Unsupported, nearest
-from interp.core.pairs import Pairs
-from interp.core.places import AFTER_FIRST, Place, place_of
+from interp.core.errors import InterpError, SiteError, Unsupported
+from interp.core.pairs import Pairs, Side
+from interp.core.places import AFTER_FIRST, Given, Place, place_of
 from interp.core.sites import Site
+from interp.core.taken import Finite, shown
 
 Through = Literal["direct", "mlps", "all"]
 LN = Literal["recompute", "freeze"]
@@ -35,6 +37,7 @@ class Averaged(ABC):
         """Everything that the mean depends on, but for the model."""
 
 
+@door
 @dataclass(frozen=True, eq=False)
 class Reference(Averaged):
     """The prompts of one side of some pairs, averaged by cluster and length when they are needed.
@@ -43,14 +46,14 @@ class Reference(Averaged):
     """
 
     pairs: Pairs
-    side: Literal["clean", "corrupt"]
+    side: Side
 
     @property
     def fingerprint(self) -> str:
         return f"{self.pairs.fingerprint}:{self.side}"
 
 
-Source = Literal["clean", "corrupt", "base"] | Averaged | Tensor | None
+Source = Side | Literal["base"] | Averaged | Tensor | None
 """Where a value comes from: a run of the same rows, a mean, a tensor of one's own, or nowhere."""
 
 
@@ -73,6 +76,7 @@ class Zero:
         return torch.zeros_like(current)
 
 
+@door
 @dataclass(frozen=True, eq=False)
 class Mean:
     """The mean over a reference set, of the row's own group, at the same position."""
@@ -83,11 +87,12 @@ class Mean:
         return found
 
 
+@door
 @dataclass(frozen=True)
 class Resample:
     """The value that the site has at the same row and position of another run."""
 
-    source: Literal["clean", "corrupt"]
+    source: Side
 
     def __call__(self, current: Tensor, found: Tensor) -> Tensor:
         return found
@@ -103,9 +108,10 @@ class Freeze:
         return found
 
 
-@dataclass(frozen=True, eq=False)
-class Set:
-    """A value of one's own, a tensor or an array, in one of four shapes.
+@door
+@dataclass(frozen=True, eq=False, init=False)
+class Own:
+    """Numbers of one's own, a tensor or an array, in one of four shapes.
 
     Those of the site (`d_model` of the residual stream and what is written into it, `d_head` of a
     head, `key` of a pattern, none of a neuron), the same for every row and position; with `batch`
@@ -119,50 +125,41 @@ class Set:
 
     source: Float[Tensor, "*axes"]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "source", numbers(self.source, "Set"))
+    def __init__(self, source: Tensor | ArrayLike) -> None:
+        object.__setattr__(self, "source", numbers(source, type(self).__name__))
+
+
+class Set(Own):
+    """The activation becomes these numbers; see `Own` for their shape."""
 
     def __call__(self, current: Tensor, found: Tensor) -> Tensor:
         return found
 
 
-@dataclass(frozen=True, eq=False)
-class Add:
-    """The current value plus this: a tensor or an array, in the shapes that `Set` takes."""
-
-    source: Float[Tensor, "*axes"]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "source", numbers(self.source, "Add"))
+class Add(Own):
+    """The current value plus these numbers; see `Own` for their shape."""
 
     def __call__(self, current: Tensor, found: Tensor) -> Tensor:
         return current + found
 
 
+@door
 @dataclass(frozen=True)
 class Scale:
     """The current value times a factor.
 
-    Raises:
-        InterpError: a factor that is no finite number.
+    Attributes:
+        factor: the same everywhere. To multiply by a tensor, set the product: `Set(values)`.
     """
 
-    factor: float
+    factor: Finite
     source: ClassVar[Source] = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.factor, bool) or not isinstance(self.factor, Real):
-            raise InterpError(
-                f"Scale({self.factor!r:.40}): the factor is a number, the same everywhere. To "
-                "multiply by a tensor, set the product: Set(values)."
-            )
-        if not math.isfinite(self.factor):
-            raise InterpError(f"Scale({self.factor}): the factor must be finite.")
 
     def __call__(self, current: Tensor, found: Tensor) -> Tensor:
         return current * self.factor
 
 
+@door
 @dataclass(frozen=True, eq=False)
 class Erase:
     """The current value without what a map of low rank finds in it: `x - left right (x - mean)`.
@@ -219,8 +216,8 @@ class Erase:
         return self.of(current)
 
 
-@dataclass(frozen=True, eq=False)
-class Intervention:
+@dataclass(frozen=True, eq=False, init=False)
+class Intervention:  # no door: a sweep makes thousands of them
     """A value at a site.
 
     Attributes:
@@ -242,13 +239,23 @@ class Intervention:
     readers: tuple[Site, ...] | None = None
     normalise: bool = True
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "site", Site.parse(self.site))
-        object.__setattr__(self, "positions", place_of(self.positions))
-        if self.readers is not None:
-            given = [self.readers] if isinstance(self.readers, str | Site) else self.readers
-            object.__setattr__(self, "readers", tuple(map(Site.parse, given)))
-        _require_value(self.value, self.site)
+    def __init__(
+        self,
+        site: str | Site,
+        value: Value,
+        positions: Given = "all",
+        readers: str | Site | Sequence[str | Site] | None = None,
+        normalise: bool = True,
+    ) -> None:
+        parts = {
+            "site": Site.parse(site),
+            "value": require_value(value),
+            "positions": place_of(positions),
+            "readers": None if readers is None else sites_of(readers, "readers"),
+            "normalise": normalise,
+        }
+        for name, part in parts.items():
+            object.__setattr__(self, name, part)
         if self.site.kind == "logits":
             raise Unsupported(
                 "no engine intervenes on 'logits': nothing reads them but the metric. Give the "
@@ -280,28 +287,43 @@ def numbers(given: Any, what: str) -> Float[Tensor, "*axes"]:
     return found
 
 
-def _require_value(value: Any, site: Site) -> None:
+def require_value(value: Any) -> Value:
     """Refuse what says nothing of what an activation becomes.
 
     Raises:
         InterpError: names what it is.
     """
-    if isinstance(value, type) or not isinstance(value, Value):
-        known = "Zero(), Mean(...), Resample('corrupt'), Set(x), Add(x), Scale(2.0), Freeze()"
-        name = value.__name__ if isinstance(value, type) else type(value).__name__
-        brackets = f" Write {name}() with its brackets." if isinstance(value, type) else ""
-        if isinstance(value, Tensor | np.ndarray | list | float | int):
-            brackets = " To set a value write Set(x), to add one Add(x)."
-        raise InterpError(
-            f"the value at '{site}' is {value!r:.60}, which does not say what the activation "
-            f"becomes; give one of {known}.{brackets}"
-        )
+    if isinstance(value, Value) and not isinstance(value, type):
+        return value
+    known = "Zero(), Mean(...), Resample('corrupt'), Set(x), Add(x), Scale(2.0), Freeze()"
+    remedy = ""
+    if isinstance(value, type):
+        remedy = f" Write {value.__name__}() with its brackets."
+    if isinstance(value, Tensor | np.ndarray | list | float | int):
+        remedy = " To set a value write Set(x), to add one Add(x)."
+    raise InterpError(
+        f"value={shown(value)} does not say what the activation becomes; give one of {known}."
+        + remedy
+    )
+
+
+def sites_of(given: Any, what: str) -> tuple[Site, ...]:
+    """One site or several, as text or not.
+
+    Raises:
+        SiteError: what is no site, or none at all.
+    """
+    listed = [given] if isinstance(given, str | Site) else given
+    if not isinstance(listed, list | tuple) or not listed:
+        raise SiteError(f"{what}={shown(given)}: give a site ('23.3.q'), or a list of them.")
+    return tuple(map(Site.parse, listed))
 
 
 SENDERS = ("embed", "resid_pre", "z", "attn_out", "mlp_act", "mlp_out")
 
 
-@dataclass(frozen=True)
+@door
+@dataclass(frozen=True, init=False)
 class Hop:
     """Which readers see the change, and what it may pass through on the way to them.
 
@@ -320,18 +342,21 @@ class Hop:
     positions: Place = "all"
     ln: LN = "recompute"
 
-    def __post_init__(self) -> None:
-        given = [self.receivers] if isinstance(self.receivers, str | Site) else self.receivers
-        object.__setattr__(self, "receivers", tuple(map(Site.parse, given)))
-        object.__setattr__(self, "positions", place_of(self.positions))
-        if not self.receivers:
-            raise SiteError("a hop without receivers leads nowhere; give at least one, or 'logits'")
-        for name, given, known in (
-            ("through", self.through, get_args(Through)),
-            ("ln", self.ln, get_args(LN)),
-        ):
-            if given not in known:
-                raise Unsupported(f"unknown {name}={given!r}; {nearest(str(given), known)}")
+    def __init__(
+        self,
+        receivers: str | Site | Sequence[str | Site],
+        through: Through = "mlps",
+        positions: Given = "all",
+        ln: LN = "recompute",
+    ) -> None:
+        parts = {
+            "receivers": sites_of(receivers, "receivers"),
+            "through": through,
+            "positions": place_of(positions),
+            "ln": ln,
+        }
+        for name, part in parts.items():
+            object.__setattr__(self, name, part)
         for site in self.receivers:
             if site.kind not in READERS:
                 raise SiteError(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
 import psutil
@@ -12,11 +12,10 @@ import torch
 from jaxtyping import Float
 
 from interp.core.errors import InterpError
+from interp.core.taken import Told
 from interp.engine.plan import Batch
 
 T = TypeVar("T")
-Memory = int | str | None
-"""Bytes, or text such as "8GB" or "512 MiB"; None takes a default, or a share of what is free."""
 SWEEP = 1 << 30
 """Bytes of a sweep by default: more makes none faster on a processor."""
 KEEP = 2 << 30
@@ -29,15 +28,24 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 UNITS |= {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 
 
-def budget(memory: Memory, device: torch.device, default: int) -> int:
-    """The bytes that may be held on a device.
+def parsed(memory: int | str | None) -> int | None:
+    """Bytes of a size in words; None where none is given.
 
     Raises:
         InterpError: nothing at all, or no size.
     """
     if memory is None:
-        return min(default, free(device) // SHARE)
-    given = parsed(memory)
+        return None
+    found = re.fullmatch(r"\s*(-?[\d_.]+)\s*([kmgt]?i?)b?\s*", str(memory), re.IGNORECASE)
+    try:
+        if found is None or isinstance(memory, bool):
+            raise ValueError
+        given = int(float(found[1]) * UNITS[found[2].lower()])
+    except (ValueError, KeyError):
+        raise InterpError(
+            f"memory={memory!r:.40} is no size: give bytes (8_000_000_000), or text ('8GB', "
+            "'512 MiB')."
+        ) from None
     if given < 1:
         raise InterpError(
             f"memory={memory!r} bytes holds nothing; leave it out, or give more than 0 ('8GB')."
@@ -45,24 +53,18 @@ def budget(memory: Memory, device: torch.device, default: int) -> int:
     return given
 
 
-def parsed(memory: int | str) -> int:
-    """Bytes of a size in words.
+Memory = Annotated[int | str | None, Told(parsed)]
+"""Bytes, or text such as "8GB" or "512 MiB"; None takes a default, or a share of what is free."""
+
+
+def budget(memory: Memory, device: torch.device, default: int) -> int:
+    """The bytes that may be held on a device.
 
     Raises:
-        InterpError: no size.
+        InterpError: nothing at all, or no size.
     """
-    if isinstance(memory, int) and not isinstance(memory, bool):
-        return memory
-    found = re.fullmatch(r"\s*([\d_.]+)\s*([kmgt]?i?)b?\s*", str(memory), re.IGNORECASE)
-    try:
-        if found is None or isinstance(memory, bool):
-            raise ValueError
-        return int(float(found[1]) * UNITS[found[2].lower()])
-    except (ValueError, KeyError):
-        raise InterpError(
-            f"memory={memory!r:.40} is no size: give bytes (8_000_000_000), or text ('8GB', "
-            "'512 MiB')."
-        ) from None
+    given = parsed(memory)
+    return min(default, free(device) // SHARE) if given is None else given
 
 
 def free(device: torch.device) -> int:

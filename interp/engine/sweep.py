@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from interp.core.metrics import Metric
-from interp.core.pairs import Pairs
+from interp.core.pairs import Pairs, Side
 from interp.engine.engines import EngineName
 from interp.engine.interventions import Cell
 from interp.engine.memory import Memory
 from interp.models.model import Model
-
-Side = Literal["clean", "corrupt"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,8 +32,8 @@ def require_fit(i: Intervention, facts: Facts, pairs: Pairs) -> None:
         if not source.isfinite().all():
             at = (~source.isfinite()).nonzero()[0].tolist()
             raise InterpError(
-                f"the value given for '{i.site}' holds NaN or infinity, first at {at}; every number "
-                "after it would. Look at how it was made."
+                f"the value given for '{i.site}' holds NaN or infinity, first at {at}; every "
+                "number after it would. Look at how it was made."
             )
 
 

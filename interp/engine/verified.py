@@ -11,12 +11,14 @@ are verified that are longer than any such length that the rows of a call reach.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.core.facts import Facts
 from interp.core.sites import Site
@@ -50,6 +52,8 @@ class Gap:
         return f"{self.name} is off by {self.error:.1e} times its size (tolerance {self.tolerance:.0e})"
 
 
+Parts = Mapping[str, list[tuple[str, nn.Module]]]
+"""By the name of a part: Hugging Face's name of what writes in each layer, and that itself."""
 Shown = tuple[str, Tensor, Tensor]
 """What is compared: its name, the engine's and Hugging Face's."""
 
@@ -95,8 +99,8 @@ def _of_replay(model: Model, w: Weights, tokens: Int[Tensor, "batch pos"]) -> It
             ("attention", "attn_out", w.blocks[layer].attention.ends),
             ("MLP", "mlp_out", w.blocks[layer].mlp.ends),
         ):
-            if names := parts[part]:
-                wrote = said[names[layer]].view(resid.shape)
+            if places := parts[part]:
+                wrote = said[places[layer][0]].view(resid.shape)
                 yield f"what {part} {layer} writes", held[kind], forward.norm(wrote, ends.write)
         if layer + 1 < len(streams):
             yield f"what leaves layer {layer}", after, said[streams[layer + 1]]
@@ -115,22 +119,24 @@ def _of_bridge(model: Model, tokens: Int[Tensor, "batch pos"]) -> Iterator[Shown
         return
     streams, parts, end = _streams(model), _parts(model), _end(model)
     truth = model.truth.run(tokens, note=_noted(streams, parts, end), foreign=foreign)
-    said, noted, writes, hooks = truth.noted, {}, list[Write](), []
+    said, noted, writes = truth.noted, {}, list[Write]()
     for layer, name in enumerate(streams):
         site, store = Site("resid_pre", layer), list[Tensor]()
         noted[name] = store
         writes.append(at(model.facts, site, Rank.NOTE, noting(store)))
         writes.append(at(model.facts, site, Rank.EDIT, _giving(said[name])))
-    for part, names in parts.items():
-        for layer, name in enumerate(names):
+    with ExitStack() as stack:
+        for name, module in chain.from_iterable(parts.values()):
             noted[name] = list[Tensor]()
-            hooks.append((f"blocks.{layer}.{PARTS[part]}.hook_out", noting(noted[name])))
-    out, _ = _output(model, tokens, writes, hooks)
+            # last of all hooks: also behind those that are the user's
+            handle = module.register_forward_hook(_hearing(noted[name]))
+            stack.callback(handle.remove)
+        out, _ = _output(model, tokens, writes)
     for layer, name in enumerate(streams):
         what = f"what leaves layer {layer - 1}" if layer else "the embedding"
         yield what, noted[name][0], said[name]
-    for part, names in parts.items():
-        for layer, name in enumerate(names):
+    for part, places in parts.items():
+        for layer, (name, _) in enumerate(places):
             yield f"what {part} {layer} writes", noted[name][0].view_as(said[name]), said[name]
     yield "the output", out, said[end] if end and not model.facts.language_model else truth.output
 
@@ -143,9 +149,9 @@ def _end(model: Model) -> str:
     return model.truth.name_of(norm)
 
 
-def _noted(streams: Sequence[str], parts: Mapping[str, list[str]], end: str) -> dict[str, str]:
+def _noted(streams: Sequence[str], parts: Parts, end: str) -> dict[str, str]:
     """What is heard of Hugging Face's modules: what enters a layer, what a part writes."""
-    wrote = [name for names in parts.values() for name in names]
+    wrote = [name for name, _ in chain.from_iterable(parts.values())]
     return {**dict.fromkeys([*streams, *filter(None, [end])], "in"), **dict.fromkeys(wrote, "out")}
 
 
@@ -153,10 +159,16 @@ def _output(
     model: Model,
     tokens: Int[Tensor, "batch pos"],
     writes: Sequence[Write],
-    hooks: Sequence[tuple[str, Any]] = (),
 ) -> tuple[Tensor, Tensor]:
-    logits, final = run_bridge(model, tokens, writes, hooks=hooks)
+    logits, final = run_bridge(model, tokens, writes)
     return (final if logits is None else logits), final
+
+
+def _hearing(into: list[Tensor]) -> Any:
+    def hear(module: nn.Module, args: Any, made: Any) -> None:
+        into.append((made[0] if isinstance(made, tuple) else made).clone())
+
+    return hear
 
 
 def _giving(value: Tensor) -> Any:
@@ -175,12 +187,16 @@ def _streams(model: Model) -> list[str]:
     return [model.truth.name_of(block) for block in model.bridge.blocks]
 
 
-def _parts(model: Model) -> Mapping[str, list[str]]:
-    """Hugging Face's names of what writes in each layer; none where one has no such part."""
-    return {part: _named(model, path) for part, path in PARTS.items()}
+def _parts(model: Model) -> Parts:
+    """What writes in each layer; nothing where one has no such part."""
+    new = [one for one in model.now().foreign if one.what == "module"]
+    standing = list(model.truth.standing(new).values())
+    return {part: _named(model, path, standing) for part, path in PARTS.items()}
 
 
-def _named(model: Model, path: str) -> list[str]:
+def _named(
+    model: Model, path: str, standing: Sequence[tuple[str, nn.Module | None]]
+) -> list[tuple[str, nn.Module]]:
     found = []
     for block in model.bridge.blocks:
         module: Any = block
@@ -188,7 +204,10 @@ def _named(model: Model, path: str) -> list[str]:
             module = getattr(module, name, None)
         if module is None or (path.startswith("mlp") and not model.facts.d_mlp):
             return []
-        found.append(model.truth.name_of(module))
+        name = model.truth.name_of(module)
+        # what is new may stand in its place, or around it
+        new = (at for at in standing if name == at[0] or name.startswith(f"{at[0]}."))
+        found.append(next(new, (name, module)))
     return found
 
 

@@ -79,14 +79,16 @@ def forward(
     its start token and `prefix`.
 
     Raises:
-        Unsupported: a hook point that the bridge has not, or that did not fire exactly once.
+        Unsupported: a hook point that the bridge has not, that did not fire exactly once, or where a
+            write would not be what arrives.
     """
     require_running()
     facts, known = model.facts, model.bridge.hook_dict
     final: list[Tensor] = []
     stream = "dec.resid_post" if facts.n_encoder_layers else "resid_post"
     last = point(facts, stream, facts.n_layers - 1)
-    asked = [hook for write in sorted(writes, key=lambda w: w.order) for hook in write.hooks]
+    writes = sorted(writes, key=lambda w: w.order)
+    asked = [hook for write in writes for hook in write.hooks]
     asked += [*hooks, (last, noting(final))]
     if lost := [name for name, _ in asked if name not in known]:
         raise Unsupported(
@@ -94,6 +96,10 @@ def forward(
             "needs can be neither read nor changed. Choose sites that it has "
             "(model.bridge.hook_dict), or another model."
         )
+    changed = [write for write in writes if write.rank not in (Rank.NOTE, Rank.SEE)]
+    require_open(model, [name for write in changed for name, _ in write.hooks])
+    if not facts.language_model:
+        require_open(model, [last])
     fired: Counter[int] = Counter()
 
     def fire(index: int, activation: Tensor) -> Tensor:
@@ -113,6 +119,22 @@ def forward(
             "Choose other sites, or another model."
         )
     return Output(logits, final[0])
+
+
+def require_open(model: Model, points: Iterable[str]) -> None:
+    """Refuse hook points that something foreign stands behind.
+
+    Raises:
+        Unsupported: naming both.
+    """
+    now = model.now()
+    covered = now.once("covered", lambda: model.live.watch.covered(now.foreign))
+    for name in points:
+        if (one := covered.get(id(model.bridge.hook_dict[name]))) is not None:
+            raise Unsupported(
+                f"{one} changes what TransformerLens shows at {name}, behind that point: a value "
+                "there is not what goes on. Take it off, or choose sites before or after it."
+            )
 
 
 def _call(

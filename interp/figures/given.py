@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from numbers import Real
 from typing import ParamSpec, TypeVar, get_type_hints
 
 import numpy as np
@@ -15,11 +14,12 @@ from interp.core.errors import ResultsError
 from interp.core.measures import Measures
 from interp.core.results import CELL, Results
 from interp.core.scores import Scores
-from interp.core.taken import a, shown
+from interp.core.taken import a, no_numbers, shown
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+NUMBERED = "Layers and heads are counted from 0."
 INTERVAL = ["value", "low", "high"]
 DRAWS: dict[type, str] = {
     Results: "Results are drawn by figures.heads, figures.positions and figures.bars, attention "
@@ -142,8 +142,7 @@ def require(
 
 def _require_numbers(column: pd.Series, *, finite: bool, whole: bool) -> None:
     known = column.dropna()
-    numeric = pd.api.types.is_numeric_dtype(column.dtype)
-    if odd := [] if numeric else [value for value in known if not isinstance(value, Real)]:
+    if odd := no_numbers(column):
         raise ResultsError(
             f"{column.name} holds {shown(odd[0])} and not numbers; draw names with "
             "figures.curves, or give the column of numbers."
@@ -153,8 +152,7 @@ def _require_numbers(column: pd.Series, *, finite: bool, whole: bool) -> None:
         raise ResultsError(
             f"{column.name} has infinite numbers, which no axis has; leave these rows out first."
         )
-    counted = len(known) == len(column) and (values >= 0).all() and (values % 1 == 0).all()
-    if whole and not counted:
+    if whole and not (len(known) == len(column) and all(v >= 0 and v.is_integer() for v in values)):
         raise ResultsError(
             f"{column.name} is not a whole number from 0 on in every row; draw the rows where it "
             "is."

@@ -11,7 +11,7 @@ from interp.core.errors import ResultsError, nearest
 from interp.core.results import Results
 from interp.core.sites import Site
 from interp.figures import heat, style
-from interp.figures.given import figure_door
+from interp.figures.given import NUMBERED, figure_door, require
 from interp.figures.table import Column, label, one_each, spread, summarise
 
 
@@ -47,6 +47,8 @@ def heads(
             "Draw whole layers with figures.positions or figures.bars."
         )
     drawn = pd.concat([by_head, by_mlp])
+    require(by_head, "a figure of heads", whole=["layer", "head"], remedy=NUMBERED)
+    require(drawn, "a figure of heads", whole=["layer"], remedy=NUMBERED)
     rows, width = int(drawn["layer"].max()) + 1, int(by_head["head"].max()) + 1
     panels = [(by_head, width)]
     if len(by_mlp):

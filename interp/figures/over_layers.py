@@ -41,6 +41,8 @@ def require(
     if baselines is not None:
         what = "a figure with baselines"
         given.require(baselines, what, numbers=["value"], names=named, remedy=BASELINES)
+        if lost := [column for column in named if baselines[column].isna().any()]:
+            raise ResultsError(f"a baseline has no {lost[0]}, so it has no name. {BASELINES}")
     twice = table.duplicated([*keys, "layer"])
     if twice.any():
         row = table[twice].iloc[0]

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from interp.core.errors import ResultsError
 from interp.core.results import Results
 from interp.figures import heat, style
-from interp.figures.given import figure_door
+from interp.figures.given import NUMBERED, figure_door, require
 from interp.figures.table import Column, label, one_each, spread, summarise
 
 _NAMES = {
@@ -45,6 +45,7 @@ def positions(results: Results, *, column: Column = "effect", title: str | None 
             "'mlps' at positions=[...]; draw heads with figures.heads."
         )
     table = one_each(table, ["kind", "layer", "position"])
+    require(table, "a figure of positions", whole=["layer"], remedy=NUMBERED)
     columns, rows = list(table["position"].unique()), int(table["layer"].max()) + 1
     norm = style.symmetric(table[column].to_numpy(dtype=float))
     kinds = list(table["kind"].unique())

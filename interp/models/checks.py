@@ -31,7 +31,7 @@ DEEP = 16
 class Checks:
     """Largest deviations over all layers, each relative to the largest value of what it is against.
 
-    None: a hook that it needs is missing on this architecture.
+    None: a hook that it needs is missing on this architecture, or an adapter stands in its place.
 
     Attributes:
         resid_mid: of resid_pre + attn_out from resid_mid (where the norm follows the sum: from what
@@ -288,6 +288,8 @@ def _heads(
     if z is None or z.ndim != 4:
         return None
     linear = attrgetter(part)(bridge).original_component
+    if not isinstance(getattr(linear, "weight", None), Tensor):
+        return None  # an adapter stands there
     w_o = output_weight(linear, n_heads=z.shape[2], d_head=z.shape[3])
     out = torch.einsum("bphd,hdm->bpm", z, w_o)
     return out if linear.bias is None else out + linear.bias

@@ -47,11 +47,14 @@ class Fused:
     def settle(self) -> None:
         """Let the side that was not changed take the numbers of the other.
 
+        Where one side is no plain parameters any more (an adapter, a parametrisation) there is
+        nothing to take: whether the engines are right is found out by running them.
+
         Raises:
             ModelError: both were changed, and do not agree.
         """
         states = self._states()
-        if states == self.agreed:
+        if states == self.agreed or not all(states):
             return
         whole, parts = (now != before for now, before in zip(states, self.agreed, strict=True))
         pairs = list(zip(self._parts(), self._made(), strict=True))
@@ -89,10 +92,19 @@ class Fused:
             p.copy_(flat.view(p.shape))
 
     def _held(self) -> list[Tensor]:
-        return [self.owner.original_component.get_parameter(name) for name in self.whole]
+        """The whole, if it is parameters."""
+        try:
+            return [self.owner.original_component.get_parameter(name) for name in self.whole]
+        except AttributeError:
+            return []
 
     def _parts(self) -> list[Tensor]:
-        return _weights([getattr(self.owner, part) for part in self.parts])
+        """The parts, if they are."""
+        try:
+            found = _weights([getattr(self.owner, part) for part in self.parts])
+        except AttributeError:
+            return []
+        return found if all(isinstance(p, nn.Parameter) for p in found) else []
 
     def _made(self) -> list[Tensor]:
         return _weights(self.split(self.owner.original_component))

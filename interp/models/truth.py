@@ -10,14 +10,16 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
+from interp.core.errors import Unsupported
 from interp.models import rotary
 from interp.models.watch import HOOKS, Foreign, Watch
 
@@ -64,12 +66,15 @@ class Truth:
         """`named`: parameters and buffers of the model before it was wrapped. `head`: there is a
         trained one, so the output is logits.
         """
-        found = {
-            id(tensor): name for name, tensor in reversed(named_tensors(watch.wrapped).items())
-        }
+        found: dict[int, list[str]] = {}
+        for place, tensor in named_tensors(watch.wrapped).items():
+            found.setdefault(id(tensor), []).append(place)
         self.skeleton, self.watch, self.head = skeleton, watch, head
+        # of a tied tensor the place of the same name: it may be untied later
         self.places = {
-            name: found[id(tensor)] for name, tensor in named.items() if id(tensor) in found
+            name: next((p for p in found[id(t)] if _stripped(p) == name), found[id(t)][0])
+            for name, t in named.items()
+            if id(t) in found
         }
         self._remembering = rotary.remembering(skeleton)
         # what a run writes begins as a copy of what it was made as
@@ -79,6 +84,7 @@ class Truth:
             for name in rotary.passing(module)
         }
         self._modules = dict(skeleton.named_modules(remove_duplicate=False))
+        self.names = self._named()  # now, while nothing foreign stands there
 
     def tensors(self) -> dict[str, Tensor]:
         """The model's own parameters and buffers as they are, under Hugging Face's names."""
@@ -100,12 +106,14 @@ class Truth:
         known = {id(held[place]): name for name, place in self.places.items() if place in held}
         return known[id(weight)].rpartition(".")[0]
 
-    @cached_property
-    def names(self) -> dict[int, str]:
+    def _named(self) -> dict[int, str]:
         """The names that Hugging Face's model has for the parts of the bridge, by their identity."""
         held = self.watch.wrapped.named_modules(remove_duplicate=False)
-        known = [(id(module), _stripped(name)) for name, module in held]
-        return {key: name for key, name in reversed(known) if name in self._modules}
+        known = [(module, _stripped(name)) for name, module in held]
+        found = {id(m): name for m, name in reversed(known) if name in self._modules}
+        # some of the bridge's parts stand beside what they are for, not in its place
+        around = [(id(m), id(m._modules.get("_original_component"))) for m, _ in known]
+        return {outer: found[inner] for outer, inner in around if inner in found} | found
 
     @torch.no_grad()
     def run(
@@ -120,10 +128,23 @@ class Truth:
 
         Args:
             note: modules to listen to, each with "in" or "out".
-            foreign: what stands on the wrapped model; what has no place here is left out.
+            foreign: what stands on the wrapped model; what stands on a part of TransformerLens
+                alone is left out.
             inputs: more of what the model takes. An encoder-decoder decodes `decoder_input_ids`, or
                 the ids that it read.
+
+        Raises:
+            Unsupported: what is foreign has no place in Hugging Face's model.
         """
+        standing = self.standing(foreign)
+        for one in foreign:
+            theirs = isinstance(one.module, GeneralizedComponent | HookPoint)
+            if one not in standing and not theirs and one.what != "global":
+                raise Unsupported(
+                    f"{one} has no place in Hugging Face's model, so what the model computes with "
+                    "it cannot be known. Take it off, or put it on the module of Hugging Face's "
+                    "that it is meant for."
+                )
         if self.skeleton.config.is_encoder_decoder:
             inputs = {"decoder_input_ids": tokens, **inputs}
         self._follow()
@@ -131,8 +152,12 @@ class Truth:
         held = self.tensors()
         held |= {name: held[start].clone() for name, start in self._copied.items()}
         with rotary.alone(self._remembering), ExitStack() as stack:
-            for one in foreign:
-                stack.enter_context(self._shared(one))
+            lent = {place: module for place, module in standing.values() if module is not None}
+            for place, module in lent.items():
+                stack.enter_context(self._lent(place, module))
+            for one, (place, module) in standing.items():
+                if module is None:
+                    stack.enter_context(self._shared(place, one))
             for name, side in (note or {}).items():
                 hook = _noting(noted, name, side)
                 module = self.skeleton.get_submodule(name)
@@ -143,9 +168,11 @@ class Truth:
             handle = body.register_forward_hook(lambda module, given, made: last.append(made))
             stack.callback(handle.remove)
             there = named_tensors(self.skeleton)
+            # what is lent has its own
+            own = tuple(f"{place}." for place in lent)
             functional_call(
                 self.skeleton,
-                {name: held[name] for name in there if name in held},
+                {name: held[name] for name in there if name in held and not name.startswith(own)},
                 kwargs={"input_ids": tokens, **inputs},
                 tie_weights=False,
             )
@@ -157,27 +184,54 @@ class Truth:
             if (here := self._modules.get(_stripped(name))) is not None:
                 vars(here).update(settings)
 
-    def serves(self, one: Foreign) -> bool:
-        """Can what is foreign stand here? A hook point is TransformerLens' own."""
-        return not one.point and _stripped(one.name) in self._modules
+    def standing(self, foreign: Sequence[Foreign]) -> dict[Foreign, tuple[str, nn.Module | None]]:
+        """Where what is foreign stands here, and the module of the wrapped model that can stand
+        there as it is: what is new itself, or the part of Hugging Face's that it was put on or
+        into. None: only hooks stand there, on a part that is TransformerLens' or has such parts.
+
+        What has no place here is left out.
+        """
+        paths: dict[int, list[str]] = {}
+        if any(one.what == "module" for one in foreign):
+            for path, module in self.watch.wrapped.named_modules(remove_duplicate=False):
+                paths.setdefault(id(module), []).append(path)
+        found = ((one, self._place(one, paths.get(id(one.module), []))) for one in foreign)
+        return {one: place for one, place in found if place is not None}
+
+    def _place(self, one: Foreign, paths: Sequence[str]) -> tuple[str, nn.Module | None] | None:
+        if one.what == "module":
+            return self._host(one.module, paths)
+        name = self.names.get(id(one.module))
+        if name is None or one.point or one.what == "global":
+            return None
+        if _plain(one.module):
+            return name, one.module
+        return (name, None) if one.what == "hook" else None
+
+    def _host(self, new: nn.Module, paths: Sequence[str]) -> tuple[str, nn.Module] | None:
+        for path in paths:
+            while path:
+                module, name = self.watch.wrapped.get_submodule(path), _stripped(path)
+                if name in self._modules and (module is new or _plain(module)):
+                    return name, module
+                path = path.rpartition(".")[0]
+        return None
 
     @contextmanager
-    def _shared(self, one: Foreign) -> Iterator[None]:
-        """What is foreign stands at the same place here, inside of the block."""
-        if not self.serves(one):
+    def _lent(self, place: str, module: nn.Module) -> Iterator[None]:
+        """A module stands at a place here, inside of the block."""
+        parent, _, last = place.rpartition(".")
+        owner = self.skeleton.get_submodule(parent)
+        before, owner._modules[last] = owner._modules[last], module
+        try:
             yield
-            return
-        name = _stripped(one.name)
-        if one.what != "hook":
-            parent, _, last = name.rpartition(".")
-            owner = self.skeleton.get_submodule(parent)
-            before, owner._modules[last] = owner._modules[last], one.module
-            try:
-                yield
-            finally:
-                owner._modules[last] = before
-            return
-        here, held = self.skeleton.get_submodule(name), []
+        finally:
+            owner._modules[last] = before
+
+    @contextmanager
+    def _shared(self, place: str, one: Foreign) -> Iterator[None]:
+        """Hooks stand at a place here too, inside of the block."""
+        here, held = self.skeleton.get_submodule(place), []
         for kind in HOOKS:
             added = self.watch.added(one.module, kind)
             held.append((getattr(here, kind), added))
@@ -199,6 +253,11 @@ def _start(name: str) -> str:
 
 def _stripped(name: str) -> str:
     return name.replace(ORIGINAL, "").removesuffix(f".{ORIGINAL[:-1]}")
+
+
+def _plain(module: nn.Module) -> bool:
+    """Is nothing of TransformerLens in it?"""
+    return not any(isinstance(m, GeneralizedComponent | HookPoint) for m in module.modules())
 
 
 def _tensor(root: nn.Module, place: str) -> Tensor | None:

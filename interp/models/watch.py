@@ -62,7 +62,7 @@ class Foreign:
             case "hook":
                 return f"{len(self.held)} forward hook(s) on {name}"
             case "module":
-                return f"a {type(self.module).__name__} at {name}"
+                return f"a {_called(type(self.module))} at {name}"
             case "forward":
                 return f"a forward of its own at {name}"
         return f"{len(self.held)} forward hook(s) on all torch modules"
@@ -181,6 +181,28 @@ class Watch:
             if key not in known and not str(getattr(hook, "__module__", "")).startswith(_OWN)
         }
 
+    def covered(self, foreign: Sequence[Foreign]) -> dict[int, Foreign]:
+        """Hook points, by identity, that are not where their part takes or gives its value any
+        more: what is foreign stands between.
+        """
+        found: dict[int, Foreign] = {}
+        for one in foreign:
+            for part in (m for m in self.modules if isinstance(m, GeneralizedComponent)):
+                before, after = self._around(one, part)
+                found |= {id(part.hook_in): one} if before else {}
+                found |= {id(part.hook_out): one} if after else {}
+        return found
+
+    def _around(self, one: Foreign, part: GeneralizedComponent) -> tuple[bool, bool]:
+        """Does it change what a part takes behind its first hook point, or gives behind its last?"""
+        if one.what == "module":
+            inside = part is not one.module and any(part is m for m in one.module.modules())
+            return inside, inside
+        if one.module is part:
+            return False, one.what == "forward" or bool(self.added(part, "_forward_hooks"))
+        inner = one.module is part._modules.get("_original_component")
+        return inner and bool(self.added(one.module, "_forward_pre_hooks")), False
+
     @contextmanager
     def lifted(self, foreign: Sequence[Foreign]) -> Iterator[None]:
         """Without the foreign hooks on hook points, inside the block."""
@@ -213,6 +235,12 @@ def versions(tensors: Sequence[Tensor]) -> tuple[int | bytes, ...]:
         return tuple(map(_version, tensors))
     except RuntimeError:
         return tuple(glimpse(t) if t.is_inference() else _version(t) for t in tensors)
+
+
+def _called(kind: type) -> str:
+    """A class by its name; with its package if torch has one of that name."""
+    package = kind.__module__.partition(".")[0]
+    return f"{package}.{kind.__name__}" if hasattr(nn, kind.__name__) else kind.__name__
 
 
 def _plain(module: nn.Module) -> tuple[str, ...]:

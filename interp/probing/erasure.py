@@ -69,6 +69,11 @@ def erasers(
         _require_no_sinks(site, here)
         erase = leace(here, labels)
         found["leace"][site] = erase
+        if not erase.rank:
+            raise ProbeError(
+                f"the activations at '{site}' tell nothing of the labels, so there is nothing to "
+                "erase there. Likely they are the same for all words; leave the site out."
+            )
         rng = np.random.default_rng([seed, n])
         found["random"][site] = _random(erase.mean, erase.rank, rng)
     if weights is not None:
@@ -196,8 +201,11 @@ def _random(mean: Float[Tensor, " d"], rank: int, rng: np.random.Generator) -> E
 
 
 def _require_finite(x: Float[Tensor, "word d"]) -> None:
-    if not len(x):
-        raise ProbeError("there are no words to fit an erasure to; give activations of some.")
+    if not x.numel():
+        raise ProbeError(
+            f"activations of shape {tuple(x.shape)} (word, d) are of no word or of no dimension, "
+            "so there is nothing to fit an erasure to; give those of some words."
+        )
     if not (finite := x.isfinite().all(1)).all():
         raise ProbeError(
             f"the activations of word {int((~finite).int().argmax())} hold NaN or infinity; "

@@ -62,7 +62,12 @@ def expected_layer(scores: Float[ndarray, "*task layer"]) -> Float[ndarray, "*ta
 
     Args:
         scores: of the cumulative probes of layers 0 to l.
+
+    Raises:
+        ProbeError: scores of no layer.
     """
+    if not scores.shape[-1]:
+        raise ProbeError("the scores are of no layer; give one for each, along the last axis.")
     gains = np.diff(scores)
     total = scores[..., -1] - scores[..., 0]
     known = np.where(total > 0, total, np.nan)
@@ -89,11 +94,7 @@ def expected_layer_draws(
     Raises:
         ProbeError: a document count that differs, or a document without examples.
     """
-    if totals.shape[1] != len(counts) or (counts <= 0).any():
-        raise ProbeError(
-            f"totals are of {totals.shape[1]} documents and counts of {len(counts)}, the smallest "
-            f"{counts.min(initial=0):g}; give both of the same documents, each with examples."
-        )
+    _require_counts(totals, counts)
     clusters = len(counts)
     if clusters < 2:
         return np.full(resamples, np.nan)
@@ -133,7 +134,27 @@ def gains(
     resamples: Count = stats.RESAMPLES,
     seed: Seed = 0,
 ) -> Float[ndarray, "step 3"]:
-    """Delta_l for l >= 1 with its 95 % interval over documents: value, low, high."""
+    """Delta_l for l >= 1 with its 95 % interval over documents: value, low, high.
+
+    Args:
+        totals: sum of the score over the examples of each document, by cumulative probe.
+        counts: examples of each document.
+
+    Raises:
+        ProbeError: a document count that differs, or a document without examples.
+    """
+    _require_counts(totals, counts)
     steps = np.diff(totals, axis=0)
     low, high = stats.ratio_interval(steps, counts, resamples=resamples, seed=seed)
     return np.stack([steps.sum(1) / counts.sum(), low, high], axis=1)
+
+
+def _require_counts(
+    totals: Float[ndarray, "layer cluster"], counts: Float[ndarray, " counted"]
+) -> None:
+    if totals.shape[1] != len(counts) or not (counts > 0).all():
+        least = counts.min() if len(counts) else 0
+        raise ProbeError(
+            f"totals are of {totals.shape[1]} documents and counts of {len(counts)}, the smallest "
+            f"{least:g}; give both of the same documents, each with examples."
+        )

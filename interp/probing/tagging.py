@@ -201,6 +201,12 @@ def tagging(
     classes = Classes.of(*(split.labels for split in splits), rare=rare)
     real = [classes.encode(split.labels) for split in splits]
     splits = [split.select(np.flatnonzero(y >= 0)) for split, y in zip(splits, real, strict=True)]
+    for name, split in zip(("train", "dev", "test"), splits, strict=True):
+        if not len(split.words):
+            raise ProbeError(
+                f"no word of {name!r} has a label that can be learned; give splits with words of "
+                f"{', '.join(classes.names[:5])}."
+            )
     real = [classes.encode(split.labels) for split in splits]
     words, types, cluster = (
         [getattr(s, name) for s in splits] for name in ("words", "types", "cluster")

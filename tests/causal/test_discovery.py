@@ -13,6 +13,7 @@ from interp.causal.closure import Wires
 from interp.causal.discovery import top_circuit
 from interp.core.attribution import Attribution
 from interp.core.circuit import Circuit, Part
+from interp.core.door import ArgumentError
 from interp.core.edges import Edge
 from interp.core.errors import ResultsError, Unsupported
 from interp.core.facts import Facts
@@ -271,12 +272,16 @@ def test_what_is_said_of_a_circuit(caplog):
         ({"size": 83}, r"size=83 parts cannot be taken of 82; give 0 to 82"),
         ({"size": -1}, r"size=-1 parts cannot be taken"),
         ({"fraction": 1.5}, r"fraction=1.5 is no share of the 82 parts"),
-        ({"threshold": float("nan")}, r"threshold=nan"),
     ],
 )
 def test_limits_are_checked(options, message):
     with pytest.raises(ResultsError, match=message):
         top_circuit(chain(), **options)
+
+
+def test_a_threshold_that_is_no_number():
+    with pytest.raises(ArgumentError, match=r"threshold=nan"):
+        top_circuit(chain(), threshold=float("nan"))
 
 
 def test_tables_that_are_refused():

@@ -107,5 +107,5 @@ def test_interventions_of_ones_own(model, pairs, engine):
     assert set(path.frame["receiver"]) == {"logits"}
     with pytest.raises(SiteError, match=r"layer 9 is outside 0 to 2"):
         interp.intervene(model, pairs, {"far": [Intervention(Site.parse("9.mlp"), Zero())]})
-    with pytest.raises(SiteError, match=r"no interventions were given"):
+    with pytest.raises(SiteError, match=r"interventions={} names nothing to do"):
         interp.intervene(model, pairs, {})

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformer_lens import FactoredMatrix
 
-from interp.circuits.factors import factors, folded, one_head, scale
+from interp.circuits.factors import factors, folded, scale
+from interp.circuits.heads import one_head
 from interp.core.errors import SiteError
 from interp.engine import forward, hooks
 from interp.engine.engines import weights_of
@@ -135,10 +136,10 @@ def test_path_expansion_sums_to_the_logits(norm, positions):
 
 def test_what_is_no_head_is_refused(tiny_model):
     model = tiny_model("llama")
-    assert str(one_head(model, "1.3")) == "1.3"
+    assert str(one_head("1.3", model.facts)) == "1.3"
     with pytest.raises(SiteError, match=r"'heads' is not one head.*'23.3'"):
-        one_head(model, "heads")
+        one_head("heads", model.facts)
     with pytest.raises(SiteError, match=r"'1.mlp' is not one head"):
-        one_head(model, "1.mlp")
+        one_head("1.mlp", model.facts)
     with pytest.raises(SiteError, match="head 9 is outside 0 to 5"):
-        one_head(model, "1.9")
+        one_head("1.9", model.facts)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from interp.circuits import kernel
 from interp.circuits.kernel import Smoother, lookup, nadaraya_watson, smoothers
 from interp.circuits.symmetry import placed, reordered, streams, violation
+from interp.core.door import ArgumentError
 from interp.core.errors import MetricError, PairsError, PositionError, Unsupported
 from interp.engine import hooks
 from interp.engine.engines import weights_of
@@ -295,7 +296,7 @@ def test_a_query_with_one_key_has_nothing_to_look_up():
 
 def test_refusals():
     s = drawn(0)
-    with pytest.raises(MetricError, match=r"temperature=0.0 .* must be above 0"):
+    with pytest.raises(ArgumentError, match=r"temperature=0.0, .* a number above 0"):
         lookup(s, 0.0)
     blind = s.seen.clone()
     blind[2] = False

@@ -7,6 +7,7 @@ import torch
 
 import interp
 from interp.circuits.knockout import _random, _with_random, beside_random, knock_out
+from interp.core.door import ArgumentError
 from interp.core.errors import ResultsError, SiteError, Unsupported
 from interp.core.results import Results
 from interp.core.sites import Site
@@ -186,13 +187,25 @@ def test_bad_input(tiny_model, pairs):
     model = tiny_model("gpt2")
     with pytest.raises(SiteError, match=r"all heads of their layers \(0, 1\)"):
         knock_out(model, pairs, [f"{i}.{h}" for i in (0, 1) for h in range(3)])
-    with pytest.raises(SiteError, match=r"1\.mlp are no heads"):
+    with pytest.raises(SiteError, match=r"1\.mlp is no head"):
         knock_out(model, pairs, ["1.mlp", "0.0"])
     with pytest.raises(SiteError, match="names no site"):
         knock_out(model, pairs, [])
-    with pytest.raises(SiteError, match="mapping of heads is empty"):
+    with pytest.raises(ArgumentError, match="that is not empty"):
         knock_out(model, pairs, {})
-    with pytest.raises(Unsupported, match="draws=0"):
+    with pytest.raises(
+        ArgumentError, match="draws=0, and draws takes a whole number of at least 1"
+    ):
         knock_out(model, pairs, SET, draws=0)
-    with pytest.raises(ResultsError, match="name no sets"):
+    with pytest.raises(SiteError, match="cannot be called 'a, random 0'"):
+        knock_out(model, pairs, {"a": SET, "a, random 0": SET})
+    with pytest.raises(Unsupported, match=r"of one stack.*interp\.ablate"):
+        knock_out(tiny_model("t5"), pairs, ["enc.0.1"])
+    with pytest.raises(ResultsError, match="names no sets"):
         beside_random(interp.evaluate(model, pairs))
+    found = knock_out(model, pairs, SET, method="zero", draws=2)
+    for part in (found.query("site == 'heads'"), found.query("example > 0 or site == 'heads'")):
+        with pytest.raises(ResultsError, match=r"set 'heads, random 0' has not one number in each"):
+            beside_random(part)
+    half = beside_random(found.query("example > 0"))
+    assert set(half["n"]) == {4}

@@ -201,7 +201,7 @@ def test_refusals(tiny_model):
     for offsets in ([], [-1, 2], [16]):
         with pytest.raises(PositionError, match="0 to 15"):
             offset_curve(llama, offsets=offsets)
-    with pytest.raises(SiteError, match="1.mlp are no heads"):
+    with pytest.raises(SiteError, match="1.mlp is no head"):
         offset_curve(llama, "1.mlp")
     with pytest.raises(PairsError, match="no token 99"):
         offset_curve(llama, contents=[1, 99])

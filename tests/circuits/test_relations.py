@@ -387,7 +387,7 @@ def told(*mentions: tuple[int, str, str]) -> Document:
     sentences = []
     for half in (0, 1):
         words = tuple(Word(f"w{6 * half + i}", (3 * i, 3 * i + 2)) for i in range(6))
-        sentences.append(Sentence("s", "..", words))
+        sentences.append(Sentence("s", "." * 18, words))
     made = [Mention(w // 6, (w % 6, w % 6 + 1), chain, w % 6, kind) for w, chain, kind in mentions]
     return Document("", tuple(sentences), tuple(made))
 

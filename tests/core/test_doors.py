@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from doors import complaints
+from doors import complaints, untyped
 
 from interp import Attribution, Circuit, Edge, Measures, Pairs, Results, Scores, Site
 from interp.core.circuit import Part
+from interp.core.errors import ResultsError, SiteError
 from interp.core.facts import Facts
 from interp.core.graph import Graph
 from interp.core.results import COLUMNS
@@ -182,6 +183,63 @@ def cases(folder: Path) -> Iterator[Case]:
         {name: getattr(sequences(), name) for name in ("tokens", "labels", "distance")},
     )
     yield sequences().select, {"rows": [0]}
+
+
+def test_a_site_that_is_none_says_how_sites_are_made():
+    for wrong, said in {
+        ("12.mlp",): r"'12.mlp' is a site as text, which Site.parse\('12.mlp'\) reads",
+        ("foo", 3): "there is no kind of site 'foo'; .* Text is read by Site.parse",
+        ("resid_past", 3): "there is no kind of site 'resid_past'; did you mean 'resid_post'",
+        ("z", 1.5): "the layer of a site is a whole number, not 1.5",
+        ("z", True): "the layer of a site is a whole number, not True",
+    }.items():
+        with untyped(), pytest.raises(SiteError, match=said):
+            Site(*wrong)
+    with untyped(), pytest.raises(SiteError, match=r"Edge.parse\('20.1 -> 23.3.q'\)"):
+        Edge("20.1", "23.3.q")
+    with untyped():
+        assert Site("z", np.int64(3), head=np.int64(1)) == Site.parse("3.1")
+
+
+@pytest.mark.parametrize(
+    "expression", ["", "effect", "efect > 0", "effect >", "site > 3", "base = 1", "@n == 1", "1"]
+)
+def test_what_is_no_condition_is_refused(expression: str):
+    with pytest.raises(ResultsError, match="is no condition on the columns method,.*f-string"):
+        results().query(expression)
+
+
+def test_a_query_keeps_rows_and_provenance():
+    found = results().query("head == 1 and site.str.endswith('1')")
+    assert len(found) == 6 and found.provenance == NOTE
+    assert found.frame.index.tolist() == [*range(6)]
+
+
+def test_attributions_of_no_part():
+    none = attribution().query("score > 99")
+    assert not len(none) and not len(none.top()) and "0 parts" in repr(none)
+    assert none.each.shape == (0, 2) and none.parts == ()
+    assert not len(none.resampled(seed=1))
+    with pytest.raises(ResultsError, match=r"no part in common \(none and 0.0 -> 1.mlp"):
+        none.beside(attribution())
+
+
+def test_tables_of_texts_are_refused():
+    with pytest.raises(ResultsError, match="'effect' of Results holds numbers, and here 'much'"):
+        Results(results().frame.assign(effect="much"), NOTE)
+    numbers = results().frame.assign(effect=results().frame["effect"].astype(object))
+    assert Results(numbers, NOTE).summary().equals(results().summary())
+
+
+def test_files_that_cannot_be_read_or_written(tmp_path: Path):
+    (tmp_path / "bad").write_bytes(b"\xff\xfe")
+    for load in (Results.load, Circuit.load):
+        for path in (tmp_path, tmp_path / "bad", tmp_path / "none"):
+            with pytest.raises(ResultsError, match=str(path)):
+                load(path)
+    for path in (tmp_path, "", "/dev/null/below"):
+        with pytest.raises(ResultsError, match="cannot write"):
+            results().save(path)
 
 
 def test_wrong_arguments_are_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

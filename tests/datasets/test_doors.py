@@ -37,7 +37,12 @@ def texts(found: object) -> Iterator[str]:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A tiny model whose tokenizer has every word of the tasks as one token."""
     files = [path for name in ("ioi", "pronouns") for path in folder(name).glob("*.json")]
-    words = [*(json.loads(path.read_text()) for path in files), "to mother, the", "the", "he she they"]
+    words = [
+        *(json.loads(path.read_text()) for path in files),
+        "to mother, the",
+        "the",
+        "he she they",
+    ]
     verbs = vars(import_module("interp.datasets.subject_verb"))
     words += [value for name, value in verbs.items() if name.isupper()]
     words += [[f"{noun}s" for noun in verbs["NOUNS"]], [f"{i:02}" for i in range(100)]]

@@ -126,7 +126,7 @@ def test_after_the_first_is_every_position_but_that(tiny_model, pairs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
     assert np.abs(ours).max() > 1e-9
     [batch] = explain_cells(model, pairs.select([0]), [one("0.mlp", value, AFTER_FIRST)]).batches
-    assert (batch.start, batch.positions) == (1, 6)
+    assert (batch.start, batch.positions) == (1, 8)
 
 
 def explain_cells(model, pairs, cells):

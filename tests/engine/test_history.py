@@ -6,7 +6,7 @@ before. And what the user's own runs say is what they say where we never ran.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,6 @@ import options
 import pytest
 import tiny
 import torch
-import transformers as hf
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from options import rope

@@ -274,6 +274,6 @@ def test_whatever_can_change_a_number_is_in_the_key(llama, tiny_model, pairs, tm
 def test_a_folder_that_cannot_be_made_is_an_error(llama, pairs, tmp_path):
     taken = tmp_path / "file"
     taken.write_text("")
-    with pytest.raises(interp.InterpError, match=r"cannot write the checkpoint .*file"):
+    with pytest.raises(interp.InterpError, match=r"cannot write into .*file is no folder"):
         ablate(llama, pairs, checkpoint=taken / "inside")
     assert taken.read_text() == ""

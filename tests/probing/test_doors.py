@@ -12,6 +12,7 @@ from doors import complaints
 from probing.synthetic import features as made
 
 from interp import Model, Pairs, probing
+from interp.core.errors import ProbeError, SiteError
 from interp.core.sites import Site
 from interp.datasets import Corpus, Document, Mention, Sentence, Word
 from interp.probing.erasure import leace, probe_directions, random_directions, sinks
@@ -216,6 +217,35 @@ def cases(
             "metric": "logit_diff",
         },
     )
+
+
+def test_what_nothing_can_be_fitted_to_is_refused():
+    with pytest.raises(ProbeError, match="no word of 'dev' has a label that can be learned"):
+        probing.tagging(split("train"), split("dev").select([]), split("test"), task="upos")
+    with pytest.raises(SiteError, match="no site '3.mlp'"):
+        probing.description_length(split("train"), task="upos", sites=["3.mlp"])
+    with pytest.raises(ProbeError, match="scores are of no layer"):
+        probing.expected_layer(np.zeros(0))
+    with pytest.raises(ProbeError, match="2 documents and counts of 2, the smallest 0"):
+        gains(np.zeros((2, 2)), np.array([0.0, 1.0]))
+    with pytest.raises(ProbeError, match="at '0.mlp' tell nothing of the labels"):
+        probing.erasers({"0.mlp": torch.ones(8, 6)}, Y[0])
+    with pytest.raises(ProbeError, match=r"shape \(1, 0, 6\) .*nothing to fit"):
+        probing.fit_linear(x()[None, :0], Y[:, :0], l2=torch.tensor([0.1]))
+    with pytest.raises(ProbeError, match="directions 'probe' hold NaN"):
+        probing.persistence(
+            feats(part("train")),
+            Y[0].numpy(),
+            ["a"] * 8,
+            {"probe": torch.full((6, 1), torch.nan)},
+            task="upos",
+            provenance={},
+        )
+
+
+def test_sites_are_taken_as_text():
+    by_text, by_site = (probing.erasers({site: x()}, Y[0]) for site in (SITE, Site.parse(SITE)))
+    assert list(by_text["leace"]) == list(by_site["leace"]) == [Site.parse(SITE)]
 
 
 def test_wrong_arguments_are_refused_in_words(

@@ -214,7 +214,7 @@ def test_bad_input():
         leace(x, torch.full_like(y, 2))
     with pytest.raises(ProbeError, match="600 words and 599 labels"):
         leace(x, y[1:])
-    with pytest.raises(ProbeError, match="there are no words"):
+    with pytest.raises(ProbeError, match="are of no word or of no dimension"):
         leace(x[:0], y[:0])
     bad = x.clone()
     bad[41, 3] = torch.nan

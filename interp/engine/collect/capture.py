@@ -1,22 +1,23 @@
 """Capture: the activations of plain runs, for probes, dictionaries and looking at them."""
 
 import logging
-import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
 from tqdm.auto import tqdm
 
+from interp.core.atomic import Checkpoint
+from interp.core.door import door
 from interp.core.errors import InterpError, Unsupported
+from interp.core.pairs import Side
+from interp.core.places import Positions, listed
 from interp.core.sites import Site, resolve
+from interp.core.taken import Count
 from interp.engine.checkpoint import kept_of
 from interp.engine.collect import shards
 from interp.engine.collect.captured import Captured
-from interp.engine.collect.kept import Kept, Place, Wanted
-from interp.engine.collect.prompts import Side, Tokens, prompts, require_side, tokens_hash
+from interp.engine.collect.kept import Kept, Wanted
+from interp.engine.collect.prompts import Mask, Tokens, prompts, tokens_hash
 from interp.engine.collect.taps import Layout, read, rows_at_once
 from interp.engine.engines import Engine, EngineName, accept, choose
 from interp.engine.explain import proceed
@@ -32,18 +33,19 @@ Selection = str | Site | Iterable[str | Site]
 load = Captured.load
 
 
+@door
 def capture(
     model: Model,
     tokens: Tokens,
     sites: Selection,
     *,
-    positions: Place | Sequence[Place] = "all",
+    positions: Positions = "all",
     side: Side = "clean",
-    mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
+    mask: Mask | None = None,
     dtype: torch.dtype | None = None,
     memory: Memory = None,
-    folder: str | os.PathLike[str] | None = None,
-    batch: int | None = None,
+    folder: Checkpoint = None,
+    batch: Count | None = None,
     engine: EngineName = "auto",
 ) -> Captured:
     """Run the model plainly and keep the activations at some sites: those, and nothing else.
@@ -56,9 +58,10 @@ def capture(
         tokens: pairs, of which `side` runs; ids, `batch pos`, with `mask` where they are padded
             (on either side); or lists of ids.
         sites: a selector ("heads", "layers"), a site ("12.mlp", "3.1.pattern", "embed"), or a list.
-        positions: `"all"`, or names and indices: the second axis then has those, in that order.
-            Tokens without pairs have the name `"end"`, the last token of each row. Of a pattern:
-            the queries.
+        positions: `"all"`, or a name, an index, one index for each row (an array), as many of each
+            row (a list of lists, a mask), or a list of names and indices or a mapping from names to
+            any of these: the second axis then has those, in that order. Tokens without pairs have
+            the name `"end"`, the last token of each row. Of a pattern: the queries.
         dtype: to keep them in; the model's own by default.
         memory: bytes that may be kept; 2 GiB by default, or a quarter of what is free.
         folder: write shards there, keep nothing in memory, and go on with a run that was killed.
@@ -73,8 +76,6 @@ def capture(
     """
     wanted = _wanted(model, tokens, sites, positions, side, mask, dtype)
     served = choose(model, engine, longest=wanted.pairs.longest, prefix=wanted.pairs.decoder)
-    if batch is not None and batch < 1:
-        raise InterpError(f"batch={batch} rows is no forward; leave it out, or give 1 or more")
     asked, room = wanted.bytes(), budget(memory, HOST, KEEP)
     proceed(
         forward_plan(
@@ -106,7 +107,6 @@ def capture(
             kept = Kept(wanted, rows)
             _fill(kept, model, served, list(rows), batch, bar)
             return Captured(wanted.layout.sites, wanted.positions, asked, note, kept)
-        folder = Path(folder)
         known = shards.identity(wanted, kept_of(model), note["tokens"])
         rest = {"bytes": asked, "lengths": wanted.pairs.lengths.tolist(), "provenance": note}
         rest["group_size"] = model.facts.group_size
@@ -126,20 +126,19 @@ def _wanted(
     model: Model,
     tokens: Tokens,
     sites: Selection,
-    positions: Place | Sequence[Place],
+    positions: Positions,
     side: Side,
-    mask: Tensor | None,
+    mask: Mask | None,
     dtype: torch.dtype | None,
 ) -> Wanted:
-    require_side(side)
     kept = model.dtype if dtype is None else dtype
     if not kept.is_floating_point:
-        raise Unsupported(f"activations cannot be kept as {kept}; give a floating dtype, or none")
+        raise Unsupported(f"activations cannot be kept as {kept}; give a floating dtype, or none.")
     layout = Layout.of(resolve(sites, model.facts), model.facts.group_size)
     pairs = prompts(tokens, mask)
     accept(model, pairs, None)
-    places = (positions,) if isinstance(positions, str | int) else tuple(positions)
-    wanted = Wanted(model.facts, pairs, side, layout, places, kept)
+    at = tuple(listed(positions, pairs.positions))
+    wanted = Wanted(model.facts, pairs, side, layout, at, kept)
     _ = wanted.places  # refuses what there is not
     return wanted
 

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.core.door import door
 from interp.core.errors import PairsError
 from interp.core.sites import STATES, Site
 from interp.engine.collect import shards
-from interp.engine.collect.kept import Place
 from interp.engine.collect.taps import Layout
 
 
@@ -37,17 +37,18 @@ class Captured:
 
     Attributes:
         sites: in order of computation.
-        positions: names and indices along the second axis, or `("all",)`.
+        positions: what is along the second axis: names and indices, or `("all",)`.
         bytes: of all activations.
         provenance: model, weight hash, tokens, versions.
     """
 
     sites: tuple[Site, ...]
-    positions: tuple[Place, ...]
+    positions: tuple[str | int, ...]
     bytes: int
     provenance: Mapping[str, Any]
     held: Held
 
+    @door
     def __getitem__(self, site: str | Site) -> Float[Tensor, "batch pos *axes"]:
         """The activations of all rows, in the order in which they were given.
 
@@ -68,6 +69,7 @@ class Captured:
             )
         return self.held.whole(found)
 
+    @door
     def rows(self, site: str | Site) -> list[Float[Tensor, " pos *axes"]]:
         """The activations of each row, whatever its length.
 
@@ -108,6 +110,7 @@ class Captured:
         return "\n".join(lines)
 
     @classmethod
+    @door
     def load(cls, folder: str | os.PathLike[str]) -> "Captured":
         """Open what `capture(folder=...)` wrote; activations are read when they are asked for.
 

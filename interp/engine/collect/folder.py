@@ -151,10 +151,13 @@ def _index(folder: Path, content: Content) -> dict[str, Any]:
     except FileNotFoundError:
         raise ResultsError(
             f"there is no {content.name} in {folder} (no {INDEX}); see the folder= that was given "
-            f"to {content.maker}"
+            f"to {content.maker}."
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ResultsError(f"{path} is no index of a {content.name}: {error!r}") from error
+        raise ResultsError(
+            f"{path} is no index of a {content.name}: {error!r}. Remove the folder and "
+            f"make it again with {content.maker}."
+        ) from error
     if there != content.name:
         raise ResultsError(
             f"{folder} holds a {there}, not a {content.name}. Give another folder=, or delete this "

@@ -13,10 +13,9 @@ from torch import Tensor
 from interp.core.errors import InterpError, PositionError, Unsupported
 from interp.core.facts import Facts
 from interp.core.pairs import Pairs
+from interp.core.places import ALL, PerRow, Place, index
 from interp.core.sites import Site
 from interp.engine.collect.taps import Layout, Slab
-
-Place = str | int
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +24,7 @@ class Wanted:
 
     Attributes:
         side: of the pairs: "clean" or "corrupt".
-        positions: names and indices in the order wanted, or `("all",)`.
+        at: places in the order wanted, with their names; or all of them.
         dtype: to keep them in.
     """
 
@@ -33,7 +32,7 @@ class Wanted:
     pairs: Pairs
     side: str
     layout: Layout
-    positions: tuple[Place, ...]
+    at: tuple[tuple[str, Place], ...]
     dtype: torch.dtype
 
     @cached_property
@@ -41,10 +40,16 @@ class Wanted:
         """Indices of the positions in each row, for a decoder's slabs and others; None is all.
 
         Raises:
-            PositionError: a name or an index that there is not.
+            PositionError: a place that some row has not, or as many in no two rows.
         """
         stacks = sorted({slab.decoder for slab in self.layout.slabs})
-        return {decoder: _indices(self.pairs, self.positions, decoder) for decoder in stacks}
+        return {decoder: _indices(self.pairs, self.at, decoder) for decoder in stacks}
+
+    @property
+    def positions(self) -> tuple[str | int, ...]:
+        """What is along the second axis."""
+        named = ((place if isinstance(place, int) else name, place) for name, place in self.at)
+        return tuple(name for name, place in named for _ in _columns(place))
 
     def shape(self, slab: Slab, length: int) -> tuple[int, ...]:
         """Positions and axes that are kept of a row of this length."""
@@ -67,42 +72,39 @@ class Wanted:
 
 
 def _indices(
-    pairs: Pairs, positions: tuple[Place, ...], decoder: bool
+    pairs: Pairs, at: tuple[tuple[str, Place], ...], decoder: bool
 ) -> Int[Tensor, "batch chosen"] | None:
-    if positions == ("all",):
+    if at == ((ALL, ALL),):
         return None
     written = 1 + len(pairs.decoder)
     lengths = torch.full_like(pairs.lengths, written) if decoder else pairs.lengths
     columns = []
-    for place in positions:
-        if place == "all":
+    for _, place in at:
+        if place == ALL:
             raise PositionError(
-                f"'all' and others were asked for in {positions}; give positions='all' by itself."
+                f"'all' and others were asked for in {[name for name, _ in at]}; give "
+                "positions='all' by itself."
             )
-        if isinstance(place, str):
-            if decoder:
-                raise PositionError(
-                    f"position {place!r} is one of the encoder's tokens, and some of the sites "
-                    f"stand in the decoder, which has {written}; give 'all' or an index."
-                )
-            columns.append(pairs.at(place))
-            continue
-        if place < 0:
+        if decoder and isinstance(place, str) and not place.isdigit():
             raise PositionError(
-                f"position {place} would count from the end; positions are counted from 0. The "
-                "last token of each row is 'end'."
+                f"position {place!r} is one of the encoder's tokens, and some of the sites "
+                f"stand in the decoder, which has {written}; give 'all' or an index."
             )
-        if bad := (lengths <= place).nonzero().flatten().tolist():
-            raise PositionError(
-                f"there is no position {place} in row {bad[0]}: its {int(lengths[bad[0]])} tokens "
-                "are counted from 0. Give an index that every row has, or a name ('end')."
-            )
-        columns.append(torch.full_like(pairs.lengths, place))
-    if not columns:
-        raise PositionError(
-            f"positions=[] names no position; give 'all' or some of {', '.join(pairs.positions)}."
-        )
+        columns += [index(column, pairs.positions, lengths) for column in _columns(place)]
     return torch.stack(columns, 1)
+
+
+def _columns(place: Place) -> list[Place]:
+    """Places with one position of each row."""
+    if not isinstance(place, PerRow):
+        return [place]
+    counts = sorted({len(row) for row in place.rows})
+    if len(counts) > 1:
+        raise PositionError(
+            f"rows name {counts[0]} to {counts[-1]} positions, and of each row as many are kept. "
+            "Capture positions='all' and choose from captured.rows(site)."
+        )
+    return [PerRow(tuple((row[i],) for row in place.rows)) for i in range(counts[0])]
 
 
 class Kept:

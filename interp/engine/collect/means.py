@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.core.atomic import whole
-from interp.core.errors import PairsError, ResultsError, Unsupported, nearest
-from interp.core.pairs import Pairs
+from interp.core.door import door
+from interp.core.errors import PairsError, ResultsError, Unsupported
+from interp.core.pairs import Pairs, Side
 from interp.core.sites import Site, resolve
-from interp.engine.collect.fitter import BY, By, Group, Key, average, require_room
-from interp.engine.collect.prompts import Side, Tokens, prompts, require_side
+from interp.engine.collect.fitter import By, Group, Key, average, require_room
+from interp.engine.collect.prompts import Tokens, prompts
 from interp.engine.collect.taps import Layout, Slab
 from interp.engine.engines import Engine, EngineName, accept, choose
 from interp.engine.explain import proceed
@@ -55,6 +56,7 @@ class MeanReference(Averaged):
     decoder: tuple[int, ...] = ()
 
     @classmethod
+    @door
     def fit(
         cls,
         model: Model,
@@ -80,9 +82,6 @@ class MeanReference(Averaged):
             SiteError, PairsError, Unsupported: what the model or the prompts do not have.
             InterpError: more bytes than `memory`.
         """
-        if by not in BY:
-            raise Unsupported(f"unknown by={by!r}; {nearest(str(by), BY)}")
-        require_side(side)
         if by == "template" and not isinstance(pairs, Pairs):
             raise PairsError(
                 "ids alone have no templates (clusters) to average within. Say by='position', or "
@@ -167,6 +166,7 @@ class MeanReference(Averaged):
         for site in sites:
             self.layout.find(site, "the mean reference", REMEDY)
 
+    @door
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one safetensors file, whole or not at all.
 
@@ -179,6 +179,7 @@ class MeanReference(Averaged):
         return path
 
     @classmethod
+    @door
     def load(cls, path: str | os.PathLike[str]) -> "MeanReference":
         """Read what `save` wrote.
 
@@ -194,7 +195,7 @@ class MeanReference(Averaged):
                 tensors = {name: file.get_tensor(name).clone() for name in names}
         except (OSError, SafetensorError) as error:
             raise ResultsError(
-                f"no mean reference can be read at {path}: {error}; see what save wrote"
+                f"no mean reference can be read at {path}: {error}; is it what save wrote?"
             ) from error
         if note is None or note["version"] != VERSION:
             found = "no means of interp" if note is None else f"means of version {note['version']}"

@@ -2,21 +2,22 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Int
+from numpy import ndarray
 from torch import Tensor
 
-from interp.core.errors import PairsError, Unsupported, nearest
+from interp.core.errors import PairsError
 from interp.core.pairs import Pairs
 
-Side = Literal["clean", "corrupt"]
-Tokens = Pairs | Int[Tensor, "batch pos"] | Sequence[Sequence[int]]
-"""Pairs, a tensor of ids that a mask unpads, or lists of ids."""
+Ids = Int[Tensor, "batch pos"] | Int[ndarray, "batch pos"]
+Tokens = Pairs | Ids | Sequence[Sequence[int]]
+"""Pairs, a tensor or an array of ids that a mask unpads, or lists of ids."""
+Mask = Ids | Bool[Tensor, "batch pos"] | Bool[ndarray, "batch pos"]
 
 
-def prompts(tokens: Tokens, mask: Tensor | None = None) -> Pairs:
+def prompts(tokens: Tokens, mask: Mask | None = None) -> Pairs:
     """Tokens as pairs whose two sides are the same; pairs as they are.
 
     Args:
@@ -27,12 +28,17 @@ def prompts(tokens: Tokens, mask: Tensor | None = None) -> Pairs:
     """
     if isinstance(tokens, Pairs):
         if mask is not None:
-            raise PairsError("mask= is for a tensor of ids; pairs know the length of their rows")
+            raise PairsError(
+                "mask= is for a tensor of ids; pairs know the length of their rows. Leave it out."
+            )
         return tokens
-    if isinstance(tokens, Tensor):
-        ids, lengths = _unpad(tokens.detach().cpu(), None if mask is None else mask.cpu())
+    if isinstance(tokens, Tensor | ndarray):
+        held = None if mask is None else torch.as_tensor(mask).cpu()
+        ids, lengths = _unpad(torch.as_tensor(tokens).detach().cpu(), held)
     elif mask is not None:
-        raise PairsError("mask= is for a tensor of ids; lists of ids have no padding")
+        raise PairsError(
+            "mask= is for a tensor of ids; lists of ids have no padding. Leave it out."
+        )
     else:
         rows = [torch.as_tensor(row, dtype=torch.long) for row in tokens]
         lengths = torch.tensor([len(row) for row in rows])
@@ -49,15 +55,19 @@ def _unpad(
     ids: Tensor, mask: Tensor | None
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, " batch"]]:
     """Ids with their padding on the right, and the length of each row."""
-    if ids.ndim != 2 or ids.is_floating_point():
+    if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
         raise PairsError(
             f"tokens are a tensor of integer ids, batch x pos; got {ids.dtype} of shape "
             f"{tuple(ids.shape)}. Of one prompt, give tokens[None]."
         )
+    ids = ids.long()
     if mask is None:
         return ids, torch.full((len(ids),), ids.shape[1])
     if mask.shape != ids.shape:
-        raise PairsError(f"the mask is {tuple(mask.shape)} and the tokens {tuple(ids.shape)}")
+        raise PairsError(
+            f"the mask is {tuple(mask.shape)} and the tokens {tuple(ids.shape)}; give the mask "
+            "that the tokenizer made with them."
+        )
     mask = mask.bool()
     lengths, first = mask.sum(1), mask.int().argmax(1)
     place = torch.arange(ids.shape[1])
@@ -66,7 +76,10 @@ def _unpad(
     )
     if bool((whole != mask).any()):
         row = int((whole != mask).any(1).int().argmax())
-        raise PairsError(f"the mask of row {row} has a hole; tokens must be contiguous")
+        raise PairsError(
+            f"the mask of row {row} has a hole, and tokens must be contiguous. Leave the row out, "
+            "or give its tokens without the hole."
+        )
     moved = ids.gather(1, (place + first[:, None]).clamp(max=ids.shape[1] - 1))
     return moved.masked_fill(place >= lengths[:, None], 0), lengths
 
@@ -77,13 +90,3 @@ def tokens_hash(pairs: Pairs, side: str) -> str:
     for part in (pairs.lengths, getattr(pairs, side)[pairs.mask]):
         digest.update(part.to(torch.int64).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def require_side(side: str) -> None:
-    """Refuse what is no side of pairs.
-
-    Raises:
-        Unsupported: naming the nearest.
-    """
-    if side not in get_args(Side):
-        raise Unsupported(f"unknown side {side!r}; {nearest(str(side), get_args(Side))}")

@@ -1,0 +1,120 @@
+"""The doors of the causal methods: wrong arguments are refused in words, before anything runs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from doors import complaints
+
+import interp
+from interp import Attribution, Model, Pairs, causal
+from interp.causal.recovery import nodes_of
+
+
+def prompts() -> Pairs:
+    return Pairs.from_tokens(
+        clean=[[0, 2, 3, 5], [0, 4, 3, 6], [0, 7, 3, 8]],
+        corrupt=[[0, 2, 9, 5], [0, 4, 11, 6], [0, 7, 10, 8]],
+        correct=[12, 13, 14],
+        wrong=[15, 16, 17],
+        positions={"name": [2, 2, 2], "end": [3, 3, 3]},
+    )
+
+
+def cases(
+    model: Model, pairs: Pairs, scores: Attribution, folder: Path
+) -> Iterator[tuple[Callable[..., Any], Mapping[str, Any]]]:
+    """A right call of each function and method."""
+    of = {"model": model, "pairs": pairs, "metric": "logit_diff"}
+    run = {**of, "engine": "auto", "memory": "1GB", "checkpoint": folder / "run"}
+    mean = {"reference": "corrupt"}
+    positions = {"positions": "end"}
+    circuit = causal.top_circuit(scores, size=4)
+    add = interp.interventions.Intervention("1.mlp", interp.interventions.Zero(), "end")
+    yield interp.evaluate, {**of, "engine": "auto"}
+    yield (
+        interp.ablate,
+        {
+            **{**run, **mean, **positions, "sites": "heads", "method": "zero", "normalise": True},
+        },
+    )
+    yield interp.patch, {**run, **positions, "sites": "mlps", "direction": "noise"}
+    path = {"senders": "heads", "receivers": "logits", "via": (), "through": "mlps"}
+    ends = {"sender_positions": "end", "receiver_positions": "end", "ln": "recompute"}
+    yield interp.path_patch, {**run, **path, **ends, "direction": "noise"}
+    yield interp.intervene, {**run, "interventions": {"a": [add]}, "hops": (), "base": "clean"}
+    yield interp.complement, {"model": model, "circuit": ["0.1"], "of": "heads"}
+    how = {"ablation": "zero", **mean}
+    yield (
+        interp.attribute,
+        {
+            **{**of, **how, "parts": "edges", "method": "eap", "steps": 2},
+            **{"positions": "all", "memory": "1GB"},
+        },
+    )
+    yield causal.exact, {**run, **how, "parts": ["0.1", "1.mlp"]}
+    yield causal.verify, {**run, **mean, "attribution": scores, "k": 4, "seed": 1}
+    size = {"size": 4, "fraction": None, "threshold": None}
+    yield (
+        causal.top_circuit,
+        {
+            **{
+                "attribution": scores,
+                **size,
+                "by": "abs",
+                "closure": "greedy",
+                "corruption": "names",
+            },
+        },
+    )
+    search = {"worse": None, **how, "positions": "all", "corruption": "names"}
+    yield causal.acdc, {**run, **search, "threshold": 0.5}
+    yield causal.acdc_sweep, {**run, **search, "thresholds": [0.5, 1.0]}
+    yield causal.run_circuits, {**run, **mean, "circuits": circuit}
+    yield causal.faithfulness, {**run, **mean, "circuits": {"mine": circuit}}
+    yield (
+        causal.faithfulness_curve,
+        {
+            **{**run, **mean, "attributions": scores, "sizes": [0.1, 1.0], "closure": "greedy"},
+            **{"random": 1, "seed": 1},
+        },
+    )
+    sets = {"sets": "random", "n": 2, "candidates": 2, "seed": 1}
+    yield causal.completeness, {**run, **mean, "circuit": circuit, **sets}
+    yield causal.minimality, {**run, **mean, "circuit": circuit, "by": "parts"}
+    yield causal.random_circuits, {"circuit": circuit, "facts": model.facts, "n": 2, "seed": 1}
+    yield causal.null_test, {**run, **mean, "circuit": circuit, "n": 2, "seed": 1}
+    yield (
+        causal.stability,
+        {
+            **{"attribution": scores, "choose": lambda a: causal.top_circuit(a, size=4)},
+            **{"n": 3, "seed": 1},
+        },
+    )
+    fit = {"metric": "kl", "steps": 2, "rate": 0.1, "memory": "1GB"}
+    optimal = replace(circuit, ablation="optimal")
+    yield causal.fit_optimal, {"model": model, "pairs": pairs, "circuit": optimal, **fit}
+    truth = frozenset(scores.parts[:4])
+    yield causal.recovery, {"attribution": scores, "truth": truth, "noise": 1e-6}
+    yield nodes_of, {"truth": truth}
+    found = causal.null_test(model, pairs, circuit, n=2)
+    kept = causal.faithfulness(model, pairs, circuit)
+    yield type(found), {"runs": found.runs}
+    yield found.of, {"metric": "logit_diff"}
+    yield type(kept), {"runs": kept.runs}
+    yield kept.summary, {"seed": 1}
+    yield kept.each, {"circuit": "circuit", "metric": "logit_diff"}
+    curve = causal.faithfulness_curve(model, pairs, scores, sizes=[0.1, 1.0], random=1)
+    yield curve.table, {"by": "abs", "seed": 1}
+    yield curve.areas, {"seed": 1}
+    yield causal.verify(scores, model, pairs, k=4).summary, {"resamples": 10, "seed": 1}
+
+
+def test_a_wrong_argument_is_refused_in_words_before_anything_runs(
+    tiny_model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    model, pairs = tiny_model("gpt2"), prompts()
+    scores = interp.attribute(model, pairs)
+    found = complaints(cases(model, pairs, scores, tmp_path), tmp_path)
+    assert not found, "\n".join(found)

@@ -1,0 +1,294 @@
+"""Equal texts compute equal things: what changes a function's numbers changes its identity."""
+
+import functools
+import math
+import random
+import sys
+import types
+from collections import OrderedDict, namedtuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from interp.core.identity import Unreadable, identity
+
+LIMIT = [0.5]
+TABLE = np.arange(2_000.0)
+SCALE = 2.0
+
+
+def reads_a_list(x: float) -> float:
+    return x * LIMIT[0]
+
+
+def reads_an_array(x: float) -> float:
+    return x * TABLE[1_500]
+
+
+def scaled(x: float) -> float:
+    return x * SCALE
+
+
+def through_another(x: float) -> float:
+    return scaled(x)
+
+
+def inner_reads(x: list[float]) -> list[float]:
+    return [(lambda y: y * SCALE)(one) for one in x]
+
+
+def module(source: str, name: str = "mine_of_the_test") -> types.ModuleType:
+    """A module of a user's own."""
+    made = types.ModuleType(name)
+    exec(source, vars(made))
+    return made
+
+
+@pytest.fixture
+def a_module() -> Iterator[types.ModuleType]:
+    made = module("FACTOR = 2.0\nOTHER = 1.0\ndef of(x):\n    return x * FACTOR\n")
+    sys.modules[made.__name__] = made
+    yield made
+    del sys.modules[made.__name__]
+
+
+def test_a_global_that_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for function in (scaled, through_another, inner_reads, functools.partial(through_another, 2.0)):
+        before = identity(function)
+        assert identity(function) == before
+        with monkeypatch.context() as patch:
+            patch.setitem(globals(), "SCALE", 3.0)
+            assert identity(function) != before
+        assert identity(function) == before
+
+
+def test_what_a_global_holds() -> None:
+    before = identity(reads_a_list)
+    LIMIT[0] = 0.75
+    assert identity(reads_a_list) != before
+    LIMIT[0] = 0.5
+    assert identity(reads_a_list) == before
+
+
+def test_every_number_of_an_array() -> None:
+    before = identity(reads_an_array)
+    TABLE[1_499] += 1e-12  # in the middle, where a printed array shows dots
+    assert identity(reads_an_array) != before
+    TABLE[1_499] = 1_499.0
+    assert identity(reads_an_array) == before
+
+
+def closing_over(value: object) -> Callable[[], object]:
+    return lambda: value
+
+
+PAIR = namedtuple("PAIR", "a b")
+OTHER = namedtuple("OTHER", "a b")
+
+
+@dataclass(frozen=True)
+class Config:
+    n: int = 1
+    out: str = field(default="runs", metadata={"hash": False})
+
+    @cached_property
+    def twice(self) -> int:
+        return 2 * self.n
+
+
+class Slotted:
+    __slots__ = ("x",)
+
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+
+class Plain:
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+
+DIFFERENT = [
+    (1, 1.0),
+    (1, True),
+    ("1", 1),
+    (0.0, -0.0),
+    (None, False),
+    ([1, 2], (1, 2)),
+    ([1, [2]], [1, 2]),
+    ({"a": 1}, {"a": 2}),
+    ({1, 2}, {1, 3}),
+    (PAIR(1, 2), (1, 2)),
+    (PAIR(1, 2), OTHER(1, 2)),
+    (OrderedDict(a=1), {"a": 1}),
+    (torch.zeros(2), torch.zeros(2, dtype=torch.float64)),
+    (torch.zeros(2, 3), torch.zeros(3, 2)),
+    (torch.zeros(1), -torch.zeros(1)),
+    (np.zeros(2), torch.zeros(2, dtype=torch.float64)),
+    (np.array(["a"], dtype=object), np.array(["b"], dtype=object)),
+    (pd.Series([1, 2]), pd.Series([2, 1])),
+    (pd.Series([1], name="a"), pd.Series([1], name="b")),
+    (pd.DataFrame({"a": [1]}), pd.DataFrame({"b": [1]})),
+    (torch.float32, torch.bfloat16),
+    (Path("a"), Path("b")),
+    (Config(1), Config(2)),
+    (Slotted(1), Slotted(2)),
+    (Plain(1), Plain(2)),
+    (math.sin, math.cos),
+    (np.sin, np.cos),
+    (torch.sin, torch.cos),
+    (str.upper, str.lower),
+    ("a".join, "b".join),
+    (Plain(1).__repr__, Plain(2).__repr__),
+    (random.Random(1), random.Random(2)),
+    (np.random.default_rng(1), np.random.default_rng(2)),
+    (nn.Linear, nn.Conv1d),
+    (functools.partial(math.pow, 2), functools.partial(math.pow, 3)),
+    (functools.cache(lambda: 1), functools.cache(lambda: 2)),
+    (lambda x=1: x, lambda x=2: x),
+    (lambda *, x=1: x, lambda *, x=2: x),
+    (lambda x: x + 1, lambda x: x - 1),
+    (range(3), range(4)),
+    (slice(1), slice(2)),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT, ids=lambda x: f"{x!r:.20}")
+def test_what_differs_by_itself_and_closed_over(one: object, other: object) -> None:
+    assert identity(one) != identity(other)
+    assert identity(closing_over(one)) != identity(closing_over(other))
+
+
+def test_what_is_equal() -> None:
+    def twin(value: int) -> Callable[[int], int]:
+        return lambda x: x * value
+
+    assert identity(twin(2)) == identity(twin(2)) != identity(twin(3))
+    assert identity({"a", "b", "c"}) == identity({"c", "b", "a"})
+    assert identity(torch.arange(6).view(2, 3)) == identity(torch.arange(6).view(3, 2).view(2, 3))
+    assert identity(torch.arange(6).view(3, 2).T) == identity(torch.tensor([[0, 2, 4], [1, 3, 5]]))
+    assert identity(np.arange(6)[::2]) == identity(np.array([0, 2, 4]))
+
+
+def test_where_to_write_and_what_is_kept_of_an_object_are_not_what_it_is() -> None:
+    config = Config()
+    before = identity(config)
+    assert config.twice == 2  # now it holds that, too
+    assert identity(config) == before == identity(Config(out="elsewhere"))
+
+
+def test_a_list_twice_is_not_two_equal_lists() -> None:
+    one = [1]
+    assert identity([one, one]) != identity([[1], [1]])
+    loop: list[object] = []
+    loop.append(loop)
+    assert identity(loop) == identity(loop)
+
+
+def test_a_module_of_ones_own_by_what_is_named_of_it(a_module: types.ModuleType) -> None:
+    def reads(x: float) -> float:
+        return a_module.of(x)
+
+    before = identity(reads)
+    vars(a_module)["OTHER"] = 5.0  # nobody reads it
+    assert identity(reads) == before
+    vars(a_module)["FACTOR"] = 3.0
+    assert identity(reads) != before
+
+
+def test_a_network_is_its_state() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.1))
+    before = identity(closing_over(net))
+    with torch.no_grad():
+        net[0].weight[1, 1] += 1e-6
+    after = identity(closing_over(net))
+    assert after != before
+    handle = net[0].register_forward_hook(lambda *_: None)
+    assert identity(closing_over(net)) != after
+    handle.remove()
+    assert identity(closing_over(net)) == after
+    net[1].p = 0.5
+    assert identity(closing_over(net)) != after
+
+
+def test_a_method_is_its_class_and_its_object() -> None:
+    def kind(factor: int) -> type:
+        class Made:
+            def of(self, x: int) -> int:
+                return factor * x
+
+        return Made
+
+    assert identity(kind(2)().of) == identity(kind(2)().of) != identity(kind(3)().of)
+
+
+def reads_a_file(x: float) -> float:
+    return x * float(open("limit.txt").read())
+
+
+def reads_a_folder(x: float) -> float:
+    return x * float(Path("limit.txt").read_text())
+
+
+def evaluates(x: float) -> float:
+    return eval("x * SCALE")
+
+
+def unbound() -> Callable[[], object]:
+    def reads() -> object:
+        return later
+
+    if not reads:
+        later = 1
+    return reads
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (reads_a_file, r"reads_a_file calls open\(\)"),
+        (reads_a_folder, r"reads_a_folder names 'read_text', which reads from outside"),
+        (evaluates, r"evaluates calls eval\(\)"),
+        (unbound(), r"closes over 'later', which has no value yet"),
+        (closing_over(iter([1])), ""),
+        (closing_over(x for x in "ab"), r"'value', which .* closes over, is a builtins.generator"),
+        (closing_over(sys), ""),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_what_cannot_be_read_is_refused_or_told_apart(function: Callable, says: str) -> None:
+    if says:
+        with pytest.raises(Unreadable, match=says):
+            identity(function)
+    else:
+        assert identity(function) == identity(function)
+
+
+@given(hnp.arrays(np.float64, st.integers(1, 40)), st.data())
+def test_any_change_of_an_array_shows(array: np.ndarray, data: st.DataObject) -> None:
+    before = identity(array)
+    assert identity(array.copy()) == before
+    at = data.draw(st.integers(0, len(array) - 1))
+    array.view(np.uint8)[8 * at] ^= 1
+    assert identity(array) != before
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner)
+)
+
+
+@given(VALUES, VALUES)
+def test_plain_values_are_told_apart_by_their_text(one: object, other: object) -> None:
+    assert (identity(one) == identity(other)) == (repr(one) == repr(other))
