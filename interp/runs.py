@@ -4,13 +4,15 @@
         config.json  provenance.json  results.parquet  summary.md
         stages/*.parquet  figures/*.pdf *.svg *.png *.csv
 
-The same config opens the same folder: what is finished there is loaded, not computed again. A
-file under its final name is whole; it is written beside it and then renamed.
+The same config opens the same folder: what is finished there is loaded, not computed again, as long
+as what it was computed from is still the same. A file under its final name is whole; it is written
+beside it and then renamed.
 """
 
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -19,6 +21,7 @@ import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from importlib import metadata
 from io import BytesIO
@@ -33,10 +36,13 @@ from matplotlib.figure import Figure
 from interp.core.atomic import whole
 from interp.core.door import door
 from interp.core.errors import ResultsError, nearest, said
+from interp.core.identity import Unreadable, identity, lying_at, source
 from interp.core.results import Results
 from interp.core.scores import Scores
-from interp.core.table import Table, open_table
+from interp.core.table import Table, noted, open_table
 from interp.core.taken import Index, shown
+
+log = logging.getLogger("interp")
 
 REMEDY = (
     "A run keeps its results there; choose a root folder that you may write to and that has room."
@@ -60,14 +66,23 @@ class Run:
 
     Attributes:
         folder: that everything is written to.
+        files: a hash of what lies in the files and folders that the config names. If a model's
+            folder is written anew the run is no longer finished; its stages tell what is.
     """
 
     folder: Path
+    files: str = ""
+
+    def __identity__(self) -> str:
+        return ""  # where something is written is no part of what it is
 
     @property
     def finished(self) -> bool:
         """`finish` was called: `results` loads instead of computing."""
-        return (self.folder / "results.parquet").exists()
+        if not (self.folder / "results.parquet").exists():
+            return False
+        path = self.folder / "files.json"
+        return not path.exists() or path.read_bytes() == _json(self.files)
 
     def results(self) -> Results:
         """The results of a finished run.
@@ -82,21 +97,30 @@ class Run:
         return Scores.load(self.folder / "results.parquet")
 
     @door
-    def stage(self, name: str, compute: Callable[[Path], T]) -> T:
+    def stage(self, name: str, compute: Callable[[Path], T], *, of: Any = None) -> T:
         """The table of one step: loaded if it is there, else computed and kept.
+
+        A table is loaded for the same question only. The question is all that `compute` reads: its
+        code, what it closes over and the globals it names, models by their weights as they are,
+        prompts, arrays and named files by what they hold. Of another one the log tells the date,
+        and it is computed again.
 
         Args:
             name: of the file, `stages/<name>.parquet`.
             compute: gives Results or Scores; is given a folder that outlives an interruption, to
                 keep finished parts in; the folder goes when the stage is done.
+            of: what it computes from, where `compute` holds what cannot be read, such as a
+                generator: then this, and no more, tells one question from another.
 
         Raises:
             ResultsError: the file is there but unreadable or of another version, or `compute`
                 returned no table.
+            Unreadable: what `compute` reads cannot be told from something else.
         """
         path = self.folder / "stages" / f"{_named(name, 'a stage')}.parquet"
         checkpoint = self.folder / ".checkpoint" / name
-        if not path.exists():
+        asked = _question(name, compute, of)
+        if not path.exists() or not _is_of(path, name, asked):
             _make(checkpoint)
             found = compute(checkpoint)
             if not isinstance(found, Table):
@@ -106,7 +130,8 @@ class Run:
                     f"stage {name!r} gave a {type(found).__name__}, not Results or Scores; does "
                     "its function end in `return`?"
                 )
-            found.save(path)
+            # what was read may have changed meanwhile: a cache was filled, a list has grown
+            found.write(path, {"of": sorted({asked, _question(name, compute, of)})})
         shutil.rmtree(checkpoint, ignore_errors=True)
         # also after computing: the table of a resumed run and of an unbroken one are then the same
         return cast(T, open_table(path))
@@ -148,7 +173,36 @@ class Run:
             ResultsError: a folder that cannot be written, or a table that no file can hold.
         """
         _write(self.folder / "summary.md", (summary.rstrip() + "\n").encode())
+        _write(self.folder / "files.json", _json(self.files))
         results.save(self.folder / "results.parquet")
+
+
+def _question(name: str, compute: Callable[[Path], Any], of: Any) -> str:
+    """What a stage computes from.
+
+    Raises:
+        Unreadable: it cannot be told from something else.
+    """
+    try:
+        return identity(compute if of is None else (of, source()), files=True)
+    except Unreadable as error:
+        raise Unreadable(
+            f"stage {name!r} keeps a table for the same question only, and {error} Say what it "
+            f"computes from: run.stage({name!r}, ..., of=[model, pairs])."
+        ) from error
+
+
+def _is_of(path: Path, name: str, asked: str) -> bool:
+    """Is what lies there of this question? If not, the log says so."""
+    if asked in noted(path).get("of", ()):
+        return True
+    log.warning(
+        "stage %r of %s was computed from something else: the prompts, the model, the settings or "
+        "the code of then. It is computed again.",
+        name,
+        datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M"),
+    )
+    return False
 
 
 @door
@@ -164,7 +218,8 @@ def open_run(name: str, config: Any, *, root: str | os.PathLike[str] = Path("run
     Raises:
         ResultsError: the folder cannot be written, or the config holds what JSON cannot.
     """
-    run = Run(Path(root) / _named(name, "an experiment") / config_hash(config))
+    folder = Path(root) / _named(name, "an experiment") / config_hash(config)
+    run = Run(folder, _files(plain(config, "config", hashed_only=True)))
     if run.finished:  # only to be read: it may lie where nothing can be written
         return run
     _write(run.folder / "config.json", _json(plain(config, "config")))
@@ -173,6 +228,19 @@ def open_run(name: str, config: Any, *, root: str | os.PathLike[str] = Path("run
     sessions = [s for s in _sessions(path) if s != now]
     _write(path, _json({"sessions": [*sessions, now]}))
     return run
+
+
+def _files(config: Any) -> str:
+    """A hash of what lies in all files that a config names, and in folders."""
+    match config:
+        case str():
+            found = list(lying_at(config))
+        case dict() | list():
+            inner = config.values() if isinstance(config, dict) else config
+            found = [part for part in map(_files, inner) if part]
+        case _:
+            found = []
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12] if found else ""
 
 
 def _sessions(path: Path) -> list[Any]:

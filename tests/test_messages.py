@@ -3,7 +3,6 @@
 Each case names the parts that a reader needs; how they are worded is free.
 """
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 
@@ -14,6 +13,7 @@ import tiny
 import torch
 
 import interp
+from interp.core.door import ArgumentError
 from interp.core.errors import (
     MetricError,
     ModelError,
@@ -26,7 +26,6 @@ from interp.core.errors import (
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.core.sites import Site
-from interp.engine.engines import choose
 from interp.engine.interventions import Cell, Freeze, Hop, Intervention, Zero
 from interp.models.model import Model
 
@@ -262,9 +261,8 @@ def test_training_mode(tmp_path, pairs):
     interp.evaluate(model, pairs)
 
 
-def test_unknown_engine(llama):
-    """Every method asks `choose`; beartype, which stands before it in tests, is taken away."""
-    message = refusal(Unsupported, inspect.unwrap(choose), llama, "reply")
+def test_unknown_engine(llama, pairs):
+    message = refusal(ArgumentError, partial(interp.evaluate, llama, pairs, engine="reply"))
     says(message, "'reply'", "did you mean 'replay'")
 
 

@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import re
@@ -5,18 +6,23 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 from doors import complaints
 from matplotlib.figure import Figure
 
+import interp
 from interp import runs
 from interp.core.errors import ResultsError
+from interp.core.identity import Unreadable
 from interp.core.results import Results
 from interp.runs import config_hash, interval, open_run, report
 
@@ -206,6 +212,93 @@ def test_stage_of_another_version_is_refused(tmp_path):
         run.stage("heads", lambda checkpoint: small())
 
 
+LIMIT = [0.5]
+
+
+def test_stage_of_other_values_is_computed_again_and_said(tmp_path, monkeypatch, caplog):
+    """A global, a closure, an argument, a file that is read: each is part of the question."""
+    run, table = open_run("ioi", Config(), root=tmp_path), tmp_path / "limits.csv"
+    table.write_text("0.5")
+
+    def from_a_global(checkpoint: Path) -> Results:
+        return small(LIMIT[0])
+
+    def closing_over(value: float):
+        return lambda checkpoint: small(value)
+
+    def from_a_file(checkpoint: Path) -> Results:
+        return small(float(table.read_text()))
+
+    def twice(name, compute, effect):
+        for _ in range(2):
+            found = run.stage(name, compute)
+            assert (found.frame["effect"] == effect).all()
+
+    for name, first, change, second in (
+        ("global", from_a_global, lambda: LIMIT.__setitem__(0, 0.25), from_a_global),
+        ("closure", closing_over(0.5), lambda: None, closing_over(0.25)),
+        ("partial", partial(halved, 1.0), lambda: None, partial(halved, 0.5)),
+        ("file", from_a_file, lambda: table.write_text("0.25"), from_a_file),
+        ("code", lambda _: small(0.5), lambda: None, lambda _: small(0.25)),
+    ):
+        caplog.clear()
+        twice(name, first, 0.5)
+        assert not caplog.records
+        change()
+        twice(name, second, 0.25)
+        [record] = caplog.records
+        today = datetime.now().strftime("%Y-%m-%d")
+        assert re.search(rf"stage '{name}' of {today} .* computed again", record.getMessage())
+    monkeypatch.setitem(globals(), "LIMIT", [0.5])
+
+
+def halved(value: float, checkpoint: Path) -> Results:
+    return small(0.5 * value)
+
+
+def test_stage_of_prompts_and_weights_as_they_are(tiny_model, pairs, tmp_path):
+    """The right numbers are those of a folder where nothing was kept."""
+    model = copy.deepcopy(tiny_model("gpt2"))
+    run = open_run("ioi", Config(), root=tmp_path)
+
+    def asked(pairs: interp.Pairs):
+        kept = run.stage("behaviour", lambda _: interp.evaluate(model, pairs))
+        fresh = interp.evaluate(model, pairs)
+        pd.testing.assert_frame_equal(kept.frame, fresh.frame, check_exact=True)
+        return kept.frame["value"].to_numpy()
+
+    first = asked(pairs)
+    other = asked(pairs.select([1, 0, 2, 3, 4]))
+    assert np.abs(first - other).max() > 1e-6
+    with torch.no_grad():
+        model.bridge.original_model.transformer.h[0].mlp.c_fc.weight.mul_(1.5)
+    assert np.abs(asked(pairs) - first).max() > 1e-6
+
+
+def test_stage_that_cannot_be_told_from_another_says_what_to_do(tmp_path):
+    run, numbers = open_run("ioi", Config(), root=tmp_path), iter([1.0, 2.0, 3.0])
+    with pytest.raises(Unreadable, match=r"stage 'a' .* 'n', which .* of=\[model, pairs\]"):
+        run.stage("a", (lambda n: lambda _: small(next(n)))(x for x in numbers))
+    assert not (run.folder / "stages").exists()
+    for of, effect in ((1, 1.0), (1, 1.0), (2, 2.0), (2, 2.0), (1, 3.0)):
+        assert run.stage("a", lambda _: small(next(numbers)), of=of).frame["effect"][0] == effect
+
+
+def test_a_finished_run_is_not_of_another_models_folder(tmp_path):
+    (tmp_path / "toy").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "toy" / name).write_text("a")
+    config = Config(model=str(tmp_path / "toy"))
+    run = open_run("ioi", config, root=tmp_path)
+    run.finish(small(), "done")
+    assert run.finished and open_run("ioi", config, root=tmp_path).finished
+    (tmp_path / "toy" / "model.safetensors").write_text("b")
+    again = open_run("ioi", config, root=tmp_path)
+    assert again.folder == run.folder and not again.finished
+    again.finish(small(2.0), "done")
+    assert open_run("ioi", config, root=tmp_path).finished
+
+
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b"])
 def test_names_that_are_no_file_names_are_refused(tmp_path, name):
     run = open_run("ioi", Config(), root=tmp_path)
@@ -293,7 +386,7 @@ import pandas as pd
 from interp.core.results import Results
 from interp.runs import open_run
 
-root, die = Path(sys.argv[1]), sys.argv[2:]
+root = Path(sys.argv[1])
 
 
 @dataclass(frozen=True)
@@ -314,7 +407,7 @@ def make(layer):
             if not chunk.exists():
                 say(f"{layer}.{head}")
                 np.save(chunk, np.random.default_rng([layer, head]).normal(size=6))
-            if die == [f"{layer}.{head}"]:
+            if sys.argv[2:] == [f"{layer}.{head}"]:  # no global: it would be part of the question
                 os.kill(os.getpid(), signal.SIGKILL)
             effect = np.load(chunk)
             parts.append(pd.DataFrame({
@@ -387,8 +480,8 @@ def test_wrong_arguments_are_refused_in_words(tmp_path, monkeypatch):
     row = pd.Series({"value": 0.5, "low": 0.25, "high": 0.75, "site": "0.1"})
     found = complaints(
         [
-            (runs.Run, {"folder": tmp_path}),
-            (run.stage, {"name": "a", "compute": lambda folder: small()}),
+            (runs.Run, {"folder": tmp_path, "files": ""}),
+            (run.stage, {"name": "a", "compute": lambda folder: small(), "of": None}),
             (run.figure, {"name": "a", "figure": drawing(), "table": pd.DataFrame({"a": [1]})}),
             (run.finish, {"results": small(), "summary": "all is well"}),
             (open_run, {"name": "a", "config": Config(), "root": tmp_path}),

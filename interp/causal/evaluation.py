@@ -15,6 +15,7 @@ from interp.engine.explain import proceed
 from interp.engine.memory import by_rows
 from interp.engine.plan import blocks, forward_plan
 from interp.engine.provenance import provenance
+from interp.engine.resolution import named, resolution
 from interp.engine.score import Readout
 from interp.models.model import Model
 
@@ -54,6 +55,8 @@ def evaluate(
     )
     values = {(m.name, side): np.full(len(pairs), np.nan) for m in metrics for side in SIDES}
 
+    rounding = np.full(len(metrics), np.nan)
+
     def some(rows: list[int]) -> None:
         length = int(pairs.lengths[rows[0]])
         runs = {
@@ -66,6 +69,8 @@ def evaluate(
             found = served.plain(run, readout).double().cpu().numpy()
             for m, value in zip(metrics, found, strict=True):
                 values[m.name, side][rows] = value
+            if side == "clean" and np.isnan(rounding).all():
+                rounding[:] = resolution(model, pairs, side, rows, readout, found)
 
     for rows in blocks(pairs.lengths, ROWS):
         by_rows(some, rows, "a plain run")
@@ -90,7 +95,7 @@ def evaluate(
         )
         for (name, side), found in values.items()
     ]
-    note = provenance(model, pairs, engine=served.name)
+    note = provenance(model, pairs, resolution=named(metrics, rounding), engine=served.name)
     return Results(pd.concat(parts, ignore_index=True)[COLUMNS], note)
 
 

@@ -194,10 +194,10 @@ def by_metric(runs: Results) -> dict[str, Wide]:
         ResultsError: a table of something else, or circuits that were not all run on the same
             examples.
     """
-    if absent := [name for name in ("size", "connected") if name not in runs.frame]:
+    if "size" not in runs.frame:
         raise ResultsError(
-            f"the table has no column {absent[0]!r}, so it is not of circuits; run_circuits, "
-            "faithfulness and null_test make one."
+            "the table has no column 'size', so it is not of circuits; run_circuits, faithfulness "
+            "and null_test make one."
         )
     found = {}
     dtype = getattr(torch, str(runs.provenance.get("dtype")), torch.float32)

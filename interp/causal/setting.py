@@ -28,6 +28,7 @@ from interp.engine.isolation import Isolated, Isolation, Source
 from interp.engine.memory import Memory
 from interp.engine.outside import outside
 from interp.engine.provenance import provenance
+from interp.engine.resolution import named
 from interp.engine.wiring import Wiring
 from interp.models.model import Model
 
@@ -171,6 +172,7 @@ class Setting:
             self.model,
             self.pairs,
             null=found.null,
+            resolution=named(metrics, found.resolution),
             engine=found.engine,
             base="clean",
             metric=[m.name for m in metrics] if len(metrics) > 1 else metrics[0].name,

@@ -157,6 +157,14 @@ def _compare(task: str, part: pd.DataFrame, note: Mapping[str, Any], seed: int) 
     head, method = choosing.idxmax(), methods.idxmax()
     reported = heads[heads["subset"] == "report"]
     baseline = plain[(plain["subset"] == "report") & (plain["probe"] == method)]
+    twice = part.duplicated(["subset", "probe", "site", "cluster"]).any()
+    if twice or baseline.empty or len(reported) != len(choosing) * len(baseline):
+        raise ResultsError(
+            f"{task!r} has {len(reported)} scores of {len(choosing)} heads to report, and "
+            f"{len(baseline)} of the baseline {method!r}, where each has one in each document. "
+            "Likely rows were taken out, or two tables put together: give all that one call of "
+            "relations() returned."
+        )
     totals = reported.pivot(index="site", columns="cluster", values="total")
     totals = totals.loc[choosing.index, sorted(totals.columns)]  # the order of Scores' own tests
     of_baseline = baseline.set_index("cluster")[["total", "n"]].loc[totals.columns]

@@ -22,6 +22,8 @@ def require_writable(folder: str | os.PathLike[str] | None) -> None:
     """
     if not isinstance(folder, str | os.PathLike):
         return  # none is asked for, or the annotation refuses it
+    if not str(folder).strip():
+        raise ResultsError(f"{folder!r} names no folder. {REMEDY}")
     place = Path(folder).absolute()
     while not place.exists():
         place = place.parent

@@ -3,8 +3,8 @@
 A function is its code, constants, defaults and closure, and the values of whatever else it reads:
 globals, attributes of modules, other functions. Arrays and tensors are their bytes, modules their
 state, objects their class and what they hold: of a dataclass all but fields with
-`metadata={"hash": False}`, and never what a `cached_property` keeps. What cannot be read is refused,
-since two of them could not be told apart.
+`metadata={"hash": False}`, and never what a `cached_property` keeps. What cannot be read is
+refused, since two of them could not be told apart.
 
 A class may say it itself: `__identity__(self) -> str`.
 """
@@ -18,9 +18,12 @@ import sys
 import sysconfig
 import types
 from collections.abc import Iterator, Mapping, Set
+from contextlib import suppress
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache, cached_property
 from importlib import metadata
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
@@ -31,15 +34,17 @@ from torch import Tensor, nn
 
 from interp.core.errors import InterpError
 
-OPAQUE = frozenset({"eval", "exec", "globals", "locals", "vars", "open", "input", "__import__"})
+OPAQUE = frozenset({"eval", "exec", "globals", "locals", "vars", "input", "__import__"})
 """Builtins through which a function reads what its code does not name."""
-OUTSIDE = frozenset(
+ELSEWHERE = frozenset({"environ", "getenv", "urlopen"})
+"""Names of what reads neither from the program nor from a file."""
+FILES = frozenset(
     {
-        *("environ", "getenv", "urlopen", "read_text", "read_bytes", "load", "fromfile", "loadtxt"),
-        *("genfromtxt", "read_csv", "read_json", "read_parquet", "read_table", "load_file"),
+        *("open", "read_text", "read_bytes", "load", "fromfile", "loadtxt", "genfromtxt"),
+        *("read_csv", "read_json", "read_parquet", "read_table", "load_file"),
     }
 )
-"""Names of what reads from outside of the program."""
+"""Names of what reads from files."""
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, type(...), range, slice)
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 _NAMED = (torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype, np.generic)
@@ -58,22 +63,40 @@ _MACHINERY = {
 }
 """What Python puts into a class, and no method of it reads."""
 
-Seen = dict[int, tuple[int, object]]
-"""What was met so far, by address; held, so that no address is used again."""
+SMALL = 1 << 24
+"""Bytes of a file that is read; a larger one is its size and its date."""
+MANY = 10_000
+"""Files of a folder that are looked at."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was met so far, by address; held, so that no address is used again.
+
+    Attributes:
+        files: names of files stand for what lies there; else what reads one is refused.
+    """
+
+    files: bool
+    met: dict[int, tuple[int, object]] = field(default_factory=dict)
 
 
 class Unreadable(InterpError, TypeError):
     """A value that cannot be told from another by what can be read of it."""
 
 
-def identity(value: object) -> str:
+def identity(value: object, *, files: bool = False) -> str:
     """The text of a value, 32 hex digits.
+
+    Args:
+        files: a path, or a text that names a file or a model's folder, is what lies there, and
+            functions may read from files. Else such a function is refused.
 
     Raises:
         Unreadable: naming the part that cannot be read.
     """
     digest = hashlib.sha256()
-    for part in _parts(value, {}, "it"):
+    for part in _parts(value, Seen(files), "it"):
         digest.update(part.encode("utf-8", "surrogatepass"))
         digest.update(b"\0")
     return digest.hexdigest()[:32]
@@ -90,11 +113,13 @@ def _parts(value: object, seen: Seen, where: str) -> Iterator[str]:
     """The text of a value, in parts."""
     if type(value) in _SIMPLE:
         yield f"{type(value).__name__} {value!r}"
+        if seen.files and isinstance(value, str):
+            yield from lying_at(value)
         return
-    if id(value) in seen:  # ends cycles, and tells one list twice from two that are equal
-        yield f"again {seen[id(value)][0]}"
+    if id(value) in seen.met:  # ends cycles, and tells one list twice from two that are equal
+        yield f"again {seen.met[id(value)][0]}"
         return
-    seen[id(value)] = len(seen), value
+    seen.met[id(value)] = len(seen.met), value
     yield type(value).__qualname__
     yield from _content(value, seen, where)
 
@@ -116,6 +141,8 @@ def _content(value: Any, seen: Seen, where: str) -> Iterator[str]:
         yield from _frame(value)
     elif isinstance(value, (*_NAMED, Enum, PurePath)):
         yield f"{type(value).__module__} {value!r}"
+        if seen.files and isinstance(value, Path):
+            yield from lying_at(value)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _parts(key, seen, f"a key of {where}")
@@ -124,7 +151,7 @@ def _content(value: Any, seen: Seen, where: str) -> Iterator[str]:
         for i, item in enumerate(value):
             yield from _parts(item, seen, f"{where}[{i}]")
     elif isinstance(value, Set):
-        yield from sorted(identity(item) for item in value)
+        yield from sorted(identity(item, files=seen.files) for item in value)
     elif isinstance(value, types.FunctionType):
         yield from _function(value, seen, where)
     elif isinstance(value, types.CodeType):
@@ -145,6 +172,26 @@ def _content(value: Any, seen: Seen, where: str) -> Iterator[str]:
         yield from _parts(value.__wrapped__, seen, where)
     else:
         yield from _object(value, seen, where)
+
+
+def lying_at(named: str | Path) -> Iterator[str]:
+    """What lies at a path: a file, or a model's folder; others may be where things are written."""
+    if isinstance(named, str) and (len(named) > 1_000 or "\n" in named or not named.strip()):
+        return
+    path = Path(named)
+    with suppress(OSError, ValueError):  # no name of a file
+        if path.is_file():
+            yield _file(path)
+        elif (path / "config.json").is_file():
+            for file in sorted(islice((f for f in path.rglob("*") if f.is_file()), MANY)):
+                yield f"{file.relative_to(path)} {_file(file)}"
+
+
+def _file(path: Path) -> str:
+    known = path.stat()
+    if known.st_size > SMALL:
+        return f"{known.st_size} {known.st_mtime_ns}"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _frame(value: pd.DataFrame | pd.Series | pd.Index) -> Iterator[str]:
@@ -173,8 +220,9 @@ def _function(value: types.FunctionType, seen: Seen, where: str) -> Iterator[str
 def _globals(function: types.FunctionType, seen: Seen) -> Iterator[str]:
     """The values of the globals that a function reads, also inside of inner functions."""
     known, builtin = function.__globals__, vars(sys.modules["builtins"])
-    if reads := sorted(_named(function.__code__) & OUTSIDE):
-        raise _unreadable(f"{function.__qualname__} names {reads[0]!r}, which reads from outside")
+    outside = ELSEWHERE if seen.files else ELSEWHERE | FILES
+    if reads := sorted(_named(function.__code__) & outside):
+        raise _unreadable(f"{function.__qualname__} names {reads[0]!r}, which reads from outside.")
     for name in sorted(_read(function.__code__)):
         where = f"the global {name!r}, which {function.__qualname__} reads,"
         if name in known:

@@ -1,6 +1,6 @@
 """Results: one row for each intervention and example, with where it came from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal, cast
@@ -21,6 +21,8 @@ COLUMNS = [
 ]
 CELL = ["method", "site", "position", "receiver", "through", "direction", "metric"]
 """Columns that together name one intervention; the rest of a row is its example and numbers."""
+EXACT = 1e-9
+"""Rounding under this is that of float64, and nobody has to be told."""
 MEASURED = ["base", "value", "effect"]
 Measured = Literal["effect", "value", "base"]
 
@@ -45,7 +47,9 @@ class Results(Table):
 
         Columns: those that name the intervention, then `base`, `value` and `effect` (means),
         `low` and `high` (95 % cluster bootstrap), `p` (two-sided paired sign flip of whole
-        clusters), `q` (Benjamini-Hochberg over all rows of this table), `n`, `clusters`.
+        clusters), `q` (Benjamini-Hochberg over all rows of this table), `n`, `clusters`, and
+        `resolution`: what rounding alone does to the metric, in one example (NaN where it was not
+        measured). An effect that is smaller may be rounding, however small its p.
 
         `low` and `high` are of the effect. Where nothing was intervened on, so that no example
         has an effect (methods "evaluate" and "attention"), they are of the value, and `p` and
@@ -78,7 +82,15 @@ class Results(Table):
             first[[*CELL, "kind", "layer", "head"]]
             .join(means)
             .assign(low=low, high=high, p=p, q=stats.fdr(p), n=shape[1], clusters=len(names))
+            .assign(resolution=first["metric"].map(self.resolution).astype(float))
         )
+
+    @property
+    def resolution(self) -> dict[str, float]:
+        """What rounding alone does to each metric in one example, where that was measured."""
+        known = self.provenance.get("resolution")
+        found = known.items() if isinstance(known, Mapping) else ()
+        return {name: float(x) for name, x in found if x is not None}
 
     @door
     def top(self, n: Count = 10, *, by: str = "effect") -> pd.DataFrame:
@@ -139,11 +151,21 @@ class Results(Table):
         return array[:, 0] if across == "position" and array.shape[1] == 1 else array
 
     def __repr__(self) -> str:
-        return f"Results: {len(self)} rows\n{self._shown().to_string(float_format='{:.4g}'.format)}"
+        shown = self._shown().to_string(float_format="{:.4g}".format)
+        return "\n".join([f"Results: {len(self)} rows", shown, *self._rounding()])
 
     def _repr_html_(self) -> str:
         title = f"<p><b>{len(self)} rows</b>, {escape(str(self.provenance.get('model', '')))}</p>"
-        return title + self._shown().to_html(float_format="{:.3g}".format)
+        notes = "".join(f"<p>{escape(line)}</p>" for line in self._rounding())
+        return title + self._shown().to_html(float_format="{:.3g}".format) + notes
+
+    def _rounding(self) -> list[str]:
+        """What is said under a table of numbers that are not exact."""
+        known = {m: x for m, x in self.resolution.items() if x > EXACT}
+        if not known:
+            return []
+        each = ", ".join(f"{metric} by {x:.1g}" for metric, x in known.items())
+        return [f"Rounding alone moves {each}: smaller effects may be rounding."]
 
     def _shown(self) -> pd.DataFrame:
         """The strongest interventions, or the first rows of a table that has no summary."""

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -91,8 +91,12 @@ class Table:
         Raises:
             ResultsError: the folder cannot be written, or the table holds what a file cannot.
         """
-        path = Path(path)
-        note = {"version": VERSION, "kind": _kind(type(self)), "provenance": dict(self.provenance)}
+        return self.write(Path(path), {})
+
+    def write(self, path: Path, beside: Mapping[str, Any]) -> Path:
+        """The same; `beside` stands in the file, and is no part of the table."""
+        known = {"version": VERSION, "kind": _kind(type(self))}
+        note = {**beside, **known, "provenance": dict(self.provenance)}
         try:
             told = json.dumps(note, sort_keys=True)
             table = pa.Table.from_pandas(self.frame, preserve_index=False)
@@ -126,7 +130,8 @@ class Table:
     def concat(cls: type[T], parts: "Sequence[Table]") -> T:
         """Several tables as one.
 
-        Provenance that differs between them becomes a list; of null controls the largest.
+        Provenance that differs between them becomes a list; of null controls, and of what rounding
+        does to a metric, the largest.
 
         Args:
             parts: tables of one kind, at least one.
@@ -148,7 +153,16 @@ class Table:
             provenance[key] = distinct[0] if len(distinct) == 1 else distinct
             if key == "null":
                 provenance[key] = max(given)
+            if key == "resolution":
+                provenance[key] = _largest(given)
         return cls(pd.concat([part.frame for part in parts], ignore_index=True), provenance)
+
+
+def _largest(given: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Of each metric the largest number that any part knows."""
+    names = dict.fromkeys(name for one in given for name in one)
+    known = {name: [one[name] for one in given if one.get(name) is not None] for name in names}
+    return {name: max(found, default=None) for name, found in known.items()}
 
 
 def _kind(table: type[Table]) -> str:
@@ -163,15 +177,40 @@ def open_table(path: str | os.PathLike[str]) -> Table:
         ResultsError: absent, no such file, or of another version.
     """
     path = Path(path)
+    found = noted(path)
+    kinds = {_kind(table): table for table in Table.__subclasses__()}
+    kind = found.get("kind", "results")  # files from before there were several kinds
+    if kind not in kinds:
+        raise ResultsError(
+            f"{path} holds a table of kind {kind!r}, and this interp knows {', '.join(kinds)}. "
+            "Read it with the interp that wrote it, or import interp first, which knows all."
+        )
+    return kinds[kind](_read(path, pq.read_table).to_pandas(), found["provenance"])
+
+
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+    """What a reader of parquet finds in a file.
+
+    Raises:
+        ResultsError: absent, or no such file.
+    """
     if path.is_dir():
         raise ResultsError(f"{path} is a folder, not a results file; name a file that save wrote.")
     try:
-        table = pq.read_table(path)
+        return reader(path)
     except FileNotFoundError:
         raise ResultsError(f"there is no results file at {path}; see what save wrote.") from None
     except (pa.ArrowException, OSError) as error:
         raise ResultsError(f"{path} is no readable parquet file: {error}.") from error
-    note = (table.schema.metadata or {}).get(b"interp")
+
+
+def noted(path: Path) -> Mapping[str, Any]:
+    """What stands in a file beside the table: its kind, its provenance, and what `write` was given.
+
+    Raises:
+        ResultsError: absent, no such file, or of another version.
+    """
+    note = (_read(path, pq.read_schema).metadata or {}).get(b"interp")
     if note is None:
         raise ResultsError(
             f"{path} was not written by interp (it carries no provenance); give a file that "
@@ -184,11 +223,4 @@ def open_table(path: str | os.PathLike[str]) -> Table:
             f"{VERSION}. Run the experiment again, or read it with the interp that wrote it "
             f"({found['provenance'].get('versions', {}).get('interp', 'version unknown')})."
         )
-    kinds = {_kind(table): table for table in Table.__subclasses__()}
-    kind = found.get("kind", "results")  # files from before there were several kinds
-    if kind not in kinds:
-        raise ResultsError(
-            f"{path} holds a table of kind {kind!r}, and this interp knows {', '.join(kinds)}. "
-            "Read it with the interp that wrote it, or import interp first, which knows all."
-        )
-    return kinds[kind](table.to_pandas(), found["provenance"])
+    return found

@@ -86,7 +86,7 @@ class Told:
 
 
 Count = Annotated[int, Within(low=1)]
-Seed = Annotated[int, Within(low=0)]
+Seed = Annotated[int, Within(low=0, high=1 << 62)]  # torch and TransformerLens have no larger ones
 Index = Annotated[int, Within(low=0)]
 """Of a thing counted from 0, or of a token."""
 Finite = Annotated[float, Within()]
@@ -101,9 +101,12 @@ def fits(value: object, hint: Any) -> bool:
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
-    """What a union is of, all the way down."""
+    """What a union is of, all the way down, each with the rules that it is under."""
     if get_origin(hint) in (types.UnionType, typing.Union):
         return tuple(part for inner in get_args(hint) for part in alternatives(inner))
+    if get_origin(hint) is Annotated:
+        base, *rules = get_args(hint)
+        return tuple(Annotated[part, *rules] for part in alternatives(base))
     return (hint,)
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import InterpError, MetricError, ModelError
@@ -18,19 +18,15 @@ from interp.engine.interventions import Averaged, Cell, Freeze, Intervention
 from interp.engine.plan import Batch, kept_kinds, places, route
 from interp.engine.protocol import Engine, Route
 from interp.engine.replay import NotFinite
+from interp.engine.resolution import resolution
 from interp.engine.score import Readout, Score
 from interp.engine.sweep import Sweep
 from interp.engine.trace import Trace
 from interp.engine.values import rows_of
-from interp.engine.writes import start_of
 
 NULL_TOLERANCE = 16
 """Units in the last place of the largest logit that a null intervention may move a logit: what is
 set is the value that stands there, so that honest runs move nothing at all."""
-FEW = 2
-"""Prompts whose metric is held against Hugging Face's, to know what rounding does to it."""
-FEW_BYTES = 1 << 28
-"""Bytes of logits that this may take."""
 CONTROL = Metric("logits of both answers", lambda logits, _: logits.sum(-1), reads="answers")
 
 
@@ -109,39 +105,11 @@ class Block:
         return float(effect.max())
 
     def resolution(self) -> Float[np.ndarray, " metrics"]:
-        """What rounding alone does to each metric: its distance from Hugging Face's own run.
-
-        The largest in a few prompts of the block. NaN where Hugging Face's model does not say it:
-        an embedding inside of a language model, or hooks that only the bridge has.
-        """
-        model, rows = self.sweep.model, list(self.rows[:FEW])
-        unknown = np.full(len(self.sweep.metrics), np.nan)
-        size = self.length * model.facts.d_vocab * model.dtype.itemsize
-        if size * len(rows) > FEW_BYTES or any(one.point for one in model.now().foreign):
-            return unknown
-        known = self._known(self.tokens[self.sweep.base][: len(rows)])
-        few = Readout.of_rows(model, self.sweep.pairs, self.sweep.metrics, rows)
-        ours, found = self.plain()[:, : len(rows)], unknown.copy()
-        for m, (score, whole) in enumerate(zip(few.scores, self.readout.scores, strict=True)):
-            if (score.metric.reads == "embedding") == model.facts.language_model:
-                continue
-            if (reference := whole.answers.reference) is not None:
-                answers = replace(score.answers, reference=reference[: len(rows)])
-                score = replace(score, answers=answers)
-            try:
-                theirs = score.of(known, known)[0].double().cpu().numpy()
-            except MetricError:  # theirs overflows where ours, in float32, does not
-                continue
-            found[m] = np.abs(ours[m] - theirs).max()
-        return found
-
-    def _known(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch _ out"]:
-        """What Hugging Face's own model says: logits, or the last hidden state without a head."""
-        model, inputs = self.sweep.model, dict[str, Tensor]()
-        if model.facts.n_encoder_layers:
-            ids = tokens.new_tensor([start_of(model), *self.sweep.pairs.decoder])
-            inputs["decoder_input_ids"] = ids.expand(len(tokens), -1)
-        return model.truth.run(tokens, foreign=model.now().foreign, **inputs).output
+        """What rounding alone does to each metric of the run that is intervened on."""
+        sweep = self.sweep
+        return resolution(
+            sweep.model, sweep.pairs, sweep.base, self.rows, self.readout, self.plain()
+        )
 
     def _run(
         self, cells: Sequence[Cell], batch: Batch, readout: Readout

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,32 @@ from interp.core.identity import Unreadable, identity, source
 from interp.core.metrics import Metric
 from interp.engine.interventions import Averaged, Cell
 from interp.models.model import Model
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The numbers of one batch.
+
+    Attributes:
+        lines: the run that is intervened on, then each cell.
+        null: the largest effect of a null control, if the batch had one.
+        resolution: what rounding does to each metric (`interp.engine.resolution`), or NaN.
+    """
+
+    lines: Float[np.ndarray, "metrics lines batch"]
+    null: float
+    resolution: Float[np.ndarray, " metrics"]
+
+    def packed(self) -> Float[np.ndarray, "metrics columns"]:
+        """In one array, as a `Store` keeps it."""
+        said = np.stack([np.full(len(self.resolution), self.null), self.resolution], 1)
+        return np.concatenate([self.lines.reshape(len(self.lines), -1), said], 1)
+
+    @classmethod
+    def unpacked(cls, kept: Float[np.ndarray, "metrics columns"], *, batch: int) -> "Measured":
+        """From what `packed` gave, of a batch of so many rows."""
+        lines = kept[:, :-2].reshape(len(kept), -1, batch)
+        return cls(lines, float(kept[0, -2]), kept[:, -1])
 
 
 class Store:

@@ -26,8 +26,10 @@ from interp.engine.score import Readout, Score
 from interp.engine.trace import KEPT, See, Trace
 from interp.engine.verified import SHORT, Gap, bridge_gap, length_for, lengths_of, replay_gap
 from interp.engine.weights import Weights, read
+from interp.engine.writes import require_open
 from interp.models import tokens
 from interp.models.model import Model
+from interp.models.points import n_layers, point
 
 log = logging.getLogger("interp")
 
@@ -166,6 +168,9 @@ class Hooks:
         shelves: Sequence[str],
         layers: int | None = None,
     ) -> None:
+        facts = self.model.facts
+        shown = [(s, layer) for s in shelves for layer in range(layers or n_layers(facts, s))]
+        require_open(self.model, [point(facts, shelf, layer) for shelf, layer in shown])
         hooks.walk(self.model, tokens, see, shelves=shelves, prefix=self.prefix)
 
     def found(self, run: Trace, score: Score) -> Float[Tensor, "batch columns"]:

@@ -272,7 +272,7 @@ def numbers(given: Any, what: str) -> Float[Tensor, "*axes"]:
         InterpError: no numbers, or none at all.
     """
     try:
-        found = given if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))
+        found = given if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
     except (TypeError, ValueError, RuntimeError):
         found = None
     if found is None or found.dtype == torch.bool or found.is_complex():

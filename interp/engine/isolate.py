@@ -10,10 +10,11 @@ from itertools import groupby
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from interp.engine import masked
-from interp.engine.checkpoint import Store, begin, metric_identity
+from interp.engine.checkpoint import Measured, Store, begin, metric_identity
 from interp.engine.collect.means import MeanReference, taken
 from interp.engine.constants import Constants
 from interp.engine.engines import Replay, accept, choose
@@ -51,6 +52,7 @@ def isolate(job: Isolation, engine: Replay) -> Isolated:
         np.full((len(job.metrics), n, len(pairs)), np.nan),
         0.0,
         engine.name,
+        np.full(len(job.metrics), np.nan),
     )
     begun = [] if job.checkpoint is None else begin(job.model)
     with tqdm(total=n * len(pairs), desc="circuits", unit="run", delay=2, disable=None) as bar:
@@ -60,8 +62,9 @@ def isolate(job: Isolation, engine: Replay) -> Isolated:
             def some(rows: list[int], batches: list[Batch] = batches) -> None:
                 nonlocal found
                 chosen = [replace(batch, rows=tuple(rows)) for batch in batches]
-                null = _rows(job, engine, source, chosen, found, begun, room, bar)
-                found = replace(found, null=max(found.null, null))
+                null, rounding = _rows(job, engine, source, chosen, found, begun, room, bar)
+                rounding = np.fmax(found.resolution, rounding)
+                found = replace(found, null=max(found.null, null), resolution=rounding)
 
             by_rows(some, batches[0].rows, "the clean runs")
     return found
@@ -76,10 +79,15 @@ def _rows(
     begun: Sequence[object],
     room: int,
     bar: tqdm,
-) -> float:
-    """Run the batches of some rows of one length, fill in the numbers, and give the null."""
+) -> tuple[float, Float[np.ndarray, " metrics"]]:
+    """Run the batches of some rows of one length, and fill in the numbers.
+
+    Returns:
+        The null control, and what rounding does to each metric; of the first rows that run.
+    """
     block: Rows | None = None
-    null, checked = 0.0, not np.isnan(found.base).all()
+    null, rounding = 0.0, np.full(len(job.metrics), np.nan)
+    checked = not np.isnan(found.base).all()
     for batch in batches:
         rows, cells = list(batch.rows), batch.cells
         store = Store(job.checkpoint, _key(job, rows, cells, begun) if begun else ())
@@ -88,15 +96,16 @@ def _rows(
             block = block or Rows(job, engine, rows, source)
             if not checked:
                 null, checked = Rows(job, engine, rows[:FEW], source).null(), True
+                rounding = block.resolution()
             ran = halving(block.run, batch, room) if cells else block.base[:, None][:, :0]
             lines = np.concatenate([block.base[:, None], ran], 1)
-            kept = store.save(np.vstack([lines.reshape(-1, len(rows)), np.full(len(rows), null)]))
-        shaped = kept[:-1].reshape(len(job.metrics), -1, len(rows))
-        found.base[:, rows] = shaped[:, 0]
-        found.found[:, np.array(cells, dtype=int)[:, None], rows] = shaped[:, 1:]
-        null = max(null, float(kept[-1, 0]))
+            kept = store.save(Measured(lines, null, rounding).packed())
+        said = Measured.unpacked(kept, batch=len(rows))
+        found.base[:, rows] = said.lines[:, 0]
+        found.found[:, np.array(cells, dtype=int)[:, None], rows] = said.lines[:, 1:]
+        null, rounding = max(null, said.null), np.fmax(rounding, said.resolution)
         bar.update(len(cells) * len(rows))
-    return null
+    return null, rounding
 
 
 def _plan(job: Isolation, row: int, room: int) -> Plan:

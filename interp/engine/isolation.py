@@ -65,12 +65,14 @@ class Isolated:
 
     Attributes:
         null: the largest change of a metric in the model with all of its edges.
+        resolution: what rounding does to each metric (`interp.engine.resolution`).
     """
 
     base: Float[ndarray, "metric example"]
     found: Float[ndarray, "metric circuit example"]
     null: float
     engine: str
+    resolution: Float[ndarray, " metric"]
 
 
 def classes(

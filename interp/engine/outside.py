@@ -36,7 +36,7 @@ def outside(job: Isolation) -> Isolated:
     pairs = job.pairs
     base = np.full((len(job.metrics), len(pairs)), np.nan)
     values = np.full((len(job.metrics), len(job.kept), len(pairs)), np.nan)
-    null, engine = 0.0, ""
+    null, engine, rounding = 0.0, "", np.full(len(job.metrics), np.nan)
     for rows in _alike(job):
         which, kinds = classes(pairs, job.places, rows)
         kept = job.by_class(which, range(len(job.kept)))
@@ -63,8 +63,10 @@ def outside(job: Isolation) -> Isolated:
         values[:, :, rows] = found.frame["value"].to_numpy().reshape(shape)
         base[:, rows] = found.frame["base"].to_numpy().reshape(shape)[:, 0]
         null = max(null, float(found.provenance["null"]))
+        known = [np.nan if x is None else x for x in found.provenance["resolution"].values()]
+        rounding = np.fmax(rounding, known)
         engine = str(found.provenance["engine"])
-    return Isolated(base, values, null, engine)
+    return Isolated(base, values, null, engine, rounding)
 
 
 def _alike(job: Isolation) -> Iterator[list[int]]:

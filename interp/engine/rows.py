@@ -19,6 +19,7 @@ from interp.engine.engines import Replay
 from interp.engine.isolation import Isolation, classes
 from interp.engine.masked import Ablated
 from interp.engine.plan import Batch
+from interp.engine.resolution import resolution
 from interp.engine.score import Readout, Score
 from interp.models.precision import rounding
 
@@ -61,6 +62,11 @@ class Rows:
             self.start = min(int(first.min()), int(self.readout.read.min()))
         self.engine = engine
         self.base = engine.plain(self.clean, self.readout).double().cpu().numpy()
+
+    def resolution(self) -> Float[ndarray, " metrics"]:
+        """What rounding alone does to each metric."""
+        job = self.job
+        return resolution(job.model, job.pairs, "clean", self.rows, self.readout, self.base)
 
     def final(
         self, kept: Bool[ndarray, "circuit class reader writer"], *, reuse: bool = True

@@ -17,7 +17,7 @@ from interp.core.pairs import Pairs
 from interp.core.results import COLUMNS, Results
 from interp.core.sites import Site
 from interp.engine.block import Block
-from interp.engine.checkpoint import Store, begin, cell_identity, metric_identity
+from interp.engine.checkpoint import Measured, Store, begin, cell_identity, metric_identity
 from interp.engine.collect.means import MeanReference, taken
 from interp.engine.engines import Engine, accept, choose
 from interp.engine.explain import proceed
@@ -25,6 +25,7 @@ from interp.engine.interventions import Averaged, Cell, Intervention, Reference
 from interp.engine.memory import SWEEP, budget, by_rows, fitting, halving, require
 from interp.engine.plan import Batch, Plan, make_plan, places
 from interp.engine.provenance import provenance
+from interp.engine.resolution import named
 from interp.engine.sweep import Sweep
 from interp.engine.values import require_fit
 
@@ -82,7 +83,7 @@ def run(sweep: Sweep) -> Results:
         sweep.model,
         pairs,
         null=found.null,
-        resolution=found.resolutions(sweep),
+        resolution=named(sweep.metrics, found.resolution),
         engine=engine.name,
         base=sweep.base,
         metric=[m.name for m in sweep.metrics] if len(sweep.metrics) > 1 else sweep.metrics[0].name,
@@ -111,7 +112,7 @@ class _Found:
     """
 
     base: Float[np.ndarray, "metrics examples"]
-    values: Float[np.ndarray, "metrics cells examples"]
+    measured: Float[np.ndarray, "metrics cells examples"]
     null: float
     resolution: Float[np.ndarray, " metrics"]
 
@@ -120,11 +121,6 @@ class _Found:
         metrics, n = len(sweep.metrics), len(sweep.pairs)
         values = np.full((metrics, len(sweep.cells), n), np.nan)
         return cls(np.full((metrics, n), np.nan), values, 0.0, np.full(metrics, np.nan))
-
-    def resolutions(self, sweep: Sweep) -> dict[str, float | None]:
-        """By the metrics' names; None where it is not known."""
-        known = [None if np.isnan(x) else float(x) for x in self.resolution]
-        return dict(zip((m.name for m in sweep.metrics), known, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,14 +151,12 @@ class _Rows:
                 cells = self.sweep.cells
                 ran = halving(partial(block.run, cells), batch, self.room)
                 lines = np.concatenate([block.plain()[:, None], ran], 1)
-                # what holds for all of a batch stands in a line of its own
-                said = np.stack([np.full(len(resolution), null), resolution])
-                kept = store.save(_packed(lines, said))
-            lines, said = _unpacked(kept, len(self.sweep.metrics), len(rows))
-            found.base[:, rows] = lines[:, 0]
-            found.values[:, np.array(batch.cells)[:, None], rows] = lines[:, 1:]
-            found.null = max(found.null, float(said[0, 0]))
-            found.resolution = np.fmax(found.resolution, said[1])
+                kept = store.save(Measured(lines, null, resolution).packed())
+            said = Measured.unpacked(kept, batch=len(rows))
+            found.base[:, rows] = said.lines[:, 0]
+            found.measured[:, np.array(batch.cells)[:, None], rows] = said.lines[:, 1:]
+            found.null = max(found.null, said.null)
+            found.resolution = np.fmax(found.resolution, said.resolution)
             bar.update(len(batch.cells) * len(rows))
 
     def _null(self, block: Block, batch: Batch) -> float:
@@ -171,18 +165,6 @@ class _Rows:
         if found is not None:
             return found
         return self._null(block, replace(batch, cells=batch.cells[:1]))
-
-
-def _packed(
-    lines: Float[np.ndarray, "metrics lines batch"], said: Float[np.ndarray, "two metrics"]
-) -> Float[np.ndarray, "rows columns"]:
-    return np.concatenate([lines.reshape(len(lines), -1), said.T], 1)
-
-
-def _unpacked(
-    kept: Float[np.ndarray, "metrics columns"], metrics: int, batch: int
-) -> tuple[Float[np.ndarray, "metrics lines batch"], Float[np.ndarray, "two metrics"]]:
-    return kept[:, :-2].reshape(metrics, -1, batch), kept[:, -2:].T
 
 
 def _require_interventions(sweep: Sweep) -> None:
@@ -302,8 +284,8 @@ def _table(sweep: Sweep, engine: str, found: _Found) -> pd.DataFrame:
         return pd.array(words(column), dtype="Int16")
 
     lines = len(metrics) * len(cells)
-    base = np.broadcast_to(found.base[:, None], found.values.shape).reshape(-1)
-    value = found.values.reshape(-1)
+    base = np.broadcast_to(found.base[:, None], found.measured.shape).reshape(-1)
+    value = found.measured.reshape(-1)
     frame = pd.DataFrame(
         {
             "method": sweep.method,

@@ -79,8 +79,8 @@ def forward(
     its start token and `prefix`.
 
     Raises:
-        Unsupported: a hook point that the bridge has not, that did not fire exactly once, or where a
-            write would not be what arrives.
+        Unsupported: a hook point that the bridge has not, that did not fire exactly once, or where
+            a write would not be what arrives.
     """
     require_running()
     facts, known = model.facts, model.bridge.hook_dict
@@ -96,10 +96,10 @@ def forward(
             "needs can be neither read nor changed. Choose sites that it has "
             "(model.bridge.hook_dict), or another model."
         )
-    changed = [write for write in writes if write.rank not in (Rank.NOTE, Rank.SEE)]
-    require_open(model, [name for write in changed for name, _ in write.hooks])
-    if not facts.language_model:
-        require_open(model, [last])
+    changing = [write for write in writes if write.rank not in (Rank.NOTE, Rank.SEE)]
+    # without a head the last stream is what the model says
+    said = [] if facts.language_model else [last]
+    require_open(model, [*said, *(name for write in changing for name, _ in write.hooks)])
     fired: Counter[int] = Counter()
 
     def fire(index: int, activation: Tensor) -> Tensor:
@@ -129,8 +129,11 @@ def require_open(model: Model, points: Iterable[str]) -> None:
     """
     now = model.now()
     covered = now.once("covered", lambda: model.live.watch.covered(now.foreign))
+    if not covered:
+        return
+    known = model.bridge.hook_dict
     for name in points:
-        if (one := covered.get(id(model.bridge.hook_dict[name]))) is not None:
+        if (one := covered.get(id(known.get(name)))) is not None:
             raise Unsupported(
                 f"{one} changes what TransformerLens shows at {name}, behind that point: a value "
                 "there is not what goes on. Take it off, or choose sites before or after it."

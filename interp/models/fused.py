@@ -39,9 +39,10 @@ class Fused:
     whole: tuple[str, ...]
     split: Callable[[nn.Module], Sequence[nn.Module]]
     agreed: tuple[State, State] = field(init=False)
+    sums: tuple[list[int], list[int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.agreed = self._states()
+        self._agree()
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -59,7 +60,9 @@ class Fused:
         whole, parts = (now != before for now, before in zip(states, self.agreed, strict=True))
         pairs = list(zip(self._parts(), self._made(), strict=True))
         if any(own.dtype != made.dtype or not torch.equal(own, made) for own, made in pairs):
-            if whole and parts:
+            if whole and parts:  # one may have been written to without being changed
+                whole, parts = (a != b for a, b in zip(self._sums(), self.sums, strict=True))
+            if whole == parts:
                 raise ModelError(
                     f"the weights {', '.join(self.whole)} of {self.name}, with which Hugging Face "
                     f"computes, and its parts {', '.join(self.parts)} in the bridge, with which "
@@ -71,7 +74,13 @@ class Fused:
                     own.copy_(made)
             else:
                 self._merge()
-        self.agreed = self._states()
+        self._agree()
+
+    def _agree(self) -> None:
+        self.agreed, self.sums = self._states(), self._sums()
+
+    def _sums(self) -> tuple[list[int], list[int]]:
+        return [*map(_sum, self._held())], [*map(_sum, self._parts())]
 
     def tensors(self) -> list[Tensor]:
         """The matrix and its parts."""
@@ -117,6 +126,12 @@ class Fused:
             for side in sides
         )
         return whole, parts
+
+
+def _sum(tensor: Tensor) -> int:
+    """A sum of the bits of a tensor's numbers, which shows that some are others."""
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return int(tensor.detach().contiguous().view(bits).sum())
 
 
 def fused_in(wrapped: nn.Module) -> list[Fused]:

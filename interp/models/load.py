@@ -1,7 +1,6 @@
 """Reading a model by name, folder or hub id, and wrapping it."""
 
 import copy
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,25 +19,37 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from interp.core.door import door
 from interp.core.errors import InterpError, ModelError, Unsupported, said
+from interp.core.taken import Seed
 from interp.models import compiled, folder, keys, native, recurrent, stored
 from interp.models.facts import facts_of
 from interp.models.find import find, refuse_revision
 from interp.models.model import Model
-from interp.models.place import device_of, dtype_of, name_of, revision_of
+from interp.models.place import (
+    Device,
+    Dtype,
+    Name,
+    Revision,
+    device_of,
+    dtype_of,
+    name_of,
+    revision_of,
+)
 from interp.models.quiet import quiet
 from interp.models.wrap import wrap
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
+@door
 @torch.inference_mode(mode=False)  # its tensors have no versions, and no gradients ever after
 def load(
-    name: str | os.PathLike[str],
+    name: Name,
     *,
-    device: str | torch.device = "auto",
-    dtype: torch.dtype | str = torch.float32,
-    revision: str | None = None,
+    device: Device = "auto",
+    dtype: Dtype = torch.float32,
+    revision: Revision = None,
 ) -> Model:
     """A model by name, wrapped, in evaluation mode, with its identities checked.
 
@@ -85,12 +96,17 @@ def load(
         return _wrap(hf, architecture, str(name), tokenizer, headless=headless)
 
 
+@door
 @torch.inference_mode(mode=False)
-def untrained(model: Model, *, seed: int = 0) -> Model:
+def untrained(model: Model, *, seed: Seed = 0) -> Model:
     """A model of the same architecture and tokenizer with random weights: a control for probes.
 
     What a probe reads there comes from words and positions mixed at random, not from training. The
     weights are drawn as the architecture's authors draw them before training.
+
+    Args:
+        model: whose architecture, precision and device are taken.
+        seed: of the weights.
 
     Raises:
         Unsupported: TransformerLens cannot wrap or run it.

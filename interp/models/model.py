@@ -2,8 +2,9 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -11,10 +12,12 @@ from transformer_lens import HookedRootModule
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
+from interp.core.door import door
 from interp.core.errors import ModelError, Unsupported
 from interp.core.facts import Facts
 from interp.core.identity import Unreadable, identity
 from interp.core.sites import absent
+from interp.core.taken import Within
 from interp.models import rotary, tokens
 from interp.models.checks import (
     Checks,
@@ -29,7 +32,10 @@ from interp.models.live import Live, Now
 from interp.models.truth import Itself, Truth
 from interp.models.versions import versions
 
+TokenId = Annotated[int, Within(low=0, high=(1 << 31) - 1)]
 
+
+@door
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A model ready to be asked questions. Made by `interp.load`.
@@ -126,6 +132,7 @@ class Model:
                 found |= {f"{one.name}+{n}": p for n, p in inside if id(p) not in own}
         return found
 
+    @door
     def identity(self, *, anew: bool = False) -> dict[str, Any]:
         """Which model this is, as it is now: what numbers depend on beside the question.
 
@@ -152,21 +159,25 @@ class Model:
     def __identity__(self) -> str:
         return repr(self.identity(anew=True))
 
+    @door
     def encode(self, text: str, *, bos: tokens.Bos = "model") -> list[int]:
         """Token ids of a text; see `interp.models.tokens.encode`."""
         return tokens.encode(self._text(), text, bos=bos)
 
+    @door
     def encode_with_offsets(
         self, text: str, *, bos: tokens.Bos = "model"
     ) -> tuple[list[int], tokens.Offsets]:
         """Token ids and the characters each covers; see `tokens.encode_with_offsets`."""
         return tokens.encode_with_offsets(self._text(), text, bos=bos)
 
+    @door
     def token_id(self, text: str) -> int:
         """The id of a text that is exactly one token; PairsError otherwise."""
         return tokens.token_id(self._text(), text)
 
-    def show(self, ids: list[int]) -> list[str]:
+    @door
+    def show(self, ids: Sequence[TokenId]) -> list[str]:
         """One readable string per id, with spaces and newlines made visible."""
         return tokens.show(self._text(), ids)
 
@@ -186,6 +197,7 @@ class Model:
             )
         return (found.double() - known.double()).abs().max().item()
 
+    @door
     def require(self, identity: Identity) -> None:
         """Refuse when a method needs an identity that does not hold on this model.
 

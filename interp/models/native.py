@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -18,10 +18,14 @@ from transformer_lens.model_bridge.sources.native import NativeModel, initialize
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
 
+from interp.core.atomic import require_writable
+from interp.core.door import door
 from interp.core.errors import ModelError, PairsError
 from interp.core.facts import Facts
+from interp.core.taken import NotEmpty, Seed, Told
 from interp.models import stored
 from interp.models.model import Model
+from interp.models.place import Device, Dtype, device_of, dtype_of
 from interp.models.quiet import quiet
 from interp.models.stored import State
 from interp.models.wrap import wrap
@@ -31,6 +35,7 @@ SHORTEST = 8
 """Tokens that the checks at load and the verification of the replay engine need at most."""
 
 
+@door
 @dataclass(frozen=True)
 class Shape:
     """A native transformer without its weights: pre-norm, causal, with its own unembedding.
@@ -102,15 +107,16 @@ class Shape:
         )
 
 
+@door
 def build(
     shape: Shape,
     *,
-    name: str,
-    seed: int = 0,
+    name: Annotated[str, NotEmpty()],
+    seed: Seed = 0,
     state: State | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
+    dtype: Dtype = torch.float32,
+    device: Device = "cpu",
 ) -> Model:
     """A native model, wrapped, in evaluation mode, with its identities checked.
 
@@ -119,16 +125,20 @@ def build(
         seed: of random weights: N(0, 0.64 / d_model), what writes to the residual stream divided
             by sqrt(2 n_layers); biases 0 (TransformerLens' "gpt2" mode).
         state: the weights instead, by name, as `state_of` gives them; they are copied.
+        tokenizer: for texts; without one the model reads ids alone.
+        dtype, device: as of `interp.load`.
 
     Raises:
-        ModelError: the state is not one of this shape.
+        ModelError: the state is not one of this shape, or the device is not there.
         Unsupported: TransformerLens cannot wrap it.
     """
+    where = device_of(device)
+    dtype = dtype_of(dtype, where)
     with quiet():
         module = Native(shape, seed=seed)
         if state is not None:
             stored.fill(module, state, name=name, shape=shape)
-        module.place(device, dtype)
+        module.place(where, dtype)
         return wrap(
             module,
             "TransformerLensNative",
@@ -140,6 +150,7 @@ def build(
         )
 
 
+@door
 def shape_of(model: Model) -> Shape:
     """The shape of a native model.
 
@@ -156,21 +167,26 @@ def shape_of(model: Model) -> Shape:
     return module.shape
 
 
+@door
 def state_of(model: Model) -> dict[str, Tensor]:
-    """The parameters of a native model by name, sharing its storage: what `build` takes."""
+    """The parameters of a native model by name, sharing its storage: what `build` takes.
+
+    Raises:
+        ModelError: it is none.
+    """
     shape_of(model)
     return {name: p.detach() for name, p in model.truth.parameters().items()}
 
 
-def save(model: Model, folder: str | Path) -> Path:
+@door
+def save(model: Model, folder: Annotated[Path, Told(require_writable)]) -> Path:
     """Write a native model as a folder that `interp.load` reads: safetensors and its Shape.
 
     Raises:
         ModelError: not a native model.
         ResultsError: the folder cannot be written.
     """
-    shape, folder = shape_of(model), Path(folder)
-    write(folder, shape, state_of(model))
+    write(folder, shape_of(model), state_of(model))
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)
     return folder

@@ -4,12 +4,14 @@ Whatever cannot be is refused before anything is read.
 """
 
 import os
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
-from interp.core.columns import shown
 from interp.core.errors import ModelError
+from interp.core.taken import Told, shown
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -60,7 +62,7 @@ def device_of(device: object) -> torch.device:
     Raises:
         ModelError: it is not.
     """
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         where = torch.device(device) if isinstance(device, str | torch.device) else None
@@ -91,3 +93,10 @@ def revision_of(revision: object) -> str | None:
         f"revision={shown(revision)} is no branch, tag or commit of the hub. Give its name as "
         "text, or leave revision out."
     )
+
+
+# What arguments are annotated with, so that a door says of them what is said here.
+Name = Annotated[str | os.PathLike[str], Told(name_of)]
+Device = Annotated[str | torch.device, Told(device_of)]
+Dtype = Annotated[torch.dtype | str, Told(partial(dtype_of, device=torch.device("cpu")))]
+Revision = Annotated[str | None, Told(revision_of)]

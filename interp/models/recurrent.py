@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Annotated
 
 import torch
 from jaxtyping import Int
@@ -23,11 +24,15 @@ from transformer_lens import HookedRootModule
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
 
+from interp.core.atomic import require_writable
+from interp.core.door import door
 from interp.core.errors import ModelError
 from interp.core.facts import Facts
+from interp.core.taken import Count, NotEmpty, Seed, Told
 from interp.models import stored
 from interp.models.live import Live
 from interp.models.model import Model
+from interp.models.place import Device, Dtype, device_of, dtype_of
 from interp.models.stored import State
 from interp.models.truth import Itself
 from interp.models.watch import Watch
@@ -35,6 +40,7 @@ from interp.models.watch import Watch
 SHAPE_FILE = "recurrent.json"
 
 
+@door
 @dataclass(frozen=True)
 class RecurrentShape:
     """An LSTM language model without its weights; embedding and readout are as wide as its layers.
@@ -88,8 +94,13 @@ class RecurrentShape:
         )
 
 
-def width_for(parameters: int, *, n_layers: int, d_vocab: int) -> int:
+@door
+def width_for(parameters: Count, *, n_layers: Count, d_vocab: Count) -> int:
     """The d_model at which an LSTM has as many parameters as possible to this number.
+
+    Args:
+        parameters: how many numbers it may learn.
+        n_layers, d_vocab: of the LSTM.
 
     Raises:
         ModelError: one unit a layer has more than twice as many.
@@ -135,15 +146,16 @@ class LSTM(HookedRootModule):
         return CausalLMOutput(logits=self.unembed(self.lstm(self.embed(input_ids))[0]))
 
 
+@door
 def build_recurrent(
     shape: RecurrentShape,
     *,
-    name: str,
-    seed: int = 0,
+    name: Annotated[str, NotEmpty()],
+    seed: Seed = 0,
     state: State | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
+    dtype: Dtype = torch.float32,
+    device: Device = "cpu",
 ) -> Model:
     """An LSTM as a `Model`, in evaluation mode; `model.bridge` is the `LSTM` module itself.
 
@@ -152,14 +164,18 @@ def build_recurrent(
         seed: of random weights, drawn as torch draws them: U(-1/sqrt(d_model), 1/sqrt(d_model)),
             embeddings N(0, 1).
         state: the weights instead, by name, as `state_of` gives them; they are copied.
+        tokenizer: for texts; without one the model reads ids alone.
+        dtype, device: as of `interp.load`.
 
     Raises:
-        ModelError: the state is not one of this shape.
+        ModelError: the state is not one of this shape, or the device is not there.
     """
+    where = device_of(device)
+    dtype = dtype_of(dtype, where)
     module = LSTM(shape, seed=seed)
     if state is not None:
         stored.fill(module, state, name=name, shape=shape)
-    module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    module = module.to(device=where, dtype=dtype).eval().requires_grad_(False)
     return Model(
         bridge=module,
         name=name,
@@ -170,6 +186,7 @@ def build_recurrent(
     )
 
 
+@door
 def shape_of(model: Model) -> RecurrentShape:
     """The shape of a recurrent model.
 
@@ -179,20 +196,25 @@ def shape_of(model: Model) -> RecurrentShape:
     return _module(model).shape
 
 
+@door
 def state_of(model: Model) -> dict[str, Tensor]:
-    """The parameters of a recurrent model by name, sharing its storage."""
+    """The parameters of a recurrent model by name, sharing its storage.
+
+    Raises:
+        ModelError: it is none.
+    """
     return {name: p.detach() for name, p in _module(model).named_parameters()}
 
 
-def save(model: Model, folder: str | Path) -> Path:
+@door
+def save(model: Model, folder: Annotated[Path, Told(require_writable)]) -> Path:
     """Write a recurrent model as a folder that `interp.load` reads: safetensors and its shape.
 
     Raises:
         ModelError: not a recurrent model.
         ResultsError: the folder cannot be written.
     """
-    shape, folder = shape_of(model), Path(folder)
-    stored.write(folder, SHAPE_FILE, shape, state_of(model))
+    stored.write(folder, SHAPE_FILE, shape_of(model), state_of(model))
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)
     return folder

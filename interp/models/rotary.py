@@ -65,6 +65,6 @@ def _kinds(module: nn.Module) -> list[tuple[str, str]]:
     if not hasattr(module, "original_max_seq_len") or kinds is None:
         return []
     known = {"": kinds} if isinstance(kinds, str) else {f"{k}_": v for k, v in kinds.items()}
-    # a wrapper of TransformerLens shows the attributes of what it wraps; only the owner is written to
+    # a wrapper of TransformerLens shows the attributes of what it wraps; who owns them is meant
     own = {p: kind for p, kind in known.items() if f"{p}inv_freq" in module._buffers}
     return [(p, kind) for p, kind in own.items() if _stretched(kind) or kind == "longrope"]

@@ -59,11 +59,16 @@ def fill(module: nn.Module, state: State, *, name: str, shape: object) -> None:
     """Let a module's parameters be copies of a state, all of them, in the state's precision.
 
     Raises:
-        ModelError: names or sizes are not the module's.
+        ModelError: names or sizes are not the module's, or the numbers are none.
     """
     own = dict(module.named_parameters())
     wrong = [f"lacks {key}" for key in sorted(own.keys() - state.keys())]
     wrong += [f"has {key}, which the model has not" for key in sorted(state.keys() - own.keys())]
+    wrong += [
+        f"has {key} of {state[key].dtype}, or with numbers that are not finite"
+        for key in sorted(own.keys() & state.keys())
+        if not state[key].is_floating_point() or not bool(state[key].isfinite().all())
+    ]
     wrong += [
         f"has {key} of shape {tuple(state[key].shape)} for {tuple(own[key].shape)}"
         for key in sorted(own.keys() & state.keys())

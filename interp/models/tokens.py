@@ -4,6 +4,7 @@ Special tokens are a choice that the caller states: `bos="model"` adds what the 
 itself (perhaps nothing), `bos="none"` adds nothing. Ids are never tested for truth: 0 is a token.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -20,6 +21,7 @@ from interp.core.unknown import unknown
 Bos = Literal["model", "none"]
 Offsets = list[tuple[int, int]]
 
+HALF = re.compile(r"[\ud800-\udfff]")
 SPACE, NEWLINE = "␣", "↵"  # both have a glyph in DejaVu Sans, the figures' font
 
 
@@ -192,6 +194,12 @@ def _refuse_double_bos(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[
 def _accept(text: object, bos: object) -> None:
     if not isinstance(text, str):
         raise PairsError(f"{shown(text)} is no text; one text becomes token ids at a time.")
+    if half := HALF.search(text):
+        raise PairsError(
+            f"{shown(text)} holds {half[0]!r}, half of a character, which no tokenizer reads. "
+            "Likely a file was read in another encoding than its own: open it with the right "
+            "encoding=, or with errors='replace'."
+        )
     if bos not in get_args(Bos):
         raise PairsError(
             f"bos={bos!r} is no policy; {nearest(str(bos), get_args(Bos))} 'model' adds what the "

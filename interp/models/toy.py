@@ -26,7 +26,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
@@ -36,13 +36,16 @@ from torch import nn
 from torch.optim import AdamW
 from tqdm.auto import tqdm
 
-from interp.core.atomic import whole
+from interp.core.atomic import require_writable, whole
+from interp.core.door import door
 from interp.core.errors import ModelError
 from interp.core.sequences import Sequences
+from interp.core.taken import Count, Index, NotEmpty, Seed, Told
 from interp.models import native, recurrent, stored
 from interp.models.load import load
 from interp.models.model import Model
 from interp.models.native import Native, Shape
+from interp.models.place import Dtype
 from interp.models.recurrent import LSTM, RecurrentShape
 from interp.models.training import Recipe, answers, log_steps, update
 
@@ -57,6 +60,7 @@ INDUCTION = Shape(
 """Two layers of attention only, for `repeated(..., vocabulary=48, pos=48)`."""
 
 
+@door
 @dataclass(frozen=True, eq=False)
 class Toy:
     """A finished training.
@@ -69,7 +73,7 @@ class Toy:
     """
 
     folder: Path
-    steps: tuple[int, ...]
+    steps: Annotated[tuple[Index, ...], NotEmpty()]
     curve: pd.DataFrame
 
     @property
@@ -77,7 +81,8 @@ class Toy:
         """The model at the last step, loaded anew."""
         return self.at(self.steps[-1])
 
-    def at(self, step: int, *, dtype: torch.dtype = torch.float32) -> Model:
+    @door
+    def at(self, step: Index, *, dtype: Dtype = torch.float32) -> Model:
         """The model after a number of steps, loaded anew.
 
         Raises:
@@ -91,17 +96,18 @@ class Toy:
         return load(_checkpoint(self.folder, step), device="cpu", dtype=dtype)
 
 
+@door
 def train(
     shape: Shape | RecurrentShape,
     sequences: Sequences,
     *,
     held_out: Sequences,
-    steps: int,
-    folder: str | Path,
-    seed: int = 0,
-    data_seed: int = 0,
+    steps: Count,
+    folder: Annotated[Path, Told(require_writable)],
+    seed: Seed = 0,
+    data_seed: Seed = 0,
     recipe: Recipe = PLAIN,
-    checkpoints: int = 20,
+    checkpoints: Count = 20,
 ) -> Toy:
     """Train a native model or an LSTM, or go on where the same training was stopped.
 
@@ -112,6 +118,7 @@ def train(
         folder: of this training alone.
         seed: of the first weights.
         data_seed: of the order in which rows are drawn.
+        recipe: how it is trained.
         checkpoints: at steps of equal ratio, beside 0 and the last. The curve has twice as many
             points and 50 equal steps.
 
@@ -121,7 +128,6 @@ def train(
             earlier checkpoints are kept).
         ResultsError: the folder cannot be written.
     """
-    folder = Path(folder)
     _accept(shape, sequences, held_out)
     due = log_steps(steps, checkpoints)
     config = {

@@ -17,13 +17,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from interp.core.errors import ModelError
+from interp.core.door import door
 from interp.core.sequences import UNSCORED, Sequences
+from interp.core.taken import AtLeast0, Count, Index, Positive
 
 ROWS_AT_ONCE = 256
 """Rows of one forward when nothing is learned."""
 
 
+@door
 @dataclass(frozen=True)
 class Recipe:
     """How a model is trained: AdamW (Loshchilov & Hutter 2019), warmed up, then decaying.
@@ -33,20 +35,15 @@ class Recipe:
         learning_rate: after `warmup` steps of linear growth; it then falls as a half cosine to a
             tenth at the last step.
         weight_decay: of matrices; biases, norms and smears are not decayed.
+        warmup: steps, 0 for none.
         clip: the gradient's greatest norm.
     """
 
-    batch: int = 64
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.01
-    warmup: int = 50
-    clip: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.batch < 1 or self.learning_rate <= 0 or self.clip <= 0:
-            raise ModelError(f"{self}: batch, learning_rate and clip must be above 0.")
-        if self.weight_decay < 0 or self.warmup < 0:
-            raise ModelError(f"{self}: weight_decay and warmup must be at least 0.")
+    batch: Count = 64
+    learning_rate: Positive = 3e-3
+    weight_decay: AtLeast0 = 0.01
+    warmup: Index = 50
+    clip: Positive = 1.0
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -67,10 +64,9 @@ class Recipe:
         )
 
 
-def log_steps(steps: int, n: int) -> list[int]:
+@door
+def log_steps(steps: Count, n: Count) -> list[int]:
     """0, about n steps at equal ratios, and the last."""
-    if steps < 1 or n < 1:
-        raise ModelError(f"{n} points in {steps} steps: both must be at least 1.")
     return sorted({0, *np.geomspace(1, steps, n).round().astype(int).tolist(), steps})
 
 
@@ -125,9 +121,15 @@ class Answers:
         return self.correct[self.scored].double().mean().item()
 
 
+@door
 @torch.no_grad()
 def answers(module: nn.Module, sequences: Sequences) -> Answers:
-    """What a model that gives `.logits` says to sequences: `model.bridge.original_model` is one."""
+    """What a model that gives `.logits` says to sequences.
+
+    Args:
+        module: `model.bridge.original_model` is one.
+        sequences: run some rows at a time.
+    """
     device = next(module.parameters()).device
     losses, hits = [], []
     for tokens, labels in _parts(sequences):

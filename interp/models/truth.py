@@ -107,7 +107,7 @@ class Truth:
         return known[id(weight)].rpartition(".")[0]
 
     def _named(self) -> dict[int, str]:
-        """The names that Hugging Face's model has for the parts of the bridge, by their identity."""
+        """Hugging Face's names of what the parts of the bridge stand for, by their identity."""
         held = self.watch.wrapped.named_modules(remove_duplicate=False)
         known = [(module, _stripped(name)) for name, module in held]
         found = {id(m): name for m, name in reversed(known) if name in self._modules}
@@ -134,8 +134,14 @@ class Truth:
                 the ids that it read.
 
         Raises:
-            Unsupported: what is foreign has no place in Hugging Face's model.
+            Unsupported: what is foreign has no place in Hugging Face's model, or the weights are
+                none of its any more.
         """
+        if getattr(self.watch.bridge, "_weights_processed", False):
+            raise Unsupported(
+                "TransformerLens rewrote the weights (process_weights, enable_compatibility_mode), "
+                "and Hugging Face's model does not compute the same with them. Load the model anew."
+            )
         standing = self.standing(foreign)
         for one in foreign:
             theirs = isinstance(one.module, GeneralizedComponent | HookPoint)

@@ -76,7 +76,7 @@ class Watch:
         self._index()
         self.own = {id(module): module for module in self.modules}
         self.hooks = {id(m): {h: frozenset(getattr(m, h)) for h in HOOKS} for m in self.modules}
-        self.forwards = {id(m) for m in self.modules if "forward" in vars(m)}
+        self.forwards = {id(m): d["forward"] for m in self.modules if "forward" in (d := vars(m))}
         self.started = self._values()
 
     def _index(self) -> None:
@@ -115,7 +115,9 @@ class Watch:
             tuple(map(_pointer, tensors)),
             versions(tensors),
             tuple(tuple(d) for d in self._hooked if d),
-            sum("forward" in d for d in self._dicts),
+            # of the modules, and of their classes: both are where libraries put other ones
+            tuple(d["forward"] for d in self._dicts if "forward" in d),
+            tuple((kind, kind.forward) for kind in dict.fromkeys(map(type, self.modules))),
             settings,
             "" if config is None else repr(vars(config)),
         )
@@ -167,8 +169,8 @@ class Watch:
             for kind in HOOKS:
                 if added := self.added(module, kind):
                     yield Foreign("hook", name, module, tuple(added.values()))
-            if "forward" in vars(module) and id(module) not in self.forwards:
-                yield Foreign("forward", name, module, (vars(module)["forward"],))
+            if vars(module).get("forward") is not self.forwards.get(id(module)):
+                yield Foreign("forward", name, module, (vars(module).get("forward"),))
         if everywhere := tuple(hook for hooks in _GLOBAL for hook in hooks.values()):
             yield Foreign("global", "", self.wrapped, everywhere)
 
@@ -194,7 +196,7 @@ class Watch:
         return found
 
     def _around(self, one: Foreign, part: GeneralizedComponent) -> tuple[bool, bool]:
-        """Does it change what a part takes behind its first hook point, or gives behind its last?"""
+        """Does it change, behind a hook point, what a part takes; what it gives?"""
         if one.what == "module":
             inside = part is not one.module and any(part is m for m in one.module.modules())
             return inside, inside
@@ -221,10 +223,10 @@ class Watch:
 
 def glimpse(tensor: Tensor) -> bytes:
     """Some bytes from the middle of a tensor in main memory."""
-    if tensor.device.type != "cpu" or not tensor.nbytes:
+    size = tensor.nbytes
+    if not size or not tensor.is_cpu:
         return b""
-    start = tensor.nbytes // 2
-    return ctypes.string_at(tensor.data_ptr() + start, min(8, tensor.nbytes - start))
+    return ctypes.string_at(tensor.data_ptr() + size // 2, min(8, size - size // 2))
 
 
 def versions(tensors: Sequence[Tensor]) -> tuple[int | bytes, ...]:

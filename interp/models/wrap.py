@@ -12,8 +12,10 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 from transformers import PreTrainedTokenizerBase
 
-from interp.core.errors import InterpError, Unsupported
+from interp.core.door import door
+from interp.core.errors import InterpError, ModelError, Unsupported
 from interp.core.facts import Facts
+from interp.core.taken import Count
 from interp.models.checks import off, output_of, sample_tokens
 from interp.models.fused import fused_in
 from interp.models.live import Live
@@ -23,13 +25,14 @@ from interp.models.truth import Truth, named_tensors, skeleton_of
 from interp.models.watch import Watch
 
 
+@door
 def wrap(
     module: nn.Module,
     architecture: str,
     name: str,
     tokenizer: PreTrainedTokenizerBase | None,
     *,
-    d_vocab: int,
+    d_vocab: Count,
     facts: Callable[[TransformerBridge], Facts],
     headless: bool = False,
     config: TransformerBridgeConfig | None = None,
@@ -37,16 +40,27 @@ def wrap(
     """A bridge over a model that speaks as Hugging Face's do, with its identities checked.
 
     Args:
+        module: has a `config`, and gives `.logits` (or, without a head, `.last_hidden_state`).
         architecture: TransformerLens' name of the adapter.
+        name: what the model is called in results.
+        tokenizer: its own, or None.
+        d_vocab: how many token ids it reads.
         facts: reads them from the bridge.
         headless: there is no trained language-model head.
         config: TransformerLens' own; without it the module's Hugging Face config is translated.
 
     Raises:
+        ModelError: what it gives is not finite.
         Unsupported: TransformerLens cannot wrap or run it.
     """
     module = module.eval().requires_grad_(False)
-    first = next(module.parameters())
+    first = next(module.parameters(), None)
+    if first is None or not hasattr(module, "config"):
+        lacks = "no config" if first is not None else "no parameters"
+        raise Unsupported(
+            f"a {type(module).__name__} has {lacks}, so it is no model that speaks as Hugging "
+            "Face's do. Give one of theirs, or make one with interp.models.native.build."
+        )
     where, dtype = first.device, first.dtype
     skeleton, named = skeleton_of(module), named_tensors(module)
     exact(module)
@@ -56,6 +70,11 @@ def wrap(
     filed = tokenizer is not None and "name_or_path" in tokenizer.init_kwargs
     try:
         alone = output_of(module, tokens, language_model=not headless)
+        if not bool(alone.isfinite().all()):
+            raise ModelError(
+                f"{name} gives NaN or infinity for two rows of six tokens in {dtype}. Likely its "
+                "weights are damaged, or that type holds too little: try dtype=torch.float32."
+            )
         bridge = build_bridge_from_module(
             module,
             architecture,

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from doors import complaints
 
 import interp
@@ -112,8 +113,9 @@ def cases(
 
 
 def test_a_wrong_argument_is_refused_in_words_before_anything_runs(
-    tiny_model: Callable[[str], Model], tmp_path: Path
+    tiny_model: Callable[[str], Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # a wrong path may be a right one
     model, pairs = tiny_model("gpt2"), prompts()
     scores = interp.attribute(model, pairs)
     found = complaints(cases(model, pairs, scores, tmp_path), tmp_path)

@@ -129,7 +129,8 @@ def test_ratios_are_of_means_and_intervals_of_clusters():
         }
     )
     columns = [c for c in interp.Results.columns if c not in frame]
-    found = Faithfulness(interp.Results(frame.assign(**dict.fromkeys(columns, "")), {}))
+    frame = frame.assign(**dict.fromkeys(columns, "")).assign(effect=frame["value"] - frame["base"])
+    found = Faithfulness(interp.Results(frame, {}))
     row = found.summary().iloc[0]
     assert row["faithfulness"] == pytest.approx((7 / 4 - 1 / 4) / (9.01 / 4 - 1 / 4))
     assert found.each("c", "logit_diff")[1] == pytest.approx(100)

@@ -16,7 +16,7 @@ from plain import output
 from torch import Tensor, nn
 
 import interp
-from interp import Model, Pairs, circuits
+from interp import Model, circuits
 from interp.core.errors import Unsupported
 from interp.models.native import Shape, build
 from interp.models.precision import exact

@@ -18,6 +18,7 @@ from interp.circuits.detectors import (
     DUPLICATE,
     INDUCTION,
     PREVIOUS,
+    Detector,
     entropy,
     score,
     structure,
@@ -154,6 +155,13 @@ def test_copying_is_that_of_the_whole_vocabulary(model, engine):
     assert set(found.query("metric == 'copying'").frame["kind"]) == {"z"}
 
 
+@pytest.mark.parametrize("family", ["gptj", "opt", "neox"])
+def test_engines_agree_whichever_of_a_layers_activations_they_show_first(tiny_model, family):
+    replay, hooks = (cells(detect(tiny_model(family), ROWS, engine=e)) for e in ENGINES)
+    assert (replay - hooks).abs().max() < 1e-9
+    assert replay["copying"].between(-1, 1).all()
+
+
 @pytest.mark.parametrize(("sign", "truth"), [(1, 1.0), (-1, -1.0), (0, -1.0)])
 def test_a_head_that_copies_scores_one_and_its_negative_minus_one(tiny_model, sign, truth):
     """Values that name the token, an orthonormal unembedding, attention on one token each."""
@@ -269,6 +277,11 @@ def test_bad_input(tiny_model):
         detect(model, [[1, 99, 1]])
     with pytest.raises(Unsupported, match=r"detect\(\) reads one stack of layers"):
         detect(tiny_model("t5"), ROWS)
+    with pytest.raises(Unsupported, match="two scores are called 'previous'.*another name"):
+        detect(model, ROWS, detectors=[PREVIOUS, PREVIOUS])
+    for odd in (lambda tokens: None, lambda tokens: tokens, lambda tokens: tokens[:, None] > 0):
+        with pytest.raises(Unsupported, match=r"sources of the detector 'mine' are .*bool, \("):
+            detect(model, ROWS, detectors=[Detector("mine", odd)])
     assert "GFLOP" in str(interp.explain(detect, model, ROWS))
 
 

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
-from doors import complaints
+from doors import complaints, counted
 
+import interp
 from interp import Model, Pairs, circuits
 from interp.circuits.detectors import PREVIOUS, Detector, offset, positional
 from interp.datasets import Corpus, Document, Mention, Sentence, Word
+from interp.models.native import Shape, build
 
 WORDS = (("The", 1), ("Mary", 2), ("gave", -1), ("it", 2))
 
@@ -135,6 +138,25 @@ def test_a_wrong_argument_is_refused_in_words_before_anything_runs(
     monkeypatch.chdir(tmp_path)
     found = complaints(cases(tiny_model("llama"), tiny_model("gpt2"), pairs, tmp_path), tmp_path)
     assert not found, "\n".join(found)
+
+
+def test_nothing_runs_while_it_is_explained(
+    tiny_model: Callable[[str], Model], pairs: Pairs
+) -> None:
+    """Nor are weights read, also of a model that nothing was asked of before."""
+    model = build(Shape(2, 2, 8, 4, tiny.VOCAB, 16, 8), name="new")
+    with counted() as ran:
+        plans = [
+            interp.explain(circuits.attention, model, pairs),
+            interp.explain(circuits.detect, model, rows()),
+            interp.explain(circuits.head_types, model, rows()),
+            interp.explain(circuits.logit_lens, model, pairs),
+            interp.explain(circuits.direct_logit_attribution, model, pairs),
+            interp.explain(circuits.knock_out, model, pairs, "0.0"),
+            interp.explain(circuits.attended, tiny_model("llama"), corpus()),
+        ]
+    assert not ran
+    assert all(plan.flops > 0 and plan.passes > 0 for plan in plans)
 
 
 def test_every_public_function_has_a_door() -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from doors import counted
 
 import interp
 from interp.circuits.detect import _table, detect
@@ -163,6 +164,23 @@ def test_so_few_clusters_that_no_head_could_pass_are_refused():
     assert set(found.scores["clusters"]) == {6}
     assert found.scores["q"].to_numpy() == pytest.approx(2**-5)
     assert set(types(found).values()) == {"induction, previous, positional -1, copying"}
+
+
+def test_other_tables_are_refused(tiny_model, pairs):
+    model, made = tiny_model("llama"), made_up({}, clusters=12)
+    with pytest.raises(ResultsError, match=r"of attention, and heads get .*head_types\(model\)"):
+        types_of(interp.attention(model, pairs))
+    with pytest.raises(ResultsError, match="empty, or of more than one call"):
+        types_of(Results.concat([made, made]))
+    found = types_of(made)
+    with pytest.raises(ResultsError, match="scores of HeadTypes has no column 'metric'"):
+        replace(found, scores=found.table)
+
+
+def test_too_few_rows_are_refused_before_they_run(tiny_model):
+    with counted() as ran, pytest.raises(ResultsError, match="scores are of 2 clusters"):
+        head_types(tiny_model("llama"), [[1, 2, 3, 1, 2, 3]] * 2)
+    assert not ran
 
 
 def test_one_call(tiny_model):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -107,6 +108,38 @@ def test_divergence_from_the_models_own_logits_ends_at_zero(tiny_model, pairs):
     frame = logit_lens(tiny_model("llama"), pairs, metric="kl").frame
     assert frame.query("site == '2.resid_post'")["value"].abs().max() < 1e-12
     assert frame.query("site == 'embed'")["value"].min() > 1e-3
+
+
+@pytest.mark.parametrize("engine", ["replay", "hooks"])
+def test_several_metrics_of_one_run(tiny_model, pairs, engine):
+    """Each as by itself: of answers, of the vocabulary, of the clean run, and of running text."""
+    model, metrics = tiny_model("llama"), ["logit_diff@mid", "rank", "kl", "next_token_loss"]
+    found = logit_lens(model, pairs, metric=metrics, engine=engine).frame
+    alone = [logit_lens(model, pairs, metric=m, engine=engine).frame for m in metrics]
+    pd.testing.assert_frame_equal(found, pd.concat(alone, ignore_index=True))
+
+
+def test_where_logits_are_read(tiny_model, pairs):
+    """A name, a number, and a number for each row."""
+    model, late = tiny_model("gpt2"), pairs.at("late")
+
+    def values(position):
+        return direct_logit_attribution(model, pairs, position=position).frame
+
+    named = values("late")
+    assert np.array_equal(named["value"], values(late.numpy())["value"])
+    assert set(values(late)["metric"]) == {"logit_diff@per row"}
+    third = replace(pairs, positions=pairs.positions | {"third": torch.full_like(late, 3)})
+    by_name = direct_logit_attribution(model, third, position="third").frame
+    assert np.array_equal(values(3)["value"], by_name["value"])
+    assert set(values(3)["position"]) == {"3"} and set(values(3)["metric"]) == {"logit_diff@3"}
+    for odd, said in (
+        ("all", "means several"),
+        (-1, "from the end"),
+        (7, "no position 7 in row 0"),
+    ):
+        with pytest.raises(PositionError, match=said):
+            values(odd)
 
 
 def test_summaries(tiny_model, pairs):

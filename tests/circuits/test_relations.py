@@ -544,6 +544,11 @@ def test_bad_input(trees, story):
         compare_heads(scores.query("probe != 'attention'"))
     with pytest.raises(ResultsError, match=r"no accuracies to compare"):
         compare_heads(scores.query("metric == 'coverage'"))
+    halves = [scores.query("subset == 'choose'"), Scores.concat([scores, scores])]
+    halves += [scores.query("cluster != 'd3' or site != '0.0'")]  # d3 is one that is reported
+    for part in halves:
+        with pytest.raises(ResultsError, match="rows were taken out, or two tables put together"):
+            compare_heads(part)
 
 
 def test_saved_and_loaded(trees, tmp_path):

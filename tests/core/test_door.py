@@ -144,6 +144,8 @@ def test_other_dresses_are_taken():
         ([[1, 0]], Sequence[Sequence[float]], [[1.0, 0.0]]),
         ("a", str | Path, "a"),
         (None, int | None, None),
+        ("a", Annotated[Path | None, Told(print)], Path("a")),
+        (np.int64(2), Annotated[int | str | None, Told(print)], 2),
     ],
 )
 def test_dresses(value: Any, hint: Any, taken: Any):

@@ -256,7 +256,7 @@ def unbound() -> Callable[[], object]:
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        (reads_a_file, r"reads_a_file calls open\(\)"),
+        (reads_a_file, r"reads_a_file names .open., which reads from outside"),
         (reads_a_folder, r"reads_a_folder names 'read_text', which reads from outside"),
         (evaluates, r"evaluates calls eval\(\)"),
         (unbound(), r"closes over 'later', which has no value yet"),

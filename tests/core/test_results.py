@@ -69,7 +69,7 @@ def test_summary_by_hand():
     assert table["head"].isna().tolist() == [False, True]
     assert list(table) == [
         *(*CELL, "kind", "layer", "head", "base", "value", "effect"),
-        *("low", "high", "p", "q", "n", "clusters"),
+        *("low", "high", "p", "q", "n", "clusters", "resolution"),
     ]
 
 

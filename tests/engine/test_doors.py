@@ -81,8 +81,9 @@ def cases(
 
 @pytest.mark.filterwarnings("ignore:mean ablation")
 def test_a_wrong_argument_is_refused_in_words_before_anything_runs(
-    tiny_model: Callable[[str], Model], tmp_path: Path
+    tiny_model: Callable[[str], Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # a wrong path may be a right one
     made = Pairs.from_tokens(
         clean=[[0, 2, 3, 5], [0, 4, 3, 6], [0, 7, 3, 8]],
         corrupt=[[0, 2, 9, 5], [0, 4, 11, 6], [0, 7, 10, 8]],

@@ -5,7 +5,7 @@ length: the same call gives the same number, which is that of a plain model on w
 before. And what the user's own runs say is what they say where we never ran.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,7 +116,9 @@ class World:
 
     def run(self, door: str, row: int, mode: str) -> None:
         """The user's own, on both models."""
-        one, other = (own(model, door, self.prompts[row], mode) for model in (self.ours, self.theirs))
+        one, other = (
+            own(model, door, self.prompts[row], mode) for model in (self.ours, self.theirs)
+        )
         assert torch.equal(one, other), "the user's own run says something else where we ran"
 
 
@@ -149,7 +151,7 @@ def _backward(module: Any, ids: Tensor, more: dict[str, Tensor]) -> Tensor:
 
 
 @pytest.fixture(scope="module", params=PLACED)
-def world(request, tmp_path_factory) -> Iterator[World]:
+def world(request, tmp_path_factory) -> World:
     family, changes = PLACED[request.param]
     folder = tmp_path_factory.mktemp(family)
     options.build(family, **changes).save_pretrained(folder)
@@ -168,7 +170,7 @@ def world(request, tmp_path_factory) -> Iterator[World]:
 
     ours, theirs = (interp.load(folder, dtype=torch.float64) for _ in range(2))
     truth = [(number(row), number(row, cut)) for row in prompts]
-    yield World(family, ours, theirs, prompts, truth)
+    return World(family, ours, theirs, prompts, truth)
 
 
 def doings(n: int) -> st.SearchStrategy[list[tuple[Any, ...]]]:
@@ -177,7 +179,9 @@ def doings(n: int) -> st.SearchStrategy[list[tuple[Any, ...]]]:
     rows = st.lists(row, min_size=1, max_size=3, unique=True).map(tuple)
     ask = st.tuples(st.just("ask"), st.sampled_from(["replay", "hooks"]), rows, mode)
     door = st.sampled_from(["module", "bridge", "cache", "backward"])
-    return st.lists(st.one_of(ask, st.tuples(st.just("run"), door, row, mode)), min_size=3, max_size=7)
+    return st.lists(
+        st.one_of(ask, st.tuples(st.just("run"), door, row, mode)), min_size=3, max_size=7
+    )
 
 
 @settings(

@@ -1,7 +1,7 @@
 """Means of activations: however they are summed, saved or asked for, they are plain means."""
 
-import inspect
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import interp
 from interp import MeanReference
+from interp.core.door import ArgumentError
 from interp.core.errors import (
     InterpError,
     ModelError,
@@ -26,7 +27,6 @@ from interp.core.pairs import Pairs
 from interp.core.sites import Site, resolve
 from interp.engine.collect.capture import capture
 from interp.engine.collect.fitter import EXACT, Fitted, MeanFitter
-from interp.engine.collect.prompts import require_side
 from interp.engine.collect.taps import Layout
 from interp.engine.engines import Replay
 from interp.models.model import Model
@@ -346,18 +346,9 @@ def test_what_is_refused(llama, tiny_model, pairs):
 
 
 def test_unknown_words(llama, pairs):
-    """What the type checker of the tests catches before us, and no one does outside them."""
-    fit = inspect.unwrap(MeanReference.fit.__func__)
-    says(
-        Unsupported,
-        lambda: fit(MeanReference, llama, pairs, "1.1", by="positions"),
-        *("by='positions'", "'position'"),
-    )
-    says(
-        Unsupported,
-        lambda: inspect.unwrap(require_side)("corupt"),
-        *("side 'corupt'", "did you mean 'corrupt'"),
-    )
+    fit = partial(MeanReference.fit, llama, pairs, "1.1")
+    says(ArgumentError, lambda: fit(by="positions"), "by='positions'", "'position'")
+    says(ArgumentError, lambda: fit(side="corupt"), "'corupt'", "did you mean 'corrupt'")
 
 
 def test_damaged_weights(tiny_model):

@@ -217,7 +217,7 @@ def params(settings: Sequence[Setting]) -> list[ParameterSet]:
     return found
 
 
-WEIGHTS = torch.randn(tiny.VOCAB, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+WEIGHTS = torch.randn(64, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
 @cache
@@ -390,3 +390,51 @@ def test_exact_numbers_are_those_of_plain_transformers(family):
     exact(model)
     direct = output(model, row, decoder=decoder)
     assert (direct - detoured).abs().max() < 3e-6 * direct.abs().max()
+
+
+SEES = {  # what comes after a token
+    ("bert", ()): True,
+    ("bert", (("is_decoder", True),)): False,
+    ("gemma2", (("use_bidirectional_attention", True),)): False,
+    ("gemma3", ()): False,
+    ("gemma3", (("use_bidirectional_attention", True),)): True,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("family, given", SEES, ids=str)
+def test_whether_a_model_is_causal_is_seen_and_not_believed(family, given, dtype, tmp_path):
+    """TransformerLens goes by the architecture, and a config may switch it."""
+    options.build(family, **dict(given)).save_pretrained(tmp_path)
+    model = interp.load(tmp_path, dtype=dtype)
+    assert model.facts.causal != SEES[family, given]
+    rows = options.rows(5, 9)
+    pairs = Pairs.from_tokens(clean=rows, corrupt=rows)
+    if model.facts.causal:
+        assert interp.evaluate(model, pairs, metric="next_token_loss").frame["value"].min() > 0
+        return
+    with pytest.raises(Unsupported, match="reads the whole row at once"):
+        interp.evaluate(model, pairs, metric="next_token_loss")
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "bert"])
+def test_a_body_without_a_head_in_float64(family, tmp_path):
+    """It is run without the class around it, and is no less exact."""
+    built = options.build(family)
+    built.base_model.save_pretrained(tmp_path)
+    model = interp.load(tmp_path, dtype=torch.float64)
+    if family == "gemma2":  # whose embedding is its head
+        assert model.facts.language_model
+        return
+    plain = type(built.base_model).from_pretrained(
+        tmp_path, dtype=torch.float64, attn_implementation="eager"
+    )
+    exact(plain.eval())
+    rows = options.rows(14)
+    pairs = Pairs.from_tokens(clean=rows, corrupt=rows)
+    truth = number(output(plain, rows[0]), -1)
+    for engine in BOTH:
+        frame = interp.evaluate(
+            model, pairs, metric=reading("end", embedding=True), engine=engine
+        ).frame
+        assert np.abs(frame["value"] - truth).max() < TOLERANCE[torch.float64]

@@ -216,7 +216,7 @@ def test_a_finished_checkpoint_runs_nothing(llama, pairs, tmp_path, monkeypatch)
     assert ran
     ran.clear()
     again = ablate(llama, pairs, engine="hooks", checkpoint=tmp_path)
-    assert not ran
+    assert not ran, ran[0]
     pd.testing.assert_frame_equal(first.frame, again.frame, check_exact=True)
     assert first.provenance == again.provenance
 

@@ -197,7 +197,9 @@ def _each(w: Weights, change: Callable[[int, Block], Block]) -> Weights:
     return replace(w, blocks=tuple(change(i, block) for i, block in enumerate(w.blocks)))
 
 
-def _attention(w: Weights, layer: int | None = None, **parts: Callable[[Attention], Any]) -> Weights:
+def _attention(
+    w: Weights, layer: int | None = None, **parts: Callable[[Attention], Any]
+) -> Weights:
     def change(i: int, block: Block) -> Block:
         new = {name: make(block.attention) for name, make in parts.items()}
         wrong = replace(block, attention=replace(block.attention, **new))
@@ -276,9 +278,7 @@ BROKEN: dict[str, Broken] = {
     "another activation": lambda w: _mlp(
         w, activation=lambda p: F.silu if p.activation is not F.silu else F.relu
     ),
-    "a window of 8": lambda w: (
-        _attention(w, window=lambda p: 8) if _windows(w) == {None} else None
-    ),
+    "a window of 8": lambda w: _attention(w, window=lambda p: 8) if _windows(w) == {None} else None,
     "no window": lambda w: _attention(w, window=lambda p: None) if 3 in _windows(w) else None,
     "one head": lambda w: _attention(w, 1, o=lambda p: _one_head(w, p)),
     "eps of 1e-2": _eps_everywhere,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import interp
+from interp.core.door import ArgumentError
 from interp.core.errors import ModelError
 from interp.core.sequences import UNSCORED
 from interp.datasets.recall import recall
@@ -227,9 +228,9 @@ def test_recipes():
     assert rates[9] == rates[10] == max(rates) == 2.0
     assert rates[100] == pytest.approx(0.2)
     assert log_steps(1000, 4) == [0, 1, 10, 100, 1000]
-    with pytest.raises(ModelError, match="learning_rate and clip must be above 0"):
+    with pytest.raises(ArgumentError, match="learning_rate=0.0, and learning_rate .* above 0"):
         Recipe(learning_rate=0.0)
-    with pytest.raises(ModelError, match="3 points in 0 steps"):
+    with pytest.raises(ArgumentError, match="steps=0, and steps takes .* at least 1"):
         log_steps(0, 3)
 
 

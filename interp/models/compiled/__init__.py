@@ -17,12 +17,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.core.circuit import Part
+from interp.core.door import door
 from interp.core.errors import ModelError, PairsError, nearest
 from interp.core.pairs import Pairs
+from interp.core.taken import Count, Seed
 from interp.models import native
 from interp.models.compiled import frequency, induction, ioi, previous, reverse
 from interp.models.compiled.construction import Construction, Key
 from interp.models.model import Model
+from interp.models.place import Device, Dtype
 
 CONSTRUCTIONS: Mapping[str, Construction] = {
     "previous": previous.MODEL,
@@ -48,13 +51,13 @@ class Inputs(NamedTuple):
     answers: Int[Tensor, "batch pos"]
 
 
-def build(
-    name: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> Model:
+@door
+def build(name: str, *, device: Device = "cpu", dtype: Dtype = torch.float32) -> Model:
     """A compiled model, as `interp.load("compiled/<name>")` gives it.
 
     Args:
         name: one of `NAMES`.
+        device: as of `interp.load`.
         dtype: in float64 attention that is meant to be 1 is exactly 1.
 
     Raises:
@@ -70,6 +73,7 @@ def build(
     )
 
 
+@door
 def truth(name: str) -> Mapping[Key, frozenset[Part]]:
     """The edges whose cut changes what the model says, by how they are cut.
 
@@ -77,14 +81,21 @@ def truth(name: str) -> Mapping[Key, frozenset[Part]]:
     (`interp.core.edges.edges("edges", model.facts)`) do nothing under that key, at any of the
     positions that the pairs name.
 
+    Args:
+        name: one of `NAMES`.
+
     Raises:
         ModelError: no such model.
     """
     return construction(name).truth
 
 
+@door
 def roles(name: str) -> Mapping[str, str]:
     """What each head and MLP of a model does, by its site.
+
+    Args:
+        name: one of `NAMES`.
 
     Raises:
         ModelError: no such model.
@@ -92,15 +103,20 @@ def roles(name: str) -> Mapping[str, str]:
     return construction(name).roles
 
 
-def inputs(name: str, *, n: int = 1000, seed: int = 0) -> Inputs:
+@door
+def inputs(name: str, *, n: Count = 1000, seed: Seed = 0) -> Inputs:
     """Random valid rows with the right answers, which a plain function of the tokens gives.
+
+    Args:
+        name: one of `NAMES`.
+        n: number of rows.
+        seed: of all that is drawn.
 
     Raises:
         ModelError: no such model.
-        PairsError: n < 1, or a negative seed.
     """
     made = construction(name)
-    rng = _generator(name, n, seed)
+    rng = np.random.default_rng([*name.encode(), seed])
     rows = [made.draw(rng) for _ in range(n)]
     width = max(map(len, rows))
     return Inputs(
@@ -109,18 +125,22 @@ def inputs(name: str, *, n: int = 1000, seed: int = 0) -> Inputs:
     )
 
 
-def pairs(name: str, *, corruption: str, n: int = 128, seed: int = 0) -> Pairs:
+@door
+def pairs(name: str, *, corruption: str, n: Count = 128, seed: Seed = 0) -> Pairs:
     """Clean and corrupt prompts for ablation, patching and the truth.
 
     The templates take turns, and each is a cluster: its rows have their named positions in the same
     places, so that means are taken over rows that align. They want 30 rows of each.
 
     Args:
+        name: one of `NAMES`.
         corruption: one of those that the model's docstring explains.
+        n: number of pairs.
+        seed: of all that is drawn.
 
     Raises:
         ModelError: no such model.
-        PairsError: no such corruption, n < 1, or a negative seed.
+        PairsError: no such corruption.
     """
     made = construction(name)
     if corruption not in made.corruptions:
@@ -128,7 +148,7 @@ def pairs(name: str, *, corruption: str, n: int = 128, seed: int = 0) -> Pairs:
             f"compiled/{name} has no corruption {corruption!r}; "
             f"{nearest(corruption, made.corruptions)}"
         )
-    rng = _generator(name, n, seed)
+    rng = np.random.default_rng([*name.encode(), seed])
     cluster = [made.templates[i % len(made.templates)] for i in range(n)]
     examples = [made.pair(corruption, template, rng) for template in cluster]
     return Pairs.from_tokens(
@@ -143,8 +163,12 @@ def pairs(name: str, *, corruption: str, n: int = 128, seed: int = 0) -> Pairs:
     )
 
 
+@door
 def construction(name: str) -> Construction:
     """All there is of a model.
+
+    Args:
+        name: one of `NAMES`.
 
     Raises:
         ModelError: no such model.
@@ -156,12 +180,3 @@ def construction(name: str) -> Construction:
 
 def _show(made: Construction, row: list[int]) -> tuple[str, ...]:
     return tuple(made.vocabulary[token] for token in row)
-
-
-def _generator(name: str, n: int, seed: int) -> np.random.Generator:
-    if n < 1 or seed < 0:
-        raise PairsError(
-            f"compiled/{name} was asked for n={n} rows with seed={seed}; n must be at least 1 and "
-            "the seed at least 0."
-        )
-    return np.random.default_rng([*name.encode(), seed])

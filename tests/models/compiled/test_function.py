@@ -7,6 +7,7 @@ import torch
 from by_hand import Run
 
 import interp
+from interp.core.door import ArgumentError
 from interp.core.errors import ModelError, PairsError
 from interp.models import compiled, native
 from interp.models.compiled.blueprint import Blueprint
@@ -85,5 +86,5 @@ def test_refusals() -> None:
         compiled.build("inductoin")
     with pytest.raises(PairsError, match=r"has no corruption 'swap'; known: 'abc', 'io', 'flip'"):
         compiled.pairs("ioi", corruption="swap")
-    with pytest.raises(PairsError, match="n=0 rows with seed=0; n must be at least 1"):
+    with pytest.raises(ArgumentError, match="n=0, and n takes a whole number of at least 1"):
         compiled.inputs("ioi", n=0)

@@ -1,0 +1,79 @@
+"""What rounding alone does to a metric: how far it is from what Hugging Face's own run gives."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from interp.core.errors import MetricError
+from interp.core.metrics import Metric
+from interp.core.pairs import Pairs, Side
+from interp.engine.score import Readout
+from interp.engine.writes import start_of
+from interp.models.model import Model
+
+FEW = 2
+"""Prompts that are compared."""
+FEW_BYTES = 1 << 28
+"""Bytes of logits that this may take."""
+
+
+@torch.inference_mode()
+def resolution(
+    model: Model,
+    pairs: Pairs,
+    side: Side,
+    rows: Sequence[int],
+    readout: Readout,
+    ours: Float[ndarray, "metrics batch"],
+) -> Float[ndarray, " metrics"]:
+    """The largest distance of each metric from Hugging Face's in the first of some rows.
+
+    NaN where Hugging Face's model does not say it: an embedding inside of a language model, hooks
+    that only the bridge has, or more logits than are worth it.
+
+    Args:
+        rows: of one length.
+        readout, ours: the metrics, and what an engine found in a plain run of these rows.
+    """
+    rows, metrics = list(rows[:FEW]), [score.metric for score in readout.scores]
+    found = np.full(len(metrics), np.nan)
+    length = int(pairs.lengths[rows[0]])
+    size = len(rows) * length * model.facts.d_vocab * model.dtype.itemsize
+    if size > FEW_BYTES or any(one.point for one in model.now().foreign):
+        return found
+    known = _known(model, pairs, getattr(pairs, side)[rows, :length].to(model.device))
+    few = Readout.of_rows(model, pairs, metrics, rows)
+    for m, (score, whole) in enumerate(zip(few.scores, readout.scores, strict=True)):
+        if (score.metric.reads == "embedding") == model.facts.language_model:
+            continue
+        if (reference := whole.answers.reference) is not None:
+            answers = replace(score.answers, reference=reference[: len(rows)])
+            score = replace(score, answers=answers)
+        try:
+            theirs = score.of(known, known)[0].double().cpu().numpy()
+        except MetricError:  # theirs overflows where ours, in float32, does not
+            continue
+        found[m] = np.abs(ours[m, : len(rows)] - theirs).max()
+    return found
+
+
+def _known(model: Model, pairs: Pairs, tokens: Tensor) -> Float[Tensor, "batch _ out"]:
+    """What Hugging Face's own model says: logits, or the last hidden state without a head."""
+    inputs: dict[str, Tensor] = {}
+    if model.facts.n_encoder_layers:
+        ids = tokens.new_tensor([start_of(model), *pairs.decoder])
+        inputs["decoder_input_ids"] = ids.expand(len(tokens), -1)
+    return model.truth.run(tokens, foreign=model.now().foreign, **inputs).output
+
+
+def named(
+    metrics: Sequence[Metric], found: Float[ndarray, " metrics"]
+) -> Mapping[str, float | None]:
+    """By the metrics' names; None where it is not known."""
+    known = [None if np.isnan(x) else float(x) for x in found]
+    return dict(zip((metric.name for metric in metrics), known, strict=True))
