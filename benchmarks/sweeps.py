@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 import interp
 from interp.core.edges import edges as all_edges
-from interp.engine.plan import Plan
 from interp.engine.engines import weights_of
+from interp.engine.plan import Plan
 
 KEY = "23.kv1.k"
 """The key that the heads of the receiver's group share."""

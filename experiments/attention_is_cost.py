@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from interp.core.scores import CELL, Scores
 from interp.engine.flops import forward_flops
-from interp.models.versions import versions
 from interp.models.native import Shape
+from interp.models.versions import versions
 
 COST = "cost"
 WIDTH, HEADS = 256, 4

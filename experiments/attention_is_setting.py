@@ -17,8 +17,8 @@ from interp.core.errors import CorpusError
 from interp.core.scores import CELL, Scores
 from interp.datasets.corpus import Corpus
 from interp.datasets.text import running_text
-from interp.models.versions import versions
 from interp.models.native import Shape
+from interp.models.versions import versions
 
 Scheme = Literal["none", "learned", "sinusoidal", "rotary"]
 Which = Literal["trained", "random"]

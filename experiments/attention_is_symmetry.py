@@ -22,10 +22,10 @@ from torch import Tensor
 
 from interp.circuits.symmetry import placed, reordered, streams, violation
 from interp.core.scores import Scores
-from interp.models.versions import versions
 from interp.engine.engines import weights_of
 from interp.engine.weights import Weights
 from interp.models.native import build
+from interp.models.versions import versions
 
 PERMUTED, ALONG, SHIFTED, FUTURE, PAST = SYMMETRIES = (
     "tokens permuted",

@@ -25,9 +25,9 @@ from interp.core.pairs import Pairs
 from interp.core.scores import Scores
 from interp.datasets.repeated import repeated_pairs
 from interp.engine.engines import EngineName
-from interp.models.versions import versions
 from interp.models.toy import Toy, train
 from interp.models.training import answers
+from interp.models.versions import versions
 
 TRAINED_ON = 20_000
 ICL, PREFIX, ACCURACY = "in-context score", "prefix matching", "accuracy"

@@ -23,8 +23,8 @@ from interp.core.errors import InterpError, PairsError, ResultsError, Unsupporte
 from interp.core.pairs import Pairs
 from interp.core.results import Results
 from interp.core.sites import Site
-from interp.engine.interventions import Add, Hop, Intervention
 from interp.engine.engines import weights_of
+from interp.engine.interventions import Add, Hop, Intervention
 from interp.engine.weights import Weights
 
 Written = Mapping[str, str]

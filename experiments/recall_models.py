@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from interp.core.scores import COLUMNS, Scores
 from interp.core.sequences import UNSCORED, Sequences
 from interp.datasets.recall import MARK, lookup, recall
-from interp.models.versions import versions
 from interp.models.native import Native, Shape
 from interp.models.recurrent import RecurrentShape, width_for
 from interp.models.toy import train
 from interp.models.training import Recipe, answers
+from interp.models.versions import versions
 
 Task = Literal["recall", "prefix", "suffix"]
 TASKS: tuple[Task, ...] = ("recall", "suffix", "prefix")

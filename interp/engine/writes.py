@@ -133,7 +133,7 @@ def require_open(model: Model, points: Iterable[str]) -> None:
         return
     known = model.bridge.hook_dict
     for name in points:
-        if (one := covered.get(id(known.get(name)))) is not None:
+        if (one := covered.get(known.get(name))) is not None:
             raise Unsupported(
                 f"{one} changes what TransformerLens shows at {name}, behind that point: a value "
                 "there is not what goes on. Take it off, or choose sites before or after it."

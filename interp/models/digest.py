@@ -1,11 +1,11 @@
 """A hash of weights that is the same on every device, read at the speed of its memory.
 
-Each tensor is read as 32-bit words w, in rows of `WORDS`; of each row two sums of k_i w_i modulo 2^64
-are taken, with 64-bit keys k that look random (multilinear hashing, Lemire & Kaser 2014, sec. 3: two
-rows that differ have equal sums by a chance of 2^-32, so both sums by 2^-64). Whole numbers add up to
-the same in any order, so a graphics card and a processor agree, and only the sums leave the device.
-Names, dtypes, shapes and sums go through SHA-256. It tells weights apart; it is no seal against
-forgery.
+Each tensor is read as 32-bit words w, in rows of `WORDS`; of each row two sums of k_i w_i modulo
+2^64 are taken, with 64-bit keys k that look random (multilinear hashing, Lemire & Kaser 2014,
+sec. 3: two rows that differ have equal sums by a chance of 2^-32, so both sums by 2^-64). Whole
+numbers add up to the same in any order, so a graphics card and a processor agree, and only the sums
+leave the device. Names, dtypes, shapes and sums go through SHA-256. It tells weights apart; it is
+no seal against forgery.
 """
 
 import hashlib

@@ -122,7 +122,15 @@ class Fused:
         sides = (self._held(), self._parts())
         # a change through `.data` raises no version, and shows in the numbers alone
         whole, parts = (
-            [*zip(map(id, side), map(Tensor.data_ptr, side), versions(side), map(glimpse, side))]
+            [
+                *zip(
+                    map(id, side),
+                    map(Tensor.data_ptr, side),
+                    versions(side),
+                    map(glimpse, side),
+                    strict=True,
+                )
+            ]
             for side in sides
         )
         return whole, parts

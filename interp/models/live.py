@@ -1,12 +1,14 @@
 """A model as it is at this moment, and what was found out about it since it last changed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from interp.models import rotary
 from interp.models.fused import Fused
 from interp.models.watch import Foreign, Stamp, Watch, glimpse
 
@@ -43,7 +45,12 @@ class Live:
     def __init__(self, watch: Watch, fused: Sequence[Fused]) -> None:
         self.watch, self.fused = watch, fused
         self._now: Now | None = None
+        self._held = False
         self._twice = self._held_twice()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of a model is another one: what was found out of this does not hold of it."""
+        return {**vars(self), "_now": None, "_held": False}
 
     def now(self) -> Now:
         """The model as it is.
@@ -51,6 +58,8 @@ class Live:
         Raises:
             ModelError: two copies of one matrix were changed in two ways.
         """
+        if self._held and self._now is not None:
+            return self._now
         stamp = self._stamp()
         if self._now is None or stamp != self._now.stamp:
             for matrix in self.fused:
@@ -65,6 +74,25 @@ class Live:
                 first.dtype,
             )
         return self._now
+
+    @contextmanager
+    def held(self) -> Iterator[Now]:
+        """Inside of the block the model is as it was before: what is put on it there is ours."""
+        now, before = self.now(), self._held
+        self._held = True
+        try:
+            yield now
+        finally:
+            self._held = before
+
+    @contextmanager
+    def bare(self) -> Iterator[Now]:
+        """Inside of the block no foreign hook stands on a hook point, which Hugging Face's model
+        has not; and what the model remembers of a run is forgotten after it.
+        """
+        watch = self.watch
+        with self.held() as now, watch.lifted(now.foreign), rotary.alone(watch.remembering):
+            yield now
 
     def _stamp(self) -> Stamp:
         """Of what is held twice some numbers too: where one copy is changed the other must follow,

@@ -18,7 +18,7 @@ from interp.core.facts import Facts
 from interp.core.identity import Unreadable, identity
 from interp.core.sites import absent
 from interp.core.taken import Within
-from interp.models import rotary, tokens
+from interp.models import tokens
 from interp.models.checks import (
     Checks,
     Identity,
@@ -85,12 +85,12 @@ class Model:
         return self.now().once("checks", self._check)
 
     def _check(self) -> Checks:
-        now, watch = self.now(), self.live.watch
+        now = self.now()
         tokens = sample_tokens(self.facts.d_vocab, device=now.device)
         if self.facts.recurrent:
             return recurrent_checks(output_of(self.bridge, tokens, language_model=True))
         # hooks on hook points are no part of the bare model
-        with watch.lifted(now.foreign), rotary.alone(watch.remembering):
+        with self.live.bare():
             known = self.truth.run(tokens, foreign=now.foreign).output
             return run_checks(self.bridge, self.facts, tokens=tokens, reference=known)
 
@@ -189,8 +189,7 @@ class Model:
         """
         now = self.now()
         tokens = sample_tokens(self.facts.d_vocab, device=now.device)
-        watch = self.live.watch
-        with watch.lifted(now.foreign), rotary.alone(watch.remembering):
+        with self.live.bare():
             known = self.truth.run(tokens, foreign=now.foreign).output
             found = output_of(
                 self.bridge.original_model, tokens, language_model=self.facts.language_model

@@ -59,7 +59,7 @@ def _undetoured(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 STEPS = {torch.float64: 64, torch.float32: 64, torch.bfloat16: 12, torch.float16: 12}
-"""Units in the last place of the largest number by which two ways of computing one layer may differ.
+"""Units in the last place of the largest number by which two ways of computing a layer may differ.
 
 Measured on 19 tiny families and two pretrained models: at most 14 in full precision, where sums are
 rounded at every step, and 6 in half precision, whose sums are taken in float32 and rounded once."""

@@ -98,21 +98,23 @@ class Truth:
 
     def name_of(self, component: nn.Module) -> str:
         """The name that Hugging Face's model has for what a part of the bridge stands for."""
-        if id(component) in self.names:
-            return self.names[id(component)]
+        if component in self.names:
+            return self.names[component]
         inner = getattr(component, "original_component", component)
         weight = next(inner.parameters())
         held = named_tensors(self.watch.wrapped)
         known = {id(held[place]): name for name, place in self.places.items() if place in held}
         return known[id(weight)].rpartition(".")[0]
 
-    def _named(self) -> dict[int, str]:
-        """Hugging Face's names of what the parts of the bridge stand for, by their identity."""
+    def _named(self) -> dict[nn.Module | None, str]:
+        """Hugging Face's names of what the parts of the bridge stand for."""
         held = self.watch.wrapped.named_modules(remove_duplicate=False)
         known = [(module, _stripped(name)) for name, module in held]
-        found = {id(m): name for m, name in reversed(known) if name in self._modules}
+        found: dict[nn.Module | None, str] = {
+            m: name for m, name in reversed(known) if name in self._modules
+        }
         # some of the bridge's parts stand beside what they are for, not in its place
-        around = [(id(m), id(m._modules.get("_original_component"))) for m, _ in known]
+        around = [(m, m._modules.get("_original_component")) for m, _ in known]
         return {outer: found[inner] for outer, inner in around if inner in found} | found
 
     @torch.no_grad()
@@ -197,17 +199,17 @@ class Truth:
 
         What has no place here is left out.
         """
-        paths: dict[int, list[str]] = {}
+        paths: dict[nn.Module, list[str]] = {}
         if any(one.what == "module" for one in foreign):
             for path, module in self.watch.wrapped.named_modules(remove_duplicate=False):
-                paths.setdefault(id(module), []).append(path)
-        found = ((one, self._place(one, paths.get(id(one.module), []))) for one in foreign)
+                paths.setdefault(module, []).append(path)
+        found = ((one, self._place(one, paths.get(one.module, []))) for one in foreign)
         return {one: place for one, place in found if place is not None}
 
     def _place(self, one: Foreign, paths: Sequence[str]) -> tuple[str, nn.Module | None] | None:
         if one.what == "module":
             return self._host(one.module, paths)
-        name = self.names.get(id(one.module))
+        name = self.names.get(one.module)
         if name is None or one.point or one.what == "global":
             return None
         if _plain(one.module):

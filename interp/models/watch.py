@@ -74,17 +74,26 @@ class Watch:
     def __init__(self, wrapped: nn.Module, bridge: nn.Module) -> None:
         self.wrapped, self.bridge = wrapped, bridge
         self._index()
-        self.own = {id(module): module for module in self.modules}
-        self.hooks = {id(m): {h: frozenset(getattr(m, h)) for h in HOOKS} for m in self.modules}
-        self.forwards = {id(m): d["forward"] for m in self.modules if "forward" in (d := vars(m))}
+        self.own = frozenset(self.modules)
+        self.hooks = {m: {h: frozenset(getattr(m, h)) for h in HOOKS} for m in self.modules}
+        self.forwards = {m: d["forward"] for m in self.modules if "forward" in (d := vars(m))}
         self.started = self._values()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy of the model needs; where to look is found again in the copy."""
+        kept = ("wrapped", "bridge", "own", "hooks", "forwards", "started")
+        return {name: vars(self)[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._index()
 
     def _index(self) -> None:
         """Everything that a stamp looks at, in flat lists."""
         self.named = dict(self.wrapped.named_modules())
         inside = set(self.named.values())
         self.modules = [*inside, *(m for m in self.bridge.modules() if m not in inside)]
-        self.names = {id(module): name for name, module in reversed(self.named.items())}
+        self.names = {module: name for name, module in reversed(self.named.items())}
         self._children = [m._modules for m in self.modules if not isinstance(m, HookPoint)]
         self._shape = list(chain.from_iterable(map(dict.values, self._children)))
         self._hooked = [*_GLOBAL, *(getattr(m, name) for m in self.modules for name in HOOKS)]
@@ -137,7 +146,7 @@ class Watch:
         for module, names, _ in self._settings:
             if not isinstance(module, GeneralizedComponent):
                 held = vars(module)
-                yield self.names[id(module)], {k: held[k] for k in names if k in held}
+                yield self.names[module], {k: held[k] for k in names if k in held}
 
     def changed(self) -> tuple[str, ...]:
         """The plain settings that are not as they were, each with both values."""
@@ -149,7 +158,7 @@ class Watch:
         config = getattr(self.wrapped, "config", None)
         found = {} if config is None else {f"config.{k}": repr(v) for k, v in vars(config).items()}
         for module, names, _ in self._settings:
-            name, held = self.names[id(module)], vars(module)
+            name, held = self.names[module], vars(module)
             found |= {f"{name}.{k}": repr(held[k]) for k in names if k in held and k != "training"}
         return found
 
@@ -158,41 +167,41 @@ class Watch:
         return tuple(self._foreign())
 
     def _foreign(self) -> Iterator[Foreign]:
-        new = [name for name, module in self.named.items() if id(module) not in self.own]
+        new = [name for name, module in self.named.items() if module not in self.own]
         for name in new:
             if not any(name.startswith(f"{above}.") for above in new):
                 yield Foreign("module", name, self.named[name], (self.named[name],))
         for module in self.modules:
-            if id(module) not in self.own:
+            if module not in self.own:
                 continue
-            name = self.names.get(id(module), "the bridge")
+            name = self.names.get(module, "the bridge")
             for kind in HOOKS:
                 if added := self.added(module, kind):
                     yield Foreign("hook", name, module, tuple(added.values()))
-            if vars(module).get("forward") is not self.forwards.get(id(module)):
+            if vars(module).get("forward") is not self.forwards.get(module):
                 yield Foreign("forward", name, module, (vars(module).get("forward"),))
         if everywhere := tuple(hook for hooks in _GLOBAL for hook in hooks.values()):
             yield Foreign("global", "", self.wrapped, everywhere)
 
     def added(self, module: nn.Module, kind: str) -> dict[int, Any]:
         """The hooks of one kind that are foreign, by their keys."""
-        known = self.hooks.get(id(module), {}).get(kind, frozenset())
+        known = self.hooks.get(module, {}).get(kind, frozenset())
         return {
             key: hook
             for key, hook in getattr(module, kind).items()
             if key not in known and not str(getattr(hook, "__module__", "")).startswith(_OWN)
         }
 
-    def covered(self, foreign: Sequence[Foreign]) -> dict[int, Foreign]:
-        """Hook points, by identity, that are not where their part takes or gives its value any
+    def covered(self, foreign: Sequence[Foreign]) -> dict[nn.Module, Foreign]:
+        """Hook points that are not where their part takes or gives its value any
         more: what is foreign stands between.
         """
-        found: dict[int, Foreign] = {}
+        found: dict[nn.Module, Foreign] = {}
         for one in foreign:
             for part in (m for m in self.modules if isinstance(m, GeneralizedComponent)):
                 before, after = self._around(one, part)
-                found |= {id(part.hook_in): one} if before else {}
-                found |= {id(part.hook_out): one} if after else {}
+                found |= {part.hook_in: one} if before else {}
+                found |= {part.hook_out: one} if after else {}
         return found
 
     def _around(self, one: Foreign, part: GeneralizedComponent) -> tuple[bool, bool]:

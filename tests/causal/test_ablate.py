@@ -1,6 +1,5 @@
 """Ablation from end to end, against the oracle."""
 
-
 import pytest
 import torch
 from oracle import setting

@@ -1,6 +1,5 @@
 """Path patching from end to end, against the four passes of the paper's algorithm."""
 
-
 import pytest
 from oracle import HopSpec, setting
 

@@ -9,7 +9,6 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import tiny
 import torch
@@ -54,7 +53,10 @@ def calls(model: Model, pairs: Pairs, engine: str) -> Iterator[tuple[str, Callab
     given = {**metric, "engine": engine}
     yield "evaluate", partial(interp.evaluate, model, pairs, **given)
     for method in ("zero", "mean", "resample"):
-        yield method, partial(interp.ablate, model, pairs, ["heads", "mlps"], method=method, **given)
+        yield (
+            method,
+            partial(interp.ablate, model, pairs, ["heads", "mlps"], method=method, **given),
+        )
     yield "patch", partial(interp.patch, model, pairs, "heads", **given)
     yield "capture", partial(interp.capture, model, pairs, ["heads", "mlps"], engine=engine)
     if two:
@@ -62,7 +64,10 @@ def calls(model: Model, pairs: Pairs, engine: str) -> Iterator[tuple[str, Callab
     yield "streams", partial(interp.patch, model, pairs, "resid_pre", positions="mid", **given)
     yield "pattern", partial(interp.ablate, model, pairs, "1.1.pattern", method="resample", **given)
     yield "neuron", partial(interp.ablate, model, pairs, "1.mlp[3]", method="resample", **given)
-    yield "reader", partial(interp.path_patch, model, pairs, senders="0.1", receivers="2.1.q", **given)
+    yield (
+        "reader",
+        partial(interp.path_patch, model, pairs, senders="0.1", receivers="2.1.q", **given),
+    )
     yield "attention", partial(interp.attention, model, pairs, ["1.1"], query="end", keys=["mid"])
     if not logits:
         return
@@ -128,14 +133,25 @@ if __name__ == "__main__":
             except InterpError as error:
                 print(family, dtype, "LOAD", str(error)[:200])
                 continue
-            r = rounding(m, e, P) if m.facts.language_model and not m.facts.n_encoder_layers else float("nan")
+            r = (
+                rounding(m, e, P)
+                if m.facts.language_model and not m.facts.n_encoder_layers
+                else float("nan")
+            )
             for engine in ("auto", "hooks") if family in BOTH else ("auto",):
                 worst = {}
                 for (name, call), (_, right) in zip(calls(m, P, engine), calls(e, P, engine)):
                     try:
                         a = numbers(call())
                     except InterpError as error:
-                        print(family, dtype, name, "refused", str(error)[:150]); continue
+                        print(family, dtype, name, "refused", str(error)[:150])
+                        continue
                     b = numbers(right())
                     worst[name] = np.nanmax(np.abs(a - b)) / r
-                print(family, str(dtype)[6:], engine, f"{r:.2g}", {k: round(float(v), 2) for k, v in worst.items()})
+                print(
+                    family,
+                    str(dtype)[6:],
+                    engine,
+                    f"{r:.2g}",
+                    {k: round(float(v), 2) for k, v in worst.items()},
+                )
