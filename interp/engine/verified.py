@@ -233,8 +233,9 @@ def _rows(model: Model, length: int) -> Int[Tensor, "batch pos"]:
     rows = 1 if length > FREE + 2 else 2
     drawn = torch.randint(model.facts.d_vocab, (4 * rows * length,), generator=generator)
     drawn = drawn.to(model.device)
-    weight = getattr(model.bridge.original_model.get_input_embeddings(), "weight", None)
-    if isinstance(weight, Tensor):
+    embed = getattr(model.bridge, "embed", None)
+    weight = None if embed is None else next(embed.parameters(), None)
+    if weight is not None and len(weight) >= model.facts.d_vocab:
         size = weight.detach()[drawn].abs().amax(-1).double()
         fine = size <= 100 * size.nanmedian()
         drawn = torch.cat([drawn[fine], drawn[~fine]])
