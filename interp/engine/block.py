@@ -91,11 +91,13 @@ class Block:
             )
             for i in chosen
         ]
-        effect = np.abs(self._run(frozen, batch, self.readout) - self.plain()[:, None])
-        control = Readout.of(*map(_control, self.readout.scores))
-        plain = self.engine.plain(self.base, control).double().cpu().numpy()
-        moved = float(np.abs(self._run(frozen, batch, control) - plain[:, None]).max())
-        noise = torch.finfo(self.sweep.model.dtype).eps * max(1.0, float(np.abs(plain).max()))
+        scores = self.readout.scores
+        both = Readout.of(*scores, *map(_control, scores))
+        plain = self.engine.plain(self.base, both).double().cpu().numpy()
+        moves = np.abs(self._run(frozen, batch, both) - plain[:, None])
+        effect, moved = moves[: len(scores)], float(moves[len(scores) :].max())
+        largest = max(1.0, float(np.abs(plain[len(scores) :]).max()))
+        noise = torch.finfo(self.sweep.model.dtype).eps * largest
         if moved > NULL_TOLERANCE * noise:
             raise InterpError(
                 f"null control failed: giving {', '.join(c.name for c in frozen)} the values "
@@ -179,14 +181,16 @@ def _control(score: Score) -> Score:
     Of the logits those of the answers, or any two; of running text the loss.
     """
     if score.metric.everywhere:
-        return replace(score, metric=METRICS["next_token_loss"])
+        loss = METRICS["next_token_loss"]
+        return replace(score, metric=replace(loss, position=score.metric.position))
     if score.metric.reads == "embedding":
         return score
     answers = score.answers
     if not bool((answers.correct >= 0).all()):
         ids = torch.zeros_like(answers.correct)
         answers = Answers(ids, ids + 1)
-    return replace(score, metric=CONTROL, answers=answers)
+    control = replace(CONTROL, position=score.metric.position)
+    return replace(score, metric=control, answers=answers)
 
 
 def _require_finite(trace: Trace, rows: Sequence[int], side: str) -> None:

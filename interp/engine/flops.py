@@ -19,10 +19,19 @@ class Stage:
     read: int = 1
 
 
-def passes(cell: Cell) -> int:
-    """Full forwards that a cell takes one intervention at a time: one for each noted reader."""
+def passes(cell: Cell, *, hooks: bool = False) -> int:
+    """Full forwards that a cell takes one intervention at a time: one for each noted reader.
+
+    `hooks`: as the hooks engine runs them, which first sees what it then holds fixed for a reader,
+    and what it writes a pattern into.
+    """
     named = {reader for i in cell.interventions for reader in i.readers or ()}
-    return len(named) + len(cell.hops) + (not (cell.hops and cell.hops[-1].ends))
+    ended = len(cell.hops) + (not (cell.hops and cell.hops[-1].ends))
+    if not hooks:
+        return len(named) + ended
+    sites = [i.site for i in cell.interventions if i.site.kind == "pattern"]
+    read = any(reader.kind == "logits" for reader in named)  # its run gives the output too
+    return 2 * len(named) + len({site.order[:4] for site in sites}) + ended - read
 
 
 def ledger_bytes(facts: Facts, cell: Cell, itemsize: int) -> int:

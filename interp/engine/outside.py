@@ -11,6 +11,7 @@ from torch import Tensor
 from interp.core.pairs import Pairs
 from interp.core.sites import Site
 from interp.engine.constants import Constants
+from interp.engine.explain import explain, explaining, proceed
 from interp.engine.interventions import (
     Averaged,
     Cell,
@@ -23,6 +24,7 @@ from interp.engine.interventions import (
     Zero,
 )
 from interp.engine.isolation import Isolated, Isolation, classes
+from interp.engine.plan import together
 from interp.engine.run import run
 from interp.engine.sweep import Sweep
 
@@ -37,29 +39,12 @@ def outside(job: Isolation) -> Isolated:
     base = np.full((len(job.metrics), len(pairs)), np.nan)
     values = np.full((len(job.metrics), len(job.kept), len(pairs)), np.nan)
     null, engine, rounding = 0.0, "", np.full(len(job.metrics), np.nan)
-    for rows in _alike(job):
-        which, kinds = classes(pairs, job.places, rows)
-        kept = job.by_class(which, range(len(job.kept)))
-        at = [(kinds[0] == k).nonzero().flatten().tolist() for k in range(which.shape[1])]
-        chosen = pairs.select(rows)
-        cells = [
-            Cell(str(i), "all", tuple(_cuts(job, mask, at, chosen, rows)) or (_nothing(job),))
-            for i, mask in enumerate(kept)
-        ]
-        found = run(
-            Sweep(
-                model=job.model,
-                pairs=chosen,
-                cells=cells,
-                method="circuits",
-                base="clean",
-                metrics=job.metrics,
-                engine=job.engine,
-                memory=job.memory,
-                checkpoint=job.checkpoint,
-            )
-        )
-        shape = (len(job.metrics), len(cells), len(rows))
+    sweeps = [(rows, _sweep(job, rows)) for rows in _alike(job)]
+    if explaining():
+        proceed(together((rows, explain(run, sweep)) for rows, sweep in sweeps))
+    for rows, sweep in sweeps:
+        found = run(sweep)
+        shape = (len(job.metrics), len(sweep.cells), len(rows))
         values[:, :, rows] = found.frame["value"].to_numpy().reshape(shape)
         base[:, rows] = found.frame["base"].to_numpy().reshape(shape)[:, 0]
         null = max(null, float(found.provenance["null"]))
@@ -67,6 +52,28 @@ def outside(job: Isolation) -> Isolated:
         rounding = np.fmax(rounding, known)
         engine = str(found.provenance["engine"])
     return Isolated(base, values, null, engine, rounding)
+
+
+def _sweep(job: Isolation, rows: list[int]) -> Sweep:
+    """All circuits in rows of one length with the same classes of positions."""
+    which, kinds = classes(job.pairs, job.places, rows)
+    at = [(kinds[0] == k).nonzero().flatten().tolist() for k in range(which.shape[1])]
+    pairs = job.pairs.select(rows)
+    cells = [
+        Cell(str(i), "all", tuple(_cuts(job, mask, at, pairs, rows)) or (_nothing(job),))
+        for i, mask in enumerate(job.by_class(which, range(len(job.kept))))
+    ]
+    return Sweep(
+        model=job.model,
+        pairs=pairs,
+        cells=cells,
+        method="circuits",
+        base="clean",
+        metrics=job.metrics,
+        engine=job.engine,
+        memory=job.memory,
+        checkpoint=job.checkpoint,
+    )
 
 
 def _alike(job: Isolation) -> Iterator[list[int]]:

@@ -4,7 +4,7 @@ Made before anything runs, from shapes alone; `interp.explain` prints it and the
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -101,6 +101,10 @@ class Batch:
 class Plan:
     """What a sweep will do.
 
+    It counts what is run for each intervention. The plain runs from which a sweep takes values,
+    the null control of three of its cells, and the verification of the engine, once in a model's
+    life, come to these.
+
     Attributes:
         batches: in the order they run.
         budget: bytes that a batch may hold.
@@ -194,6 +198,22 @@ def forward_plan(
     return Plan(tuple(batches), budget, sum(b.flops for b in batches), facts, engine)
 
 
+def together(parts: Iterable[tuple[Sequence[int], Plan]]) -> Plan:
+    """One plan of several, each of some rows."""
+    parts = list(parts)
+    return replace(
+        parts[0][1],
+        batches=tuple(
+            replace(batch, rows=tuple(rows[row] for row in batch.rows))
+            for rows, plan in parts
+            for batch in plan.batches
+        ),
+        budget=max(plan.budget for _, plan in parts),
+        naive_flops=sum(plan.naive_flops for _, plan in parts),
+        least=max(plan.least for _, plan in parts),
+    )
+
+
 def make_plan(
     facts: Facts,
     pairs: Pairs,
@@ -230,9 +250,9 @@ def make_plan(
             largest = max(largest, cut[0].bytes // len(cut[0].cells) // len(rows))
             batches += cut
     if engine == "hooks":
-        batches = [replace(b, passes=sum(passes(cells[i]) for i in b.cells)) for b in batches]
+        batches = [replace(b, passes=sum(passes(cells[i], hooks=True) for i in b.cells)) for b in batches]
     full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
-    forwards = sum(passes(cell) for cell in cells)
+    forwards = sum(passes(cell, hooks=engine == "hooks") for cell in cells)
     least = 2 * max(row, largest)
     return Plan(tuple(batches), budget, full * forwards, facts, engine, least)
 

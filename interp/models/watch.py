@@ -28,8 +28,11 @@ from interp.models import rotary
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _GLOBAL = [getattr(torch_module, f"_global{name}") for name in HOOKS]
-_OWN = (GeneralizedComponent.__module__.rpartition(".")[0], "transformers.utils.output_capturing")
-"""What puts hooks of its own on modules when they first run, and only to look."""
+_LOOKING = (
+    GeneralizedComponent.__module__.rpartition(".")[0],
+    *("transformers.utils.output_capturing", "torch.utils.module_tracker"),
+)
+"""What puts hooks of its own on modules, and only to look."""
 _version, _pointer = attrgetter("_version"), torch.Tensor.data_ptr
 Stamp = tuple[Any, ...]
 
@@ -180,7 +183,7 @@ class Watch:
                     yield Foreign("hook", name, module, tuple(added.values()))
             if vars(module).get("forward") is not self.forwards.get(module):
                 yield Foreign("forward", name, module, (vars(module).get("forward"),))
-        if everywhere := tuple(hook for hooks in _GLOBAL for hook in hooks.values()):
+        if everywhere := tuple(hook for d in _GLOBAL for hook in d.values() if not _looks(hook)):
             yield Foreign("global", "", self.wrapped, everywhere)
 
     def added(self, module: nn.Module, kind: str) -> dict[int, Any]:
@@ -189,7 +192,7 @@ class Watch:
         return {
             key: hook
             for key, hook in getattr(module, kind).items()
-            if key not in known and not str(getattr(hook, "__module__", "")).startswith(_OWN)
+            if key not in known and not _looks(hook)
         }
 
     def covered(self, foreign: Sequence[Foreign]) -> dict[nn.Module, Foreign]:
@@ -246,6 +249,10 @@ def versions(tensors: Sequence[Tensor]) -> tuple[int | bytes, ...]:
         return tuple(map(_version, tensors))
     except RuntimeError:
         return tuple(glimpse(t) if t.is_inference() else _version(t) for t in tensors)
+
+
+def _looks(hook: object) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith(_LOOKING)
 
 
 def _called(kind: type) -> str:
