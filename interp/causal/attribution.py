@@ -37,7 +37,7 @@ from interp.engine.explain import proceed
 from interp.engine.flops import forward_flops
 from interp.engine.gradients import require_sums
 from interp.engine.interventions import Averaged
-from interp.engine.memory import KEEP, Memory, budget, require
+from interp.engine.memory import KEEP, Memory, budget, by_rows, require
 from interp.engine.plan import Batch, Plan, blocks, places
 from interp.engine.provenance import provenance
 from interp.engine.score import Score
@@ -118,18 +118,23 @@ def attribute(
     chosen = graph.edges if parts == "edges" else nodes(model.facts)
     wide, flat = np.float64 if model.dtype == torch.float64 else np.float32, 0
     each = np.zeros((len(names), len(chosen), len(pairs)), dtype=wide)
+
+    def some(index: list[int]) -> None:
+        nonlocal flat
+        score = Score.of_rows(model, pairs, metric, index)
+        rows = _rows(engine, pairs, score, graph, index, names, ablation, means)
+        try:
+            found = _estimate(rows, parts, method, steps)
+        except Flat as refusal:
+            flat += len(index)  # and so their scores are 0, unless there are no others
+            if metric.needs_reference or flat == len(pairs):
+                raise refusal
+        else:
+            each[:, :, index] = found.cpu().to(torch.float64).numpy()  # NumPy has no bfloat16
+
     with tqdm(total=len(pairs), desc=method, unit="prompt", delay=2, disable=None) as bar:
         for index, _ in chunks:
-            score = Score.of_rows(model, pairs, metric, index)
-            rows = _rows(engine, pairs, score, graph, index, names, ablation, means)
-            try:
-                found = _estimate(rows, parts, method, steps)
-            except Flat as refusal:
-                flat += len(index)  # and so their scores are 0, unless there are no others
-                if metric.needs_reference or flat == len(pairs):
-                    raise refusal
-            else:
-                each[:, :, index] = found.cpu().to(torch.float64).numpy()  # NumPy has no bfloat16
+            by_rows(some, index, "the gradients")
             bar.update(len(index))
     note = provenance(
         model,

@@ -250,7 +250,9 @@ def make_plan(
             largest = max(largest, cut[0].bytes // len(cut[0].cells) // len(rows))
             batches += cut
     if engine == "hooks":
-        batches = [replace(b, passes=sum(passes(cells[i], hooks=True) for i in b.cells)) for b in batches]
+        batches = [
+            replace(b, passes=sum(passes(cells[i], hooks=True) for i in b.cells)) for b in batches
+        ]
     full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
     forwards = sum(passes(cell, hooks=engine == "hooks") for cell in cells)
     least = 2 * max(row, largest)

@@ -14,6 +14,7 @@ from interp.datasets.alignment import Alignment
 from interp.engine.collect.prompts import prompts
 from interp.engine.collect.taps import Layout, read
 from interp.engine.engines import Engine
+from interp.engine.memory import by_rows
 from interp.models.model import Model
 from interp.probing.pooling import Pool, Pooled, width
 
@@ -102,8 +103,12 @@ class Job:
         """The activations of all words of some rows."""
         facts, device = self.model.facts, self.model.device
         kept = Pooled(self.layout, facts, self.aligned, words, self.pool, self.dtype)
-        for rows in self.forwards(np.unique(self.aligned.row[words]).tolist(), room):
-            pairs, take = self.pairs(rows), kept.taker(rows, self.words(rows), device)
+
+        def some(rows: list[int]) -> None:
+            pairs, take = self.pairs(tuple(rows)), kept.taker(rows, self.words(rows), device)
             read(engine, pairs, "clean", self.layout, range(len(rows)), device, take)
+
+        for rows in self.forwards(np.unique(self.aligned.row[words]).tolist(), room):
+            by_rows(some, rows, "a plain run")
             bar.update(int(self.counts[list(rows)].sum()))
         return kept

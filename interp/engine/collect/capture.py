@@ -21,7 +21,7 @@ from interp.engine.collect.prompts import Mask, Tokens, prompts, tokens_hash
 from interp.engine.collect.taps import Layout, read, rows_at_once
 from interp.engine.engines import Engine, EngineName, accept, choose
 from interp.engine.explain import proceed
-from interp.engine.memory import HOST, KEEP, Memory, budget
+from interp.engine.memory import HOST, KEEP, Memory, budget, by_rows
 from interp.engine.plan import blocks, forward_plan
 from interp.engine.provenance import provenance
 from interp.models.model import Model
@@ -149,13 +149,17 @@ def _fill(
 ) -> None:
     """Run rows and keep what is wanted of them."""
     wanted, total = kept.wanted, kept.wanted.bytes(rows)
+
+    def some(rows: list[int]) -> None:
+        take = kept.taker(rows)
+        read(engine, wanted.pairs, wanted.side, kept.layout, rows, model.device, take)
+
     for same in blocks(wanted.pairs.lengths[rows], len(rows)):
         length = int(wanted.pairs.lengths[rows[same[0]]])
         size = batch or rows_at_once(model.facts, length, model.dtype.itemsize, total, model.device)
         for i in range(0, len(same), size):
             members = [rows[n] for n in same[i : i + size]]
-            take = kept.taker(members)
-            read(engine, wanted.pairs, wanted.side, kept.layout, members, model.device, take)
+            by_rows(some, members, "a plain run")
             bar.update(len(members))
 
 

@@ -16,7 +16,7 @@ from interp.core.facts import Facts
 from interp.core.pairs import Pairs
 from interp.engine.collect.taps import Layout, Slab, read, rows_at_once
 from interp.engine.engines import Engine
-from interp.engine.memory import KEEP
+from interp.engine.memory import KEEP, by_rows
 from interp.engine.plan import blocks
 from interp.models.model import Model
 
@@ -84,19 +84,28 @@ class MeanFitter:
         for key, rows in keys.items():
             part = x if len(rows) == len(groups) else x[:, rows]
             total = part.sum(1, dtype=exact).cpu()
-            sums = self.sums.setdefault(key, {})
-            counts = self.counts.setdefault(key, {})
-            if slab not in sums:
-                # means outlive the inference mode that the runs are in
-                with torch.inference_mode(False):
-                    sums[slab], counts[slab] = torch.zeros_like(total), total.new_zeros(0)
-            if sums[slab].shape != total.shape:
-                self._refuse_patterns(slab)
-            shape = [max(a, b) for a, b in zip(sums[slab].shape, total.shape, strict=True)]
-            sums[slab] = _grown(sums[slab], shape)
-            counts[slab] = _grown(counts[slab], shape[1:2])
-            sums[slab][tuple(slice(n) for n in total.shape)] += total
-            counts[slab][: total.shape[1]] += len(rows)
+            self._into(key, slab, total, total.new_full(total.shape[1:2], len(rows)))
+
+    def join(self, other: "MeanFitter") -> None:
+        """Add what another one has added."""
+        self.prompts.update(other.prompts)
+        for key, sums in other.sums.items():
+            for slab, total in sums.items():
+                self._into(key, slab, total, other.counts[key][slab])
+
+    def _into(self, key: Key, slab: Slab, total: Tensor, counted: Tensor) -> None:
+        sums, counts = self.sums.setdefault(key, {}), self.counts.setdefault(key, {})
+        if slab not in sums:
+            # means outlive the inference mode that the runs are in
+            with torch.inference_mode(False):
+                sums[slab], counts[slab] = torch.zeros_like(total), total.new_zeros(0)
+        if sums[slab].shape != total.shape:
+            self._refuse_patterns(slab)
+        shape = [max(a, b) for a, b in zip(sums[slab].shape, total.shape, strict=True)]
+        sums[slab] = _grown(sums[slab], shape)
+        counts[slab] = _grown(counts[slab], shape[1:2])
+        sums[slab][tuple(slice(n) for n in total.shape)] += total
+        counts[slab][: len(counted)] += counted
 
     def _refuse_patterns(self, slab: Slab) -> None:
         if slab.kind == "pattern" and not (self.facts.causal and slab.shelf == "pattern"):
@@ -153,18 +162,24 @@ def average(
 ) -> Fitted:
     """Run one side of the pairs and average what the layout takes, warning of small groups."""
     fitter = MeanFitter(model.facts, by)
+
+    def some(rows: list[int]) -> MeanFitter:
+        part = MeanFitter(model.facts, by)  # of its own: what ran out of memory counts nothing
+        groups = [(pairs.cluster[i], int(pairs.lengths[i])) for i in rows]
+        part.count(groups)
+        read(
+            *(engine, pairs, side, layout, rows, model.device),
+            take=lambda slab, x: part.add(slab, groups, x),
+        )
+        return part
+
     with tqdm(total=len(pairs), desc="mean reference", unit="prompt", delay=2, disable=None) as bar:
         for same in blocks(pairs.lengths, len(pairs)):
             length = int(pairs.lengths[same[0]])
             size = rows_at_once(model.facts, length, model.dtype.itemsize, KEEP, model.device)
             for rows in (same[i : i + size] for i in range(0, len(same), size)):
-                groups = [(pairs.cluster[i], length) for i in rows]
-                fitter.count(groups)
-
-                def take(slab: Slab, x: Tensor, groups: list[Group] = groups) -> None:
-                    fitter.add(slab, groups, x)
-
-                read(engine, pairs, side, layout, rows, model.device, take)
+                for part in by_rows(some, rows, "a plain run"):
+                    fitter.join(part)
                 bar.update(len(rows))
     with torch.inference_mode(False):
         found = fitter.fitted
