@@ -17,6 +17,7 @@ import hashlib
 import sys
 import sysconfig
 import types
+import weakref
 from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -138,7 +139,7 @@ def _content(value: Any, seen: Seen, where: str) -> Iterator[str]:
         else:
             yield hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
     elif isinstance(value, pd.DataFrame | pd.Series | pd.Index):
-        yield from _frame(value)
+        yield from _frame(value, seen, where)
     elif isinstance(value, (*_NAMED, Enum, PurePath)):
         yield f"{type(value).__module__} {value!r}"
         if seen.files and isinstance(value, Path):
@@ -152,6 +153,8 @@ def _content(value: Any, seen: Seen, where: str) -> Iterator[str]:
             yield from _parts(item, seen, f"{where}[{i}]")
     elif isinstance(value, Set):
         yield from sorted(identity(item, files=seen.files) for item in value)
+    elif isinstance(value, weakref.ReferenceType):  # as decorators keep what they wrap
+        yield from _parts(value(), seen, where)
     elif isinstance(value, types.FunctionType):
         yield from _function(value, seen, where)
     elif isinstance(value, types.CodeType):
@@ -194,9 +197,13 @@ def _file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _frame(value: pd.DataFrame | pd.Series | pd.Index) -> Iterator[str]:
+def _frame(value: pd.DataFrame | pd.Series | pd.Index, seen: Seen, where: str) -> Iterator[str]:
     names = list(value.columns) if isinstance(value, pd.DataFrame) else value.name
-    hashed = pd.util.hash_pandas_object(value)
+    try:
+        hashed = pd.util.hash_pandas_object(value)
+    except TypeError:  # of columns that hold arrays or lists
+        yield from _parts(value.to_dict(), seen, where)
+        return
     yield f"{names} {hashlib.sha256(np.ascontiguousarray(hashed).tobytes()).hexdigest()}"
 
 

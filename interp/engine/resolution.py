@@ -13,6 +13,7 @@ from interp.core.errors import MetricError
 from interp.core.metrics import Metric
 from interp.core.pairs import Pairs, Side
 from interp.engine.score import Readout
+from interp.engine.verified import last_norm
 from interp.engine.writes import start_of
 from interp.models.model import Model
 
@@ -33,8 +34,8 @@ def resolution(
 ) -> Float[ndarray, " metrics"]:
     """The largest distance of each metric from Hugging Face's in the first of some rows.
 
-    NaN where Hugging Face's model does not say it: an embedding inside of a language model, hooks
-    that only the bridge has, or more logits than are worth it.
+    NaN where Hugging Face's model does not say it: an embedding of which it gives the norm or the
+    logits alone, hooks that only the bridge has, or more logits than are worth it.
 
     Args:
         rows: of one length.
@@ -49,7 +50,8 @@ def resolution(
     known = _known(model, pairs, getattr(pairs, side)[rows, :length].to(model.device))
     few = Readout.of_rows(model, pairs, metrics, rows)
     for m, (score, whole) in enumerate(zip(few.scores, readout.scores, strict=True)):
-        if (score.metric.reads == "embedding") == model.facts.language_model:
+        embedding = not model.facts.language_model and not last_norm(model)
+        if (score.metric.reads == "embedding") != embedding:
             continue
         if (reference := whole.answers.reference) is not None:
             answers = replace(score.answers, reference=reference[: len(rows)])

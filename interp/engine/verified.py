@@ -94,7 +94,7 @@ def _max(numbers: Float[Tensor, " any"]) -> float:
 
 
 def _of_replay(model: Model, w: Weights, tokens: Int[Tensor, "batch pos"]) -> Iterator[Shown]:
-    streams, parts, end = _streams(model), _parts(model), _end(model)
+    streams, parts, end = _streams(model), _parts(model), last_norm(model)
     truth = model.truth.run(tokens, note=_noted(streams, parts, end))
     said = truth.noted
     yield "the embedding", forward.embed(w, tokens), said[streams[0]]
@@ -125,7 +125,7 @@ def _of_bridge(model: Model, tokens: Int[Tensor, "batch pos"]) -> Iterator[Shown
         truth = model.truth.run(tokens, foreign=foreign, decoder_input_ids=start)
         yield "the output", _output(model, tokens, [])[0], truth.output
         return
-    streams, parts, end = _streams(model), _parts(model), _end(model)
+    streams, parts, end = _streams(model), _parts(model), last_norm(model)
     truth = model.truth.run(tokens, note=_noted(streams, parts, end), foreign=foreign)
     said, noted, writes = truth.noted, {}, list[Write]()
     for layer, name in enumerate(streams):
@@ -149,7 +149,7 @@ def _of_bridge(model: Model, tokens: Int[Tensor, "batch pos"]) -> Iterator[Shown
     yield "the output", out, said[end] if end and not model.facts.language_model else truth.output
 
 
-def _end(model: Model) -> str:
+def last_norm(model: Model) -> str:
     """Hugging Face's name of the norm after the last layer; none where the blocks end in one."""
     norm = getattr(model.bridge, "ln_final", None)
     if norm is None or model.facts.block == "post":

@@ -69,7 +69,7 @@ def test_the_top_and_others_are_measured(model: Model, rows: interp.Pairs):
     assert not set(checked.random.frame["site"]) & set(order[:8])
     assert checked.top_exact.parts == checked.top.parts
     measured = exact(model, rows, checked.random.parts)
-    assert np.array_equal(measured.each, checked.random_exact.each)
+    assert np.abs(measured.each - checked.random_exact.each).max() < 1e-14
     table = checked.table
     assert table["drawn"].tolist() == ["top"] * 8 + ["random"] * 8
     assert ((table["low"] <= table["exact"]) & (table["exact"] <= table["high"])).all()

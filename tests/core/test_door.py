@@ -162,7 +162,7 @@ INF, NAN = float("inf"), float("nan")
     ("hint", "right", "wrong"),
     [
         (Count, [1, 5], [0, -1, True, 1.0, "1", None]),
-        (Seed, [0, 2**70], [-1, True]),
+        (Seed, [0, 2**62], [-1, True, 2**70]),
         (Index, [0], [-1]),
         (float, [0.5, -1, INF], [NAN, True, "1"]),
         (Finite, [0.5, -1.0], [INF, -INF, NAN]),

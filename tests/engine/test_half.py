@@ -5,7 +5,8 @@ own answer in that precision: a method that computes as it should is not much fu
 """
 
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,16 @@ from interp.core.errors import InterpError
 from interp.core.graph import Graph
 
 HALVES = (torch.bfloat16, torch.float16)
-BOTH = ("gpt2", "llama", "gemma2", "neox", "bert")
-"""Families that both engines run: one of each kind of block."""
+BOTH = ("gpt2", "llama", "gemma2", "bert")
+"""Families of which all is called, through both engines: one of each kind of block."""
+FEW = ("evaluate", "zero", "edge", "capture")
+"""What is called of the others; all of it where slow tests run."""
 MARGIN = 4
-"""A method may be so many times as far off as a plain run of Hugging Face's: it takes the
-difference of two runs, at the sum of the logits of both answers."""
+"""A method may be so many times as far off as a plain run of Hugging Face's: an effect is a
+difference of two runs, each of two logits. At most 2.1 were measured, and 0.5 is usual."""
+UNITS = 64
+"""Of a captured activation, in units in the last place of the largest; at most 30 were measured,
+after three layers each of which rounds."""
 
 
 @pytest.fixture(scope="module")
@@ -98,60 +104,69 @@ def numbers(found: Any) -> np.ndarray:
 
 
 def rounding(model: Model, exact: Model, pairs: Pairs) -> float:
-    """How far plain Hugging Face is from itself in float64, at what is compared."""
+    """How far plain Hugging Face is from itself in float64, in any logit that it gives."""
     worst = 0.0
+    decoder = [0] if model.facts.n_encoder_layers else []
     for row in range(len(pairs)):
-        ids = pairs.clean[row : row + 1, : int(pairs.lengths[row])]
-        said = [outputs(m.bridge.original_model, ids).double() for m in (model, exact)]
-        worst = max(worst, float((said[0] - said[1]).abs().max()))
+        ids = pairs.clean[row : row + 1, : int(pairs.lengths[row])].tolist()
+        said = [model.bridge.original_model, exact.bridge.original_model]
+        half, whole = (outputs(hf, ids, decoder=decoder).double() for hf in said)
+        worst = max(worst, float((half - whole).abs().max()))
     return worst
 
 
-@cache
-def _pair(family: str, dtype: torch.dtype, folder: str) -> tuple[Model, Model]:
-    whole = tiny.build(family).to(dtype)
-    whole.save_pretrained(f"{folder}/half")
-    whole.double().save_pretrained(f"{folder}/exact")
-    return interp.load(f"{folder}/half", dtype=dtype), interp.load(
-        f"{folder}/exact", dtype=torch.float64
-    )
+def both(family: str, dtype: torch.dtype, folder: Path) -> tuple[Model, Model]:
+    """The same weights, which the dtype holds exactly, in it and in float64."""
+    made = tiny.build(family).to(dtype)
+    made.save_pretrained(folder / "half")
+    made.double().save_pretrained(folder / "exact")
+    dtypes = {"half": dtype, "exact": torch.float64}
+    half, exact = (interp.load(folder / name, dtype=dtype) for name, dtype in dtypes.items())
+    return half, exact
 
 
-if __name__ == "__main__":
-    import logging
-    import sys
-    import tempfile
-    import warnings
-
-    warnings.simplefilter("ignore")
-    logging.disable(50)
-    P = prompts.__wrapped__()
-    for family in sys.argv[1:] or tiny.FAMILIES:
+def cases() -> Iterator[Any]:
+    for family in tiny.FAMILIES:
         for dtype in HALVES:
-            try:
-                m, e = _pair(family, dtype, tempfile.mkdtemp())
-            except InterpError as error:
-                print(family, dtype, "LOAD", str(error)[:200])
-                continue
-            r = (
-                rounding(m, e, P)
-                if m.facts.language_model and not m.facts.n_encoder_layers
-                else float("nan")
-            )
             for engine in ("auto", "hooks") if family in BOTH else ("auto",):
-                worst = {}
-                for (name, call), (_, right) in zip(calls(m, P, engine), calls(e, P, engine)):
-                    try:
-                        a = numbers(call())
-                    except InterpError as error:
-                        print(family, dtype, name, "refused", str(error)[:150])
-                        continue
-                    b = numbers(right())
-                    worst[name] = np.nanmax(np.abs(a - b)) / r
-                print(
-                    family,
-                    str(dtype)[6:],
-                    engine,
-                    f"{r:.2g}",
-                    {k: round(float(v), 2) for k, v in worst.items()},
-                )
+                name = f"{family}-{str(dtype).removeprefix('torch.')}-{engine}"
+                yield pytest.param(family, dtype, engine, family in BOTH, id=name)
+                if family not in BOTH:
+                    slow = pytest.mark.slow
+                    yield pytest.param(family, dtype, engine, True, id=f"{name}-all", marks=slow)
+
+
+@pytest.mark.filterwarnings("ignore:mean ablation")
+@pytest.mark.parametrize(("family", "dtype", "engine", "whole"), cases())
+def test_right_within_rounding_or_refused(family, dtype, engine, whole, prompts, tmp_path):
+    if family == "opt-post":  # TransformerLens cannot wrap it, in any precision
+        with pytest.raises(InterpError, match="cannot wrap"):
+            both(family, dtype, tmp_path)
+        return
+    half, exact = both(family, dtype, tmp_path)
+    allowed = MARGIN * rounding(half, exact, prompts)
+    served = 0
+    asked = zip(calls(half, prompts, engine), calls(exact, prompts, engine), strict=True)
+    for (name, call), (_, right) in asked:
+        if not whole and name not in FEW:
+            continue
+        try:
+            found = call()
+        except InterpError:
+            continue
+        served += 1
+        ours, theirs = numbers(found), numbers(right())
+        off = np.abs(ours - theirs).max()
+        if name == "capture":
+            assert off <= UNITS * torch.finfo(dtype).eps * np.abs(theirs).max(), name
+        elif name == "atp*":  # drops gradients by their sign, which rounding may turn
+            assert np.quantile(np.abs(ours - theirs), 0.95) <= allowed
+        else:
+            assert off <= allowed, name
+        if name == "evaluate":  # and it says so itself, of the prompts that it compared
+            assert all(x <= allowed for x in found.resolution.values())
+    assert served or (family, dtype) in REFUSED
+
+
+REFUSED = {("t5", torch.float16), ("mixtral", torch.float16), ("mixtral", torch.bfloat16)}
+"""Served by no engine: TransformerLens computes something else there than Hugging Face does."""

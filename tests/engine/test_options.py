@@ -432,7 +432,10 @@ def test_a_body_without_a_head_in_float64(family, tmp_path):
     exact(plain.eval())
     rows = options.rows(14)
     pairs = Pairs.from_tokens(clean=rows, corrupt=rows)
-    truth = number(output(plain, rows[0]), -1)
+    streams: list[Tensor] = []
+    if family == "llama":  # the embedding is read before the last norm
+        plain.norm.register_forward_pre_hook(lambda module, args: streams.append(args[0][0]))
+    truth = number([output(plain, rows[0]), *streams][-1], -1)
     for engine in BOTH:
         frame = interp.evaluate(
             model, pairs, metric=reading("end", embedding=True), engine=engine
