@@ -32,7 +32,7 @@ from homographs_report import draw, summarise
 import interp
 from interp.core.scores import Scores
 from interp.core.sites import Site
-from interp.datasets.corpus import Corpus, Document, Word
+from interp.datasets.corpus import Corpus, Document, Sentence, Word
 from interp.datasets.homographs import homographs
 from interp.datasets.senses import senses
 from interp.datasets.templates import targets
@@ -253,8 +253,12 @@ def only(corpus: Corpus, keep: Callable[[Word], bool]) -> Corpus:
     """The same texts, of whose words only some are asked about."""
 
     def asked(document: Document) -> Document:
-        sentences = [replace(s, words=tuple(filter(keep, s.words))) for s in document.sentences]
-        return replace(document, sentences=tuple(sentences))
+        return replace(document, sentences=tuple(map(kept, document.sentences)))
+
+    def kept(sentence: Sentence) -> Sentence:
+        # heads are counted in the words that were there
+        words = (replace(w, head=None, relation=None) for w in sentence.words if keep(w))
+        return replace(sentence, words=tuple(words))
 
     return replace(corpus, documents=tuple(map(asked, corpus.documents)))
 
