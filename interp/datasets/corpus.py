@@ -195,6 +195,11 @@ class Corpus:
             digest.update(repr((sentence.text, words)).encode())
         return digest.hexdigest()[:16]
 
+    def __identity__(self) -> str:
+        """All that is annotated; walking through each word by itself would take a minute."""
+        known = repr((self.name, sorted(self.layers), self.documents))
+        return hashlib.sha256(known.encode()).hexdigest()
+
     @door
     def require(self, *layers: Layer) -> None:
         """Refuse a question about what is not annotated.
