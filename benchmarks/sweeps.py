@@ -21,13 +21,14 @@ import psutil
 import torch
 import tyro
 from peers import RECEIVER, Peer, pairs_of_length, spread
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import interp
 from interp.core.edges import edges as all_edges
 from interp.engine.engines import weights_of
 from interp.engine.plan import Plan
+from interp.models.watch import Watch
 
 KEY = "23.kv1.k"
 """The key that the heads of the receiver's group share."""
@@ -264,6 +265,23 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def stamps(model: interp.Model) -> None:
+    """What it costs, at each call, to see that a model is as it was."""
+    many = nn.ModuleList(nn.Linear(2, 2) for _ in range(1000))
+    watch = Watch(many, many)
+    tensors = len([*model.bridge.parameters()])
+    for what, look in (
+        (f"{tensors} parameters of {model.name}", model.now),
+        ("2,000 parameters", lambda: (watch.stamp(), watch.sample())),
+    ):
+        times = []
+        for _ in range(200):
+            start = time.perf_counter()
+            look()
+            times.append(time.perf_counter() - start)
+        print(f"the stamp of {what}: {1000 * statistics.median(times):.2f} ms")
+
+
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     model = interp.load(options.model, device="cpu")
@@ -288,6 +306,7 @@ def main(options: Options) -> None:
         options.json.write_text(json.dumps([*kept, *new.values()], indent=1) + "\n")
         print(f"wrote {options.json}")
     memory(model)
+    stamps(model)
 
 
 if __name__ == "__main__":
