@@ -97,6 +97,7 @@ NEAR = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:mean ablation")
 def test_flops_are_those_that_run(fresh, pairs):
     """Against PyTorch's own count, beside what a plan says that it leaves out."""
     for name, call in asked(fresh, pairs):
