@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Set
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from interp.core.atomic import whole
 from interp.core.door import door
 from interp.core.edges import ARROW, Edge
 from interp.core.errors import ResultsError, SiteError, said
+from interp.core.identity import identity
 from interp.core.sites import Site
 from interp.core.taken import shown
 
@@ -119,6 +121,16 @@ class Circuit:
             granularity = "edges" if isinstance(min(found, key=str).of, Edge) else "nodes"
         return cls(found, granularity, ablation, corruption, model)
 
+    @cached_property
+    def _lines(self) -> tuple[str, ...]:
+        """The parts as text, in order."""
+        return tuple(str(part) for part in sorted(self.parts, key=_order))
+
+    def __identity__(self) -> str:
+        """Of 70,000 parts each by itself would take a minute."""
+        settings = [self.granularity, self.ablation, self.corruption, self.model, self.note]
+        return identity((settings, "\n".join(self._lines)))
+
     def __len__(self) -> int:
         return len(self.parts)
 
@@ -191,7 +203,7 @@ class Circuit:
         """
         path = Path(path)
         note = asdict(replace(self, parts=frozenset())) | {"version": VERSION}
-        note["parts"] = [str(part) for part in sorted(self.parts, key=_order)]
+        note["parts"] = list(self._lines)
         with whole(path) as partial:
             Path(partial).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
         return path

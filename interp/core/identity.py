@@ -61,6 +61,7 @@ _MACHINERY = {
     *("__abstractmethods__", "_abc_impl", "__dataclass_fields__", "__dataclass_params__"),
     *("__match_args__", "__parameters__", "__orig_bases__", "__non_callable_proto_members__"),
     *("__protocol_attrs__", "_is_protocol", "_is_runtime_protocol", "__firstlineno__"),
+    *("__slotnames__", "__static_attributes__"),  # the first when an object of it is first pickled
 }
 """What Python puts into a class, and no method of it reads."""
 
@@ -76,10 +77,16 @@ class Seen:
 
     Attributes:
         files: names of files stand for what lies there; else what reads one is refused.
+        lies: what lies there, of each text that could be such a name.
     """
 
     files: bool
     met: dict[int, tuple[int, object]] = field(default_factory=dict)
+    lies: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def inside(self) -> "Seen":
+        """For a part that is told by itself."""
+        return Seen(self.files, lies=self.lies)
 
 
 class Unreadable(InterpError, TypeError):
@@ -96,8 +103,12 @@ def identity(value: object, *, files: bool = False) -> str:
     Raises:
         Unreadable: naming the part that cannot be read.
     """
+    return _digest(value, Seen(files), "it")
+
+
+def _digest(value: object, seen: Seen, where: str) -> str:
     digest = hashlib.sha256()
-    for part in _parts(value, Seen(files), "it"):
+    for part in _parts(value, seen, where):
         digest.update(part.encode("utf-8", "surrogatepass"))
         digest.update(b"\0")
     return digest.hexdigest()[:32]
@@ -115,7 +126,9 @@ def _parts(value: object, seen: Seen, where: str) -> Iterator[str]:
     if type(value) in _SIMPLE:
         yield f"{type(value).__name__} {value!r}"
         if seen.files and isinstance(value, str):
-            yield from lying_at(value)
+            if value not in seen.lies:
+                seen.lies[value] = tuple(lying_at(value))
+            yield from seen.lies[value]
         return
     if id(value) in seen.met:  # ends cycles, and tells one list twice from two that are equal
         yield f"again {seen.met[id(value)][0]}"
@@ -152,7 +165,7 @@ def _content(value: Any, seen: Seen, where: str) -> Iterator[str]:
         for i, item in enumerate(value):
             yield from _parts(item, seen, f"{where}[{i}]")
     elif isinstance(value, Set):
-        yield from sorted(identity(item, files=seen.files) for item in value)
+        yield from sorted(_digest(item, seen.inside(), f"an item of {where}") for item in value)
     elif isinstance(value, weakref.ReferenceType):  # as decorators keep what they wrap
         yield from _parts(value(), seen, where)
     elif isinstance(value, types.FunctionType):
@@ -198,13 +211,32 @@ def _file(path: Path) -> str:
 
 
 def _frame(value: pd.DataFrame | pd.Series | pd.Index, seen: Seen, where: str) -> Iterator[str]:
-    names = list(value.columns) if isinstance(value, pd.DataFrame) else value.name
-    try:
-        hashed = pd.util.hash_pandas_object(value)
-    except TypeError:  # of columns that hold arrays or lists
-        yield from _parts(value.to_dict(), seen, where)
+    if isinstance(value, pd.Index):
+        value = value.to_frame(index=False)
+    elif isinstance(value, pd.Series):
+        value = value.to_frame()
+    yield from _parts((list(value.columns), list(value.index.names)), seen, where)
+    yield hashlib.sha256(pd.util.hash_pandas_object(value.index).to_numpy().tobytes()).hexdigest()
+    for i in range(value.shape[1]):
+        yield from _column(value.iloc[:, i], seen, where)
+
+
+def _column(value: pd.Series, seen: Seen, where: str) -> Iterator[str]:
+    """Numbers and texts at once; pandas would take other objects for their text."""
+    yield str(value.dtype)
+    if value.dtype != object or pd.api.types.infer_dtype(value, skipna=False) == "string":
+        hashed = pd.util.hash_pandas_object(value, index=False).to_numpy()
+        yield hashlib.sha256(hashed.tobytes()).hexdigest()
         return
-    yield f"{names} {hashlib.sha256(np.ascontiguousarray(hashed).tobytes()).hexdigest()}"
+    items = value.tolist()
+    if all(type(item) is np.ndarray and not item.dtype.hasobject for item in items):
+        digest = hashlib.sha256()
+        for item in items:
+            digest.update(f"{item.dtype} {item.shape}".encode())
+            digest.update(np.ascontiguousarray(item).tobytes())
+        yield digest.hexdigest()
+    else:
+        yield from _parts(items, seen, where)
 
 
 def _function(value: types.FunctionType, seen: Seen, where: str) -> Iterator[str]:

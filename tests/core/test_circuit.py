@@ -13,6 +13,7 @@ from interp.core.edges import Edge, edges
 from interp.core.errors import ResultsError, SiteError
 from interp.core.facts import Facts
 from interp.core.graph import Graph, nodes
+from interp.core.identity import identity
 from interp.core.sites import Site
 
 GROUPED = Facts(
@@ -79,6 +80,13 @@ def test_a_circuit_says_what_it_is():
     assert repr(circuit()) == "Circuit: 3 edges, the others ablated (resample, corrupt prompts)"
     assert "1 nodes at end" in repr(circuit(["0.1 @ end"]))
     assert "no edges are kept, so it is the ablated run" in repr(circuit().holding(set()))
+
+
+def test_what_a_circuit_is_for_what_is_kept_of_it():
+    one = identity(circuit())
+    assert one == identity(circuit(EDGES[::-1]))
+    others = [circuit(EDGES[:2]), circuit(model="b"), circuit(ablation="mean"), circuit(["0.1"])]
+    assert len({one, *map(identity, others)}) == 5
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,13 @@ DIFFERENT = [
     (pd.Series([1, 2]), pd.Series([2, 1])),
     (pd.Series([1], name="a"), pd.Series([1], name="b")),
     (pd.DataFrame({"a": [1]}), pd.DataFrame({"b": [1]})),
+    (pd.DataFrame({"a": [1]}), pd.DataFrame({"a": [1.0]})),
+    (pd.DataFrame({"a": [1]}), pd.DataFrame({"a": [1]}, index=[1])),
+    (pd.Series([1, "1"]), pd.Series(["1", 1])),
+    (pd.Series([np.zeros(2)]), pd.Series([np.zeros((1, 2))])),
+    (pd.Series([np.zeros(2)]), pd.Series([np.ones(2)])),
+    (pd.Series([np.zeros(2)]), pd.Series([[0.0, 0.0]])),
+    (pd.Index([1, 2]), pd.Index([1, 3])),
     (torch.float32, torch.bfloat16),
     (Path("a"), Path("b")),
     (Config(1), Config(2)),
@@ -186,6 +193,16 @@ def test_where_to_write_and_what_is_kept_of_an_object_are_not_what_it_is() -> No
     before = identity(config)
     assert config.twice == 2  # now it holds that, too
     assert identity(config) == before == identity(Config(out="elsewhere"))
+
+
+def test_reading_and_pickling_change_nothing() -> None:
+    class Fresh:
+        pass
+
+    before = identity(Fresh)
+    assert identity(Fresh()) == identity(Fresh())
+    Fresh().__reduce_ex__(2)  # writes `__slotnames__` into the class
+    assert identity(Fresh) == before
 
 
 def test_a_list_twice_is_not_two_equal_lists() -> None:
