@@ -1,8 +1,10 @@
 """Tiny models and pairs that every part is tested on; hooks on a bridge must not outlive a test."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 
+import jaxtyping
 import pytest
 import tiny
 import torch
@@ -17,6 +19,26 @@ FAMILIES = ("gpt2", "llama-mha", "llama")
 """The plainest: learned positions, rotary, and rotary with grouped queries."""
 REPLAYED = tuple(name for name in tiny.FAMILIES if name not in ("opt-post", "t5"))
 """What replay supports."""
+
+
+CHECKED = 6
+"""Of so many cases of a test one checks types and shapes at run time, which take two thirds of the
+time; the others run as users do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first case of each test is checked, then every sixth."""
+    cases = Counter[str]()
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        if cases[test] % CHECKED:
+            item.add_marker("plain")
+        cases[test] += 1
+
+
+@pytest.fixture(autouse=True)
+def _types_and_shapes(request: pytest.FixtureRequest) -> None:
+    jaxtyping.config.update("jaxtyping_disable", "plain" in request.keywords)
 
 
 @pytest.fixture(autouse=True)

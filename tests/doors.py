@@ -121,11 +121,12 @@ def _written(folder: Path) -> set[tuple[Path, int]]:
 @contextmanager
 def untyped() -> Iterator[None]:
     """Inside of the block the library runs as it does for users: nothing checks types but doors."""
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield
     finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @contextmanager

@@ -97,6 +97,7 @@ NEAR = {
 }
 
 
+@pytest.mark.plain
 @pytest.mark.filterwarnings("ignore:mean ablation")
 def test_flops_are_those_that_run(fresh, pairs):
     """Against PyTorch's own count, beside what a plan says that it leaves out."""
@@ -112,6 +113,7 @@ def test_flops_are_those_that_run(fresh, pairs):
         assert low <= (counter.get_total_flops() - before) / plan.flops <= high, name
 
 
+@pytest.mark.plain
 def test_passes_of_hooks_are_those_that_run(fresh, pairs, monkeypatch):
     """One for a head, two for each reader of its own, one for a pattern; beside the plain runs and
     the null control of what runs first.

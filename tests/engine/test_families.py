@@ -293,6 +293,7 @@ def table(make_folder: Callable[[str], Path]) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.plain
 def test_the_table_of_what_is_supported(tmp_path_factory):
     found = table(tmp_path_factory.mktemp)
     if os.environ.get("INTERP_WRITE_DOCS"):

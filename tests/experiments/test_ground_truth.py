@@ -1,10 +1,8 @@
 """experiments/ground_truth.py: how true parts act, what stands wrong, what is said of it."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
@@ -210,15 +208,7 @@ def test_figures_have_a_row_for_each_method() -> None:
     assert sorted(np.concatenate(points)[:, 0].tolist()) == [1.0, 1.0]
 
 
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without type checks, which take most of the time; the engine's tests have them."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.plain
 def test_a_run_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(models=("previous",), prompts=4, fine=2, draws=3, out=tmp_path)
     stems = [f"previous-{ablation}-random" for ablation in ("zero", "mean", "resample")]

@@ -1,9 +1,7 @@
 """Exact edge patching finds each circuit, under every ablation that the truth is keyed by."""
 
-from collections.abc import Iterator
 from functools import cache
 
-import jaxtyping
 import pytest
 import torch
 from by_hand import Run
@@ -40,17 +38,6 @@ CASES = [
     # zero looks at no corrupt prompt: one corruption is enough, see test_every_key_is_there
     if ablation != "zero" or corruption == compiled.construction(name).corruptions[0]
 ]
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without type checks, which take nine tenths of a sweep over thousands of tiny runs.
-
-    The engine's own tests have them.
-    """
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @cache
@@ -97,7 +84,7 @@ def effects(
 
 
 @pytest.mark.parametrize(("name", "ablation", "corruption"), CASES)
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.plain
 def test_patching_one_edge_at_a_time_separates_true_from_false(
     name: str, ablation: Ablation, corruption: str
 ) -> None:
@@ -116,7 +103,7 @@ def test_patching_one_edge_at_a_time_separates_true_from_false(
         assert min(sizes[cut] for cut in true) > 1e-4
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.plain
 def test_the_tasks_own_metric_separates_them_too(name: str) -> None:
     for corruption in compiled.construction(name).corruptions:
         true = compiled.truth(name)[Key("resample", corruption, "all positions")]
@@ -125,7 +112,7 @@ def test_the_tasks_own_metric_separates_them_too(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "corruption"), [("reverse", "length"), ("frequency", "current")])
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.plain
 def test_direct_path_patching_is_the_resampled_edge(name: str, corruption: str) -> None:
     model, pairs = model_of(name), pairs_of(name, corruption)
     every = list(edges("edges", model.facts))
@@ -175,7 +162,7 @@ def cut_by_hand(runs: tuple[Run, Run, Run], pairs: Pairs, ablation: Ablation, cu
 
 
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.plain
 def test_the_engine_cuts_as_one_does_by_hand(
     name: str, made: Construction, weights: Blueprint, ablation: Ablation
 ) -> None:
