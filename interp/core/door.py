@@ -106,7 +106,9 @@ def _wrong(told: Any, name: str, value: Any, hint: Any) -> ArgumentError:
     if (found := misspelt(value, hint)) is not None:
         word, known = found
         which = "" if word == value else f" has {word!r}"
-        why = f"{which}; {nearest(word, known)} For {name} there are {', '.join(map(repr, known))}."
+        listed = f" {name} is one of {', '.join(map(repr, known))}."
+        near = nearest(word, known)
+        why = f"{which};{listed}" if near.startswith("known") else f"{which}; {near}{listed}"
     else:
         why = f"{_odd(value, hint)}, and {name} takes {in_words(hint)}."
     meant = _meaning(told).get(name, "")

@@ -6,6 +6,8 @@ Every message states what happened, the values, the likely cause and the remedy.
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+import torch
+
 
 class InterpError(Exception):
     """Base of every error that interp raises on purpose."""
@@ -48,6 +50,13 @@ class ProbeError(InterpError, ValueError):
 
 class ResultsError(InterpError, ValueError):
     """A results file or run folder that cannot be read or written."""
+
+
+def is_short(error: BaseException) -> bool:
+    """Did the memory not last?"""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 
 def said(error: BaseException) -> str:

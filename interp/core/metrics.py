@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.errors import MetricError, nearest
+from interp.core.door import door
+from interp.core.errors import InterpError, MetricError, is_short, nearest, said
 from interp.core.taken import Told
 
 ALL = "all"
@@ -36,6 +37,7 @@ class Answers:
     reference: Float[Tensor, "batch columns"] | None = None
 
 
+@door
 @dataclass(frozen=True)
 class Metric:
     """A function of the logits at one position.
@@ -65,6 +67,8 @@ class Metric:
     version: str | None = None
 
     def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise MetricError("a metric has a name: it is what tables and figures call it.")
         if self.position == "mean" and self.reads != "embedding":
             raise MetricError(
                 f"metric {self.name!r} reads logits, which stand at a position: 'mean' is for "
@@ -88,11 +92,12 @@ class Metric:
         """Apply, and refuse anything but one float per example.
 
         Raises:
-            MetricError: the function reduced over the batch, or returned NaN or infinity.
+            MetricError: the function failed, gave no real numbers, reduced over the batch, or
+                gave NaN or infinity.
         """
         if logits.dtype != torch.float64:
             logits = logits.float()  # half precision cannot hold a rank or a small difference
-        values = torch.as_tensor(self.fn(logits, answers))
+        values = self._values(logits, answers)
         if values.shape != logits.shape[:2]:
             raise MetricError(
                 f"metric {self.name!r} returned shape {tuple(values.shape)} for logits of shape "
@@ -110,6 +115,38 @@ class Metric:
                 "the metric divides by zero."
             )
         return values.to(logits.dtype)
+
+    def _values(self, logits: Tensor, answers: Answers) -> Tensor:
+        """What the function gives, as a tensor of real numbers.
+
+        A function of the user's own gets copies: other metrics read the same logits.
+        """
+        ours = getattr(self.fn, "__module__", "") == __name__
+        given = (logits, answers) if ours else _copied(logits, answers)
+        try:
+            values = torch.as_tensor(self.fn(*given))
+        except InterpError:
+            raise
+        except Exception as error:
+            if is_short(error):
+                raise
+            raise MetricError(
+                f"metric {self.name!r} failed with {said(error)}. It gets logits of shape "
+                f"{tuple(logits.shape)} (cells, batch, columns) and Answers, and gives a tensor "
+                f"of shape {tuple(logits.shape[:2])}; for attribution it is made of torch "
+                "operations."
+            ) from error
+        if values.is_complex():
+            raise MetricError(
+                f"metric {self.name!r} gives {values.dtype}, and a metric is real: take its "
+                "`.abs()` or `.real`."
+            )
+        return values
+
+
+def _copied(logits: Tensor, answers: Answers) -> tuple[Tensor, Answers]:
+    reference = None if answers.reference is None else answers.reference.clone()
+    return logits.clone(), Answers(answers.correct.clone(), answers.wrong.clone(), reference)
 
 
 def _at(logits: Tensor, ids: Tensor) -> Tensor:

@@ -296,5 +296,7 @@ def shown(value: object) -> str:
     shape = getattr(value, "shape", None)
     if shape is not None and not isinstance(value, np.generic):
         return f"{type(value).__name__} of shape {tuple(shape)}"
+    if isinstance(value, types.FunctionType):
+        return value.__qualname__.rpartition("<locals>.")[2]
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:56]} ..."

@@ -11,7 +11,7 @@ import psutil
 import torch
 from jaxtyping import Float
 
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, is_short
 from interp.core.taken import Told
 from interp.engine.plan import Batch
 
@@ -98,13 +98,6 @@ def require(least: int, room: int, memory: Memory, device: torch.device, what: s
             "positions, load the model in a narrower dtype, or free memory."
         )
     return least
-
-
-def is_short(error: BaseException) -> bool:
-    """Did the memory not last?"""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 
 def fitting(call: Callable[[], T], batch: Batch, room: int) -> T | None:

@@ -97,7 +97,7 @@ def test_the_sentence_says_what_came_what_is_taken_and_what_it_means():
         "drawn."
     )
     assert refused(kind="numbr") == (
-        "task: kind='numbr'; did you mean 'number'? For kind there are 'gender', 'number'. "
+        "task: kind='numbr'; did you mean 'number'? kind is one of 'gender', 'number'. "
         "It means: what decides."
     )
     assert refused(texts=["a", None]).startswith("task: texts=['a', None] has None, a NoneType,")

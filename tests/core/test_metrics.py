@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import log_softmax, rel_entr
 
-from interp.core.errors import MetricError
+from interp.core.errors import InterpError, MetricError
 from interp.core.metrics import METRICS, Answers, Metric, resolve_metric
 
 CELLS, BATCH, VOCAB = 3, 5, 11
@@ -168,6 +168,48 @@ def test_what_is_not_one_number_per_example_is_refused(fn, shape):
         Metric("mine", fn)(logits(), answers())
     assert caught.match(rf"'mine' returned shape {shape} for logits of shape \(3, 5, 11\)")
     assert caught.match(r"one value per example, \(3, 5\)\. Do not take the mean over the batch")
+
+
+@pytest.mark.parametrize(
+    ("fn", "what"),
+    [
+        (lambda x, a: 1 / 0, "failed with ZeroDivisionError: division by zero. It gets logits of"),
+        (lambda x, a: x[..., 99], "failed with IndexError: index 99 is out of bounds"),
+        (lambda x, a: None, "failed with RuntimeError: Could not infer dtype of NoneType"),
+        (lambda x, a: "x", "failed with TypeError"),
+        (lambda x, a: x[..., 0] * 1j, r"gives torch\.complex128, and a metric is real"),
+    ],
+)
+def test_a_function_that_fails_is_named(fn, what):
+    with pytest.raises(MetricError, match=f"metric 'mine' {what}"):
+        Metric("mine", fn)(logits(), answers())
+
+
+def test_short_memory_in_a_metric_is_the_engine_s_to_mend():
+    def short(x, a):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        Metric("mine", short)(logits(), answers())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_metric_that_writes_into_what_it_gets_changes_no_other(mode):
+    with mode():
+        full, known = logits(), answers(logits(1)[0])
+        before = METRICS["kl"](full, known)
+        mine = Metric("mine", lambda x, a: x.zero_()[..., 0] * a.reference.zero_()[0, 0])
+        assert not mine(full, known).any()
+        assert torch.equal(METRICS["kl"](full, known), before)
+
+
+def test_arguments_of_a_metric():
+    with pytest.raises(InterpError, match=r"reads='foo'; reads is one of 'answers', 'vocab"):
+        Metric("mine", lambda x, a: x[..., 0], reads="foo")
+    with pytest.raises(InterpError, match="fn takes a function of 2 arguments"):
+        Metric("mine", lambda x: x[..., 0])
+    with pytest.raises(MetricError, match="has a name"):
+        Metric(" ", lambda x, a: x[..., 0])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
