@@ -137,7 +137,7 @@ def test_grouped_queries_share_their_values(tiny_model):
 
 
 def test_refusals(tiny_model):
-    with pytest.raises(ArgumentError, match="has 'z'; .*there are 'q', 'k', 'v'"):
+    with pytest.raises(ArgumentError, match="has 'z'; .*one of 'q', 'k', 'v'"):
         composition(tiny_model("llama"), readers=["z"])
     with pytest.raises(ArgumentError, match="that is not empty"):
         composition(tiny_model("llama"), readers=[])
