@@ -113,6 +113,7 @@ def cases(model: interp.Model, pairs: interp.Pairs) -> Iterator[Case]:
             **call,
             sites=[f"{layer}.{head}" for layer in layers for head in heads],
             positions="each",
+            direction="denoise",
         ),
         lambda cell: peer.grid(site(cell[0]), int(cell[1])),
         share=len(layers) / model.facts.n_layers,
@@ -271,15 +272,16 @@ def stamps(model: interp.Model) -> None:
     watch = Watch(many, many)
     tensors = len([*model.bridge.parameters()])
     for what, look in (
-        (f"{tensors} parameters of {model.name}", model.now),
-        ("2,000 parameters", lambda: (watch.stamp(), watch.sample())),
+        (f"stamp of {tensors} parameters of {model.name}", model.now),
+        ("stamp of 2,000 parameters", watch.stamp),
+        ("sample of 2,000 parameters", watch.sample),
     ):
         times = []
         for _ in range(200):
             start = time.perf_counter()
             look()
             times.append(time.perf_counter() - start)
-        print(f"the stamp of {what}: {1000 * statistics.median(times):.2f} ms")
+        print(f"the {what}: {1000 * statistics.median(times):.2f} ms")
 
 
 def main(options: Options) -> None:

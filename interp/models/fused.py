@@ -18,7 +18,7 @@ from interp.models.watch import glimpse, versions
 
 SPLITS = {"split_qkv_matrix": ("q", "k", "v"), "split_gate_up_matrix": ("gate", "in")}
 """What splits a matrix, of a part of the bridge, and the names of what it makes."""
-State = list[tuple[int, int, int | bytes, bytes]]
+State = list[tuple[int, int, int | None, int | None]]
 
 
 @dataclass(eq=False)

@@ -98,7 +98,7 @@ class Live:
         """Of what is held twice some numbers too: where one copy is changed the other must follow,
         also if it was changed through `.data`, which no counter shows.
         """
-        return (self.watch.stamp(), b"".join(map(glimpse, self._twice)))
+        return (self.watch.stamp(), tuple(map(glimpse, self._twice)))
 
     def _held_twice(self) -> list[torch.Tensor]:
         return [tensor for matrix in self.fused for tensor in matrix.tensors()]

@@ -33,7 +33,9 @@ _LOOKING = (
     *("transformers.utils.output_capturing", "torch.utils.module_tracker"),
 )
 """What puts hooks of its own on modules, and only to look."""
-_version, _pointer = attrgetter("_version"), torch.Tensor.data_ptr
+_version, _bytes, _value = map(attrgetter, ("_version", "nbytes", "value"))
+_pointer = torch.Tensor.data_ptr
+_WORDS = (ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint16, ctypes.c_uint8)
 Stamp = tuple[Any, ...]
 
 
@@ -109,6 +111,8 @@ class Watch:
         self._held = [d for d in held if id(d) not in written]
         plain = [(m, _plain(m)) for m in self.named.values()]
         self._settings = [(m, names, itemgetter(*names)) for m, names in plain if names]
+        self._where: tuple[Any, ...] = ()
+        self._middles: list[Any] = []
 
     def stamp(self) -> Stamp:
         """What is there now."""
@@ -140,9 +144,13 @@ class Watch:
             found += [t for n, t in buffers.items() if n not in written and t is not None]
         return found
 
-    def sample(self) -> bytes:
+    def sample(self) -> tuple[int, ...]:
         """One number of each tensor in main memory, read where it lies."""
-        return b"".join(map(glimpse, self._tensors()))
+        tensors = self._tensors()
+        where = tuple(map(_pointer, tensors)), tuple(map(_bytes, tensors))
+        if where != self._where:
+            self._where, self._middles = where, [m for t in tensors if (m := middle(t))]
+        return tuple(map(_value, self._middles))
 
     def plain(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """The plain settings of each module that is Hugging Face's own, by its name."""
@@ -233,15 +241,23 @@ class Watch:
                 hooks.update(all_of_them)
 
 
-def glimpse(tensor: Tensor) -> bytes:
-    """Some bytes from the middle of a tensor in main memory."""
-    size = tensor.nbytes
-    if not size or not tensor.is_cpu:
-        return b""
-    return ctypes.string_at(tensor.data_ptr() + size // 2, min(8, size - size // 2))
+def middle(tensor: Tensor) -> Any:
+    """Some bytes in the middle of a tensor in main memory, as a number that is read when asked for.
+
+    None where there are none to read; its memory must live as long.
+    """
+    start = tensor.data_ptr()
+    if not tensor.numel() or not tensor.is_cpu or not start:
+        return None
+    # an expanded one is less than it seems
+    there = tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.element_size()
+    size = min(tensor.nbytes, there)
+    at = size // 2
+    kind = next(kind for kind in _WORDS if ctypes.sizeof(kind) <= size - at)
+    return kind.from_address(start + at)
 
 
-def versions(tensors: Sequence[Tensor]) -> tuple[int | bytes, ...]:
+def versions(tensors: Sequence[Tensor]) -> tuple[int | None, ...]:
     """How often each was changed in place; of one made in inference mode, which does not count, a
     number of it.
     """
@@ -249,6 +265,12 @@ def versions(tensors: Sequence[Tensor]) -> tuple[int | bytes, ...]:
         return tuple(map(_version, tensors))
     except RuntimeError:
         return tuple(glimpse(t) if t.is_inference() else _version(t) for t in tensors)
+
+
+def glimpse(tensor: Tensor) -> int | None:
+    """Some bytes of a tensor in main memory, as a number."""
+    found = middle(tensor)
+    return None if found is None else found.value
 
 
 def _looks(hook: object) -> bool:

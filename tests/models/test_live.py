@@ -31,6 +31,7 @@ from interp.core.pairs import Pairs
 from interp.engine.engines import choose
 from interp.models.model import Model
 from interp.models.precision import exact
+from interp.models.watch import glimpse
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4}
 """Of numbers as large as 10; in float32 of two runs that round differently."""
@@ -695,3 +696,28 @@ def test_an_adapter_of_peft_runs_through_hooks(family, part, tmp_path):
     for engine in ("auto", "hooks"):
         around = family == "gpt2" and part == "query"
         assert world.wrong(engine)[:7] == ("refuses" if around else "")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.tensor(3.0),
+        torch.tensor([True]),
+        torch.ones(3, dtype=torch.bfloat16),
+        torch.ones(1).expand(1_000_000),
+        torch.ones(2, 3).T,
+    ],
+    ids=str,
+)
+def test_a_glimpse_of_any_tensor_is_of_its_own_memory(tensor):
+    before, storage = glimpse(tensor), tensor.untyped_storage()
+    kept = bytes(storage)
+    storage.fill_(0)  # no counter shows it
+    assert before
+    assert glimpse(tensor) == 0
+    storage.copy_(torch.UntypedStorage(list(kept)))
+    assert glimpse(tensor) == before
+
+
+def test_a_glimpse_of_what_has_no_memory_here_is_none():
+    assert glimpse(torch.zeros(0)) is glimpse(torch.zeros(2, device="meta")) is None
