@@ -246,12 +246,13 @@ def middle(tensor: Tensor) -> Any:
 
     None where there are none to read; its memory must live as long.
     """
-    start = tensor.data_ptr()
+    start = int(tensor.data_ptr())
     if not tensor.numel() or not tensor.is_cpu or not start:
         return None
     # an expanded one is less than it seems
-    there = tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.element_size()
-    size = min(tensor.nbytes, there)
+    offset = int(tensor.storage_offset()) * tensor.element_size()
+    there = int(tensor.untyped_storage().nbytes()) - offset
+    size = min(tensor.numel() * tensor.element_size(), there)
     at = size // 2
     kind = next(kind for kind in _WORDS if ctypes.sizeof(kind) <= size - at)
     return kind.from_address(start + at)
