@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -14,9 +15,12 @@ import pyarrow.parquet as pq
 from interp.core.atomic import whole
 from interp.core.door import door
 from interp.core.errors import ResultsError, said
+from interp.core.sealed import BLANK, is_sealed, seal, unsealed
 from interp.core.taken import a, no_numbers, shown
 
-VERSION = 1
+VERSION, UNSEALED = 2, 1
+"""Of files; the older one carries no checksum."""
+REMEDY = "Take it from a copy, or compute it again."
 T = TypeVar("T", bound="Table")
 QUERY_FAULTS = (
     *(SyntaxError, NameError, TypeError, ValueError, KeyError, IndexError, AttributeError),
@@ -107,8 +111,12 @@ class Table:
                 "provenance what JSON has too."
             ) from error
         metadata = {**(table.schema.metadata or {}), b"interp": told}
+        table = table.replace_schema_metadata(metadata)
         with whole(path) as partial:
-            pq.write_table(table.replace_schema_metadata(metadata), partial)
+            with pq.ParquetWriter(partial, table.schema) as writer:
+                writer.write_table(table)
+                writer.add_key_value_metadata({"interp seal": BLANK.decode()})
+            seal(partial)
         return path
 
     @classmethod
@@ -177,7 +185,7 @@ def open_table(path: str | os.PathLike[str]) -> Table:
         ResultsError: absent, no such file, or of another version.
     """
     path = Path(path)
-    found = noted(path)
+    held, found = _opened(path)
     kinds = {_kind(table): table for table in Table.__subclasses__()}
     kind = found.get("kind", "results")  # files from before there were several kinds
     if kind not in kinds:
@@ -185,42 +193,52 @@ def open_table(path: str | os.PathLike[str]) -> Table:
             f"{path} holds a table of kind {kind!r}, and this interp knows {', '.join(kinds)}. "
             "Read it with the interp that wrote it, or import interp first, which knows all."
         )
-    return kinds[kind](_read(path, pq.read_table).to_pandas(), found["provenance"])
-
-
-def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
-    """What a reader of parquet finds in a file.
-
-    Raises:
-        ResultsError: absent, or no such file.
-    """
-    if path.is_dir():
-        raise ResultsError(f"{path} is a folder, not a results file; name a file that save wrote.")
-    try:
-        return reader(path)
-    except FileNotFoundError:
-        raise ResultsError(f"there is no results file at {path}; see what save wrote.") from None
-    except (pa.ArrowException, OSError) as error:
-        raise ResultsError(f"{path} is no readable parquet file: {error}.") from error
+    return kinds[kind](held.read().to_pandas(), found["provenance"])
 
 
 def noted(path: Path) -> Mapping[str, Any]:
     """What stands in a file beside the table: its kind, its provenance, and what `write` was given.
 
     Raises:
-        ResultsError: absent, no such file, or of another version.
+        ResultsError: absent, no such file, damaged, or of another version.
     """
-    note = (_read(path, pq.read_schema).metadata or {}).get(b"interp")
+    return _opened(path)[1]
+
+
+def _opened(path: Path) -> tuple[pq.ParquetFile, Mapping[str, Any]]:
+    """A file in memory, as it was written, and its note."""
+    if path.is_dir():
+        raise ResultsError(f"{path} is a folder, not a results file; name a file that save wrote.")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ResultsError(f"there is no results file at {path}; see what save wrote.") from None
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be read: {said(error)}.") from error
+    sealed = is_sealed(data, path, REMEDY)
+    try:
+        held = pq.ParquetFile(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise ResultsError(f"{path} is no readable parquet file: {said(error)}.") from error
+    note = (held.schema_arrow.metadata or {}).get(b"interp")
     if note is None:
         raise ResultsError(
             f"{path} was not written by interp (it carries no provenance); give a file that "
             "save wrote."
         )
     found = json.loads(note)
-    if found["version"] != VERSION:
+    if found["version"] not in (VERSION, UNSEALED):
         raise ResultsError(
             f"{path} has results version {found['version']}; this interp reads version "
             f"{VERSION}. Run the experiment again, or read it with the interp that wrote it "
             f"({found['provenance'].get('versions', {}).get('interp', 'version unknown')})."
         )
-    return found
+    if not sealed and found["version"] == VERSION:
+        raise unsealed(path, REMEDY)
+    if not sealed:
+        warnings.warn(
+            f"{path} is of interp 0.1 and carries no checksum, so damage to it would not show. "
+            "Load and save it again, and it has one.",
+            stacklevel=4,
+        )
+    return held, found

@@ -1,19 +1,23 @@
 """Finished batches on disk, so that a run that was killed goes on where it was."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
-from interp.core.atomic import whole
 from interp.core.identity import Unreadable, identity, source
 from interp.core.metrics import Metric
+from interp.core.sealed import Damaged, open_tensors, write_tensors
 from interp.engine.interventions import Averaged, Cell
 from interp.models.model import Model
+
+log = logging.getLogger("interp")
 
 
 @dataclass(frozen=True)
@@ -46,21 +50,28 @@ class Store:
     """One finished batch on disk, under a name that says everything its numbers depend on."""
 
     def __init__(self, folder: Path | None, key: Sequence[object]) -> None:
-        self.path: Path | None = None
-        if folder is not None:
-            digest = hashlib.sha256(repr(key).encode()).hexdigest()[:24]
-            self.path = Path(folder) / f"{digest}.npy"
+        self.key = hashlib.sha256(repr(key).encode()).hexdigest()
+        self.path = None if folder is None else Path(folder) / f"{self.key[:24]}.safetensors"
 
     def load(self) -> Float[np.ndarray, "lines batch"] | None:
-        if self.path is None or not self.path.exists():
+        """What was kept; None where nothing is, or what is there cannot be trusted."""
+        if self.path is None:
             return None
-        return np.load(self.path, allow_pickle=False)
+        try:
+            with open_tensors(self.path, remedy="It is computed anew.") as held:
+                if held.note == {"of": self.key}:
+                    return held.read("values").numpy().copy()
+                log.warning("%s is of another question. It is computed anew.", self.path)
+        except FileNotFoundError:
+            pass
+        except Damaged as error:
+            log.warning("%s", error)
+        return None
 
     def save(self, values: Float[np.ndarray, "lines batch"]) -> Float[np.ndarray, "lines batch"]:
-        if self.path is None:
-            return values
-        with whole(self.path, what="the checkpoint ") as partial, partial.open("wb") as file:
-            np.save(file, values)  # the file is closed before it takes its place
+        if self.path is not None:
+            held = {"values": torch.from_numpy(np.ascontiguousarray(values))}
+            write_tensors(self.path, held, {"of": self.key}, what="the checkpoint ")
         return values
 
 

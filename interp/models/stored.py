@@ -1,19 +1,18 @@
 """Models that are made here, on disk: a folder with a shape and its weights."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from interp.core.atomic import whole
 from interp.core.errors import ModelError
+from interp.core.sealed import Damaged, open_tensors, read_note, write_note, write_tensors
 
 WEIGHTS_FILE = "model.safetensors"
+WEIGHTS = "weights"
+"""What the shape's file says of the other: its checksum."""
 State = Mapping[str, Tensor]
 """Parameters by their names in the module."""
 T = TypeVar("T")
@@ -25,33 +24,37 @@ def write(folder: Path, file: str, shape: Any, state: State) -> None:
     Raises:
         ResultsError: the folder cannot be written.
     """
-    kept = {name: value.detach().cpu().contiguous() for name, value in sorted(state.items())}
-    with whole(folder / WEIGHTS_FILE, what="weights ") as path:
-        save_file(kept, path)
-    with whole(folder / file, what="shape ") as path:
-        path.write_text(json.dumps(asdict(shape), indent=2) + "\n")
+    of = write_tensors(folder / WEIGHTS_FILE, dict(sorted(state.items())), {}, what="weights ")
+    write_note(folder / file, {**asdict(shape), WEIGHTS: of}, what="shape ")
 
 
 def read(folder: Path, file: str, kind: type[T]) -> tuple[T, dict[str, Tensor]]:
     """What `write` wrote.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: it cannot be read, or is not as it was written.
     """
+    remedy = "Save the model again."
+    path = folder / file
     try:
-        shape = kind(**json.loads((folder / file).read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        note = read_note(path, remedy=remedy)
+        of = note.pop(WEIGHTS, None)
+        shape = kind(**note)
+        path = folder / WEIGHTS_FILE
+        with open_tensors(path, remedy=remedy) as held:
+            if held.content != of:
+                raise Damaged(
+                    f"{path} has other weights than {file} beside it tells of ({held.content} and "
+                    f"{of}): a file was exchanged. {remedy}"
+                )
+            return shape, {name: held.read(name).clone() for name in held.names}
+    except FileNotFoundError:
+        raise ModelError(f"there is no {path}. {remedy}") from None
+    except TypeError as error:
         raise ModelError(
-            f"{folder / file} is no {kind.__name__}: {error}. It must be an object of "
-            f"{', '.join(field.name for field in fields(kind))}. Likely it is damaged, or of "
-            "another version of interp; save the model again."
-        ) from error
-    try:
-        return shape, load_file(folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"the weights in {folder} cannot be read: {str(error).splitlines()[0]}. Likely "
-            f"{WEIGHTS_FILE} is cut short or missing; save the model again."
+            f"{path} is no {kind.__name__}: {error}. It must be an object of "
+            f"{', '.join(field.name for field in fields(kind))}. Likely it is of another version "
+            f"of interp. {remedy}"
         ) from error
 
 

@@ -21,17 +21,15 @@ of the default recipe, accuracy on repeated tokens of held-out rows (and seconds
 as Olsson et al. 2022 ("Argument 2") found: it takes two layers, or keys that hold the token before.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.optim import AdamW
 from tqdm.auto import tqdm
@@ -39,6 +37,16 @@ from tqdm.auto import tqdm
 from interp.core.atomic import require_writable, whole
 from interp.core.door import door
 from interp.core.errors import ModelError
+from interp.core.sealed import (
+    BLANK,
+    is_sealed,
+    open_tensors,
+    read_note,
+    seal,
+    unsealed,
+    write_note,
+    write_tensors,
+)
 from interp.core.sequences import Sequences
 from interp.core.taken import Count, Index, NotEmpty, Seed, Told
 from interp.models import native, recurrent, stored
@@ -49,6 +57,7 @@ from interp.models.place import Dtype
 from interp.models.recurrent import LSTM, RecurrentShape
 from interp.models.training import Recipe, answers, log_steps, update
 
+REMEDY = "Choose another folder, or take this one away to train anew."
 CONFIG, CURVE, PROGRESS = "config.json", "curve.csv", "progress.safetensors"
 PLAIN = Recipe()
 Row = dict[str, float | int]
@@ -175,9 +184,19 @@ def train(
             _require_sane(folder, step, loss, shape, recipe)
             bar.update()
     with whole(folder / CURVE, what="curve ") as path:
-        pd.DataFrame(curve, columns=COLUMNS).to_csv(path, index=False)
+        told = pd.DataFrame(curve, columns=COLUMNS).to_csv(index=False)
+        path.write_text(f"# {BLANK.decode()}\n{told}")
+        seal(path)
     (folder / PROGRESS).unlink(missing_ok=True)
-    return Toy(folder, tuple(due), pd.read_csv(folder / CURVE))
+    return Toy(folder, tuple(due), _curve(folder))
+
+
+def _curve(folder: Path) -> pd.DataFrame:
+    path = folder / CURVE
+    data = path.read_bytes()
+    if not is_sealed(data, path, REMEDY):
+        raise unsealed(path, REMEDY)
+    return pd.read_csv(BytesIO(data), comment="#")
 
 
 def _untrained(shape: Shape | RecurrentShape, seed: int) -> tuple[nn.Module, str]:
@@ -211,18 +230,10 @@ def _claim(folder: Path, config: Mapping[str, Any]) -> None:
     """Write the config, or refuse a folder that belongs to another."""
     path = folder / CONFIG
     if not path.exists():
-        with whole(path, what="config ") as partial:
-            partial.write_text(json.dumps(config, indent=2) + "\n")
+        write_note(path, config, what="config ")
         return
-    try:
-        there = json.loads(path.read_text())
-        differs = sorted(k for k in {*there, *config} if there.get(k) != config.get(k))
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(
-            f"{path} is no config of a training: {error}. Choose another folder, or take this one "
-            "away."
-        ) from error
-    if differs:
+    there = read_note(path, remedy=REMEDY)
+    if differs := sorted(k for k in {*there, *config} if there.get(k) != config.get(k)):
         key = differs[0]
         raise ModelError(
             f"{folder} belongs to another training: {', '.join(differs)} differ ({key} was "
@@ -235,7 +246,7 @@ def _finished(folder: Path, due: list[int], file: str) -> Toy | None:
     files = [_checkpoint(folder, step) / file for step in due]
     if not all(path.exists() for path in (folder / CURVE, *files)):
         return None
-    return Toy(folder, tuple(due), pd.read_csv(folder / CURVE))
+    return Toy(folder, tuple(due), _curve(folder))
 
 
 def _keep(folder: Path, module: nn.Module, optimizer: AdamW, step: int, curve: list[Row]) -> None:
@@ -244,25 +255,16 @@ def _keep(folder: Path, module: nn.Module, optimizer: AdamW, step: int, curve: l
     for name, parameter in module.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             kept[f"{key} {name}"] = value
-    said = {"step": str(step), "curve": json.dumps(curve)}
-    with whole(folder / PROGRESS, what="progress ") as path:
-        save_file({k: v.contiguous() for k, v in kept.items()}, path, metadata=said)
+    write_tensors(folder / PROGRESS, kept, {"step": step, "curve": curve}, what="progress ")
 
 
 def _resume(folder: Path, module: nn.Module, optimizer: AdamW) -> tuple[int, list[Row]]:
     """Put module and optimizer where the training was stopped; the step, and the curve so far."""
-    path = folder / PROGRESS
-    if not path.exists():
-        return 0, []
     try:
-        with safe_open(path, "pt") as file:
-            said = file.metadata()
-            kept = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no dict
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"{path} cannot be read: {str(error).splitlines()[0]}. Likely it is damaged; take the "
-            "folder away to train anew."
-        ) from error
+        with open_tensors(folder / PROGRESS, remedy=REMEDY) as held:
+            kept, note = {name: held.read(name).clone() for name in held.names}, held.note
+    except FileNotFoundError:
+        return 0, []
     for name, parameter in module.named_parameters():
         parameter.data.copy_(kept[name])
         state = {
@@ -270,7 +272,7 @@ def _resume(folder: Path, module: nn.Module, optimizer: AdamW) -> tuple[int, lis
         }
         if state:
             optimizer.state[parameter] = state
-    return int(said["step"]), json.loads(said["curve"])
+    return note["step"], note["curve"]
 
 
 def _require_sane(

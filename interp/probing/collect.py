@@ -22,7 +22,7 @@ from interp.datasets.alignment import align
 from interp.datasets.corpus import Corpus
 from interp.engine.checkpoint import kept_of
 from interp.engine.collect import folder as folders
-from interp.engine.collect.folder import Parts
+from interp.engine.collect.folder import Folder
 from interp.engine.collect.shards import SHARD_BYTES, SHARD_TOKENS
 from interp.engine.collect.taps import MOST, MOST_ON_DEVICE, Layout
 from interp.engine.engines import Engine, EngineName, accept, choose
@@ -106,14 +106,13 @@ def collect(
         folder = Path(folder)
         members = [job.words(rows).tolist() for rows in _shards(job, plan, min(room, SHARD_BYTES))]
         known, rest = _identity(job, corpus), _index(job, note)
-        parts = folders.prepare(folder, FEATURES, known, rest, members)
-        _require_room_for_shards(job, folder, parts, room)
-        for file, words in parts:
-            if (folder / file).exists():
-                bar.update(len(words))
-                continue
+        made = folders.prepare(folder, FEATURES, known, rest, members)
+        missing = made.missing()
+        _require_room_for_shards(job, made, room)
+        bar.update(sum(map(len, members)) - sum(len(words) for _, words in missing))
+        for file, words in missing:
             # not by a name, which would keep one shard while the next is made
-            folders.write(folder, file, job.run(served, np.array(words), room, bar).named())
+            made.write(file, words, job.run(served, np.array(words), room, bar).named())
     return Features.load(folder)
 
 
@@ -178,12 +177,12 @@ def _require_room(job: Job, corpus: Corpus, room: int, *, in_memory: bool) -> No
         )
 
 
-def _require_room_for_shards(job: Job, folder: Path, parts: Parts, room: int) -> None:
+def _require_room_for_shards(job: Job, made: Folder, room: int) -> None:
     """Those that are left fit: an interrupted run goes on with the shards that it laid out."""
-    words = max((len(words) for file, words in parts if not (folder / file).exists()), default=0)
+    words = max((len(words) for _, words in made.missing()), default=0)
     if (largest := words * job.word_bytes) > room:
         raise InterpError(
-            f"a shard that is still missing in {folder} has {words} words, which take "
+            f"a shard that is still missing in {made.path} has {words} words, which take "
             f"{largest / 1e6:.1f} MB ({largest} bytes, {job.word_bytes} a word), and the budget is "
             f"{room / 1e6:.1f} MB: the run that began the folder had more. Give memory={largest} "
             "or more, or another folder=."

@@ -91,16 +91,16 @@ class Disk:
         place[torch.from_numpy(once)] = torch.arange(len(once))
         names = [self.layout.names[self.layout.where[site]] for site in sites]
         found: Tensor | None = None
-        for members, parts in self.folder.read(names):
+        for members, held in self.folder.shards():
             if found is None:
-                width = parts[0].get_shape()[1]
+                width = held.shape(names[0])[1]
                 found = torch.empty(len(sites), len(once), width, dtype=self.dtype)
             at = place[list(members)]
             wanted = at >= 0
             if not bool(wanted.any()):
                 continue
-            for n, part in enumerate(parts):
-                found[n, at[wanted]] = part[:][wanted]
+            for n, name in enumerate(names):
+                found[n, at[wanted]] = held.read(name)[wanted]
         assert found is not None
         if len(once) == len(chosen) and bool((np.diff(chosen) > 0).all()):
             return found

@@ -10,8 +10,9 @@ import pytest
 from interp.core import stats
 from interp.core.errors import ResultsError
 from interp.core.results import CELL, COLUMNS, Results
+from interp.core.sealed import Damaged
 from interp.core.sites import Site
-from interp.core.table import VERSION
+from interp.core.table import UNSEALED, VERSION
 
 CLUSTER = list("aabbbcd")
 N = len(CLUSTER)
@@ -286,8 +287,12 @@ def rewrite(path: Path, **changed) -> None:
 
 def test_another_version_is_refused(tmp_path):
     path = build(["0.1"]).save(tmp_path / "r.parquet")
-    rewrite(path)
-    assert len(Results.load(path)) == N
+    rewrite(path, version=UNSEALED)
+    with pytest.warns(UserWarning, match=r"of interp 0\.1 and carries no checksum.*save it again"):
+        assert len(Results.load(path)) == N
+    rewrite(path, version=VERSION)
+    with pytest.raises(Damaged, match="carries no checksum of interp"):
+        Results.load(path)
     rewrite(path, version=VERSION + 1)
     with pytest.raises(ResultsError) as caught:
         Results.load(path)
@@ -311,7 +316,7 @@ def test_what_is_no_results_file(tmp_path):
     for path, message in (
         (foreign, "was not written by interp"),
         (text, "is no readable parquet file"),
-        (cut, "is no readable parquet file"),
+        (cut, "not as it was written"),
         (tmp_path / "absent.parquet", r"there is no results file at .*absent"),
         (tmp_path / "folder", "folder"),
         (text / "below", "below"),

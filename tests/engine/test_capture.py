@@ -21,6 +21,7 @@ from interp.core.errors import (
     Unsupported,
 )
 from interp.core.pairs import Pairs
+from interp.core.sealed import read_note, write_note
 from interp.core.sites import Site, resolve
 from interp.engine.collect import capture as capturing
 from interp.engine.collect.capture import Captured, capture, load
@@ -468,17 +469,25 @@ def test_folders_that_cannot_be_read_or_written(llama, tmp_path):
     capture(llama, tokens, "1.1", folder=lost)
     index = lost / "index.json"
     text = index.read_text()
-    index.write_text(text.replace('"version": 1', '"version": 9'))
+    write_note(index, {**read_note(index, remedy=""), "version": 9})
     says(ResultsError, lambda: load(lost), "version 9", "reads version 1")
+    index.write_text(text.replace('"version": 1', '"version": 9'))
+    says(ResultsError, lambda: load(lost), "not as it was written", "interp.capture")
     index.write_text("{")
-    says(ResultsError, lambda: load(lost), "no index of a capture")
+    says(ResultsError, lambda: load(lost), "carries no checksum", "interp.capture")
     index.unlink()
     says(
         ResultsError, lambda: capture(llama, tokens, "1.1", folder=lost), "no index.json", "shards"
     )
     index.write_text(text)
     (lost / "shard-00000.safetensors").write_bytes(b"nonsense")
-    says(ResultsError, lambda: load(lost)["1.1"], "'1.1'", "shard-00000", "Delete that file")
+    says(
+        ResultsError,
+        lambda: load(lost)["1.1"],
+        "carries no checksum",
+        "shard-00000",
+        "Delete that file",
+    )
 
 
 def test_shards_are_cut_to_what_may_be_lost(llama, monkeypatch, tmp_path):

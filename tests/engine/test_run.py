@@ -206,7 +206,7 @@ def test_a_killed_run_goes_on(llama, tmp_path):
 
 def finished(folder: Path) -> dict[str, int]:
     """When each finished batch was written."""
-    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npy")}
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
 
 
 def test_a_finished_checkpoint_runs_nothing(llama, pairs, tmp_path, monkeypatch):

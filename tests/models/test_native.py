@@ -1,7 +1,6 @@
 """Native models: what they compute, by hand; what they are, truthfully; saved and read back."""
 
 import itertools
-import json
 import math
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ import torch
 
 import interp
 from interp.core.errors import ModelError, PairsError
+from interp.core.sealed import read_note, write_note
 from interp.models import untrained
 from interp.models.native import (
     SHAPE_FILE,
@@ -259,17 +259,20 @@ def test_a_state_of_another_shape():
 def test_damaged_folders(tmp_path):
     folder = save(made(dtype=torch.float32), tmp_path)
     (folder / WEIGHTS_FILE).write_bytes((folder / WEIGHTS_FILE).read_bytes()[:200])
-    with pytest.raises(ModelError, match=r"cannot be read: .*model\.safetensors is cut short"):
+    with pytest.raises(
+        ModelError,
+        match=r"model\.safetensors carries no checksum of interp: .*damaged\. Save the model",
+    ):
         interp.load(folder)
     (folder / WEIGHTS_FILE).unlink()
-    with pytest.raises(ModelError, match="is cut short or missing"):
+    with pytest.raises(ModelError, match=r"there is no .*model\.safetensors\. Save"):
         interp.load(folder)
-    found = json.loads((folder / SHAPE_FILE).read_text())
-    (folder / SHAPE_FILE).write_text(json.dumps(found | {"colour": 1}))
+    found = read_note(folder / SHAPE_FILE, remedy="")
+    write_note(folder / SHAPE_FILE, found | {"colour": 1})
     with pytest.raises(ModelError, match=r"native\.json is no Shape: .*colour.*n_layers, n_heads"):
         interp.load(folder)
     (folder / SHAPE_FILE).write_text("{")
-    with pytest.raises(ModelError, match="Likely it is damaged"):
+    with pytest.raises(ModelError, match="or is damaged. Save the model"):
         interp.load(folder)
 
 

@@ -1,6 +1,5 @@
 """Recurrent models: truthful facts, the parameters asked for, saved and read back."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 import interp
 from interp.core.errors import ModelError
+from interp.core.sealed import read_note, write_note
 from interp.models import untrained
 from interp.models.recurrent import (
     LSTM,
@@ -97,14 +97,16 @@ def test_a_damaged_folder_is_refused(tmp_path):
     save(build_recurrent(SHAPE, name="m"), tmp_path)
     weights = (tmp_path / WEIGHTS_FILE).read_bytes()
     (tmp_path / WEIGHTS_FILE).write_bytes(weights[:-9])
-    with pytest.raises(ModelError, match="Likely model.safetensors is cut short or missing"):
+    with pytest.raises(
+        ModelError, match=r"model.safetensors cannot be read \(.*Save the model again"
+    ):
         interp.load(tmp_path)
     (tmp_path / WEIGHTS_FILE).write_bytes(weights)
-    found = json.loads((tmp_path / SHAPE_FILE).read_text())
-    (tmp_path / SHAPE_FILE).write_text(json.dumps(found | {"n_heads": 3}))
+    found = read_note(tmp_path / SHAPE_FILE, remedy="")
+    write_note(tmp_path / SHAPE_FILE, found | {"n_heads": 3})
     with pytest.raises(ModelError, match=r"is no RecurrentShape: .*n_layers, d_model, d_vocab"):
         interp.load(tmp_path)
-    (tmp_path / SHAPE_FILE).write_text(json.dumps(found | {"d_model": 7}))
+    write_note(tmp_path / SHAPE_FILE, found | {"d_model": 7})
     with pytest.raises(ModelError, match=r"embed.weight of shape \(11, 6\) for \(11, 7\).*more"):
         interp.load(tmp_path)
 

@@ -167,11 +167,13 @@ def test_a_folder_of_another_config_is_refused(whole):
 
 def test_damaged_files_are_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"config\.json is no config of a training"):
+    with pytest.raises(
+        ModelError, match=r"config\.json carries no checksum of interp: .*Choose another folder"
+    ):
         trained(tmp_path)
     (tmp_path / "config.json").unlink()
     (tmp_path / "progress.safetensors").write_bytes(b"cut")
-    with pytest.raises(ModelError, match=r"progress\.safetensors cannot be read: .*train anew"):
+    with pytest.raises(ModelError, match=r"progress\.safetensors carries no checksum.*train anew"):
         trained(tmp_path)
 
 

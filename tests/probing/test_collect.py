@@ -333,14 +333,14 @@ from pathlib import Path
 import torch
 import interp
 from importlib import import_module
-from interp.engine.collect import folder as folders
+from interp.engine.collect.folder import Folder
 collecting = import_module("interp.probing.collect")
 torch.set_num_threads(1)
-write = folders.write
+write = Folder.write
 def slowly(*args):
     write(*args)
     time.sleep(0.3)
-folders.write = slowly
+Folder.write = slowly
 collecting.MOST = collecting.SHARD_TOKENS = 24
 corpus, options = pickle.loads(Path(sys.argv[2]).read_bytes())
 model = interp.load(sys.argv[1], dtype=torch.float64)

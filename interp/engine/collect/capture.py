@@ -111,13 +111,12 @@ def capture(
         rest = {"bytes": asked, "lengths": wanted.pairs.lengths.tolist(), "provenance": note}
         rest["group_size"] = model.facts.group_size
         plan = shards.plan(wanted, batch, room)
-        for file, members in shards.prepare(folder, known, rest, plan):
-            if (folder / file).exists():
-                bar.update(len(members))
-                continue
+        made = shards.prepare(folder, known, rest, plan)
+        bar.update(len(rows) - sum(len(members) for _, members in made.missing()))
+        for file, members in made.missing():
             kept = Kept(wanted, members)
             _fill(kept, model, served, list(members), batch, bar)
-            shards.write(folder, file, kept)
+            made.write(file, members, shards.named(kept))
             del kept  # before the next is made
     return Captured.load(folder)
 

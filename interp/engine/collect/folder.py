@@ -4,25 +4,33 @@
     shard-00000.safetensors    tensors by name, the rows of the shard along the first axis
 
 A shard appears under its name when it is whole, so what is there is finished, and a run that was
-killed goes on with what is not.
+killed goes on with what is not. Each file carries its checksum, and each shard of which folder and
+rows it is: a damaged one, or that of another folder, is refused when it is read.
 """
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.core.atomic import whole
 from interp.core.errors import ResultsError
+from interp.core.sealed import (
+    Damaged,
+    Tensors,
+    open_tensors,
+    read_note,
+    write_note,
+    write_tensors,
+)
 
 INDEX = "index.json"
+SHARD = re.compile(r"shard-\d{5,}\.safetensors")
 Parts = tuple[tuple[str, tuple[int, ...]], ...]
 """Each shard's file, and its rows."""
 
@@ -44,32 +52,55 @@ class Content:
 
 @dataclass(frozen=True, eq=False)
 class Folder:
-    """The shards of a finished folder; a tensor is read when it is asked for."""
+    """Shards, finished or being made; a tensor is read when it is asked for.
+
+    Attributes:
+        of: fingerprint of what the numbers depend on.
+    """
 
     path: Path
     content: Content
+    of: str
     parts: Parts
 
-    def read(self, names: Sequence[str]) -> Iterator[tuple[tuple[int, ...], list[Any]]]:
-        """The rows of each shard, with what reads each tensor there: windows on the file.
+    def missing(self) -> Parts:
+        """The shards that are not there yet."""
+        return tuple((file, rows) for file, rows in self.parts if not (self.path / file).exists())
+
+    def write(self, file: str, rows: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
+        """Write a shard, whole or not at all.
 
         Raises:
-            ResultsError: a shard cannot be read.
+            ResultsError: the folder cannot be written.
+        """
+        write_tensors(self.path / file, tensors, self._note(rows))
+
+    def shards(self) -> Iterator[tuple[tuple[int, ...], Tensors]]:
+        """The rows of each shard, and what is in it.
+
+        Raises:
+            ResultsError: a shard cannot be read, is damaged, or is not the one of its name.
         """
         for file, rows in self.parts:
-            name = names[0]
+            path = self.path / file
+            remedy = (
+                f"Delete that file and run the {self.content.name} again with the same folder=; it "
+                "makes what is missing."
+            )
             try:
-                with safe_open(self.path / file, "pt") as opened:
-                    slices = []
-                    for name in names:
-                        slices.append(opened.get_slice(name))
-                    yield rows, slices
-            except (OSError, SafetensorError) as error:
-                raise ResultsError(
-                    f"cannot read '{name}' in {self.path / file}: {error}. Delete that file and "
-                    f"run the {self.content.name} again with the same folder=; it makes what is "
-                    "missing."
-                ) from error
+                with open_tensors(path, remedy=remedy) as held:
+                    if held.note != self._note(rows):
+                        raise Damaged(
+                            f"{path} holds {len(held.note.get('rows', ()))} rows of "
+                            f"{held.note.get('of')}, and {len(rows)} of {self.of} belong there: a "
+                            f"file was exchanged. {remedy}"
+                        )
+                    yield rows, held
+            except FileNotFoundError:
+                raise Damaged(f"{path} is missing. {remedy}") from None
+
+    def _note(self, rows: Sequence[int]) -> dict[str, Any]:
+        return {"of": self.of, "rows": list(rows)}
 
 
 def prepare(
@@ -78,8 +109,8 @@ def prepare(
     known: Mapping[str, Any],
     rest: Mapping[str, Any],
     rows: Sequence[Sequence[int]],
-) -> Parts:
-    """Write the index, or take up the one that is there; the shards with their rows.
+) -> Folder:
+    """Write the index, or take up the one that is there.
 
     The shards of an interrupted run keep the rows that it gave them.
 
@@ -93,7 +124,7 @@ def prepare(
     if (path / INDEX).exists():
         found = _index(path, content)
         _refuse_other(path, content, found["identity"], known)
-        return _parts(found)
+        return _folder(path, content, found)
     if lost := sorted(file.name for file in _listed(path)):
         raise ResultsError(
             f"{path} has shards ({lost[0]}) but no {INDEX}, so nothing says what they are. "
@@ -105,19 +136,8 @@ def prepare(
     ]
     found = {"version": content.version, "content": content.name}
     found |= {"fingerprint": _fingerprint(known), "identity": dict(known), **rest, "shards": parts}
-    with whole(path / INDEX) as partial:
-        partial.write_text(json.dumps(found))
-    return _parts(found)
-
-
-def write(path: Path, file: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write a shard, whole or not at all.
-
-    Raises:
-        ResultsError: the folder cannot be written.
-    """
-    with whole(path / file, failures=(SafetensorError,)) as partial:
-        save_file(dict(tensors), partial)
+    write_note(path / INDEX, found)
+    return _folder(path, content, found)
 
 
 def opened(path: str | os.PathLike[str], content: Content) -> tuple[Folder, dict[str, Any]]:
@@ -128,36 +148,36 @@ def opened(path: str | os.PathLike[str], content: Content) -> tuple[Folder, dict
     """
     path = Path(path)
     found = _index(path, content)
-    parts = _parts(found)
-    missing = [file for file, _ in parts if not (path / file).exists()]
-    if missing:
+    there = _folder(path, content, found)
+    if lost := there.missing():
         raise ResultsError(
-            f"the {content.name} in {path} is not finished: {len(missing)} of {len(parts)} shards "
-            f"are missing ({missing[0]}). Run it again with the same folder=; it goes on from "
-            "there."
+            f"the {content.name} in {path} is not finished: {len(lost)} of {len(there.parts)} "
+            f"shards are missing ({lost[0][0]}). Run it again with the same folder=; it goes on "
+            "from there."
         )
-    return Folder(path, content, parts), found
+    return there, found
 
 
-def _parts(index: Mapping[str, Any]) -> Parts:
-    return tuple((part["file"], tuple(part["rows"])) for part in index["shards"])
+def _folder(path: Path, content: Content, index: Mapping[str, Any]) -> Folder:
+    parts = tuple((str(part["file"]), tuple(part["rows"])) for part in index["shards"])
+    if odd := [file for file, _ in parts if not SHARD.fullmatch(file)]:
+        raise Damaged(
+            f"{path / INDEX} names a shard {odd[0]!r}, and they are called shard-00000.safetensors "
+            "and so on. Remove the folder; interp did not write it."
+        )
+    return Folder(path, content, index["fingerprint"], parts)
 
 
 def _index(folder: Path, content: Content) -> dict[str, Any]:
     path = folder / INDEX
     try:
-        found = json.loads(path.read_text())
-        version, there = found["version"], found.get("content", "capture")
+        found = read_note(path, remedy=f"Remove the folder and make it again with {content.maker}.")
     except FileNotFoundError:
         raise ResultsError(
             f"there is no {content.name} in {folder} (no {INDEX}); see the folder= that was given "
             f"to {content.maker}."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ResultsError(
-            f"{path} is no index of a {content.name}: {error!r}. Remove the folder and "
-            f"make it again with {content.maker}."
-        ) from error
+    version, there = found.get("version"), found.get("content", "capture")
     if there != content.name:
         raise ResultsError(
             f"{folder} holds a {there}, not a {content.name}. Give another folder=, or delete this "

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.core.atomic import whole
 from interp.core.door import door
 from interp.core.errors import PairsError, ResultsError, Unsupported
 from interp.core.pairs import Pairs, Side
+from interp.core.sealed import open_tensors, write_tensors
 from interp.core.sites import Site, resolve
 from interp.engine.collect.fitter import By, Group, Key, average, require_room
 from interp.engine.collect.prompts import Tokens, prompts
@@ -29,7 +27,7 @@ from interp.engine.memory import HOST, KEEP, Memory, budget
 from interp.engine.plan import forward_plan
 from interp.models.model import Model
 
-VERSION = 1
+CONTENT, VERSION = "mean reference", 1
 REMEDY = "Fit the reference with it: interp.MeanReference.fit(model, pairs, sites)."
 
 
@@ -174,8 +172,7 @@ class MeanReference(Averaged):
             ResultsError: it cannot be written.
         """
         path = Path(path)
-        with whole(path, failures=(SafetensorError,)) as partial:
-            save_file(self._tensors(), partial, {"interp means": json.dumps(self._note())})
+        write_tensors(path, self._tensors(), self._note())
         return path
 
     @classmethod
@@ -187,21 +184,21 @@ class MeanReference(Averaged):
             ResultsError: absent, no mean reference, or one of another version.
         """
         path = Path(path)
+        remedy = "Fit and save the reference again (interp.MeanReference.fit)."
         try:
-            with safe_open(path, "pt") as file:
-                note = json.loads((file.metadata() or {}).get("interp means", "null"))
-                # what safetensors gives is a window on the file, and that is no mapping to iterate
-                names = file.keys()
-                tensors = {name: file.get_tensor(name).clone() for name in names}
-        except (OSError, SafetensorError) as error:
+            with open_tensors(path, remedy=remedy) as held:
+                note = held.note
+                # what is read is a window on the file
+                tensors = {name: held.read(name).clone() for name in held.names}
+        except FileNotFoundError:
             raise ResultsError(
-                f"no mean reference can be read at {path}: {error}; is it what save wrote?"
-            ) from error
-        if note is None or note["version"] != VERSION:
-            found = "no means of interp" if note is None else f"means of version {note['version']}"
+                f"there is no mean reference at {path}; see what save wrote."
+            ) from None
+        if note.get("content") != CONTENT or note.get("version") != VERSION:
             raise ResultsError(
-                f"{path} holds {found}; this interp reads version {VERSION}. Fit and save the "
-                "reference again."
+                f"{path} holds {note.get('content', 'something else')} of version "
+                f"{note.get('version')}, and this interp reads {CONTENT} of version {VERSION}. "
+                f"{remedy}"
             )
         layout = Layout.of(map(Site.parse, note["sites"]), note["group size"])
         sizes = {tuple(g) if isinstance(g, list) else g: count for g, count in note["sizes"]}
@@ -215,6 +212,7 @@ class MeanReference(Averaged):
 
     def _note(self) -> dict[str, object]:
         return {
+            "content": CONTENT,
             "version": VERSION,
             "by": self.by,
             "model": self.model,

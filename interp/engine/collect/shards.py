@@ -5,7 +5,7 @@ A tensor is `rows pos *axes`, named by the site's text; the rows of a shard have
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.core.sites import Site
 from interp.engine.collect import folder as folders
-from interp.engine.collect.folder import Content, Folder, Parts
+from interp.engine.collect.folder import Content, Folder
 from interp.engine.collect.kept import Kept, Wanted
 from interp.engine.collect.taps import Layout
 from interp.engine.plan import blocks
@@ -36,34 +36,33 @@ class Shards:
     layout: Layout
     dtype: torch.dtype
 
-    def _read(self, site: Site) -> Iterator[tuple[tuple[int, ...], Any]]:
-        """The rows of each shard, with what reads the site there."""
-        for rows, (part,) in self.folder.read([self.layout.names[self.layout.where[site]]]):
-            yield rows, part
+    def _name(self, site: Site) -> str:
+        return self.layout.names[self.layout.where[site]]
 
     def shapes(self, site: Site) -> list[tuple[int, ...]]:
         """Of each row: positions and axes."""
         found = {}
-        for rows, part in self._read(site):
-            found |= dict.fromkeys(rows, tuple(part.get_shape()[1:]))
+        for rows, part in self.folder.shards():
+            found |= dict.fromkeys(rows, part.shape(self._name(site))[1:])
         return [found[row] for row in sorted(found)]
 
     def rows(self, site: Site) -> list[Float[Tensor, " pos *axes"]]:
         """Read into memory, one tensor for each row."""
         found = {}
-        for rows, part in self._read(site):
-            # what safetensors gives is a window on the file
-            found |= dict(zip(rows, part[:].clone(), strict=True))
+        for rows, part in self.folder.shards():
+            # what is read is a window on the file
+            found |= dict(zip(rows, part.read(self._name(site)).clone(), strict=True))
         return [found[row] for row in sorted(found)]
 
     def whole(self, site: Site) -> Float[Tensor, "batch pos *axes"]:
         """Read into memory; all rows must have one shape."""
         found: Tensor | None = None
         count = sum(len(rows) for _, rows in self.folder.parts)
-        for rows, part in self._read(site):
+        for rows, part in self.folder.shards():
+            here = part.read(self._name(site))
             if found is None:
-                found = torch.empty(count, *part.get_shape()[1:], dtype=self.dtype)
-            found[list(rows)] = part[:]
+                found = torch.empty(count, *here.shape[1:], dtype=self.dtype)
+            found[list(rows)] = here
         assert found is not None
         return found
 
@@ -96,19 +95,14 @@ def plan(wanted: Wanted, most: int | None, memory: int) -> list[list[int]]:
 
 def prepare(
     folder: Path, known: Mapping[str, Any], rest: Mapping[str, Any], rows: Sequence[Sequence[int]]
-) -> Parts:
+) -> Folder:
     """The shards of a capture with their rows; see `folder.prepare`."""
     return folders.prepare(folder, CAPTURE, known, rest, rows)
 
 
-def write(folder: Path, file: str, kept: Kept) -> None:
-    """Write a shard, whole or not at all.
-
-    Raises:
-        ResultsError: the folder cannot be written.
-    """
-    sites = {name: Site.parse(name) for name in kept.layout.names.values()}
-    folders.write(folder, file, {name: kept.whole(site) for name, site in sites.items()})
+def named(kept: Kept) -> dict[str, Tensor]:
+    """The tensors of a shard, by the text of their site."""
+    return {name: kept.whole(Site.parse(name)) for name in kept.layout.names.values()}
 
 
 def opened(folder: str | os.PathLike[str]) -> tuple[Shards, dict[str, Any]]:
