@@ -35,10 +35,11 @@ from matplotlib.figure import Figure
 
 from interp.core.atomic import whole
 from interp.core.door import door
-from interp.core.errors import ResultsError, nearest, said
+from interp.core.errors import ResultsError, nearest
 from interp.core.identity import Unreadable, identity, lying_at, source
 from interp.core.results import Results
 from interp.core.scores import Scores
+from interp.core.sealed import Damaged, read_note, write_note
 from interp.core.table import Table, noted, open_table
 from interp.core.taken import Index, shown
 
@@ -81,8 +82,13 @@ class Run:
         """`finish` was called: `results` loads instead of computing."""
         if not (self.folder / "results.parquet").exists():
             return False
-        path = self.folder / "files.json"
-        return not path.exists() or path.read_bytes() == _json(self.files)
+        try:
+            return read_note(self.folder / "files.json", remedy=REMEDY) == {"files": self.files}
+        except FileNotFoundError:
+            return True  # of interp 0.1
+        except Damaged as error:
+            log.warning("%s The run is finished again.", error)
+            return False
 
     def results(self) -> Results:
         """The results of a finished run.
@@ -90,11 +96,21 @@ class Run:
         Raises:
             ResultsError: not finished, or written by another version.
         """
-        return Results.load(self.folder / "results.parquet")
+        return Results.load(self._results())
 
     def scores(self) -> Scores:
         """The same of an experiment that scores what can be read off."""
-        return Scores.load(self.folder / "results.parquet")
+        return Scores.load(self._results())
+
+    def _results(self) -> Path:
+        path = self.folder / "results.parquet"
+        of = noted(path).get("run", self.folder.name)
+        if of != self.folder.name:
+            raise ResultsError(
+                f"{path} has the results of the run {of}: a file was exchanged. Take it away to "
+                "compute those of this run, or put it back."
+            )
+        return path
 
     @door
     def stage(self, name: str, compute: Callable[[Path], T], *, of: Any = None) -> T:
@@ -173,8 +189,8 @@ class Run:
             ResultsError: a folder that cannot be written, or a table that no file can hold.
         """
         _write(self.folder / "summary.md", (summary.rstrip() + "\n").encode())
-        _write(self.folder / "files.json", _json(self.files))
-        results.save(self.folder / "results.parquet")
+        write_note(self.folder / "files.json", {"files": self.files}, remedy=REMEDY)
+        results.write(self.folder / "results.parquet", {"run": self.folder.name})
 
 
 def _question(name: str, compute: Callable[[Path], Any], of: Any) -> str:
@@ -194,8 +210,12 @@ def _question(name: str, compute: Callable[[Path], Any], of: Any) -> str:
 
 def _is_of(path: Path, name: str, asked: str) -> bool:
     """Is what lies there of this question? If not, the log says so."""
-    if asked in noted(path).get("of", ()):
-        return True
+    try:
+        if asked in noted(path).get("of", ()):
+            return True
+    except Damaged as error:
+        log.warning("stage %r: %s It is computed again.", name, error)
+        return False
     log.warning(
         "stage %r of %s was computed from something else: the prompts, the model, the settings or "
         "the code of then. It is computed again.",
@@ -222,11 +242,11 @@ def open_run(name: str, config: Any, *, root: str | os.PathLike[str] = Path("run
     run = Run(folder, _files(plain(config, "config", hashed_only=True)))
     if run.finished:  # only to be read: it may lie where nothing can be written
         return run
-    _write(run.folder / "config.json", _json(plain(config, "config")))
+    write_note(run.folder / "config.json", plain(config, "config"), remedy=REMEDY)
     path, now = run.folder / "provenance.json", provenance()
     # a run resumed after an upgrade was made by both versions, and says so
     sessions = [s for s in _sessions(path) if s != now]
-    _write(path, _json({"sessions": [*sessions, now]}))
+    write_note(path, {"sessions": [*sessions, now]}, remedy=REMEDY)
     return run
 
 
@@ -249,15 +269,11 @@ def _sessions(path: Path) -> list[Any]:
     Raises:
         ResultsError: the file is there, but is not what `open_run` wrote.
     """
-    if not path.exists():
-        return []
     try:
-        return list(json.loads(path.read_text())["sessions"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResultsError(
-            f"{path} is not what interp wrote ({said(error)}); likely it was edited or cut short. "
-            "Move it away, or take another root folder."
-        ) from error
+        note = read_note(path, remedy="Move it away, or take another root folder.")
+    except FileNotFoundError:
+        return []
+    return list(note["sessions"])
 
 
 @door

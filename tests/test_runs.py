@@ -24,6 +24,7 @@ from interp import runs
 from interp.core.errors import ResultsError
 from interp.core.identity import Unreadable
 from interp.core.results import Results
+from interp.core.sealed import read_note
 from interp.runs import config_hash, interval, open_run, report
 
 ROOT = Path(runs.__file__).parents[1]
@@ -129,8 +130,7 @@ def test_config_that_has_no_text_is_refused():
 def test_folder_holds_config_and_provenance(tmp_path):
     run = open_run("ioi", Config(), root=tmp_path)
     assert run.folder == tmp_path / "ioi" / config_hash(Config())
-    config = json.loads((run.folder / "config.json").read_text())
-    assert config == {
+    assert read_note(run.folder / "config.json", remedy="") == {
         "model": "smollm2-135m",
         "n": 64,
         "data": "a/b",
@@ -334,7 +334,7 @@ def test_finish_writes_the_results_last(tmp_path, monkeypatch):
         run.results()
 
     with monkeypatch.context() as patch:
-        patch.setattr(Results, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Results, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run.finish(small(), "# IOI\n")
     assert not run.finished
@@ -498,5 +498,5 @@ def test_wrong_arguments_are_refused_in_words(tmp_path, monkeypatch):
 def test_a_damaged_provenance_is_refused(tmp_path):
     run = open_run("a", Config(), root=tmp_path)
     (run.folder / "provenance.json").write_text('{"sess')
-    with pytest.raises(ResultsError, match=r"provenance\.json is not what interp wrote"):
+    with pytest.raises(ResultsError, match=r"provenance\.json carries no checksum.*Move it away"):
         open_run("a", Config(), root=tmp_path)

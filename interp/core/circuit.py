@@ -6,17 +6,18 @@ sec. 4), so a circuit carries them, and circuits that differ in them are not com
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Set
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from interp.core.atomic import whole
 from interp.core.door import door
 from interp.core.edges import ARROW, Edge
 from interp.core.errors import ResultsError, SiteError, said
 from interp.core.identity import identity
+from interp.core.sealed import Damaged, is_sealed, write_note
 from interp.core.sites import Site
 from interp.core.taken import shown
 
@@ -25,6 +26,7 @@ Ablation = Literal["zero", "mean", "resample", "optimal"]
 REST = "rest"
 """The place of all positions that no name of the pairs covers."""
 VERSION = 1
+EDITED = 'If you changed it on purpose, take out its line "seal".'
 FIELDS = {"granularity", "ablation", "corruption", "model", "note"}
 """What a file says of a circuit, beside its parts."""
 
@@ -204,8 +206,7 @@ class Circuit:
         path = Path(path)
         note = asdict(replace(self, parts=frozenset())) | {"version": VERSION}
         note["parts"] = list(self._lines)
-        with whole(path) as partial:
-            Path(partial).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+        write_note(path, note)
         return path
 
     @classmethod
@@ -214,15 +215,26 @@ class Circuit:
         """Read what `save` wrote.
 
         Raises:
-            ResultsError: no such file, not a circuit, or of another version.
+            ResultsError: no such file, not a circuit, damaged, or of another version.
         """
+        path = Path(path)
         try:
-            note = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = path.read_bytes()
+            sealed, note = is_sealed(data, path, EDITED), json.loads(data)
+            note.pop("seal", None)
             version, parts = note.pop("version"), note.pop("parts")
             if version == VERSION:
                 if (FIELDS ^ set(note)) or not _texts(parts):
                     raise ValueError(f"keys {sorted(note)}, parts {parts!r:.80}")
+                if not sealed:
+                    warnings.warn(
+                        f"{path} carries no checksum, so damage to it would not show. Save the "
+                        "circuit again, and it has one.",
+                        stacklevel=4,
+                    )
                 return cls(parts=frozenset(map(Part.parse, parts)), **note)
+        except Damaged:
+            raise
         except FileNotFoundError:
             raise ResultsError(f"there is no circuit at {path}; see what save wrote.") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

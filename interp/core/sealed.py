@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.core.atomic import whole
+from interp.core.atomic import REMEDY, whole
 from interp.core.errors import ModelError, ResultsError, said
 
 MARK = b"interp-seal:"
@@ -82,13 +82,15 @@ def unsealed(path: Path, remedy: str) -> Damaged:
     )
 
 
-def write_note(path: Path, note: Mapping[str, Any], *, what: str = "") -> None:
+def write_note(
+    path: Path, note: Mapping[str, Any], *, what: str = "", remedy: str = REMEDY
+) -> None:
     """Write an object as JSON, whole or not at all.
 
     Raises:
         ResultsError: it cannot be written.
     """
-    with whole(path, what=what) as partial:
+    with whole(path, what=what, remedy=remedy) as partial:
         told = json.dumps({**note, "seal": BLANK.decode()}, indent=1)
         partial.write_text(told + "\n", encoding="utf-8")
         seal(partial)

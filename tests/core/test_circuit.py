@@ -14,6 +14,7 @@ from interp.core.errors import ResultsError, SiteError
 from interp.core.facts import Facts
 from interp.core.graph import Graph, nodes
 from interp.core.identity import identity
+from interp.core.sealed import write_note
 from interp.core.sites import Site
 
 GROUPED = Facts(
@@ -112,9 +113,22 @@ def test_through_a_file(tmp_path):
     with pytest.raises(ResultsError, match="holds no circuit"):
         Circuit.load(tmp_path / "bad.json")
     note = json.loads((tmp_path / "a" / "c.json").read_text())
-    (tmp_path / "new.json").write_text(json.dumps(note | {"version": 9}))
+    write_note(tmp_path / "new.json", note | {"version": 9})
     with pytest.raises(ResultsError, match="circuit version 9"):
         Circuit.load(tmp_path / "new.json")
+
+
+def test_a_file_that_was_changed_by_hand(tmp_path):
+    path = circuit().save(tmp_path / "c.json")
+    text = path.read_text().replace("0.1 -> 1.2.q", "0.2 -> 1.2.q")
+    path.write_text(text)
+    with pytest.raises(ResultsError, match=r'not as it was written.*take out its line "seal"'):
+        Circuit.load(path)
+    note = json.loads(text)
+    del note["seal"]
+    path.write_text(json.dumps(note))
+    with pytest.warns(UserWarning, match="carries no checksum.*Save the circuit again"):
+        assert "0.2 -> 1.2.q" in Circuit.load(path)
 
 
 def test_what_is_no_circuit_is_refused(tmp_path):
@@ -126,7 +140,7 @@ def test_what_is_no_circuit_is_refused(tmp_path):
         note | {"parts": 3},
         note | {"parts": [3]},
     ):
-        (tmp_path / "odd.json").write_text(json.dumps(odd))
+        write_note(tmp_path / "odd.json", odd)
         with pytest.raises(ResultsError, match="holds no circuit"):
             Circuit.load(tmp_path / "odd.json")
     with pytest.raises(ResultsError, match="holds no circuit"):
@@ -144,7 +158,7 @@ def test_bad_circuits():
 
 def test_an_unknown_word_in_a_file_is_refused(tmp_path):
     note = json.loads(circuit().save(tmp_path / "c.json").read_text())
-    (tmp_path / "c.json").write_text(json.dumps(note | {"ablation": "mena"}))
+    write_note(tmp_path / "c.json", note | {"ablation": "mena"})
     with pytest.raises((ResultsError, TypeCheckError), match="mena"):
         Circuit.load(tmp_path / "c.json")
 
