@@ -36,7 +36,7 @@ from matplotlib.figure import Figure
 from interp.core.atomic import whole
 from interp.core.door import door
 from interp.core.errors import ResultsError, nearest
-from interp.core.identity import Unreadable, identity, lying_at, source
+from interp.core.identity import Unreadable, identity, lying_at, lying_in, source
 from interp.core.results import Results
 from interp.core.scores import Scores
 from interp.core.sealed import Damaged, read_note, write_note
@@ -254,13 +254,28 @@ def _files(config: Any) -> str:
     """A hash of what lies in all files that a config names, and in folders."""
     match config:
         case str():
-            found = list(lying_at(config))
+            found = list(lying_at(config)) or _in_folder(config)
         case dict() | list():
             inner = config.values() if isinstance(config, dict) else config
             found = [part for part in map(_files, inner) if part]
         case _:
             found = []
     return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12] if found else ""
+
+
+def _in_folder(named: str) -> list[str]:
+    """What lies in a folder that a config names.
+
+    Raises:
+        ResultsError: it holds too much.
+    """
+    try:
+        return list(lying_in(named))
+    except Unreadable as error:
+        raise ResultsError(
+            f"the config names a folder, and {error} If nothing is read from it, put "
+            'metadata={"hash": False} on the field.'
+        ) from error
 
 
 def _sessions(path: Path) -> list[Any]:

@@ -256,6 +256,76 @@ def halved(value: float, checkpoint: Path) -> Results:
     return small(0.5 * value)
 
 
+def test_stage_that_reads_from_a_folder(tmp_path):
+    """The name of the file may be made in the function; the folder is what can be seen."""
+    folder = tmp_path / "data"
+    (folder / "inner").mkdir(parents=True)
+    text, run = str(folder), open_run("ioi", Config(), root=folder)  # its own run lies there, too
+
+    def by_path(checkpoint: Path) -> Results:
+        return small(float((folder / "inner" / "a.csv").read_text()))
+
+    def by_text(checkpoint: Path) -> Results:
+        with open(f"{text}/inner/a.csv") as file:
+            return small(float(file.read()))
+
+    def by_another(checkpoint: Path) -> Results:
+        return by_path(checkpoint)
+
+    for name, compute in (("path", by_path), ("text", by_text), ("another", by_another)):
+        for value in (0.5, 0.25):
+            (folder / "inner" / "a.csv").write_text(f"{value}")
+            assert run.stage(name, compute).frame["effect"][0] == value
+        written = run.folder / "stages" / f"{name}.parquet"
+        before = written.stat().st_mtime_ns
+        (folder / ".hidden").write_text(name)
+        run.stage(name, compute)
+        assert written.stat().st_mtime_ns == before
+
+
+def test_stage_that_reads_no_file_does_not_look_into_folders(tmp_path):
+    run, calls = open_run("ioi", Config(), root=tmp_path / "runs"), []
+
+    def writes(checkpoint: Path) -> Results:
+        return small(0.0 if (tmp_path / "out").exists() else 1.0)
+
+    for name in "ab":
+        calls.append(run.stage("writes", writes).frame["effect"][0])
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / name).touch()
+    assert calls == [1.0, 1.0]
+
+
+def test_a_folder_of_too_many_files_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("interp.core.identity.MANY", 2)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in "abc":
+        (folder / name).write_text("0.5")
+
+    def reads(checkpoint: Path) -> Results:
+        return small(float((folder / "a").read_text()))
+
+    run = open_run("ioi", Config(), root=tmp_path)
+    with pytest.raises(Unreadable, match=r"data holds more than 2 files.* of=\[model, pairs\]"):
+        run.stage("a", reads)
+    assert run.stage("a", reads, of="these").frame["effect"][0] == 0.5
+    with pytest.raises(ResultsError, match="data holds more than 2 files.*metadata="):
+        open_run("ioi", Config(data=folder), root=tmp_path)
+
+
+def test_a_finished_run_is_not_of_other_files_in_a_folder(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a.csv").write_text("1")
+    config = Config(data=folder, out=tmp_path)
+    run = open_run("ioi", config, root=folder)
+    run.finish(small(), "done")
+    assert open_run("ioi", config, root=folder).finished  # its own files are none of them
+    (folder / "a.csv").write_text("22")
+    assert not open_run("ioi", config, root=folder).finished
+
+
 def test_stage_of_prompts_and_weights_as_they_are(tiny_model, pairs, tmp_path):
     """The right numbers are those of a folder where nothing was kept."""
     model = copy.deepcopy(tiny_model("gpt2"))
@@ -395,7 +465,7 @@ class Config:
 
 
 def say(word):
-    with open(root / "count", "a") as file:
+    with open(root / ".count", "a") as file:  # hidden: no part of what a stage reads
         file.write(word + "\\n")
 
 
@@ -407,7 +477,7 @@ def make(layer):
             if not chunk.exists():
                 say(f"{layer}.{head}")
                 np.save(chunk, np.random.default_rng([layer, head]).normal(size=6))
-            if sys.argv[2:] == [f"{layer}.{head}"]:  # no global: it would be part of the question
+            if (root / f".die-{layer}.{head}").exists():
                 os.kill(os.getpid(), signal.SIGKILL)
             effect = np.load(chunk)
             parts.append(pd.DataFrame({
@@ -431,21 +501,24 @@ def test_killed_run_resumes_where_it_was(tmp_path):
     script.write_text(SCRIPT)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
 
-    def start(root: str, *die: str) -> subprocess.CompletedProcess[str]:
-        (tmp_path / root).mkdir(exist_ok=True)
-        command = [sys.executable, str(script), str(tmp_path / root), *die]
+    def start(root: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(script), str(tmp_path / root)]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 
-    killed = start("a", "1.1")
+    for root in ("a", "b"):
+        (tmp_path / root).mkdir()
+    (tmp_path / "a" / ".die-1.1").touch()
+    killed = start("a")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     (folder,) = (tmp_path / "a" / "ioi").iterdir()
     assert [p.name for p in (folder / "stages").iterdir()] == ["layer0.parquet"]
     assert not (folder / "results.parquet").exists()
 
+    (tmp_path / "a" / ".die-1.1").unlink()
     resumed, unbroken = start("a"), start("b")
     assert resumed.returncode == unbroken.returncode == 0, resumed.stderr + unbroken.stderr
     cells = [f"{layer}.{head}" for layer in range(3) for head in range(3)]
-    assert (tmp_path / "a" / "count").read_text().split() == cells  # nothing was done twice
+    assert (tmp_path / "a" / ".count").read_text().split() == cells  # nothing was done twice
     other = Path(unbroken.stdout.strip())
     assert other.name == folder.name
     for name in ("results.parquet", "summary.md", "config.json"):

@@ -53,6 +53,7 @@ OF: dict[Parts, tuple[Method, ...]] = {
 
 
 @door
+@torch.inference_mode(mode=False)  # there is no gradient inside of it
 def attribute(
     model: Model,
     pairs: Pairs,

@@ -57,6 +57,7 @@ class Fit:
 
 
 @door
+@torch.inference_mode(mode=False)  # there is no gradient inside of it
 def fit_optimal(
     model: Model,
     pairs: Pairs,

@@ -14,11 +14,13 @@ import dataclasses
 import dis
 import functools
 import hashlib
+import os
 import sys
 import sysconfig
 import types
 import weakref
-from collections.abc import Iterator, Mapping, Set
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -37,12 +39,27 @@ from interp.core.errors import InterpError
 
 OPAQUE = frozenset({"eval", "exec", "globals", "locals", "vars", "input", "__import__"})
 """Builtins through which a function reads what its code does not name."""
-ELSEWHERE = frozenset({"environ", "getenv", "urlopen"})
+ELSEWHERE = frozenset(
+    {
+        *("environ", "getenv", "urlopen", "argv", "check_output", "Popen", "import_module"),
+        *("currentframe", "_getframe", "f_globals", "__globals__", "urandom"),
+    }
+)
 """Names of what reads neither from the program nor from a file."""
+DRAWS = frozenset(
+    {
+        *("getrandbits", "rand", "randn", "randint", "rand_like", "randn_like"),
+        *("bernoulli", "multinomial"),
+    }
+)
+"""Names of what draws numbers; from outside, unless a `generator=` is given."""
 FILES = frozenset(
     {
         *("open", "read_text", "read_bytes", "load", "fromfile", "loadtxt", "genfromtxt"),
-        *("read_csv", "read_json", "read_parquet", "read_table", "load_file"),
+        *("read_csv", "read_json", "read_parquet", "read_table", "load_file", "read_pickle"),
+        *("read_excel", "read_hdf", "read_feather", "read_orc", "read_fwf", "read_xml"),
+        *("read_html", "from_pretrained", "safe_open", "memmap", "load_dataset"),
+        *("glob", "rglob", "iterdir", "listdir", "scandir"),
     }
 )
 """Names of what reads from files."""
@@ -64,11 +81,28 @@ _MACHINERY = {
     *("__slotnames__", "__static_attributes__"),  # the first when an object of it is first pickled
 }
 """What Python puts into a class, and no method of it reads."""
+_CACHED = type(functools.lru_cache(lambda: 0))
+_OF_ENUMS = {"_value2member_map_", "_unhashable_values_", "_hashable_values_", "_inverted_"}
+"""What an Enum notes while it is used."""
+_OF_TORCH = {
+    *(name for name in vars(nn.Module()) if name.startswith("_")),
+    *("_is_hf_initialized", "_compiled_call_impl"),
+}
+"""What torch keeps in every module; what of it counts is read by itself."""
+_OF_ARRAYS = {
+    *vars(np.ma.array([0])),
+    *("_mmap", "filename", "offset", "mode"),  # of np.memmap
+}
+_OF_FRAMES = {*vars(pd.DataFrame()), *vars(pd.Series([0])), "_item_cache", "_cacher"}
 
 SMALL = 1 << 24
 """Bytes of a file that is read; a larger one is its size and its date."""
 MANY = 10_000
 """Files of a folder that are looked at."""
+_RUN = "provenance.json"
+"""What marks the folder of a run, where stages are written."""
+_PARTS = ".checkpoint"
+"""The folder in it where stages keep finished parts."""
 
 
 @dataclass(frozen=True)
@@ -77,33 +111,60 @@ class Seen:
 
     Attributes:
         files: names of files stand for what lies there; else what reads one is refused.
-        lies: what lies there, of each text that could be such a name.
+        known: what counts as met before.
+        lies: what lies there, of each text or path that could be such a name.
+        readers: names met that read from files.
     """
 
     files: bool
+    known: tuple[object, ...] = ()
     met: dict[int, tuple[int, object]] = field(default_factory=dict)
-    lies: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    lies: dict[str | Path, tuple[str, ...]] = field(default_factory=dict)
+    readers: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        for value in self.known:
+            self.met.setdefault(id(value), (len(self.met), value))
 
     def inside(self) -> "Seen":
         """For a part that is told by itself."""
-        return Seen(self.files, lies=self.lies)
+        return Seen(self.files, self.known, lies=self.lies, readers=self.readers)
+
+    def folders(self) -> list[str | Path]:
+        """What was named, and may be a folder: told by nothing else."""
+        return sorted((name for name, lies in self.lies.items() if not lies), key=str)
 
 
 class Unreadable(InterpError, TypeError):
     """A value that cannot be told from another by what can be read of it."""
 
 
-def identity(value: object, *, files: bool = False) -> str:
+def identity(value: object, *, files: bool = False, known: Sequence[object] = ()) -> str:
     """The text of a value, 32 hex digits.
 
     Args:
         files: a path, or a text that names a file or a model's folder, is what lies there, and
-            functions may read from files. Else such a function is refused.
+            functions may read from files. Else such a function is refused. Where a function reads
+            from files, any folder that is named is the names, sizes and dates of its files.
+        known: objects that the caller tells by itself, such as the model that a hook holds. Where
+            one is met, only its place in this list counts.
 
     Raises:
         Unreadable: naming the part that cannot be read.
     """
-    return _digest(value, Seen(files), "it")
+    seen = Seen(files, tuple(known))
+    try:
+        found = _digest(value, seen, "it")
+    except RecursionError:
+        raise _unreadable(f"a {_kind(value)} that is nested too deeply to be read.") from None
+    if not (files and seen.readers):
+        return found
+    # only now is it known that a function reads: else a folder may be where things are written
+    digest = hashlib.sha256(found.encode())
+    for name in seen.folders():
+        for part in lying_in(name):
+            digest.update(f"{name}\0{part}\0".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:32]
 
 
 def _digest(value: object, seen: Seen, where: str) -> str:
@@ -115,10 +176,31 @@ def _digest(value: object, seen: Seen, where: str) -> str:
 
 
 def tensor_identity(value: Tensor) -> str:
-    """Dtype, shape and bytes of a tensor."""
-    plain = value.detach().cpu().contiguous().reshape(-1)
+    """Dtype, shape and bytes of a tensor.
+
+    Raises:
+        Unreadable: its numbers cannot be read.
+    """
+    if value.is_meta or value.is_nested:
+        lacks = "on the meta device, without numbers" if value.is_meta else "a nested one"
+        raise _unreadable(f"a tensor that is {lacks}, is not read.")
+    plain, kind = value.detach(), ""
+    try:
+        if value.layout != torch.strided:
+            plain, kind = plain.to_dense(), f" {value.layout}"
+        if value.is_quantized:  # its own bytes do not tell their scale
+            plain, kind = plain.dequantize(), f" {_bytes(plain)}"
+        read = _bytes(plain)
+    except (RuntimeError, TypeError, ValueError) as error:  # NotImplementedError is a RuntimeError
+        raise _unreadable(f"a tensor whose numbers cannot be read ({error}).") from error
+    return f"{value.dtype} {tuple(value.shape)}{kind} {read}"
+
+
+def _bytes(value: Tensor) -> str:
+    """A hash of the numbers, also of those that are conjugated or negated when they are read."""
+    plain = value.resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
     raw = plain.view(torch.uint8).numpy() if plain.numel() else b""
-    return f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(raw).hexdigest()}"
+    return hashlib.sha256(raw).hexdigest()
 
 
 def _parts(value: object, seen: Seen, where: str) -> Iterator[str]:
@@ -126,9 +208,7 @@ def _parts(value: object, seen: Seen, where: str) -> Iterator[str]:
     if type(value) in _SIMPLE:
         yield f"{type(value).__name__} {value!r}"
         if seen.files and isinstance(value, str):
-            if value not in seen.lies:
-                seen.lies[value] = tuple(lying_at(value))
-            yield from seen.lies[value]
+            yield from _lies(value, seen)
         return
     if id(value) in seen.met:  # ends cycles, and tells one list twice from two that are equal
         yield f"again {seen.met[id(value)][0]}"
@@ -139,33 +219,26 @@ def _parts(value: object, seen: Seen, where: str) -> Iterator[str]:
 
 
 def _content(value: Any, seen: Seen, where: str) -> Iterator[str]:
-    if isinstance(value, Mapping | list | tuple | Set) and type(value) not in _CONTAINERS:
-        yield from _parts(type(value), seen, f"the class of {where}")
     if hasattr(type(value), "__identity__"):
         yield value.__identity__()
     elif isinstance(value, Tensor):
         yield tensor_identity(value)
+        yield from _beside(value, seen, where)
     elif isinstance(value, np.ndarray):
-        yield f"{value.dtype} {value.shape}"
-        if value.dtype.hasobject:
-            yield from _parts(value.tolist(), seen, where)
-        else:
-            yield hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        yield from _array(value, seen, where)
+        yield from _beside(value, seen, where)
     elif isinstance(value, pd.DataFrame | pd.Series | pd.Index):
         yield from _frame(value, seen, where)
-    elif isinstance(value, (*_NAMED, Enum, PurePath)):
+    elif isinstance(value, Enum):
+        yield from _member(value, seen, where)
+    elif isinstance(value, (*_NAMED, PurePath)):
         yield f"{type(value).__module__} {value!r}"
         if seen.files and isinstance(value, Path):
-            yield from lying_at(value)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _parts(key, seen, f"a key of {where}")
-            yield from _parts(item, seen, f"{where}[{key!r:.40}]")
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            yield from _parts(item, seen, f"{where}[{i}]")
-    elif isinstance(value, Set):
-        yield from sorted(_digest(item, seen.inside(), f"an item of {where}") for item in value)
+            yield from _lies(value, seen)
+    elif isinstance(value, Mapping | list | tuple | Set):
+        yield from _items(value, seen, where)
+        if type(value) not in _CONTAINERS:
+            yield from _beside(value, seen, where)
     elif isinstance(value, weakref.ReferenceType):  # as decorators keep what they wrap
         yield from _parts(value(), seen, where)
     elif isinstance(value, types.FunctionType):
@@ -184,23 +257,136 @@ def _content(value: Any, seen: Seen, where: str) -> Iterator[str]:
         yield installed(value.__name__) or _refuse(value, where)
     elif isinstance(value, nn.Module):
         yield from _module(value, seen, where)
-    elif hasattr(value, "__wrapped__"):  # functools.cache
+    elif isinstance(value, _CACHED):
         yield from _parts(value.__wrapped__, seen, where)
     else:
         yield from _object(value, seen, where)
 
 
+def _items(
+    value: Mapping[Any, Any] | Sequence[Any] | Set[Any], seen: Seen, where: str
+) -> Iterator[str]:
+    """What a container holds, in its order."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _parts(key, seen, f"a key of {where}")
+            yield from _parts(item, seen, f"{where}[{key!r:.40}]")
+    elif isinstance(value, Set):
+        yield from sorted(_digest(item, seen.inside(), f"an item of {where}") for item in value)
+    else:
+        for i, item in enumerate(value):
+            yield from _parts(item, seen, f"{where}[{i}]")
+
+
+def _beside(value: Any, seen: Seen, where: str) -> Iterator[str]:
+    """What an array or a container is and holds beside its items: its class, its attributes."""
+    if type(value) not in (Tensor, nn.Parameter, np.ndarray):
+        yield from _parts(type(value), seen, f"the class of {where}")
+    if isinstance(value, defaultdict):
+        yield from _parts(value.default_factory, seen, f"the default of {where}")
+    left_out = _left_out(type(value))
+    if isinstance(value, Tensor):
+        left_out |= _OF_TORCH
+    elif isinstance(value, np.ma.MaskedArray | np.memmap):
+        left_out |= _OF_ARRAYS
+    elif isinstance(value, pd.DataFrame | pd.Series):
+        left_out |= _OF_FRAMES
+    held = _without(object.__getstate__(value), left_out)
+    if held:
+        yield from _parts(held, seen, f"an attribute of {where}")
+
+
+def _array(value: np.ndarray, seen: Seen, where: str) -> Iterator[str]:
+    plain = np.asarray(value)
+    yield f"{plain.dtype} {plain.shape}"
+    if plain.dtype.hasobject:
+        yield from _parts(plain.tolist(), seen, where)
+    else:
+        yield hashlib.sha256(np.ascontiguousarray(plain).tobytes()).hexdigest()
+    if isinstance(value, np.ma.MaskedArray):
+        mask = np.ma.getmaskarray(value)
+        yield from _parts((mask, value.fill_value, value.hardmask), seen, f"the mask of {where}")
+
+
+def _member(value: Enum, seen: Seen, where: str) -> Iterator[str]:
+    """Of a package its name; of the user's own also its attributes, and what its methods do."""
+    yield f"{type(value).__module__} {value!r}"
+    if not _of_package(type(value)):
+        yield from _parts(type(value), seen, f"the class of {where}")
+        held = {name: x for name, x in vars(value).items() if name not in _OF_ENUMS}
+        yield from _parts(held, seen, f"an attribute of {where}")
+
+
+def _lies(named: str | Path, seen: Seen) -> tuple[str, ...]:
+    if named not in seen.lies:
+        seen.lies[named] = tuple(lying_at(named))
+    return seen.lies[named]
+
+
 def lying_at(named: str | Path) -> Iterator[str]:
     """What lies at a path: a file, or a model's folder; others may be where things are written."""
-    if isinstance(named, str) and (len(named) > 1_000 or "\n" in named or not named.strip()):
+    path = _path(named)
+    if path is None:
         return
-    path = Path(named)
     with suppress(OSError, ValueError):  # no name of a file
         if path.is_file():
             yield _file(path)
-        elif (path / "config.json").is_file():
+        elif (path / "config.json").is_file() and not (path / _RUN).is_file():
             for file in sorted(islice((f for f in path.rglob("*") if f.is_file()), MANY)):
                 yield f"{file.relative_to(path)} {_file(file)}"
+
+
+def lying_in(named: str | Path) -> Iterator[str]:
+    """What lies in a folder: the name, size and date of each file that is not hidden.
+
+    Of the folder of a run only its results, as its stages are written there; none in a folder
+    above it, and nothing of where a stage keeps its finished parts. A text of dots and slashes
+    alone separates words, and names no folder.
+
+    Raises:
+        Unreadable: it holds too much.
+    """
+    path = _path(named)
+    if path is None or (isinstance(named, str) and not named.strip("./\\ ")):
+        return
+    found: list[str] = []
+    with suppress(OSError, ValueError):  # no name of a folder
+        if any((above.parent / _RUN).is_file() for above in path.parents if above.name == _PARTS):
+            return
+        if (path / _RUN).is_file():
+            found = [_dated(path, f) for f in [path / "results.parquet"] if f.exists()]
+        elif path.is_dir():
+            found = [_dated(path, file) for file in islice(_within(path), MANY + 1)]
+    if len(found) > MANY:
+        raise _unreadable(
+            f"{path} holds more than {MANY:,} files. Name the folder farther down that is read."
+        )
+    yield from sorted(found)
+
+
+def _path(named: str | Path) -> Path | None:
+    """Of a text that could be a name of a file."""
+    if isinstance(named, str) and (len(named) > 1_000 or "\n" in named or not named.strip()):
+        return None
+    return Path(named)
+
+
+def _within(folder: Path) -> Iterator[Path]:
+    """The files in a folder, and in the folders in it."""
+    met: set[str] = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)  # links may lead in a circle
+        if _RUN in files or real in met:
+            folders.clear()
+            continue
+        met.add(real)
+        folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
+        yield from (Path(here, name) for name in files if not name.startswith("."))
+
+
+def _dated(folder: Path, file: Path) -> str:
+    known = file.stat() if file.exists() else file.lstat()  # of a link that leads nowhere
+    return f"{file.relative_to(folder)} {known.st_size} {known.st_mtime_ns}"
 
 
 def _file(path: Path) -> str:
@@ -212,18 +398,29 @@ def _file(path: Path) -> str:
 
 def _frame(value: pd.DataFrame | pd.Series | pd.Index, seen: Seen, where: str) -> Iterator[str]:
     if isinstance(value, pd.Index):
-        value = value.to_frame(index=False)
-    elif isinstance(value, pd.Series):
-        value = value.to_frame()
-    yield from _parts((list(value.columns), list(value.index.names)), seen, where)
-    yield hashlib.sha256(pd.util.hash_pandas_object(value.index).to_numpy().tobytes()).hexdigest()
-    for i in range(value.shape[1]):
-        yield from _column(value.iloc[:, i], seen, where)
+        yield from _levels(value, seen, where)
+        return
+    yield from _beside(value, seen, where)
+    if value.attrs:
+        yield from _parts(value.attrs, seen, f"an attribute of {where}")
+    frame = value.to_frame() if isinstance(value, pd.Series) else value
+    yield from _parts((list(frame.columns), list(frame.columns.names)), seen, where)
+    yield from _levels(frame.index, seen, where)
+    for i in range(frame.shape[1]):
+        yield from _column(frame.iloc[:, i], seen, where)
+
+
+def _levels(value: pd.Index, seen: Seen, where: str) -> Iterator[str]:
+    yield from _parts(list(value.names), seen, where)
+    for i in range(value.nlevels):
+        yield from _column(pd.Series(value.get_level_values(i)), seen, where)
 
 
 def _column(value: pd.Series, seen: Seen, where: str) -> Iterator[str]:
     """Numbers and texts at once; pandas would take other objects for their text."""
     yield str(value.dtype)
+    if isinstance(value.dtype, pd.CategoricalDtype):
+        yield from _parts((value.cat.categories, value.cat.ordered), seen, where)
     if value.dtype != object or pd.api.types.infer_dtype(value, skipna=False) == "string":
         hashed = pd.util.hash_pandas_object(value, index=False).to_numpy()
         yield hashlib.sha256(hashed.tobytes()).hexdigest()
@@ -241,6 +438,7 @@ def _column(value: pd.Series, seen: Seen, where: str) -> Iterator[str]:
 
 def _function(value: types.FunctionType, seen: Seen, where: str) -> Iterator[str]:
     if known := _of_package(value):
+        _check({value.__name__}, seen, "this")
         yield known
         return
     name = value.__qualname__
@@ -259,9 +457,15 @@ def _function(value: types.FunctionType, seen: Seen, where: str) -> Iterator[str
 def _globals(function: types.FunctionType, seen: Seen) -> Iterator[str]:
     """The values of the globals that a function reads, also inside of inner functions."""
     known, builtin = function.__globals__, vars(sys.modules["builtins"])
-    outside = ELSEWHERE if seen.files else ELSEWHERE | FILES
-    if reads := sorted(_named(function.__code__) & outside):
-        raise _unreadable(f"{function.__qualname__} names {reads[0]!r}, which reads from outside.")
+    names = _named(function.__code__)
+    _check(names, seen, function.__qualname__)
+    if draws := sorted(_drawn(function.__code__)):
+        raise _unreadable(
+            f"{function.__qualname__} names {draws[0]!r}, which reads from outside if it is given "
+            "no generator=."
+        )
+    if names >= {"sys", "modules"}:
+        raise _unreadable(f"{function.__qualname__} reads sys.modules, and which is not known.")
     for name in sorted(_read(function.__code__)):
         where = f"the global {name!r}, which {function.__qualname__} reads,"
         if name in known:
@@ -278,6 +482,23 @@ def _globals(function: types.FunctionType, seen: Seen) -> Iterator[str]:
             raise _unreadable(f"{where} has no value")
         yield name
         yield from _read_by(function, item, seen, where)
+
+
+def _check(names: set[str], seen: Seen, who: str) -> None:
+    """Refuse what reads from outside; note what reads from files, where that is allowed."""
+    if reads := sorted(names & (ELSEWHERE if seen.files else ELSEWHERE | FILES)):
+        raise _unreadable(f"{who} names {reads[0]!r}, which reads from outside.")
+    seen.readers.update(names & FILES)
+
+
+def _drawn(code: types.CodeType) -> set[str]:
+    """Names of what some code draws from, if it gives fewer generators than it draws."""
+    found = list(dis.get_instructions(code))
+    draws = [i.argval for i in found if i.argval in DRAWS and not i.opname.endswith("_FAST")]
+    named = [code.co_consts[i.arg or 0] for i in found if i.opname in ("KW_NAMES", "LOAD_CONST")]
+    given = [names for names in named if isinstance(names, tuple) and "generator" in names]
+    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    return set(draws if len(draws) > len(given) else ()).union(*map(_drawn, inner))
 
 
 def _read_by(function: types.FunctionType, item: object, seen: Seen, where: str) -> Iterator[str]:
@@ -313,7 +534,7 @@ def _named(code: types.CodeType) -> set[str]:
 
 
 def _code(value: types.CodeType, seen: Seen, where: str) -> Iterator[str]:
-    yield value.co_code.hex()
+    yield f"{value.co_code.hex()} {value.co_exceptiontable.hex()}"
     yield repr((value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars))
     yield repr((value.co_argcount, value.co_kwonlyargcount, value.co_flags))
     for constant in value.co_consts:
@@ -323,6 +544,7 @@ def _code(value: types.CodeType, seen: Seen, where: str) -> Iterator[str]:
 def _builtin(value: Any, seen: Seen, where: str) -> Iterator[str]:
     """A function without Python code: of a package, or a method of an object."""
     owner = getattr(value, "__self__", None)
+    _check({getattr(value, "__name__", "")}, seen, "this")
     if owner is not None and not isinstance(owner, types.ModuleType | type):
         yield value.__name__
         yield from _parts(owner, seen, where)
@@ -342,10 +564,13 @@ def _class(value: type, seen: Seen) -> Iterator[str]:
         yield known
         return
     yield f"{value.__module__} {value.__qualname__}"
+    yield from _parts(type(value), seen, f"the class of {value.__qualname__}")
     for base in value.__bases__:
         yield from _parts(base, seen, f"a base of {value.__qualname__}")
     for name, item in sorted(vars(value).items()):
         if name in _MACHINERY or isinstance(item, _METHODS):
+            continue
+        if issubclass(value, Enum) and name in _OF_ENUMS:
             continue
         if isinstance(item, staticmethod | classmethod):
             item = item.__func__
@@ -359,11 +584,16 @@ def _class(value: type, seen: Seen) -> Iterator[str]:
 
 def _module(value: nn.Module, seen: Seen, where: str) -> Iterator[str]:
     """A torch module: its parameters and buffers, classes and plain attributes."""
-    for name, held in [*value.named_parameters(), *value.named_buffers()]:
+    tensors = [
+        *value.named_parameters(remove_duplicate=False),  # which are tied to which counts, too
+        *value.named_buffers(remove_duplicate=False),
+    ]
+    for name, held in tensors:
         yield f"{name} {tensor_identity(held)}"
-    for name, module in value.named_modules():
-        own = {k: v for k, v in vars(module).items() if not k.startswith("_")}
+    for name, module in value.named_modules(remove_duplicate=False):
+        own = {k: v for k, v in vars(module).items() if k not in _OF_TORCH}
         hooks = [module._forward_hooks, module._forward_pre_hooks]
+        hooks += [module._backward_hooks, module._backward_pre_hooks]  # they change gradients
         yield name
         yield from _parts(type(module), seen, f"the class of {where}.{name}")
         yield from _parts(own, seen, f"an attribute of {where}.{name}")
@@ -380,7 +610,7 @@ def _object(value: object, seen: Seen, where: str) -> Iterator[str]:
     yield from _parts(type(value), seen, f"the class of {where}")
     if isinstance(made, str):
         yield installed(type(value).__module__) or _refuse(value, where)
-        yield made
+        yield f"{getattr(value, '__module__', None)} {made}"
         return
     _, args, *rest = made
     items = [list(x) if i > 0 and x is not None else x for i, x in enumerate(rest[:3])]
@@ -409,9 +639,24 @@ def _of_package(value: Any) -> str | None:
     """Name and version of what an installed package defines."""
     module, name = getattr(value, "__module__", None), value.__qualname__
     known = installed(module) if isinstance(module, str) else None
-    if known is None or (not isinstance(value, type) and "<" in name):
-        return None  # an inner function closes over what its maker was given
+    if known is None:
+        return None
+    if isinstance(value, types.FunctionType) and not _is_named(value):
+        return None
     return f"{known} {module}.{name}"
+
+
+def _is_named(function: types.FunctionType) -> bool:
+    """Does its name tell a package's function? One that wraps another has the other's name."""
+    home, name = function.__globals__.get("__name__"), function.__qualname__
+    if not isinstance(home, str) or not installed(home) or "<" in name:
+        return False  # an inner function closes over what its maker was given
+    if home == function.__module__ and name == function.__code__.co_qualname:
+        return True
+    found: Any = sys.modules.get(function.__module__)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return getattr(found, "__func__", found) is function
 
 
 @cache

@@ -7,10 +7,12 @@ The reduction over examples is not a metric's business; it belongs to Results, w
 its interval.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -19,6 +21,8 @@ from interp.core.door import door
 from interp.core.errors import InterpError, MetricError, is_short, nearest, said
 from interp.core.taken import Told
 
+ALONE = 1_000
+"""Units in the last place by which an example by itself may differ from it in a batch."""
 ALL = "all"
 """Where a metric of running text reads: at every position that another token follows."""
 
@@ -35,6 +39,11 @@ class Answers:
     correct: Int[Tensor, " batch"]
     wrong: Int[Tensor, " batch"]
     reference: Float[Tensor, "batch columns"] | None = None
+
+    def last(self) -> "Answers":
+        """Of the last example alone."""
+        known = None if self.reference is None else self.reference[-1:]
+        return Answers(self.correct[-1:], self.wrong[-1:], known)
 
 
 @door
@@ -92,8 +101,8 @@ class Metric:
         """Apply, and refuse anything but one float per example.
 
         Raises:
-            MetricError: the function failed, gave no real numbers, reduced over the batch, or
-                gave NaN or infinity.
+            MetricError: the function failed, gave no real numbers, reduced over the batch, gave
+                NaN or infinity, or another number to an example by itself.
         """
         if logits.dtype != torch.float64:
             logits = logits.float()  # half precision cannot hold a rank or a small difference
@@ -114,17 +123,23 @@ class Metric:
                 f"a batch of {values.shape[1]} ({ids}); the logits hold NaN or infinity there, or "
                 "the metric divides by zero."
             )
+        self._require_own(logits, answers, values)
         return values.to(logits.dtype)
+
+    @property
+    def _ours(self) -> bool:
+        return getattr(self.fn, "__module__", "") == __name__
 
     def _values(self, logits: Tensor, answers: Answers) -> Tensor:
         """What the function gives, as a tensor of real numbers.
 
         A function of the user's own gets copies: other metrics read the same logits.
         """
-        ours = getattr(self.fn, "__module__", "") == __name__
-        given = (logits, answers) if ours else _copied(logits, answers)
+        given = (logits, answers) if self._ours else _copied(logits, answers)
         try:
-            values = torch.as_tensor(self.fn(*given))
+            found = self.fn(*given)
+            exact = None if isinstance(found, Tensor | np.ndarray) else torch.float64
+            values = torch.as_tensor(found, dtype=exact)
         except InterpError:
             raise
         except Exception as error:
@@ -142,6 +157,24 @@ class Metric:
                 "`.abs()` or `.real`."
             )
         return values
+
+    @torch.no_grad()
+    def _require_own(self, logits: Tensor, answers: Answers, values: Tensor) -> None:
+        """Refuse a function whose number of an example depends on what runs beside it."""
+        if self._ours or values.numel() < 2:
+            return
+        with_it, alone = float(values[-1, -1]), math.nan
+        found = self._values(logits[-1:, -1:], answers.last())
+        if found.numel() == 1:
+            alone = float(found.reshape(()))
+        near = ALONE * torch.finfo(logits.dtype).eps * max(1.0, float(logits.abs().max()))
+        if not abs(alone - with_it) <= near * max(1.0, abs(with_it)):
+            raise MetricError(
+                f"metric {self.name!r} gives the last example {with_it:.6g} in a batch of "
+                f"{tuple(values.shape)} (cells, batch) and {alone:.6g} by itself, so its numbers "
+                "would depend on what happens to run together. Reduce over the last axis alone "
+                "(dim=-1), and leave chance out."
+            )
 
 
 def _copied(logits: Tensor, answers: Answers) -> tuple[Tensor, Answers]:

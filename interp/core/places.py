@@ -92,12 +92,18 @@ def _row(row: Any, number: int, *, masked: bool) -> tuple[int, ...]:
     else:
         items = list(row) if isinstance(row, list | tuple) else [row]
         found = [whole(item, f"the position of row {number}") for item in items]
+    if len(set(found)) < len(found):
+        twice = next(at for at in found if found.count(at) > 1)
+        raise PositionError(
+            f"row {number} names the position {twice} twice. Name each once; a mask is made of "
+            "True and False, not of 1 and 0 (mask.bool())."
+        )
     if not found:
         raise PositionError(
             f"row {number} has no position at all, so nothing would be done there and its effect "
             "would be 0 without having been measured. Leave the row out (pairs.select)."
         )
-    return tuple(sorted(set(found)))
+    return tuple(sorted(found))
 
 
 def _number(value: object) -> bool:

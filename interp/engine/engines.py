@@ -24,7 +24,15 @@ from interp.engine.recurrence import recurrence_of
 from interp.engine.recurrent import Recurrent
 from interp.engine.score import Readout, Score
 from interp.engine.trace import KEPT, See, Trace
-from interp.engine.verified import SHORT, Gap, bridge_gap, length_for, lengths_of, replay_gap
+from interp.engine.verified import (
+    SHORT,
+    Gap,
+    bridge_gap,
+    length_for,
+    lengths_of,
+    recurrent_gap,
+    replay_gap,
+)
 from interp.engine.weights import Weights, read
 from interp.engine.writes import require_open
 from interp.models import tokens
@@ -277,11 +285,19 @@ def choose(
 
     Raises:
         ModelError: a submodule is in training mode.
-        Unsupported: an engine was asked for by name and cannot serve, or none can.
+        Unsupported: inside of torch.autocast; an engine was asked for by name and cannot serve, or
+            none can.
     """
     model.require_eval()
     _require_sort(model, engine)
+    if torch.is_autocast_enabled(model.device.type):
+        raise Unsupported(
+            "torch.autocast is on, so the model would compute in another precision than its dtype, "
+            f"{model.dtype}, says. Call this outside of the block, or load the model in that "
+            "precision: interp.load(..., dtype=torch.bfloat16)."
+        )
     if model.facts.recurrent:
+        _require_recurrence(model)
         return Recurrent(recurrence_of(model))
     refusals = []
     if engine != "hooks":
@@ -352,6 +368,20 @@ def _built(model: Model) -> Weights | str:
         return (
             f"the replay engine cannot read the weights of this {model.facts.architecture}: "
             f"{type(error).__name__}: {error}."
+        )
+
+
+def _require_recurrence(model: Model) -> None:
+    """Refuse a recurrent model whose numbers are not those of its cells' weights alone."""
+    foreign = model.now().foreign
+    wrong = str(foreign[0]) if foreign else ""
+    if not foreign:
+        wrong = _passed(model, ("recurrent", SHORT), lambda: recurrent_gap(model, SHORT))
+    if wrong:
+        raise Unsupported(
+            f"the engine 'recurrent' computes {model.name} from the weights of its cells, and that "
+            f"is not what the model computes now: {wrong}. Take off what was put on it "
+            "(interp.load loads it anew), and intervene with interp.ablate, patch or intervene."
         )
 
 

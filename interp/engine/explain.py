@@ -1,11 +1,11 @@
 """What a call would do, without doing it."""
 
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any, ParamSpec
 
 from interp.core.errors import InterpError
 from interp.engine.plan import Plan
+from interp.models.checks import EXPLAINING
 
 P = ParamSpec("P")
 
@@ -15,10 +15,6 @@ class _Planned(Exception):
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-
-
-_explaining: ContextVar[str] = ContextVar("explaining", default="")
-"""The name of what explains itself; nothing where calls are run."""
 
 
 def explain(method: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Plan:
@@ -36,24 +32,24 @@ def explain(method: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> P
         Others: as the call itself, of its arguments.
     """
     name = getattr(method, "__qualname__", str(method))
-    token = _explaining.set(name)
+    token = EXPLAINING.set(name)
     try:
         method(*args, **kwargs)
     except _Planned as planned:
         return planned.plan
     finally:
-        _explaining.reset(token)
+        EXPLAINING.reset(token)
     raise InterpError(_no_plan(name))
 
 
 def explaining() -> bool:
     """Is a call asked what it would do? Then no model runs."""
-    return bool(_explaining.get())
+    return bool(EXPLAINING.get())
 
 
 def proceed(plan: Plan) -> None:
     """Go on, unless the plan is all that was asked for; every method passes here before it runs."""
-    if _explaining.get():
+    if EXPLAINING.get():
         raise _Planned(plan)
 
 
@@ -63,7 +59,7 @@ def require_running() -> None:
     Raises:
         InterpError: it has no plan.
     """
-    if name := _explaining.get():
+    if name := EXPLAINING.get():
         raise InterpError(_no_plan(name))
 
 

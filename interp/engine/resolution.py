@@ -1,4 +1,9 @@
-"""What rounding alone does to a metric: how far it is from what Hugging Face's own run gives."""
+"""What rounding alone does to a metric.
+
+In float32 and float64 it is how far the metric is from that of Hugging Face's own run, which adds
+up in another order. In half precision that run rounds as much itself, and so the same weights are
+run once in float32: what an engine gives is as far from that as rounding moved it.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,9 +14,10 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from interp.core.errors import MetricError
+from interp.core.errors import MetricError, ModelError
 from interp.core.metrics import Metric
 from interp.core.pairs import Pairs, Side
+from interp.engine.memory import free
 from interp.engine.score import Readout
 from interp.engine.verified import last_norm
 from interp.engine.writes import start_of
@@ -21,6 +27,9 @@ FEW = 2
 """Prompts that are compared."""
 FEW_BYTES = 1 << 28
 """Bytes of logits that this may take."""
+WIDE_BYTES = 1 << 32
+"""Bytes of the weights in float32 that this may take for a moment."""
+HALF = (torch.float16, torch.bfloat16)
 
 
 @torch.inference_mode()
@@ -34,8 +43,9 @@ def resolution(
 ) -> Float[ndarray, " metrics"]:
     """The largest distance of each metric from Hugging Face's in the first of some rows.
 
-    NaN where Hugging Face's model does not say it: an embedding of which it gives the norm or the
-    logits alone, hooks that only the bridge has, or more logits than are worth it.
+    At least a unit in the last place. NaN where it is not known: an embedding of which Hugging
+    Face's model gives the norm or the logits alone, hooks that only the bridge has, more logits or
+    weights than are worth it, and a metric that compares a run with itself here, where it is flat.
 
     Args:
         rows: of one length.
@@ -48,10 +58,14 @@ def resolution(
     if size > FEW_BYTES or any(one.point for one in model.now().foreign):
         return found
     known = _known(model, pairs, getattr(pairs, side)[rows, :length].to(model.device))
+    if known is None:
+        return found
     few = Readout.of_rows(model, pairs, metrics, rows)
     for m, (score, whole) in enumerate(zip(few.scores, readout.scores, strict=True)):
         embedding = not model.facts.language_model and not last_norm(model)
         if (score.metric.reads == "embedding") != embedding:
+            continue
+        if score.metric.needs_reference and side == "clean":
             continue
         if (reference := whole.answers.reference) is not None:
             answers = replace(score.answers, reference=reference[: len(rows)])
@@ -60,17 +74,31 @@ def resolution(
             theirs = score.of(known, known)[0].double().cpu().numpy()
         except MetricError:  # theirs overflows where ours, in float32, does not
             continue
-        found[m] = np.abs(ours[m, : len(rows)] - theirs).max()
+        least = torch.finfo(model.dtype).eps * np.abs(theirs).max()
+        found[m] = max(np.abs(ours[m, : len(rows)] - theirs).max(), least)
     return found
 
 
-def _known(model: Model, pairs: Pairs, tokens: Tensor) -> Float[Tensor, "batch _ out"]:
-    """What Hugging Face's own model says: logits, or the last hidden state without a head."""
+def _known(model: Model, pairs: Pairs, tokens: Tensor) -> Float[Tensor, "batch _ out"] | None:
+    """What Hugging Face's own model says: logits, or the last hidden state without a head.
+
+    None of a model of half precision that cannot be run in float32 here.
+    """
+    wide = model.dtype in HALF
+    size = 4 * sum(tensor.numel() for tensor in model.truth.tensors().values())
+    if wide and size > min(WIDE_BYTES, free(model.device) // 2):
+        return None
     inputs: dict[str, Tensor] = {}
     if model.facts.n_encoder_layers:
         ids = tokens.new_tensor([start_of(model), *pairs.decoder])
         inputs["decoder_input_ids"] = ids.expand(len(tokens), -1)
-    return model.truth.run(tokens, foreign=model.now().foreign, **inputs).output
+    foreign = model.now().foreign
+    try:
+        return model.truth.run(tokens, foreign=foreign, wide=wide, **inputs).output
+    except (RuntimeError, ModelError):  # some of it, or a hook, keeps its own precision
+        if wide:
+            return None
+        raise
 
 
 def named(

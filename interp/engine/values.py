@@ -6,6 +6,7 @@ to fit: a shape that means none of these, or two of them, is refused with all fo
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,12 +23,17 @@ def require_fit(i: Intervention, facts: Facts, pairs: Pairs) -> None:
 
     Raises:
         SiteError: with the shapes that fit.
-        InterpError: NaN or infinity.
+        InterpError: NaN or infinity, or no plain tensor.
     """
     source = i.value.source
     if isinstance(i.value, Erase):
         _require_width(i.value, i.site, facts)
     if isinstance(source, Tensor):
+        if source.layout != torch.strided or source.is_meta or source.is_nested:
+            raise SiteError(
+                f"the value given for '{i.site}' is a {source.layout} tensor on {source.device}; "
+                "it takes a plain one that holds its numbers (value.to_dense())."
+            )
         laid(source, i.site, facts, pairs)
         if not source.isfinite().all():
             at = (~source.isfinite()).nonzero()[0].tolist()

@@ -23,10 +23,13 @@ from torch import Tensor, nn
 from interp.core.facts import Facts
 from interp.core.sites import Site
 from interp.engine import forward
+from interp.engine.recurrence import recurrence_of
+from interp.engine.recurrent import walk
 from interp.engine.trace import through
 from interp.engine.weights import Weights
 from interp.engine.writes import Rank, Write, at, noting, start_of
 from interp.engine.writes import forward as run_bridge
+from interp.models.checks import output_of
 from interp.models.model import Model
 from interp.models.precision import rounding
 
@@ -73,6 +76,16 @@ def bridge_gap(model: Model, length: int) -> Gap | None:
     """
     with model.live.bare():
         return _worst(_of_bridge(model, _rows(model, length)), model)
+
+
+@torch.no_grad()
+def recurrent_gap(model: Model, length: int) -> Gap | None:
+    """How far the unrolled cells are from the model's own run, if that is too far."""
+    tokens = _rows(model, length)
+    cells = recurrence_of(model)
+    ours = cells.logits(walk(cells, tokens, lambda *_: None))
+    theirs = output_of(model.bridge, tokens, language_model=True)
+    return _worst(iter([("what it gives", ours, theirs)]), model)
 
 
 def _worst(shown: Iterator[Shown], model: Model) -> Gap | None:

@@ -7,6 +7,7 @@ needs a broken one refuses.
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal
@@ -25,6 +26,10 @@ Identity = Literal["residual", "heads", "parity"]
 
 DEEP = 16
 """Over all layers rounding adds up to several times what it is in one."""
+
+
+EXPLAINING: ContextVar[str] = ContextVar("explaining", default="")
+"""The name of what explains itself (`interp.engine.explain`); nothing where calls are run."""
 
 
 @dataclass(frozen=True)

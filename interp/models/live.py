@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from interp.core.errors import ModelError
 from interp.models import rotary
 from interp.models.fused import Fused
 from interp.models.watch import Foreign, Stamp, Watch, glimpse
@@ -56,12 +57,14 @@ class Live:
         """The model as it is.
 
         Raises:
-            ModelError: two copies of one matrix were changed in two ways.
+            ModelError: two copies of one matrix were changed in two ways, or a part or all
+                numbers were taken away.
         """
         if self._held and self._now is not None:
             return self._now
         stamp = self._stamp()
         if self._now is None or stamp != self._now.stamp:
+            self._require_whole()
             for matrix in self.fused:
                 matrix.settle()
             self._twice = self._held_twice()
@@ -74,6 +77,24 @@ class Live:
                 first.dtype,
             )
         return self._now
+
+    def _require_whole(self) -> None:
+        """Refuse a model without its numbers, or without a part that it came with: what it computes
+        instead is not known, since a function in its place is none of its modules.
+        """
+        if gone := self.watch.gone():
+            more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
+            raise ModelError(
+                f"{', '.join(gone[:3])}{more} was taken away from the model and no module stands "
+                "there now, so what it computes cannot be known. Put a module in its place (a "
+                "function inside of an nn.Module, nn.Identity() to leave the part out), put the "
+                "part back, or load the model anew."
+            )
+        if any(p.is_meta for p in self.watch.wrapped.parameters()):
+            raise ModelError(
+                "the model's weights have no numbers: they are on device 'meta', where moving a "
+                "model throws them away. Load the model anew."
+            )
 
     @contextmanager
     def held(self) -> Iterator[Now]:

@@ -1,10 +1,11 @@
 """The model as the methods see it: a bridge, its facts, its tokenizer and its checks."""
 
+import copy
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from interp.core.sites import absent
 from interp.core.taken import Within
 from interp.models import tokens
 from interp.models.checks import (
+    EXPLAINING,
     Checks,
     Identity,
     output_of,
@@ -29,7 +31,7 @@ from interp.models.checks import (
 )
 from interp.models.digest import digest
 from interp.models.live import Live, Now
-from interp.models.truth import Itself, Truth
+from interp.models.truth import Itself, Truth, guarded
 from interp.models.versions import versions
 
 TokenId = Annotated[int, Within(low=0, high=(1 << 31) - 1)]
@@ -65,7 +67,7 @@ class Model:
         """The model as it is at this moment; the same object until something changes.
 
         Raises:
-            ModelError: two copies of one matrix were changed in two ways.
+            ModelError: two copies of one matrix were changed in two ways, or a part was taken away.
         """
         return self.live.now()
 
@@ -81,18 +83,23 @@ class Model:
 
     @property
     def checks(self) -> Checks:
-        """The numerical identities that methods rely on, measured on the model as it is."""
+        """The numerical identities that methods rely on, measured on the model as it is.
+
+        Raises:
+            ModelError: it cannot run.
+        """
         return self.now().once("checks", self._check)
 
     def _check(self) -> Checks:
         now = self.now()
         tokens = sample_tokens(self.facts.d_vocab, device=now.device)
-        if self.facts.recurrent:
-            return recurrent_checks(output_of(self.bridge, tokens, language_model=True))
-        # hooks on hook points are no part of the bare model
-        with self.live.bare():
-            known = self.truth.run(tokens, foreign=now.foreign).output
-            return run_checks(self.bridge, self.facts, tokens=tokens, reference=known)
+        with guarded(self.live.watch, now.foreign):
+            if self.facts.recurrent:
+                return recurrent_checks(output_of(self.bridge, tokens, language_model=True))
+            # hooks on hook points are no part of the bare model
+            with self.live.bare():
+                known = self.truth.run(tokens, foreign=now.foreign).output
+                return run_checks(self.bridge, self.facts, tokens=tokens, reference=known)
 
     @property
     def weight_hash(self) -> str:
@@ -102,7 +109,8 @@ class Model:
         (so it does not depend on TransformerLens, and a tied parameter counts once), and, where
         there are any, changed settings, hooks and adapters. The same on every device. Numbers are
         read again when a counter or a sample of them shows a change (`interp.models.watch`); to
-        read them whatever it shows, ask `identity(anew=True)`.
+        read them whatever it shows, ask `identity(anew=True)`. Where a hook or an adapter cannot be
+        read it is another one each time, so that nothing kept is taken for this model's.
         """
         return self._hash(anew=False)
 
@@ -115,9 +123,30 @@ class Model:
         if not now.foreign and not now.changed:
             return numbers
         stand = [
-            (one.what, one.name, [_identity(held) for held in one.held]) for one in now.foreign
+            (one.what, one.name, [self._read(held, str(one), anew=anew) for held in one.held])
+            for one in now.foreign
+        ]
+        stand += [
+            ("function", name, [self._read(held, f"the function at {name}", anew=anew)])
+            for name, held in watch.functions().items()
         ]
         return hashlib.sha256(repr((numbers, stand, now.changed)).encode()).hexdigest()
+
+    def _read(self, held: object, what: str, *, anew: bool) -> str:
+        """What a hook, an adapter or a function is; of one that cannot be read nothing that any
+        other is, or a refusal.
+        """
+        try:
+            # it may hold the model that it stands on
+            return identity(held, known=(self, self.bridge, self.live.watch.wrapped))
+        except Unreadable as error:
+            if anew:
+                raise Unreadable(
+                    f"{what} cannot be read, so nothing that is kept can be told to be of "
+                    f"{self.name} as it is now: {error}. Take it off, make it of plain values "
+                    "(numbers, tensors, functions), or keep nothing."
+                ) from error
+            return os.urandom(16).hex()
 
     def _numbers(self, now: Now) -> dict[str, Tensor]:
         """What is hashed: the model's own tensors once each, and those of adapters."""
@@ -143,6 +172,9 @@ class Model:
         Args:
             anew: read all weights, whatever the counters show. That takes as long as one forward
                 of one token.
+
+        Raises:
+            Unreadable: with `anew`, a hook or an adapter that cannot be told from another.
         """
         now = self.now()
         on_it = [*map(str, now.foreign), *now.changed]
@@ -186,19 +218,24 @@ class Model:
 
         On two rows of random tokens; of the last hidden state where there is no language-model
         head. A recurrent model is wrapped by nothing, so there it is 0.
+
+        Raises:
+            ModelError: it cannot run.
         """
         now = self.now()
         tokens = sample_tokens(self.facts.d_vocab, device=now.device)
-        with self.live.bare():
+        with guarded(self.live.watch, now.foreign), self.live.bare():
             known = self.truth.run(tokens, foreign=now.foreign).output
             found = output_of(
                 self.bridge.original_model, tokens, language_model=self.facts.language_model
             )
-        return (found.double() - known.double()).abs().max().item()
+            return (found.double() - known.double()).abs().max().item()
 
     @door
     def require(self, identity: Identity) -> None:
         """Refuse when a method needs an identity that does not hold on this model.
+
+        Of a call that only explains itself nothing is measured: what is not known passes.
 
         Raises:
             Unsupported: with the identity, the numbers and the reason.
@@ -206,6 +243,8 @@ class Model:
         part = absent("z" if identity == "heads" else "resid_post", self.facts)
         if part is not None and identity != "parity":
             raise Unsupported(f"{self.name}: {part}.")
+        if EXPLAINING.get() and "checks" not in self.now().found:
+            return
         problem = self.checks.problems().get(identity)
         if problem is not None:
             raise Unsupported(
@@ -253,13 +292,18 @@ class Model:
         lines += [f"  note ({name}): {text}" for name, text in self.checks.problems().items()]
         return "\n".join(lines)
 
+    def __copy__(self) -> "Model":
+        return replace(self)
 
-_PROCESS = os.urandom(8).hex()
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Model":
+        """Another model; Python would make it as it pickles one."""
+        copied = memo[id(self)] = object.__new__(type(self))
+        for name, held in vars(self).items():
+            object.__setattr__(copied, name, copy.deepcopy(held, memo))
+        return copied
 
-
-def _identity(held: object) -> str:
-    """What a hook or an adapter is; of one that cannot be read, that it is this very object."""
-    try:
-        return identity(held)
-    except Unreadable:
-        return f"{_PROCESS} {id(held)}"
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise ModelError(
+            f"a model is not pickled ({self.name}): hooks and wrapped parts do not travel to "
+            f"another process. Load it anew there: interp.load({self.name!r})."
+        )

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.func import functional_call
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
-from interp.core.errors import Unsupported
+from interp.core.errors import InterpError, ModelError, Unsupported, is_short, said
 from interp.models import rotary
 from interp.models.watch import HOOKS, Foreign, Watch
 
@@ -55,6 +56,35 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name; one that has several names under each of them."""
     held = [*module.named_parameters(remove_duplicate=False)]
     return dict([*held, *module.named_buffers(remove_duplicate=False)])
+
+
+@contextmanager
+def guarded(watch: Watch, foreign: Sequence[Foreign]) -> Iterator[None]:
+    """Whatever fails inside of the block, where a model runs, is a refusal that says why.
+
+    Memory that does not last is let through: callers try again with less.
+
+    Raises:
+        ModelError: with what failed, and what was put on the model or changed.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, InterpError) or is_short(error):
+            raise
+        raise ModelError(_failed(said(error), [*map(str, foreign), *watch.changed()])) from error
+
+
+def _failed(what: str, likely: Sequence[str]) -> str:
+    more = f" and {len(likely) - 3} more" if len(likely) > 3 else ""
+    why = (
+        f"Likely because of what came onto it after it was loaded: {'; '.join(likely[:3])}{more}. "
+        "Take that off or put it right"
+        if likely
+        else "Likely a weight or a setting of it is such that it cannot run: see what was changed "
+        "since it was loaded, and put it right"
+    )
+    return f"the model as it is now cannot run: {what}. {why}, or load the model anew."
 
 
 class Truth:
@@ -124,6 +154,7 @@ class Truth:
         *,
         note: Mapping[str, str] | None = None,
         foreign: Sequence[Foreign] = (),
+        wide: bool = False,
         **inputs: Tensor,
     ) -> Said:
         """A plain forward with the numbers, and what is foreign, that there are now.
@@ -132,13 +163,27 @@ class Truth:
             note: modules to listen to, each with "in" or "out".
             foreign: what stands on the wrapped model; what stands on a part of TransformerLens
                 alone is left out.
+            wide: the same numbers in float32, a copy of them, for what half precision rounds away.
             inputs: more of what the model takes. An encoder-decoder decodes `decoder_input_ids`, or
                 the ids that it read.
 
         Raises:
             Unsupported: what is foreign has no place in Hugging Face's model, or the weights are
                 none of its any more.
+            ModelError: the model as it is now cannot run.
         """
+        with guarded(self.watch, foreign):
+            return self._run(tokens, note or {}, foreign, inputs, wide=wide)
+
+    def _run(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        note: Mapping[str, str],
+        foreign: Sequence[Foreign],
+        inputs: dict[str, Tensor],
+        *,
+        wide: bool,
+    ) -> Said:
         if getattr(self.watch.bridge, "_weights_processed", False):
             raise Unsupported(
                 "TransformerLens rewrote the weights (process_weights, enable_compatibility_mode), "
@@ -159,6 +204,8 @@ class Truth:
         noted: dict[str, Tensor] = {}
         held = self.tensors()
         held |= {name: held[start].clone() for name, start in self._copied.items()}
+        if wide:
+            held = {name: _widened(tensor) for name, tensor in held.items()}
         with rotary.alone(self._remembering), ExitStack() as stack:
             lent = {place: module for place, module in standing.values() if module is not None}
             for place, module in lent.items():
@@ -166,7 +213,8 @@ class Truth:
             for one, (place, module) in standing.items():
                 if module is None:
                     stack.enter_context(self._shared(place, one))
-            for name, side in (note or {}).items():
+            stack.enter_context(self._emptied())
+            for name, side in note.items():
                 hook = _noting(noted, name, side)
                 module = self.skeleton.get_submodule(name)
                 handle = module.register_forward_hook(hook, with_kwargs=True)
@@ -190,7 +238,28 @@ class Truth:
         """Take over the plain settings of the wrapped model's modules."""
         for name, settings in self.watch.plain():
             if (here := self._modules.get(_stripped(name))) is not None:
-                vars(here).update(settings)
+                vars(here).update({k: self._rebound(held) for k, held in settings.items()})
+
+    def _rebound(self, held: Any) -> Any:
+        """A method of a wrapped module as one of the module that stands for it here."""
+        if not isinstance(held, MethodType) or not isinstance(held.__self__, nn.Module):
+            return held
+        here = self._modules.get(_stripped(self.watch.names.get(held.__self__, " ")))
+        return held if here is None else MethodType(held.__func__, here)
+
+    @contextmanager
+    def _emptied(self) -> Iterator[None]:
+        """A parameter that was set to None is None here too, inside of the block."""
+        found = [name for name, place in self.places.items() if _empty(self.watch.wrapped, place)]
+        held = [(self._modules[o]._parameters, n) for o, _, n in (f.rpartition(".") for f in found)]
+        before = [(own, name, own[name]) for own, name in held if name in own]
+        for own, name, _ in before:
+            own[name] = None
+        try:
+            yield
+        finally:
+            for own, name, parameter in before:
+                own[name] = parameter
 
     def standing(self, foreign: Sequence[Foreign]) -> dict[Foreign, tuple[str, nn.Module | None]]:
         """Where what is foreign stands here, and the module of the wrapped model that can stand
@@ -279,6 +348,19 @@ def _tensor(root: nn.Module, place: str) -> Tensor | None:
     return owner._buffers.get(name) if found is None else found
 
 
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _empty(root: nn.Module, place: str) -> bool:
+    """Was a parameter set to None?"""
+    module, _, name = place.rpartition(".")
+    try:
+        return root.get_submodule(module)._parameters.get(name, root) is None
+    except AttributeError:
+        return False
+
+
 def _noting(noted: dict[str, Tensor], name: str, side: str) -> Callable[..., None]:
     def note(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
         found = made if side == "out" else args[0] if args else named["hidden_states"]
@@ -302,6 +384,15 @@ class Itself:
         return dict(self.module.named_parameters())
 
     @torch.no_grad()
-    def run(self, tokens: Int[Tensor, "batch pos"], *, foreign: Sequence[Foreign] = ()) -> Said:
-        """A plain forward."""
-        return Said(self.module(input_ids=tokens).logits)
+    def run(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        *,
+        foreign: Sequence[Foreign] = (),
+        wide: bool = False,
+    ) -> Said:
+        """A plain forward; `wide`: of the same numbers in float32."""
+        held = self.tensors()
+        if wide:
+            held = {name: _widened(tensor) for name, tensor in held.items()}
+        return Said(functional_call(self.module, held, kwargs={"input_ids": tokens}).logits)

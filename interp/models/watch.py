@@ -1,8 +1,9 @@
 """What is there of a model now, seen in less than a millisecond.
 
 A *stamp* has the identity, address and version of each parameter and buffer, the modules, their
-hooks and their plain settings. Two equal stamps are the same model: whatever was found out about it
-holds. What stands on it that it did not come with is *foreign*: hooks, adapters, replaced parts.
+hooks and plain settings, and the configurations. Two equal stamps are the same model: whatever was
+found out about it holds. What stands on it that it did not come with is *foreign*: hooks, adapters,
+replaced parts.
 
 An in-place change through `.data` (`p.data.mul_`) raises no counter. `Watch.sample` reads one
 number of each tensor in main memory and so sees such a change of a tensor as a whole; one of single
@@ -11,6 +12,7 @@ with which everything that is kept on disk is compared.
 """
 
 import ctypes
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,11 +84,12 @@ class Watch:
         self.own = frozenset(self.modules)
         self.hooks = {m: {h: frozenset(getattr(m, h)) for h in HOOKS} for m in self.modules}
         self.forwards = {m: d["forward"] for m in self.modules if "forward" in (d := vars(m))}
+        self.children = {m: [n for n, c in m._modules.items() if c] for m in self.named.values()}
         self.started = self._values()
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy of the model needs; where to look is found again in the copy."""
-        kept = ("wrapped", "bridge", "own", "hooks", "forwards", "started")
+        kept = ("wrapped", "bridge", "own", "hooks", "forwards", "children", "started")
         return {name: vars(self)[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -103,6 +106,7 @@ class Watch:
         self._shape = list(chain.from_iterable(map(dict.values, self._children)))
         self._hooked = [*_GLOBAL, *(getattr(m, name) for m in self.modules for name in HOOKS)]
         self._dicts = [vars(m) for m in self.modules]
+        self._parts = [vars(m) for m in self.modules if isinstance(m, GeneralizedComponent)]
         # what a run itself writes is no change
         self.remembering = rotary.remembering(self.wrapped)
         self._passing = [(m._buffers, rotary.passing(m)) for m in self.remembering]
@@ -136,7 +140,15 @@ class Watch:
             tuple((kind, kind.forward) for kind in dict.fromkeys(map(type, self.modules))),
             settings,
             "" if config is None else repr(vars(config)),
+            self._bridged(),
         )
+
+    def _bridged(self) -> Stamp:
+        """The configurations that the bridge and its parts compute by; many share one."""
+        held = [getattr(self.bridge, "cfg", None), *(part.get("config") for part in self._parts)]
+        different = {id(config): config for config in held}
+        kept = (repr(getattr(config, "__dict__", None)) for config in different.values())
+        return (*map(id, held), *kept)
 
     def _tensors(self) -> list[Tensor]:
         found = [t for d in self._held if d for t in d.values() if t is not None]
@@ -161,16 +173,41 @@ class Watch:
 
     def changed(self) -> tuple[str, ...]:
         """The plain settings that are not as they were, each with both values."""
-        before, now = self.started, self._values()
-        names = sorted(before.keys() & now.keys())
-        return tuple(f"{n}: {before[n]}, now {now[n]}" for n in names if before[n] != now[n])
+        before, other = self.started, self._other()
+        return tuple(f"{n}: {_shown(before[n])}, now {_shown(other[n])}" for n in other)
 
-    def _values(self) -> dict[str, str]:
+    def functions(self) -> dict[str, Any]:
+        """The functions that were put in the place of a plain setting, by the setting's name."""
+        return {name: held for name, held in self._other().items() if callable(held)}
+
+    def gone(self) -> tuple[str, ...]:
+        """Names of the modules that were taken away, and nothing was put in their place."""
+        found = (
+            f"{self.names[module]}.{name}"
+            for module, names in self.children.items()
+            if module in self.names
+            for name in names
+            if module._modules.get(name) is None
+        )
+        return tuple(
+            dict.fromkeys(n.replace("_original_component.", "").lstrip(".") for n in found)
+        )
+
+    def _other(self) -> dict[str, Any]:
+        """The plain settings that are not as they were, as they are now."""
+        before, now = self.started, self._values()
+        return {n: now[n] for n in sorted(before.keys() & now.keys()) if before[n] != now[n]}
+
+    def _values(self) -> dict[str, Any]:
+        """Plain settings by name: a function is itself, any other the text that it prints as."""
         config = getattr(self.wrapped, "config", None)
         found = {} if config is None else {f"config.{k}": repr(v) for k, v in vars(config).items()}
         for module, names, _ in self._settings:
+            if isinstance(module, GeneralizedComponent):
+                continue  # no part of Hugging Face's model
             name, held = self.names[module], vars(module)
-            found |= {f"{name}.{k}": repr(held[k]) for k in names if k in held and k != "training"}
+            kept = {k: held[k] for k in names if k in held and k != "training"}
+            found |= {f"{name}.{k}": v if callable(v) else repr(v) for k, v in kept.items()}
         return found
 
     def foreign(self) -> tuple[Foreign, ...]:
@@ -284,17 +321,32 @@ def _called(kind: type) -> str:
     return f"{package}.{kind.__name__}" if hasattr(nn, kind.__name__) else kind.__name__
 
 
+def _shown(value: Any) -> str:
+    """A setting in words: a function by its name, since its address is another in each process."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, functools.partial):
+        return f"partial of {_shown(value.func)}"
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__ or 'torch'}.{named.__qualname__}"
+
+
 def _plain(module: nn.Module) -> tuple[str, ...]:
-    """The plain settings of a module: numbers, words and switches."""
+    """The plain settings of a module: numbers, words, switches and functions."""
     if isinstance(module, HookPoint):
         return ()
-    if isinstance(module, GeneralizedComponent):
-        return ("training",)
-    kinds = (bool, int, float, str, type(None))
     return tuple(
         name
         for name, value in vars(module).items()
-        if type(value) in kinds
+        if _settles(value)
         and not name.startswith("_")
         and not name.endswith(rotary.REMEMBERED)
+        and name != "forward"  # which is looked at by itself
     )
+
+
+def _settles(value: object) -> bool:
+    """Is it plain? A function is the same as itself alone, so it may be compared too."""
+    if type(value) in (bool, int, float, str, type(None)):
+        return True
+    return callable(value) and not isinstance(value, nn.Module)

@@ -1,11 +1,14 @@
 """Equal texts compute equal things: what changes a function's numbers changes its identity."""
 
+import enum
 import functools
 import math
+import os
 import random
 import sys
+import time
 import types
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, defaultdict, namedtuple
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,9 +21,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
-from interp.core.identity import Unreadable, identity
+from interp.core.identity import Unreadable, identity, tensor_identity
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
 
 LIMIT = [0.5]
@@ -119,7 +122,117 @@ class Plain:
         self.x = x
 
 
+class OwnDict(dict):
+    pass
+
+
+class OwnList(list):
+    pass
+
+
+class OwnTensor(torch.Tensor):
+    pass
+
+
+class OwnArray(np.ndarray):
+    pass
+
+
+class OwnFrame(pd.DataFrame):
+    pass
+
+
+class Wrapping:
+    """As decorators are that are objects."""
+
+    def __init__(self, function: Callable, factor: float) -> None:
+        functools.update_wrapper(self, function)
+        self.factor = factor
+
+
+class Private(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self._factor = factor
+
+
+def having(value: object, mark: object) -> object:
+    """The value, with an attribute of its own."""
+    value.mark = mark  # pyright: ignore[reportAttributeAccessIssue]
+    return value
+
+
+def noting(value: pd.DataFrame | pd.Series, note: object) -> object:
+    value.attrs["note"] = note
+    return value
+
+
+def wrapped(function: Callable, factor: float) -> Callable:
+    @functools.wraps(function)
+    def inner(*args: object) -> object:
+        return factor * function(*args)
+
+    return inner
+
+
+def kind_of_enum(factor: int) -> enum.Enum:
+    class Mode(enum.Enum):
+        A = 1
+
+        def of(self, x: int) -> int:
+            return factor * x
+
+    return Mode.A
+
+
+def tied(to: str) -> nn.Module:
+    torch.manual_seed(0)
+    made = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    made["c"] = made[to]
+    return made
+
+
+ONES = torch.ones(2, dtype=torch.cfloat)
+
 DIFFERENT = [
+    (wrapped(nn.functional.log_softmax, 1), wrapped(nn.functional.log_softmax, 2)),
+    (wrapped(nn.functional.log_softmax, 1), nn.functional.log_softmax),
+    (torch.no_grad()(scaled), torch.no_grad()(through_another)),
+    (torch.vmap(nn.functional.relu, 0), torch.vmap(nn.functional.relu, 1)),
+    (np.trace, np.linalg.trace),
+    (Wrapping(scaled, 1.0), Wrapping(scaled, 2.0)),
+    (Private(1.0), Private(2.0)),
+    (nn.Dropout().train(), nn.Dropout().eval()),
+    (tied("a"), tied("b")),
+    (defaultdict(lambda: 0.5), defaultdict(lambda: 0.7)),
+    (having(OwnDict(a=1), 1), having(OwnDict(a=1), 2)),
+    (having(OwnList([1]), 1), having(OwnList([1]), 2)),
+    (having(torch.zeros(2), 1), having(torch.zeros(2), 2)),
+    (having(torch.zeros(2).as_subclass(OwnTensor), 1), torch.zeros(2).as_subclass(OwnTensor)),
+    (having(np.zeros(2).view(OwnArray), 1), having(np.zeros(2).view(OwnArray), 2)),
+    (np.ma.array([1.0, 2.0], mask=[0, 1]), np.ma.array([1.0, 2.0], mask=[1, 0])),
+    (np.ma.array([1.0], fill_value=1.0), np.ma.array([1.0], fill_value=2.0)),
+    (noting(pd.Series([1]), 1), noting(pd.Series([1]), 2)),
+    (noting(pd.DataFrame({"a": [1]}), 1), noting(pd.DataFrame({"a": [1]}), 2)),
+    (OwnFrame({"a": [1]}), pd.DataFrame({"a": [1]})),
+    (pd.Categorical(["a"], categories=["a", "b"]), pd.Categorical(["a"], categories=["b", "a"])),
+    (
+        pd.Series(pd.Categorical(["a"], categories=["a", "b"])),
+        pd.Series(pd.Categorical(["a"], categories=["b", "a"])),
+    ),
+    (pd.Series(pd.Categorical(["a"])), pd.Series(pd.Categorical(["a"], ordered=True))),
+    (pd.CategoricalIndex(["a"], categories=["a"]), pd.CategoricalIndex(["a"], ["a", "b"])),
+    (
+        pd.Series([1], index=pd.CategoricalIndex(["a"], ["a", "b"])),
+        pd.Series([1], index=pd.CategoricalIndex(["a"], ["b", "a"])),
+    ),
+    (pd.Series([1], index=[1]), pd.Series([1], index=["1"])),
+    (kind_of_enum(1), kind_of_enum(2)),
+    (having(kind_of_enum(1), 1), having(kind_of_enum(1), 2)),
+    (ONES.conj(), (1j * ONES).conj()),
+    ((1j * ONES).conj().imag, (2j * ONES).conj().imag),
+    (torch.eye(3).to_sparse(), 2 * torch.eye(3).to_sparse()),
+    (torch.eye(3).to_sparse(), torch.eye(3)),
     (1, 1.0),
     (1, True),
     ("1", 1),
@@ -186,6 +299,23 @@ def test_what_is_equal() -> None:
     assert identity(torch.arange(6).view(2, 3)) == identity(torch.arange(6).view(3, 2).view(2, 3))
     assert identity(torch.arange(6).view(3, 2).T) == identity(torch.tensor([[0, 2, 4], [1, 3, 5]]))
     assert identity(np.arange(6)[::2]) == identity(np.array([0, 2, 4]))
+
+
+def test_what_is_conjugated_when_it_is_read_is_its_numbers() -> None:
+    assert identity((1j * ONES).conj()) == identity(-1j * ONES)
+    assert identity((1j * ONES).conj().imag) == identity(-torch.ones(2))
+
+
+def test_what_is_noted_while_it_is_used_is_not_what_it_is() -> None:
+    masked, member = np.ma.array([1.0, 2.0], mask=[0, 1]), Bits.A
+    before = identity(masked), identity(member)
+    assert masked.fill_value == 1e20 and ~member is Bits.B and (Bits.A | Bits.B)
+    assert (identity(masked), identity(member)) == before
+
+
+class Bits(enum.Flag):
+    A = 1
+    B = 2
 
 
 def test_where_to_write_and_what_is_kept_of_an_object_are_not_what_it_is() -> None:
@@ -262,6 +392,41 @@ def evaluates(x: float) -> float:
     return eval("x * SCALE")
 
 
+def asks_the_command_line(x: float) -> float:
+    return x * float(sys.argv[1])
+
+
+def asks_a_module_by_name(x: float) -> float:
+    return x * sys.modules["mine"].FACTOR
+
+
+def asks_a_function(x: float) -> float:
+    return x * scaled.__globals__["SCALE"]
+
+
+def reads_a_pickle(x: float) -> float:
+    return x * pd.read_pickle("limit.pkl")[0]
+
+
+def draws(x: Tensor) -> Tensor:
+    return x * torch.rand(1)
+
+
+def draws_twice(x: Tensor, generator: torch.Generator) -> Tensor:
+    return x * torch.rand(1, generator=generator) + torch.randn(1)
+
+
+def draws_by_a_generator(x: Tensor, generator: torch.Generator) -> Tensor:
+    return x * torch.rand(1, generator=generator)
+
+
+def nested(depth: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 def unbound() -> Callable[[], object]:
     def reads() -> object:
         return later
@@ -277,6 +442,21 @@ def unbound() -> Callable[[], object]:
         (reads_a_file, r"reads_a_file names .open., which reads from outside"),
         (reads_a_folder, r"reads_a_folder names 'read_text', which reads from outside"),
         (evaluates, r"evaluates calls eval\(\)"),
+        (asks_the_command_line, "names 'argv', which reads from outside"),
+        (asks_a_module_by_name, "reads sys.modules"),
+        (asks_a_function, "names '__globals__', which reads from outside"),
+        (reads_a_pickle, "names 'read_pickle', which reads from outside"),
+        (functools.partial(pd.read_csv, "a.csv"), "names 'read_csv', which reads from outside"),
+        (functools.partial(os.getenv, "A"), "names 'getenv', which reads from outside"),
+        (draws, "names 'rand', .* no generator="),
+        (draws_twice, "names 'rand', .* no generator="),
+        (draws_by_a_generator, ""),
+        (closing_over(torch.ones(2, device="meta")), "a tensor that is on the meta device"),
+        (
+            closing_over(torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged)),
+            "a tensor that is a nested",
+        ),
+        (nested(100_000), "nested too deeply"),
         (unbound(), r"closes over 'later', which has no value yet"),
         (closing_over(iter([1])), ""),
         (closing_over(x for x in "ab"), r"'value', which .* closes over, is a builtins.generator"),
@@ -322,3 +502,42 @@ def test_a_corpus_is_all_that_is_annotated_in_it():
     assert identity(corpus) == identity(replace(corpus))
     assert identity(corpus) != identity(other)
     assert corpus.fingerprint == other.fingerprint
+
+
+class Knowing:
+    """As a hook that holds its model, which asks what the hook is."""
+
+    def __init__(self, model: object, factor: float) -> None:
+        self.model, self.factor = model, factor
+
+
+class Known:
+    def __init__(self) -> None:
+        self.hook = Knowing(self, 1.0)
+
+    def __identity__(self) -> str:
+        return identity([self.hook, {(1, 2)}], known=[self])
+
+
+def test_what_the_caller_tells_by_itself_is_not_asked_again() -> None:
+    one, other = Known(), Known()
+    other.hook.factor = 2.0
+    assert identity(one) == identity(Known()) != identity(other)
+    assert identity([1, one], known=[one]) == identity([1, other], known=[other])
+    assert identity([one, other], known=[one, other]) != identity([other, one], known=[one, other])
+
+
+def test_a_large_frame_is_read_at_once() -> None:
+    n = 70_000
+    frame = pd.DataFrame({"site": [f"{i}" for i in range(n)], "value": np.arange(float(n))})
+    identity(frame[:1])  # what is kept of packages
+    start = time.perf_counter()
+    identity(frame)
+    assert time.perf_counter() - start < 1.0
+
+
+@given(hnp.arrays(np.complex64, st.integers(1, 9)))
+def test_a_tensor_is_its_numbers_however_it_lies(array: np.ndarray) -> None:
+    dense = torch.from_numpy(array)
+    assert tensor_identity(dense.conj().resolve_conj()) == tensor_identity(dense.conj())
+    assert tensor_identity(dense.to_sparse()) == tensor_identity(dense.clone().to_sparse())

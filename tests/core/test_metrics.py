@@ -23,6 +23,9 @@ def answers(reference: torch.Tensor | None = None) -> Answers:
     return Answers(torch.tensor(CORRECT), torch.tensor(WRONG), reference)
 
 
+LAST = Answers(torch.tensor(CORRECT[-1:]), torch.tensor(WRONG[-1:]))
+
+
 def read(metric: Metric, full: torch.Tensor) -> torch.Tensor:
     """The columns that the engine hands to a metric."""
     if metric.reads != "answers":
@@ -175,7 +178,7 @@ def test_what_is_not_one_number_per_example_is_refused(fn, shape):
     [
         (lambda x, a: 1 / 0, "failed with ZeroDivisionError: division by zero. It gets logits of"),
         (lambda x, a: x[..., 99], "failed with IndexError: index 99 is out of bounds"),
-        (lambda x, a: None, "failed with RuntimeError: Could not infer dtype of NoneType"),
+        (lambda x, a: None, "failed with TypeError: must be real number, not NoneType"),
         (lambda x, a: "x", "failed with TypeError"),
         (lambda x, a: x[..., 0] * 1j, r"gives torch\.complex128, and a metric is real"),
     ],
@@ -201,6 +204,28 @@ def test_a_metric_that_writes_into_what_it_gets_changes_no_other(mode):
         mine = Metric("mine", lambda x, a: x.zero_()[..., 0] * a.reference.zero_()[0, 0])
         assert not mine(full, known).any()
         assert torch.equal(METRICS["kl"](full, known), before)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x, a: (x[..., 3] - x.mean()) / x.std(),
+        lambda x, a: x.log_softmax(0)[..., 0],
+        lambda x, a: x[..., 0] - x[..., 0].mean(1, keepdim=True),
+        lambda x, a: torch.rand(x.shape[:2]),
+    ],
+)
+def test_a_metric_whose_examples_depend_on_each_other_is_refused(fn):
+    mine = Metric("mine", fn)
+    with pytest.raises(MetricError, match=r"'mine' gives the last example .* by itself, so its"):
+        mine(logits(), answers())
+    fine = Metric("mine", lambda x, a: (x[..., 3] - x.mean(-1)) / x.std(-1))
+    assert torch.equal(fine(logits(), answers())[-1:, -1:], fine(logits()[-1:, -1:], LAST))
+
+
+def test_lists_keep_their_precision():
+    mine = Metric("mine", lambda x, a: x[..., 0].tolist())
+    assert torch.equal(mine(logits(), answers()), logits()[..., 0])
 
 
 def test_arguments_of_a_metric():

@@ -53,7 +53,7 @@ def test_an_index_is_the_same_in_every_row(given: Any) -> None:
 
 
 def test_several_positions_of_a_row() -> None:
-    for one in ([[0, 3], [1, 5, 1], [2]], PerRow(((0, 3), (1, 5), (2,)))):
+    for one in ([[0, 3], [5, 1], [2]], PerRow(((0, 3), (1, 5), (2,)))):
         place = place_of(one)
         assert places.mask(place, NAMED, LENGTHS, [0]).tolist() == [[True, False, False, True]]
         assert places.mask(place, NAMED, LENGTHS, [1])[0].nonzero().flatten().tolist() == [1, 5]
@@ -70,6 +70,8 @@ def test_several_positions_of_a_row() -> None:
         (2.5, r"is 2.5, and a position is a whole number"),
         (float("nan"), r"is nan, and a position is a whole number. Likely an empty cell"),
         (float("inf"), r"inf"),
+        (torch.tensor([[1, 1, 0, 0]]), r"row 0 names the position 1 twice.*mask\.bool\(\)"),
+        ([[0, 1, 1]], r"row 0 names the position 1 twice"),
         (True, r"True, and a position is a whole number"),
         (np.bool_(True), r"a position is a whole number"),
         ("ned", r"no position 'ned'; did you mean 'end'"),

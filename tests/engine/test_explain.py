@@ -81,6 +81,19 @@ def test_nothing_computes(fresh, pairs):
     assert products.ran
 
 
+@torch.no_grad()
+def test_nothing_computes_after_a_change(fresh, pairs):
+    """Though what was verified of the model no longer holds."""
+    calls = dict(asked(fresh, pairs))
+    interp.ablate(fresh, pairs, "heads", method="zero")
+    for name in ("ablate auto", "path hooks", "capture auto"):
+        next(p for p in fresh.bridge.parameters() if p.ndim == 2).mul_(1.1)
+        call = calls[name]
+        with _Products() as products:
+            interp.explain(call.func, *call.args, **call.keywords)
+        assert products.ran == [], name
+
+
 NEAR = {
     "ablate hooks": (1.0, 1.5),  # the plain runs and the null control come to it
     "capture auto": (0.95, 1.05),

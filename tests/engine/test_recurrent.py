@@ -13,6 +13,7 @@ import torch
 from budgets import least
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import interp
@@ -479,3 +480,37 @@ def test_a_mean_of_whose(model, pairs):
         for row in range(len(pairs))
     ]
     assert np.abs(found.to_numpy() - expected).max() < TOLERANCE
+
+
+HOOKED = {
+    "a hook on its cells": lambda m: m.lstm.register_forward_hook(
+        lambda module, given, made: (made[0] * 1.5, made[1])
+    ),
+    "a hook on the embedding": lambda m: m.embed.register_forward_hook(
+        lambda module, given, made: made * 1.5
+    ),
+    "a pre-hook": lambda m: m.unembed.register_forward_pre_hook(
+        lambda module, given: (given[0] * 1.5,)
+    ),
+    "a bias": lambda m: setattr(m.unembed, "bias", nn.Parameter(torch.ones(11).double())),
+    "another part": lambda m: setattr(
+        m, "unembed", torch.nn.Sequential(torch.nn.Tanh(), m.unembed)
+    ),
+    "another cell": lambda m: setattr(m, "lstm", nn.LSTM(5, 5, batch_first=True).double()),
+}
+
+
+@pytest.mark.parametrize("name", HOOKED)
+def test_what_the_engine_does_not_compute_is_refused(name):
+    shape = RecurrentShape(n_layers=2, d_model=5, d_vocab=11, n_ctx=16)
+    changed = build_recurrent(shape, name="changed", dtype=torch.float64)
+    pairs = interp.Pairs.from_tokens(clean=[[1, 2, 3]], corrupt=[[1, 4, 3]], correct=[1], wrong=[2])
+    before = interp.evaluate(changed, pairs).frame["value"].tolist()
+    handle = HOOKED[name](changed.bridge)
+    changed.bridge.eval()
+    for call in (interp.evaluate, partial(interp.ablate, sites="0.h", method="zero")):
+        with pytest.raises(Unsupported, match="not what the model computes now.*Take off"):
+            call(changed, pairs)
+    if handle is not None:
+        handle.remove()
+        assert interp.evaluate(changed, pairs).frame["value"].tolist() == before

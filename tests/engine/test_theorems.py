@@ -10,6 +10,7 @@ from budgets import least
 from conftest import hooks_on
 
 import interp
+from interp.core.errors import MetricError
 from interp.core.metrics import METRICS, Answers, Metric, resolve_metrics
 from interp.core.pairs import Pairs
 from interp.core.sites import Site
@@ -309,7 +310,7 @@ def test_the_users_own_hook_survives(tiny_model, pairs):
             measure(model, pairs, [cell("1.0", misshapen)], "hooks")
         assert hooks_on(model) == held
         raises = Metric("raises", lambda logits, answers: 1 // 0)
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(MetricError, match="failed with ZeroDivisionError"):
             measure(model, pairs, [cell("1.0", Zero())], "hooks", metric=raises)
         assert hooks_on(model) == held
         seen.clear()

@@ -6,7 +6,9 @@ that does not refuse.
 """
 
 import copy
+import pickle
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +27,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.hooks import RemovableHandle
 
 import interp
-from interp.core.errors import InterpError, Unsupported
+from interp.core.errors import InterpError, ModelError, Unsupported
+from interp.core.identity import Unreadable
 from interp.core.metrics import Answers, Metric
 from interp.core.pairs import Pairs
 from interp.engine.engines import choose
@@ -367,6 +370,37 @@ def setting(part: str, **values: Any) -> Change:
     return change
 
 
+def other_function(place: Place) -> None:
+    """Inside of an activation that keeps its function as a plain attribute."""
+    place.at("act").act = torch.relu
+
+
+def none(part: str, name: str) -> Change:
+    return lambda place: setattr(place.at(part), name, None)
+
+
+def bridge_config(**values: Any) -> Change:
+    """Which the hooks compute by, and Hugging Face knows nothing of."""
+
+    def change(place: Place) -> None:
+        if place.model is not None:
+            vars(place.model.bridge.cfg).update(values)
+
+    return change
+
+
+def parts_config(**values: Any) -> Change:
+    """Of one part of the bridge, its own from now on."""
+
+    def change(place: Place) -> None:
+        if place.model is not None:
+            part = place.at("norm", outer=True)
+            part.config = copy.copy(part.config)
+            vars(part.config).update(values)
+
+    return change
+
+
 def config(**values: Any) -> Change:
     return lambda place: vars(place.root.config).update(values)
 
@@ -447,6 +481,14 @@ CASES: dict[str, tuple[Change, tuple[str, ...], tuple[str, ...]]] = {
     "scaling that the bridge has not": (setting("attention", scaling=0.9), FUSED, REPLAY),
     "final cap": (config(final_logit_softcapping=0.7), ("gemma2",), BOTH),
     "window": (config(sliding_window=3), ("gemma2",), BOTH),
+    "another function": (other_function, ("neox",), HOOKS),
+    "bridge's settings": (bridge_config(eps=0.5), ("gpt2",), REPLAY),
+    "settings of a part of the bridge": (parts_config(eps=0.5), ("gpt2",), REPLAY),
+    # a parameter that is none any more
+    "no bias": (none("down", "bias"), ("neox",), BOTH),
+    "no bias of queries": (none("query", "bias"), ("neox",), NEITHER),
+    "no bias of a norm": (none("norm", "bias"), FUSED, BOTH),
+    "norm without weight": (none("norm", "weight"), ("neox",), BOTH),
     # where neither computes what Hugging Face does
     "hook on fused queries": (hook("query"), FUSED, NEITHER),
     "pre-hook on fused queries": (hook("query", before=True), FUSED, NEITHER),
@@ -461,6 +503,11 @@ CASES: dict[str, tuple[Change, tuple[str, ...], tuple[str, ...]]] = {
     "processed weights": (rewritten, ("llama", "gpt2"), NEITHER),
 }
 """What is done, to which families, and who serves then."""
+UNMOVED = (
+    *("hook and gone", "adapter and gone", "processed weights"),
+    *("bridge's settings", "settings of a part of the bridge"),
+)
+"""What changes nothing in Hugging Face's model."""
 RARE = ("neox", "gemma2")
 
 
@@ -478,7 +525,7 @@ def test_after_a_change_numbers_are_right_or_refused(name, family, tmp_path):
     world = World(family, tmp_path)
     before = world.truth()
     world.do(change)
-    if name not in ("hook and gone", "adapter and gone", "processed weights"):
+    if name not in UNMOVED:
         assert np.abs(world.truth() - before).max() > 1e-7, "nothing was changed"
     said = {engine: world.wrong(engine) for engine in BOTH}
     for engine in BOTH:
@@ -571,6 +618,174 @@ def test_in_inference_mode_too(family, tmp_path):
         for change in (half_and_back, in_place("query")):  # the first makes such tensors
             world.do(change)
             assert {world.wrong(engine) for engine in ("auto", *BOTH)} == {""}
+
+
+# Where no number can be had
+
+
+def every_call(model: Model) -> dict[str, Callable[[], object]]:
+    """What runs the model, each in its own way."""
+    asked = {"method": "zero", "metric": READ}
+    return {
+        "heads": lambda: interp.ablate(model, PAIRS, ["0.1"], **asked),
+        "MLPs": lambda: interp.ablate(model, PAIRS, ["1.mlp"], **asked),
+        "replay": lambda: interp.ablate(model, PAIRS, ["0.1"], engine="replay", **asked),
+        "hooks": lambda: interp.ablate(model, PAIRS, ["0.1"], engine="hooks", **asked),
+        "evaluate": lambda: interp.evaluate(model, PAIRS, metric=READ),
+        "capture": lambda: interp.capture(model, PAIRS, ["1.mlp"]),
+        "parity": model.parity,
+        "repr": lambda: repr(model),
+    }
+
+
+def function_in_place(place: Place) -> None:
+    """As `mlp.act_fn = relu` would be, if torch let a module be replaced by a function."""
+    mlp = place.at("mlp")
+    name = next(n for n in ("act_fn", "act") if n in mlp._modules)
+    del mlp._modules[name]
+    object.__setattr__(mlp, name, torch.relu)
+
+
+def taken_away(place: Place) -> None:
+    del place.at("block", outer=True).mlp
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("change, part", [(function_in_place, "act"), (taken_away, "mlp")])
+def test_a_part_that_was_taken_away_is_refused_by_name(change, part, family, tmp_path):
+    world = World(family, tmp_path)
+    change(Place(world.wrapped, world.names, world.model))
+    for call in every_call(world.model).values():
+        with pytest.raises(ModelError, match=f"{world.names[part]} was taken away.*nn.Identity"):
+            call()
+
+
+def test_a_part_that_came_back_is_served(tmp_path):
+    world = World("llama", tmp_path)
+    mlp = Place(world.wrapped, world.names, world.model).at("mlp")
+    held = mlp._modules.pop("act_fn")
+    with pytest.raises(ModelError, match="taken away"):
+        world.said("auto")
+    mlp.act_fn = held
+    assert {world.wrong(engine) for engine in BOTH} == {""}
+
+
+def broken_hook(place: Place) -> None:
+    place.at("down").register_forward_hook(lambda *_: 1 / 0)
+
+
+def flash_attention(place: Place) -> None:
+    """Of which nothing is installed."""
+    place.root.config._attn_implementation = "flash_attention_2"
+
+
+def to_meta(place: Place) -> None:
+    place.root.to("meta")
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (broken_hook, "ZeroDivisionError.*forward hook.*on model.layers.1.mlp.down_proj"),
+        (flash_attention, "ImportError|flash"),
+        (to_meta, "no numbers.*device 'meta'"),
+        (lambda place: place.at("down").float(), "RuntimeError"),
+    ],
+)
+def test_whatever_fails_in_a_run_is_a_refusal(change, said, tmp_path):
+    world = World("llama", tmp_path)
+    change(Place(world.wrapped, world.names, world.model))
+    for call in every_call(world.model).values():
+        with pytest.raises(InterpError, match=said):
+            call()
+
+
+# Which model it is
+
+
+def test_a_function_is_a_part_of_the_hash(tmp_path):
+    """Also one of the same name as the one before."""
+    world = World("neox", tmp_path)
+    act, hashes = Place(world.wrapped, world.names, world.model).at("act"), set()
+    before = act.act
+    for function in (before, torch.relu, lambda x: x * 2, lambda x: x * 3):
+        act.act = function
+        hashes.add(world.model.weight_hash)
+    assert len(hashes) == 4
+    assert "0x" not in str(world.model.now().changed)
+    assert ".act: " in world.model.now().changed[0]
+    act.act = before
+    assert world.model.weight_hash in hashes
+    assert not world.model.now().changed
+
+
+class Scale:
+    """A hook that knows its model, and maybe something that cannot be read."""
+
+    def __init__(self, model: Model, by: float, beside: object = None) -> None:
+        self.model, self.by, self.beside = model, by, beside
+
+    def __call__(self, module: nn.Module, args: Any, out: Tensor) -> Tensor:
+        return out * self.by
+
+
+def test_a_hook_that_holds_its_model_is_read(tmp_path):
+    world = World("llama", tmp_path)
+    module = Place(world.wrapped, world.names, world.model).at("down")
+    for holder in (world.model, world.model.bridge, world.wrapped):
+        kept = Scale(holder, 1.5)
+        handle = module.register_forward_hook(kept)
+        before = world.model.weight_hash
+        assert world.model.identity(anew=True)["weights"] == before
+        kept.by = 2.0
+        assert world.model.weight_hash != before
+        handle.remove()
+
+
+@pytest.mark.filterwarnings("ignore:mean ablation")
+def test_a_hook_that_cannot_be_read_is_equal_to_nothing_kept(tmp_path):
+    world = World("llama", tmp_path)
+    module = Place(world.wrapped, world.names, world.model).at("down")
+    handle = module.register_forward_hook(Scale(world.model, 1.5, (i for i in range(3))))
+    assert world.model.weight_hash != world.model.weight_hash
+    assert np.isfinite(world.said("auto")).all()
+    kept = interp.MeanReference.fit(world.model, PAIRS, ["heads"])
+    with pytest.raises(InterpError, match="no run of"):
+        interp.ablate(world.model, PAIRS, ["0.1"], reference=kept, method="mean")
+    with pytest.raises(Unreadable, match=r"forward hook.*down_proj cannot be read.*Take it off"):
+        world.model.identity(anew=True)
+    with pytest.raises(Unreadable, match="cannot be read"):
+        asked = {"method": "zero", "checkpoint": tmp_path / "kept"}
+        interp.ablate(world.model, PAIRS, ["0.1"], metric=READ, **asked)
+    handle.remove()
+    assert world.model.weight_hash == world.model.weight_hash
+
+
+def test_a_model_is_copied_but_not_pickled(tmp_path):
+    world = World("neox", tmp_path)
+    with pytest.raises(ModelError, match=r"not pickled.*interp\.load\("):
+        pickle.dumps(world.model)
+    other_function(Place(world.wrapped, world.names, world.model))
+    copied = copy.deepcopy(world.model)
+    assert copied.weight_hash == world.model.weight_hash
+    assert copied.now().changed == world.model.now().changed
+    world.model = copied
+    other_function(Place(world.plain, world.names, None))
+    assert not world.wrong("hooks")
+    assert copy.copy(copied).live is copied.live
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma3", "t5", "bert"])
+def test_runs_change_no_stamp(family, tmp_path):
+    """Neither a part of the bridge nor a configuration is written while it runs."""
+    options.build(family).save_pretrained(tmp_path)
+    model = interp.load(tmp_path, dtype=torch.float64)
+    before = model.now()
+    for engine in BOTH:
+        with suppress(InterpError):
+            interp.capture(model, PAIRS, "heads", engine=engine)
+            interp.ablate(model, PAIRS, ["1.1"], method="zero", metric="kl", engine=engine)
+    assert model.now() is before
 
 
 # Any sequence of changes

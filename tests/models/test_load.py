@@ -239,7 +239,9 @@ def test_a_tokenizer_without_words(save, tmp_path):
 
 def test_a_native_folder_that_is_damaged(tmp_path):
     (tmp_path / "native.json").write_text("[]")
-    with pytest.raises(ModelError, match="native.json is no Shape"):
+    with pytest.raises(
+        ModelError, match="native.json carries no checksum of interp.*Save the model"
+    ):
         load(tmp_path)
 
 

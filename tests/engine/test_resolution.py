@@ -1,0 +1,95 @@
+"""What rounding does is known: against the same weights in float32, by plain transformers."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import interp
+from interp.core.errors import Unsupported
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(params=["llama", "gpt2", "bert", "t5"])
+def half(request, tmp_path):
+    """A folder of a tiny model, and rows of tokens."""
+    tiny.build(request.param).to(torch.bfloat16).save_pretrained(tmp_path)
+    tiny.word_tokenizer(adds_bos=False).save_pretrained(tmp_path)
+    generator = torch.Generator().manual_seed(2)
+    rows = torch.randint(20, (2, 4, 7), generator=generator).tolist()
+    pairs = interp.Pairs.from_tokens(
+        clean=rows[0], corrupt=rows[1], correct=[3, 5, 7, 9], wrong=[4, 6, 8, 10]
+    )
+    return request.param, tmp_path, pairs
+
+
+def exact(folder, pairs, dtype):
+    """The logit differences of the same numbers, which are in half precision, in float32."""
+    model = interp.load(folder, dtype=dtype)  # its dtype's own rounding of the file
+    wide = interp.load(folder, dtype=torch.float32)
+    with torch.no_grad():
+        for name, held in wide.truth.tensors().items():
+            held.copy_(model.truth.tensors()[name].float())
+    return model, differences(wide, pairs)[0]
+
+
+def differences(model, pairs, engine="auto"):
+    found = interp.evaluate(model, pairs, metric="logit_diff", engine=engine)
+    return found.query("position == 'clean'").frame["value"].to_numpy(), found.provenance
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("engine", ["auto", "hooks"])
+def test_it_is_the_distance_from_float32_of_every_engine(half, dtype, engine):
+    name, folder, pairs = half
+    if (name, dtype) == ("t5", torch.float16):
+        pytest.skip("Hugging Face's own T5 does not run in float16")
+    model, known = exact(folder, pairs, dtype)
+    ours, provenance = differences(model, pairs, engine)
+    said = provenance["resolution"]["logit_diff"]
+    least = torch.finfo(dtype).eps * np.abs(known).max()
+    # the last norm and the sums over logits round too, by a unit or two
+    assert said == pytest.approx(max(np.abs(ours - known).max(), least), rel=0.05, abs=2e-3)
+
+
+def test_a_metric_that_is_flat_there_has_none(half):
+    name, folder, pairs = half
+    if name == "bert":
+        pytest.skip("its head is not asked for the whole vocabulary here")
+    model = interp.load(folder, dtype=torch.bfloat16)
+    found = interp.ablate(model, pairs, "heads", method="zero", metric=["kl", "logit_diff"])
+    said = found.provenance["resolution"]
+    assert said["kl"] is None
+    assert said["logit_diff"] > 0
+
+
+def test_under_autocast_nothing_runs(tiny_model, pairs):
+    model = tiny_model("llama", torch.float32)
+    before = interp.evaluate(model, pairs).frame["value"].tolist()
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(Unsupported, match="torch.autocast is on.*outside of the block"):
+            interp.evaluate(model, pairs)
+        with pytest.raises(Unsupported, match="torch.autocast is on"):
+            interp.capture(model, pairs, "0.1")
+    assert interp.evaluate(model, pairs).frame["value"].tolist() == before
+
+
+def test_attribution_in_inference_mode(tiny_model, pairs):
+    model = tiny_model("llama")
+    outside = interp.attribute(model, pairs)
+    with torch.inference_mode():
+        inside = interp.attribute(model, pairs)
+    assert inside.frame["score"].tolist() == outside.frame["score"].tolist()
+
+
+@pytest.mark.parametrize(
+    "value", [torch.ones(12).to_sparse(), torch.ones(12, device="meta")], ids=["sparse", "meta"]
+)
+def test_values_that_hold_no_plain_numbers_are_refused(value, tiny_model, pairs):
+    from interp.engine.interventions import Add, Intervention
+
+    with pytest.raises(interp.core.errors.SiteError, match=r"takes a plain one.*to_dense"):
+        interp.intervene(
+            tiny_model("gpt2"), pairs, {"x": [Intervention("0.resid_pre", Add(value))]}
+        )
