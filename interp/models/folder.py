@@ -16,6 +16,8 @@ from interp.core.errors import ModelError, said
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+NARROW = {"I8", "I16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4"}
+"""Dtypes that weights have only beside scales."""
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -63,11 +65,12 @@ def require_model(folder: Path) -> None:
     )
 
 
-def weights(folder: Path, named: str | None = None) -> Shapes:
+def weights(folder: Path, named: str | None = None, *, quantised: bool = False) -> Shapes:
     """The tensors that transformers will read, by the headers of their files.
 
     Args:
         named: the file that the config names (`transformers_weights`), which goes before others.
+        quantised: the config says how narrow numbers are to be read.
 
     Raises:
         ModelError: a file that an index lists is missing or cut short, a tensor is not where the
@@ -83,7 +86,13 @@ def weights(folder: Path, named: str | None = None) -> Shapes:
     _refuse_others(folder, files, index)
     found: dict[str, tuple[int, ...]] = {}
     for file in files:
-        for key, shape in _header(folder, file).items():
+        for key, (shape, dtype) in _header(folder, file).items():
+            if dtype in NARROW and not quantised:
+                raise ModelError(
+                    f"{key} in {file} is kept as {dtype}, and config.json does not say how it was "
+                    "quantised (quantization_config), so its numbers are no weights. Save the "
+                    "model in float16 or wider, or fetch its whole config."
+                )
             if key in found:
                 raise ModelError(
                     f"two files of {folder} hold {key}, {file.name} and one before it; only one "
@@ -123,6 +132,11 @@ def _index(folder: Path, index: Path) -> dict[str, str]:
             "weight_map from tensors to files. Likely it is damaged: fetch it again."
         ) from error
     names = set(listed.values())
+    if odd := sorted(n for n in names if Path(n).name != n or not n.endswith(".safetensors")):
+        raise ModelError(
+            f"{index} names a file {odd[0]!r}; the files of a model lie in its folder and are "
+            "*.safetensors. Do not trust where it came from: fetch the model elsewhere."
+        )
     if missing := sorted(name for name in names if not (folder / name).is_file()):
         raise ModelError(
             f"{index.name} of {folder} lists {len(names)} files, of which {len(missing)} are "
@@ -150,11 +164,13 @@ def _refuse_others(folder: Path, files: list[Path], index: Path) -> None:
         )
 
 
-def _header(folder: Path, file: Path) -> dict[str, tuple[int, ...]]:
+def _header(folder: Path, file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of each tensor."""
     try:
         with safe_open(file, framework="pt") as content:
             names = content.keys()
-            return {key: tuple(content.get_slice(key).get_shape()) for key in names}
+            parts = {key: content.get_slice(key) for key in names}
+            return {k: (tuple(part.get_shape()), part.get_dtype()) for k, part in parts.items()}
     except (OSError, SafetensorError) as error:
         raise ModelError(
             f"the weights in {folder} cannot be read: {file.name}: {said(error)}. "

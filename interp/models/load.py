@@ -241,7 +241,9 @@ def _read(
             f"TransformerLens cannot wrap {config.architectures or config.model_type} "
             f"({home}). Its model table lists what it can."
         ) from error
-    shapes = folder.weights(home, getattr(config, "transformers_weights", None))
+    quantised = getattr(config, "quantization_config", None) is not None
+    named = getattr(config, "transformers_weights", None)
+    shapes = folder.weights(home, named, quantised=quantised)
     remedy = (
         "Likely config.json is damaged or belongs to other weights, or the weights are quantised "
         "and need a package that is not installed. "

@@ -129,6 +129,22 @@ def test_a_tensor_that_two_files_hold(sharded):
     says(refusal(sharded), "two files of", "hold lm_head.weight")
 
 
+@pytest.mark.parametrize("name", ["../x.safetensors", "/x.safetensors", "a/x.safetensors", "x.bin"])
+def test_an_index_that_leads_elsewhere(name, sharded):
+    index = json.loads((sharded / INDEX).read_text())
+    key = next(iter(index["weight_map"]))
+    index["weight_map"][key] = name
+    (sharded / INDEX).write_text(json.dumps(index))
+    says(refusal(sharded), INDEX, repr(name), "Do not trust")
+
+
+def test_narrow_weights_without_their_scales(single):
+    state = load_file(single / "model.safetensors")
+    key = "model.layers.0.mlp.up_proj.weight"
+    save_file(state | {key: (100 * state[key]).to(torch.int8)}, single / "model.safetensors")
+    says(refusal(single), key, "I8", "quantization_config")
+
+
 def test_two_models_in_one_folder(sharded):
     """Saved whole into a folder of shards; only the one file would be read."""
     tiny.build("llama").save_pretrained(sharded / "other")
