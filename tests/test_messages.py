@@ -339,9 +339,9 @@ def test_a_folder_that_cannot_be_written(llama, pairs, tmp_path):
 def test_a_results_file_of_another_version(llama, pairs, tmp_path):
     path = interp.evaluate(llama, pairs).save(tmp_path / "results.parquet")
     table = pq.read_table(path)
-    note = table.schema.metadata[b"interp"].replace(b'"version": 1', b'"version": 7')
+    note = table.schema.metadata[b"interp"].replace(b'"version": 2', b'"version": 7')
     pq.write_table(table.replace_schema_metadata({b"interp": note}), path)
     message = refusal(ResultsError, Results.load, path)
-    says(message, str(path), "version 7", "reads version 1", "Run the experiment again")
+    says(message, str(path), "version 7", "reads version 2", "Run the experiment again")
     pq.write_table(pa.table({"a": [1]}), path)
     says(refusal(ResultsError, Results.load, path), str(path), "not written by interp")

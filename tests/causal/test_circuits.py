@@ -84,7 +84,9 @@ def test_what_is_refused(model, pairs, tiny_model):
         run_circuits(model, pairs, {"a": one, "b": circuit(model, ["0.1 -> logits"], "zero")})
     with pytest.raises(Unsupported, match=r"'optimal'.*fit_optimal"):
         run_circuits(model, pairs, circuit(model, ["0.1 -> logits"], "optimal"))
-    with pytest.raises(ArgumentError, match=r"reference='both'; known: 'clean', 'corrupt'"):
+    with pytest.raises(
+        ArgumentError, match=r"reference='both'; reference is one of 'clean', 'corrupt'"
+    ):
         run_circuits(model, pairs, circuit(model, ["0.1 -> logits"], "mean"), reference="both")
     with pytest.raises(SiteError, match=r"'9.1 -> logits' is no edge of this graph"):
         run_circuits(model, pairs, circuit(model, ["9.1 -> logits"]))

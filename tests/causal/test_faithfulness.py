@@ -275,7 +275,7 @@ def test_every_true_edge_is_needed(model, prompts, truth):
 def test_parts_that_cannot_be_taken_out(model, prompts, truth):
     with pytest.raises(SiteError, match=r"'9.9' is no part of the circuit"):
         completeness(model, prompts, truth, sets={"far": ["9.9"]})
-    with pytest.raises(ArgumentError, match=r"sets='clever'; known: 'random', 'greedy'"):
+    with pytest.raises(ArgumentError, match=r"sets='clever'; sets is one of 'random', 'greedy'"):
         completeness(model, prompts, truth, sets="clever")
     with pytest.raises(ResultsError, match=r"no parts"):
         minimality(model, prompts, truth.holding(frozenset()))

@@ -7,6 +7,7 @@ import torch
 
 import interp
 from interp.core.errors import Unsupported
+from interp.engine.resolution import FEW
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -48,9 +49,9 @@ def test_it_is_the_distance_from_float32_of_every_engine(half, dtype, engine):
     model, known = exact(folder, pairs, dtype)
     ours, provenance = differences(model, pairs, engine)
     said = provenance["resolution"]["logit_diff"]
-    least = torch.finfo(dtype).eps * np.abs(known).max()
+    least = torch.finfo(dtype).eps * np.abs(known[:FEW]).max()
     # the last norm and the sums over logits round too, by a unit or two
-    assert said == pytest.approx(max(np.abs(ours - known).max(), least), rel=0.05, abs=2e-3)
+    assert said == pytest.approx(max(np.abs(ours - known)[:FEW].max(), least), rel=0.05, abs=2e-3)
 
 
 def test_a_metric_that_is_flat_there_has_none(half):
