@@ -4,6 +4,7 @@ What has the wrong type is refused in a sentence that says which argument, what 
 and what the argument means, and so is a name that the function has not. What means the same in
 another dress is taken: a number of NumPy, a column of pandas, a path as text. What an annotation
 takes, `interp.core.taken` says; there are also rules for annotations, such as `Count` and `Seed`.
+Then the call runs alone (`interp.core.alone`).
 """
 
 import inspect
@@ -11,9 +12,11 @@ import re
 import textwrap
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar, get_args, get_origin, overload
 
+from interp.core.alone import alone, locks, put_back, running, settled, unsettled
 from interp.core.errors import InterpError, nearest
 from interp.core.taken import (
     LISTS,
@@ -71,7 +74,16 @@ def _checked(function: Callable[P, T], told: Any) -> Callable[P, T]:
             else:
                 taken = _taken(told, name, value, hints[name])
             bound.arguments[name] = taken
-        return function(*bound.args, **bound.kwargs)
+        lock, asked = running(), locks(bound.arguments.values())
+        inside = lock._is_owned()
+        with lock:
+            if not inside:
+                put_back()
+            odd = not inside and unsettled()
+            if not asked and not odd:
+                return function(*bound.args, **bound.kwargs)
+            with settled() if odd else nullcontext():
+                return alone(lambda: function(*bound.args, **bound.kwargs), asked)
 
     vars(checked)["__door__"] = True
     return checked

@@ -285,17 +285,10 @@ def choose(
 
     Raises:
         ModelError: a submodule is in training mode.
-        Unsupported: inside of torch.autocast; an engine was asked for by name and cannot serve, or
-            none can.
+        Unsupported: an engine was asked for by name and cannot serve, or none can.
     """
     model.require_eval()
     _require_sort(model, engine)
-    if torch.is_autocast_enabled(model.device.type):
-        raise Unsupported(
-            "torch.autocast is on, so the model would compute in another precision than its dtype, "
-            f"{model.dtype}, says. Call this outside of the block, or load the model in that "
-            "precision: interp.load(..., dtype=torch.bfloat16)."
-        )
     if model.facts.recurrent:
         _require_recurrence(model)
         return Recurrent(recurrence_of(model))

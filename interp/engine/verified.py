@@ -31,6 +31,7 @@ from interp.engine.writes import Rank, Write, at, noting, start_of
 from interp.engine.writes import forward as run_bridge
 from interp.models.checks import output_of
 from interp.models.model import Model
+from interp.models.placed import listening
 from interp.models.precision import rounding
 
 SHORT = 8
@@ -150,8 +151,7 @@ def _of_bridge(model: Model, tokens: Int[Tensor, "batch pos"]) -> Iterator[Shown
         for name, module in chain.from_iterable(parts.values()):
             noted[name] = list[Tensor]()
             # last of all hooks: also behind those that are the user's
-            handle = module.register_forward_hook(_hearing(noted[name]))
-            stack.callback(handle.remove)
+            stack.enter_context(listening(module, _hearing(noted[name])))
         out, _ = _output(model, tokens, writes)
     for layer, name in enumerate(streams):
         what = f"what leaves layer {layer - 1}" if layer else "the embedding"

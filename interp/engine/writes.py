@@ -19,6 +19,7 @@ from interp.engine.explain import require_running
 from interp.engine.trace import shelf
 from interp.models import rotary
 from interp.models.model import Model
+from interp.models.placed import hooked
 from interp.models.points import point
 
 Hook = Callable[[Tensor], Tensor]
@@ -108,7 +109,7 @@ def forward(
 
     points = [(name, lambda x, hook, i=i: fire(i, x)) for i, (name, _) in enumerate(asked)]
     alone = rotary.alone(model.live.watch.remembering)
-    with warnings.catch_warnings(), model.bridge.hooks(fwd_hooks=points), alone:
+    with warnings.catch_warnings(), hooked(model.bridge, points), alone:
         # said wherever the scale of a norm is written, which is what is meant
         warnings.filterwarnings("ignore", "A forward hook edited hook_scale")
         logits = _call(model, tokens, prefix)

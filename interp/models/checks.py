@@ -19,6 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from interp.core.facts import Facts
 from interp.core.sites import Kind
+from interp.models.placed import hooked
 from interp.models.points import attentions, n_layers, point, projection, shelves
 from interp.models.precision import rounding
 
@@ -145,7 +146,7 @@ def run_checks(
     model, known = bridge.original_model, bridge.hook_dict
     wanted = [name for name in _wanted(facts) if name in known]
     hooks = [(name, lambda v, hook, name=name: keep(v, hook, name)) for name in wanted]
-    with bridge.hooks(fwd_hooks=hooks):
+    with hooked(bridge, hooks):
         output = output_of(model, tokens, language_model=facts.language_model)
 
     mids, posts = zip(*(_sums(facts, acts, *where) for where in _layers(facts)), strict=True)
@@ -196,7 +197,7 @@ def _moved(
     name = point(facts, f"{stack}.pattern" if (stack := attentions(facts)[0]) else "pattern", 0)
     if name not in bridge.hook_dict:
         return None
-    with warnings.catch_warnings(), bridge.hooks(fwd_hooks=[(name, zero)]):
+    with warnings.catch_warnings(), hooked(bridge, [(name, zero)]):
         warnings.simplefilter("ignore")  # that the write is discarded is what is found out here
         without = output_of(bridge.original_model, tokens, language_model=facts.language_model)
     return off(without, output) if fired else None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interp.core.alone import undone
 from interp.core.errors import ModelError
 from interp.models.watch import glimpse, versions
 
@@ -172,13 +173,14 @@ def _read(owner: Any, split: Callable[[nn.Module], Sequence[nn.Module]]) -> tupl
 def _lent(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> Any:
     """Tensors with other values, inside of the block."""
     before = [t.data for t in tensors]
-    for t, value in zip(tensors, values, strict=True):
-        t.data = value
-    try:
+
+    def give(data: Sequence[Tensor]) -> None:
+        for t, held in zip(tensors, data, strict=True):
+            t.data = held
+
+    with undone(lambda: give(before)):
+        give(values)
         yield
-    finally:
-        for t, data in zip(tensors, before, strict=True):
-            t.data = data
 
 
 def _weights(modules: Sequence[nn.Module]) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """A model as it is at this moment, and what was found out about it since it last changed."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from interp.core.alone import put_back, running, undone
 from interp.core.errors import ModelError
 from interp.models import rotary
 from interp.models.fused import Fused
@@ -41,17 +43,25 @@ class Now:
 
 
 class Live:
-    """Gives the same `Now` until the model changes."""
+    """Gives the same `Now` until the model changes.
+
+    Attributes:
+        lock: of the thread that asks the model something.
+    """
 
     def __init__(self, watch: Watch, fused: Sequence[Fused]) -> None:
-        self.watch, self.fused = watch, fused
+        self.watch, self.fused, self.lock = watch, fused, threading.RLock()
         self._now: Now | None = None
         self._held = False
         self._twice = self._held_twice()
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a model is another one: what was found out of this does not hold of it."""
-        return {**vars(self), "_now": None, "_held": False}
+        kept = {name: held for name, held in vars(self).items() if name != "lock"}
+        return {**kept, "_now": None, "_held": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, lock=threading.RLock())
 
     def now(self) -> Now:
         """The model as it is.
@@ -60,6 +70,12 @@ class Live:
             ModelError: two copies of one matrix were changed in two ways, or a part or all
                 numbers were taken away.
         """
+        if not running()._is_owned():  # asked by itself, not by a call
+            put_back()
+        with self.lock:
+            return self._seen()
+
+    def _seen(self) -> Now:
         if self._held and self._now is not None:
             return self._now
         stamp = self._stamp()
@@ -99,12 +115,11 @@ class Live:
     @contextmanager
     def held(self) -> Iterator[Now]:
         """Inside of the block the model is as it was before: what is put on it there is ours."""
-        now, before = self.now(), self._held
-        self._held = True
-        try:
-            yield now
-        finally:
-            self._held = before
+        with self.lock:
+            now, before = self.now(), self._held
+            with undone(lambda: setattr(self, "_held", before)):
+                self._held = True
+                yield now
 
     @contextmanager
     def bare(self) -> Iterator[Now]:

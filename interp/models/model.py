@@ -63,6 +63,11 @@ class Model:
     truth: Truth | Itself
     live: Live
 
+    @property
+    def __alone__(self) -> Any:
+        """The lock of the one thread that asks it something."""
+        return self.live.lock
+
     def now(self) -> Now:
         """The model as it is at this moment; the same object until something changes.
 
@@ -82,6 +87,7 @@ class Model:
         return self.now().dtype
 
     @property
+    @door
     def checks(self) -> Checks:
         """The numerical identities that methods rely on, measured on the model as it is.
 
@@ -102,6 +108,7 @@ class Model:
                 return run_checks(self.bridge, self.facts, tokens=tokens, reference=known)
 
     @property
+    @door
     def weight_hash(self) -> str:
         """A hash of everything that the model computes with, as it is now: 64 hex digits.
 
@@ -213,6 +220,7 @@ class Model:
         """One readable string per id, with spaces and newlines made visible."""
         return tokens.show(self._text(), ids)
 
+    @door
     def parity(self) -> float:
         """Largest absolute difference of the bridge's logits from Hugging Face's own, as they are.
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from interp.core.alone import undone
+
 REMEMBERED = "max_seq_len_cached"
 """The setting in which a module keeps the longest row so far."""
 
@@ -25,13 +27,15 @@ def alone(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Inside of the block nothing ran before; afterwards is remembered what was."""
     places = [(m, prefix) for m in modules for prefix, kind in _kinds(m) if _stretched(kind)]
     before = [_memory(module, prefix) for module, prefix in places]
-    for module, prefix in places:
-        _remember(module, prefix, *_start(module, prefix))
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         for (module, prefix), memory in zip(places, before, strict=True):
             _remember(module, prefix, *memory)
+
+    with undone(put_back):
+        for module, prefix in places:
+            _remember(module, prefix, *_start(module, prefix))
+        yield
 
 
 def passing(module: nn.Module) -> set[str]:

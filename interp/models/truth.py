@@ -20,8 +20,10 @@ from torch.func import functional_call
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
+from interp.core.alone import undone
 from interp.core.errors import InterpError, ModelError, Unsupported, is_short, said
 from interp.models import rotary
+from interp.models.placed import listening
 from interp.models.watch import HOOKS, Foreign, Watch
 
 ORIGINAL = "_original_component."
@@ -217,12 +219,10 @@ class Truth:
             for name, side in note.items():
                 hook = _noting(noted, name, side)
                 module = self.skeleton.get_submodule(name)
-                handle = module.register_forward_hook(hook, with_kwargs=True)
-                stack.callback(handle.remove)
+                stack.enter_context(listening(module, hook, with_kwargs=True))
             body = self.skeleton if self.head else self.skeleton.base_model
             last: list[Any] = []
-            handle = body.register_forward_hook(lambda module, given, made: last.append(made))
-            stack.callback(handle.remove)
+            stack.enter_context(listening(body, lambda module, given, made: last.append(made)))
             there = named_tensors(self.skeleton)
             # what is lent has its own
             own = tuple(f"{place}." for place in lent)
@@ -253,13 +253,15 @@ class Truth:
         found = [name for name, place in self.places.items() if _empty(self.watch.wrapped, place)]
         held = [(self._modules[o]._parameters, n) for o, _, n in (f.rpartition(".") for f in found)]
         before = [(own, name, own[name]) for own, name in held if name in own]
-        for own, name, _ in before:
-            own[name] = None
-        try:
-            yield
-        finally:
+
+        def put_back() -> None:
             for own, name, parameter in before:
                 own[name] = parameter
+
+        with undone(put_back):
+            for own, name, _ in before:
+                own[name] = None
+            yield
 
     def standing(self, foreign: Sequence[Foreign]) -> dict[Foreign, tuple[str, nn.Module | None]]:
         """Where what is foreign stands here, and the module of the wrapped model that can stand
@@ -299,28 +301,30 @@ class Truth:
         """A module stands at a place here, inside of the block."""
         parent, _, last = place.rpartition(".")
         owner = self.skeleton.get_submodule(parent)
-        before, owner._modules[last] = owner._modules[last], module
-        try:
+        before = owner._modules[last]
+        with undone(lambda: owner._modules.update({last: before})):
+            owner._modules[last] = module
             yield
-        finally:
-            owner._modules[last] = before
 
     @contextmanager
     def _shared(self, place: str, one: Foreign) -> Iterator[None]:
         """Hooks stand at a place here too, inside of the block."""
-        here, held = self.skeleton.get_submodule(place), []
-        for kind in HOOKS:
-            added = self.watch.added(one.module, kind)
-            held.append((getattr(here, kind), added))
-            getattr(here, kind).update(added)
-            flags = getattr(one.module, f"{kind}_with_kwargs")
-            getattr(here, f"{kind}_with_kwargs").update({k: flags[k] for k in added if k in flags})
-        try:
+        here = self.skeleton.get_submodule(place)
+        added = {kind: self.watch.added(one.module, kind) for kind in HOOKS}
+
+        def put_back() -> None:
+            for kind, hooks in added.items():
+                for key in hooks:
+                    getattr(here, kind).pop(key, None)
+                    getattr(here, f"{kind}_with_kwargs").pop(key, None)
+
+        with undone(put_back):
+            for kind, hooks in added.items():
+                flags = getattr(one.module, f"{kind}_with_kwargs")
+                known = {key: flags[key] for key in hooks if key in flags}
+                getattr(here, f"{kind}_with_kwargs").update(known)
+                getattr(here, kind).update(hooks)
             yield
-        finally:
-            for hooks, added in held:
-                for key in added:
-                    del hooks[key]
 
 
 def _start(name: str) -> str:

@@ -26,6 +26,7 @@ from torch.nn.modules import module as torch_module
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
+from interp.core.alone import undone
 from interp.models import rotary
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -38,6 +39,7 @@ _LOOKING = (
 _version, _bytes, _value = map(attrgetter, ("_version", "nbytes", "value"))
 _pointer = torch.Tensor.data_ptr
 _WORDS = (ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint16, ctypes.c_uint8)
+_PLAIN = frozenset((bool, int, float, str, type(None)))
 Stamp = tuple[Any, ...]
 
 
@@ -139,7 +141,7 @@ class Watch:
             tuple(d["forward"] for d in self._dicts if "forward" in d),
             tuple((kind, kind.forward) for kind in dict.fromkeys(map(type, self.modules))),
             settings,
-            "" if config is None else repr(vars(config)),
+            _printed(config),
             self._bridged(),
         )
 
@@ -147,8 +149,7 @@ class Watch:
         """The configurations that the bridge and its parts compute by; many share one."""
         held = [getattr(self.bridge, "cfg", None), *(part.get("config") for part in self._parts)]
         different = {id(config): config for config in held}
-        kept = (repr(getattr(config, "__dict__", None)) for config in different.values())
-        return (*map(id, held), *kept)
+        return (*map(id, held), *map(_printed, different.values()))
 
     def _tensors(self) -> list[Tensor]:
         found = [t for d in self._held if d for t in d.values() if t is not None]
@@ -267,15 +268,17 @@ class Watch:
         """Without the foreign hooks on hook points, inside the block."""
         places = [(f.module, kind) for f in foreign if f.point for kind in HOOKS]
         before = [(getattr(module, kind), dict(getattr(module, kind))) for module, kind in places]
-        for module, kind in places:
-            for key in self.added(module, kind):
-                del getattr(module, kind)[key]
-        try:
-            yield
-        finally:
+
+        def put_back() -> None:
             for hooks, all_of_them in before:
                 hooks.clear()
                 hooks.update(all_of_them)
+
+        with undone(put_back):
+            for module, kind in places:
+                for key in self.added(module, kind):
+                    del getattr(module, kind)[key]
+            yield
 
 
 def middle(tensor: Tensor) -> Any:
@@ -345,8 +348,14 @@ def _plain(module: nn.Module) -> tuple[str, ...]:
     )
 
 
+def _printed(config: object) -> Stamp:
+    """The settings of a configuration: plain ones themselves, any other as it prints, since it may
+    be changed where it lies.
+    """
+    held = getattr(config, "__dict__", {})
+    return (*held, *(v if type(v) in _PLAIN else repr(v) for v in held.values()))
+
+
 def _settles(value: object) -> bool:
     """Is it plain? A function is the same as itself alone, so it may be compared too."""
-    if type(value) in (bool, int, float, str, type(None)):
-        return True
-    return callable(value) and not isinstance(value, nn.Module)
+    return type(value) in _PLAIN or (callable(value) and not isinstance(value, nn.Module))

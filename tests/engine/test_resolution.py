@@ -65,17 +65,6 @@ def test_a_metric_that_is_flat_there_has_none(half):
     assert said["logit_diff"] > 0
 
 
-def test_under_autocast_nothing_runs(tiny_model, pairs):
-    model = tiny_model("llama", torch.float32)
-    before = interp.evaluate(model, pairs).frame["value"].tolist()
-    with torch.autocast("cpu", torch.bfloat16):
-        with pytest.raises(Unsupported, match="torch.autocast is on.*outside of the block"):
-            interp.evaluate(model, pairs)
-        with pytest.raises(Unsupported, match="torch.autocast is on"):
-            interp.capture(model, pairs, "0.1")
-    assert interp.evaluate(model, pairs).frame["value"].tolist() == before
-
-
 def test_attribution_in_inference_mode(tiny_model, pairs):
     model = tiny_model("llama")
     outside = interp.attribute(model, pairs)
