@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-import tyro
 from circuit_study import SIZES, Study, prove
 from circuit_study_report import draw, refused, summarise
 
@@ -153,4 +152,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    interp.runs.script(main, Config)

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from attention_is_cost import cost
 from attention_is_lookup import hardening, identity, norms
 from attention_is_report import draw, summarise, tables_of
@@ -80,4 +79,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    interp.runs.script(main, Config)

@@ -22,7 +22,6 @@ import shutil
 from functools import cache, partial
 
 import pandas as pd
-import tyro
 from coreference_decode import decodable, ordered
 from coreference_order import expected_layers
 from coreference_panel import CONTROLLED, PRONOUN, differences, side_by_side, used
@@ -125,4 +124,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    interp.runs.script(main, Config)

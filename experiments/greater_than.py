@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import tyro
 from circuit_study import SIZES, Study, prove
 from circuit_study_report import draw, refused, summarise
 
@@ -149,4 +148,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    interp.runs.script(main, Config)

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import tyro
 from ground_truth_figures import draw
 from ground_truth_report import means, standing, summarise
 from ground_truth_setting import LEVELS, METHODS, Case, Ranking, of_nodes, rankings, steepest
@@ -206,4 +205,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    interp.runs.script(main, Config)

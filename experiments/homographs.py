@@ -26,7 +26,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-import tyro
 from homographs_report import draw, summarise
 
 import interp
@@ -302,4 +301,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    interp.runs.script(main, Config)

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from induction_names import Twice, names_twice, random_twice
 from induction_report import draw, summarise, tables_of
 from induction_setting import SIZES
@@ -130,4 +129,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    interp.runs.script(main, Config)

@@ -21,7 +21,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-import tyro
 from pos_use import DRAWS, halves, losses
 
 import interp
@@ -317,4 +316,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    interp.runs.script(main, Config)

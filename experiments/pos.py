@@ -25,7 +25,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-import tyro
 from pos_use import erased, halves, labelled, losses
 
 import interp
@@ -387,4 +386,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    interp.runs.script(main, Config)

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from qk_ov_parts import (
     INDUCTION,
     IOI,
@@ -293,4 +292,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    interp.runs.script(main, Config)

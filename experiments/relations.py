@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-import tyro
 
 import interp
 from interp.circuits.attended import attended
@@ -327,4 +326,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    interp.runs.script(main, Config)

@@ -18,6 +18,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,15 +32,17 @@ from typing import Any, TypeVar, cast
 
 import matplotlib as mpl
 import pandas as pd
+import tyro
 from matplotlib.figure import Figure
+from tqdm.auto import tqdm
 
 from interp.core.atomic import whole
 from interp.core.door import door
-from interp.core.errors import ResultsError, nearest
+from interp.core.errors import InterpError, ResultsError, nearest
 from interp.core.identity import Unreadable, identity, lying_at, lying_in, source
 from interp.core.results import Results
 from interp.core.scores import Scores
-from interp.core.sealed import Damaged, read_note, write_note
+from interp.core.sealed import Damaged, read_note, told, write_note
 from interp.core.table import Table, noted, open_table
 from interp.core.taken import Index, shown
 
@@ -48,6 +51,7 @@ log = logging.getLogger("interp")
 REMEDY = (
     "A run keeps its results there; choose a root folder that you may write to and that has room."
 )
+MOVE = "Move it away, or take another root folder."
 T = TypeVar("T", bound=Table)
 PACKAGES = ("interp", "torch", "transformer-lens", "transformers", "numpy", "pandas")
 OUTPUT = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "interp"}
@@ -138,7 +142,14 @@ class Run:
         asked = _question(name, compute, of)
         if not path.exists() or not _is_of(path, name, asked):
             _make(checkpoint)
-            found = compute(checkpoint)
+            try:
+                found = compute(checkpoint)
+            except Exception:
+                # what it kept may have gone because another process was first
+                if not path.exists() or not _is_of(path, name, asked):
+                    raise
+                log.info("stage %r was finished by another process; its table is taken.", name)
+                return cast(T, open_table(path))
             if not isinstance(found, Table):
                 with suppress(OSError):  # what holds finished parts stays
                     os.removedirs(checkpoint)
@@ -285,10 +296,26 @@ def _sessions(path: Path) -> list[Any]:
         ResultsError: the file is there, but is not what `open_run` wrote.
     """
     try:
-        note = read_note(path, remedy="Move it away, or take another root folder.")
+        note = read_note(path, remedy=MOVE)
     except FileNotFoundError:
         return []
+    told(note, path, MOVE, sessions=list)
     return list(note["sessions"])
+
+
+def script(main: Callable[[Any], None], config: type) -> None:
+    """An experiment from the command line: `main` with a config of its arguments.
+
+    What goes wrong ends in a sentence on standard error and exit code 1, not in a stack trace; so
+    does an interruption, with exit code 130.
+    """
+    try:
+        main(tyro.cli(config))
+    except InterpError as error:
+        raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        tqdm.write("interrupted. What is finished is kept: run the same command again.", sys.stderr)
+        raise SystemExit(130) from None
 
 
 @door

@@ -4,7 +4,6 @@ The same set means something else under another ablation or another corruption (
 sec. 4), so a circuit carries them, and circuits that differ in them are not compared.
 """
 
-import json
 import os
 import warnings
 from collections.abc import Iterable, Set
@@ -17,7 +16,7 @@ from interp.core.door import door
 from interp.core.edges import ARROW, Edge
 from interp.core.errors import ResultsError, SiteError, said
 from interp.core.identity import identity
-from interp.core.sealed import Damaged, is_sealed, write_note
+from interp.core.sealed import Damaged, is_sealed, parsed, write_note
 from interp.core.sites import Site
 from interp.core.taken import shown
 
@@ -26,6 +25,7 @@ Ablation = Literal["zero", "mean", "resample", "optimal"]
 REST = "rest"
 """The place of all positions that no name of the pairs covers."""
 VERSION = 1
+NAME = "Name a file that Circuit.save wrote."
 EDITED = 'If you changed it on purpose, take out its line "seal".'
 FIELDS = {"granularity", "ablation", "corruption", "model", "note"}
 """What a file says of a circuit, beside its parts."""
@@ -220,7 +220,7 @@ class Circuit:
         path = Path(path)
         try:
             data = path.read_bytes()
-            sealed, note = is_sealed(data, path, EDITED), json.loads(data)
+            sealed, note = is_sealed(data, path, EDITED), parsed(data, path, NAME)
             note.pop("seal", None)
             version, parts = note.pop("version"), note.pop("parts")
             if version == VERSION:
@@ -239,8 +239,7 @@ class Circuit:
             raise ResultsError(f"there is no circuit at {path}; see what save wrote.") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ResultsError(
-                f"{path} holds no circuit that interp wrote ({said(error)}); name a file that "
-                "Circuit.save wrote."
+                f"{path} holds no circuit that interp wrote ({said(error)}). {NAME}"
             ) from error
         raise ResultsError(
             f"{path} has circuit version {version}; this interp reads version {VERSION}. "

@@ -83,16 +83,21 @@ def unsealed(path: Path, remedy: str) -> Damaged:
 
 
 def write_note(
-    path: Path, note: Mapping[str, Any], *, what: str = "", remedy: str = REMEDY
+    path: Path,
+    note: Mapping[str, Any],
+    *,
+    what: str = "",
+    remedy: str = REMEDY,
+    first: bool = False,
 ) -> None:
-    """Write an object as JSON, whole or not at all.
+    """Write an object as JSON, whole or not at all; with `first` not over one that is there.
 
     Raises:
         ResultsError: it cannot be written.
     """
-    with whole(path, what=what, remedy=remedy) as partial:
-        told = json.dumps({**note, "seal": BLANK.decode()}, indent=1)
-        partial.write_text(told + "\n", encoding="utf-8")
+    with whole(path, what=what, remedy=remedy, first=first) as partial:
+        page = json.dumps({**note, "seal": BLANK.decode()}, indent=1)
+        partial.write_text(page + "\n", encoding="utf-8")
         seal(partial)
 
 
@@ -112,11 +117,61 @@ def read_note(path: Path, *, remedy: str) -> dict[str, Any]:
         raise
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({said(error)}). {remedy}") from error
-    if not is_sealed(data, path, remedy):
+    sealed, note = is_sealed(data, path, remedy), parsed(data, path, remedy)
+    if not sealed or "seal" not in note:
         raise unsealed(path, remedy)
-    note = json.loads(data)
     del note["seal"]
     return note
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """An object of JSON in a file of somebody else's.
+
+    Raises:
+        Damaged: there is none, or the file is boundless.
+    """
+    try:
+        if (size := path.stat().st_size) > HEADER:
+            raise Damaged(
+                f"{path} has {size / 1e6:.0f} MB, and what is read as text has at most "
+                f"{HEADER / 1e6:.0f}. {remedy}"
+            )
+        return parsed(path.read_bytes(), path, remedy)
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read ({said(error)}). {remedy}") from error
+
+
+def parsed(data: bytes | str, path: object, remedy: str) -> dict[str, Any]:
+    """An object of JSON.
+
+    Args:
+        path: that it was read from, or what else to call it.
+
+    Raises:
+        Damaged: it is none.
+    """
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{path} is no JSON: {said(error)}. {remedy}") from error
+    if not isinstance(found, dict):
+        raise Damaged(f"{path} holds a {type(found).__name__}, not an object of JSON. {remedy}")
+    return found
+
+
+def told(note: Mapping[str, Any], path: object, remedy: str, /, **kinds: type) -> None:
+    """Refuse a note that lacks an entry, or has one of another kind.
+
+    Raises:
+        Damaged: naming it.
+    """
+    for name, kind in kinds.items():
+        if not isinstance(note.get(name), kind):
+            there = type(note[name]).__name__ if name in note else "nothing"
+            raise Damaged(
+                f"{path} has {there} under {name!r}, where a {kind.__name__} belongs: another "
+                f"version of interp wrote it, or another program. {remedy}"
+            )
 
 
 def write_tensors(
@@ -132,9 +187,9 @@ def write_tensors(
     """
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     sums = {name: _sum(tensor) for name, tensor in held.items()}
-    told = {"note": dict(note), "sums": sums, "seal": BLANK.decode()}
+    beside = {"note": dict(note), "sums": sums, "seal": BLANK.decode()}
     # one entry: safetensors writes several in any order
-    metadata = {NOTE: json.dumps(told)}
+    metadata = {NOTE: json.dumps(beside)}
     with whole(path, what=what, failures=(SafetensorError,)) as partial:
         save_file(held, partial, metadata)
         with partial.open("rb") as file:
@@ -210,8 +265,9 @@ def open_tensors(path: Path, *, remedy: str) -> Iterator[Tensors]:
         if not is_sealed(header, path, remedy):
             raise unsealed(path, remedy)
         with safe_open(path, "pt") as file:
-            told = json.loads(file.metadata()[NOTE])
-            yield Tensors(path, told["note"], told["sums"], file, remedy)
+            beside = parsed((file.metadata() or {}).get(NOTE, ""), path, remedy)
+            told(beside, path, remedy, note=dict, sums=dict)
+            yield Tensors(path, beside["note"], beside["sums"], file, remedy)
     except FileNotFoundError:
         raise
     except (OSError, SafetensorError) as error:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from interp.core.atomic import whole
 from interp.core.door import door
 from interp.core.errors import ResultsError, said
-from interp.core.sealed import BLANK, is_sealed, seal, unsealed
+from interp.core.sealed import BLANK, is_sealed, parsed, seal, told, unsealed
 from interp.core.taken import a, no_numbers, shown
 
 VERSION, UNSEALED = 2, 1
@@ -173,6 +173,10 @@ def _largest(given: Sequence[Mapping[str, float | None]]) -> dict[str, float | N
     return {name: max(found, default=None) for name, found in known.items()}
 
 
+FEW, ROWS = 1_000_000, 10
+"""Rows that any file may hold, and by each of its bytes: a measured number takes more than one."""
+
+
 def _kind(table: type[Table]) -> str:
     return table.__name__.lower()
 
@@ -220,13 +224,20 @@ def _opened(path: Path) -> tuple[pq.ParquetFile, Mapping[str, Any]]:
         held = pq.ParquetFile(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as error:
         raise ResultsError(f"{path} is no readable parquet file: {said(error)}.") from error
+    rows, most = held.metadata.num_rows, FEW + ROWS * len(data)
+    if rows > most:
+        raise ResultsError(
+            f"{path} has {len(data):,} bytes and says that it holds {rows:,} rows, which no table "
+            "of numbers that differ does. Do not trust where it came from."
+        )
     note = (held.schema_arrow.metadata or {}).get(b"interp")
     if note is None:
         raise ResultsError(
             f"{path} was not written by interp (it carries no provenance); give a file that "
             "save wrote."
         )
-    found = json.loads(note)
+    found = parsed(note, path, REMEDY)
+    told(found, path, REMEDY, version=int, provenance=dict)
     if found["version"] not in (VERSION, UNSEALED):
         raise ResultsError(
             f"{path} has results version {found['version']}; this interp reads version "

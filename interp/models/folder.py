@@ -4,7 +4,6 @@ transformers reads the files that it knows and no other: of two sets of weights 
 adapter it applies or passes over, as `peft` is installed or not. Here the folder is one model.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from interp.core.errors import ModelError, said
+from interp.core.sealed import Damaged, read_json, told
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
@@ -121,16 +121,15 @@ def _index(folder: Path, index: Path) -> dict[str, str]:
             f"what is in which file; it has {', '.join(there[:4])}. Fetch the index too, or save "
             "the model again with save_pretrained."
         )
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-        listed = {str(key): str(file) for key, file in content["weight_map"].items()}
-        if not listed:
-            raise ValueError("it lists nothing")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(
-            f"{index} cannot be read: {said(error)}. It must be an object with a "
-            "weight_map from tensors to files. Likely it is damaged: fetch it again."
-        ) from error
+    remedy = (
+        "It must be an object with a weight_map from tensors to files. Likely it is damaged: fetch "
+        "it again."
+    )
+    content = read_json(index, remedy)
+    told(content, index, remedy, weight_map=dict)
+    listed = {str(key): str(file) for key, file in content["weight_map"].items()}
+    if not listed:
+        raise Damaged(f"{index} lists nothing. {remedy}")
     names = set(listed.values())
     if odd := sorted(n for n in names if Path(n).name != n or not n.endswith(".safetensors")):
         raise ModelError(

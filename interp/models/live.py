@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from interp.core.alone import put_back, running, undone
+from interp.core.alone import undone
 from interp.core.errors import ModelError
 from interp.models import rotary
 from interp.models.fused import Fused
@@ -70,8 +70,6 @@ class Live:
             ModelError: two copies of one matrix were changed in two ways, or a part or all
                 numbers were taken away.
         """
-        if not running()._is_owned():  # asked by itself, not by a call
-            put_back()
         with self.lock:
             return self._seen()
 

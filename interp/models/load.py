@@ -1,9 +1,11 @@
 """Reading a model by name, folder or hub id, and wrapping it."""
 
 import copy
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +24,7 @@ from transformers import (
 from interp.core.door import door
 from interp.core.errors import InterpError, ModelError, Unsupported, said
 from interp.core.taken import Seed
-from interp.models import compiled, folder, keys, native, recurrent, stored
+from interp.models import bounds, compiled, folder, keys, native, recurrent, stored
 from interp.models.facts import facts_of
 from interp.models.find import find, refuse_revision
 from interp.models.model import Model
@@ -39,6 +41,8 @@ from interp.models.place import (
 from interp.models.quiet import quiet
 from interp.models.wrap import wrap
 
+_LOADING = threading.Lock()
+"""transformers and torch's random numbers are of the whole process while a model is made."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
@@ -71,6 +75,11 @@ def load(
             it is an adapter, or the device is not there.
         Unsupported: an architecture that TransformerLens cannot wrap.
     """
+    with _LOADING:
+        return _load(name, device=device, dtype=dtype, revision=revision)
+
+
+def _load(name: Name, *, device: Device, dtype: Dtype, revision: Revision) -> Model:
     name, where, revision = name_of(name), device_of(device), revision_of(revision)
     dtype = dtype_of(dtype, where)
     if str(name).startswith(compiled.PREFIX) and not Path(name).is_dir():
@@ -86,9 +95,11 @@ def load(
     folder.require_model(home)
     drawing = [where] if where.type == "cuda" else []  # wrapping draws weights, and replaces them
     with quiet(), torch.random.fork_rng(drawing):
+        raw = bounds.config_of(home)
+        shapes = _shapes(home, raw)
         config = _config(home)
         tokenizer = _tokenizer(home)
-        hf, architecture, headless = _read(home, config, dtype)
+        hf, architecture, headless = _read(home, config, shapes, dtype)
         with _readable(
             f"{home} cannot be moved to {where}", "Pass a smaller dtype= or device='cpu'"
         ):
@@ -124,7 +135,7 @@ def untrained(model: Model, *, seed: Seed = 0) -> Model:
             dtype=model.dtype,
             device=model.device,
         )
-    with quiet(), torch.random.fork_rng():
+    with _LOADING, quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)
         hf = type(original)._from_config(
             copy.deepcopy(original.config),
@@ -229,8 +240,21 @@ def _config(home: Path) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(home, trust_remote_code=False)
 
 
+def _shapes(home: Path, raw: dict[str, Any]) -> folder.Shapes:
+    """The tensors in the files; the config must be one that they can be the weights of."""
+    named = raw.get("transformers_weights")
+    if named is not None and (not isinstance(named, str) or Path(named).name != named):
+        raise ModelError(
+            f"{home / 'config.json'} names {named!r:.80} as its weights, which is no file's name. "
+            "Take transformers_weights out of it."
+        )
+    shapes = folder.weights(home, named, quantised=raw.get("quantization_config") is not None)
+    bounds.require_counts(raw, shapes, home)
+    return shapes
+
+
 def _read(
-    home: Path, config: PreTrainedConfig, dtype: torch.dtype
+    home: Path, config: PreTrainedConfig, shapes: folder.Shapes, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, str, bool]:
     """The Hugging Face model, its architecture's name, and whether its head was never trained."""
     try:
@@ -241,15 +265,14 @@ def _read(
             f"TransformerLens cannot wrap {config.architectures or config.model_type} "
             f"({home}). Its model table lists what it can."
         ) from error
-    quantised = getattr(config, "quantization_config", None) is not None
-    named = getattr(config, "transformers_weights", None)
-    shapes = folder.weights(home, named, quantised=quantised)
     remedy = (
         "Likely config.json is damaged or belongs to other weights, or the weights are quantised "
         "and need a package that is not installed. "
         f"{auto_class.__name__}.from_pretrained(folder) must work first"
     )
+    quantised = getattr(config, "quantization_config", None) is not None
     with _readable(f"transformers cannot make a model of {home}", remedy):
+        bounds.require_size(auto_class, config, shapes, home, quantised=quantised)
         hf, info = auto_class.from_pretrained(
             home,
             dtype=dtype,

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.core.errors import ModelError, nearest
-from interp.core.sealed import Damaged, checksum, read_note, write_note
+from interp.core.sealed import Damaged, checksum, read_note, told, write_note
 from interp.models.digest import digest
 from interp.models.quiet import quiet
 
@@ -170,6 +170,7 @@ def _fault(home: Path, wheel: Wheel) -> str:
     """What is not as the manifest says; empty if all is."""
     try:
         note = read_note(home / MANIFEST, remedy="")
+        told(note, home / MANIFEST, "", weights=str, files=dict)
         if note["weights"] != wheel.weights:
             return "its weights are of another model"
         there = {path.name for path in home.iterdir()} - {MANIFEST}

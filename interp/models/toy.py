@@ -230,8 +230,7 @@ def _claim(folder: Path, config: Mapping[str, Any]) -> None:
     """Write the config, or refuse a folder that belongs to another."""
     path = folder / CONFIG
     if not path.exists():
-        write_note(path, config, what="config ")
-        return
+        write_note(path, config, what="config ", first=True)
     there = read_note(path, remedy=REMEDY)
     if differs := sorted(k for k in {*there, *config} if there.get(k) != config.get(k)):
         key = differs[0]

@@ -254,5 +254,5 @@ def test_a_bridge_without_a_user_is_put_in_order_by_asking_the_model(tiny_model)
     model = copy.deepcopy(tiny_model("llama", torch.float32))
     hook = placed.hooked(model.bridge, [("blocks.0.hook_resid_pre", lambda x, hook: x * 2)])
     hook.__enter__()
+    assert "on_it" not in model.identity()
     assert model.now().foreign == ()
-    assert model.live._held is False

@@ -6,7 +6,6 @@ import tiny
 import torch
 
 import interp
-from interp.core.errors import Unsupported
 from interp.engine.resolution import FEW
 
 HALF = (torch.bfloat16, torch.float16)

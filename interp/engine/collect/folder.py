@@ -25,6 +25,7 @@ from interp.core.sealed import (
     Tensors,
     open_tensors,
     read_note,
+    told,
     write_note,
     write_tensors,
 )
@@ -121,11 +122,11 @@ def prepare(
     Raises:
         ResultsError: the folder holds something else, or cannot be written.
     """
+    # looked for first: another process that begins the same folder writes the index before them
+    lost = sorted(file.name for file in _listed(path))
     if (path / INDEX).exists():
-        found = _index(path, content)
-        _refuse_other(path, content, found["identity"], known)
-        return _folder(path, content, found)
-    if lost := sorted(file.name for file in _listed(path)):
+        return _taken_up(path, content, known)
+    if lost:
         raise ResultsError(
             f"{path} has shards ({lost[0]}) but no {INDEX}, so nothing says what they are. "
             "Give another folder=, or delete them."
@@ -136,7 +137,14 @@ def prepare(
     ]
     found = {"version": content.version, "content": content.name}
     found |= {"fingerprint": _fingerprint(known), "identity": dict(known), **rest, "shards": parts}
-    write_note(path / INDEX, found)
+    write_note(path / INDEX, found, first=True)
+    return _taken_up(path, content, known)
+
+
+def _taken_up(path: Path, content: Content, known: Mapping[str, Any]) -> Folder:
+    """What is there, if it is of the same."""
+    found = _index(path, content)
+    _refuse_other(path, content, found["identity"], known)
     return _folder(path, content, found)
 
 
@@ -170,8 +178,9 @@ def _folder(path: Path, content: Content, index: Mapping[str, Any]) -> Folder:
 
 def _index(folder: Path, content: Content) -> dict[str, Any]:
     path = folder / INDEX
+    remedy = f"Remove the folder and make it again with {content.maker}."
     try:
-        found = read_note(path, remedy=f"Remove the folder and make it again with {content.maker}.")
+        found = read_note(path, remedy=remedy)
     except FileNotFoundError:
         raise ResultsError(
             f"there is no {content.name} in {folder} (no {INDEX}); see the folder= that was given "
@@ -188,6 +197,7 @@ def _index(folder: Path, content: Content) -> dict[str, Any]:
             f"the {content.name} in {folder} has version {version}; this interp reads version "
             f"{content.version}. Make it again in another folder."
         )
+    told(found, path, remedy, fingerprint=str, identity=dict, shards=list)
     return found
 
 
