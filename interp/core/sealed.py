@@ -117,10 +117,10 @@ def read_note(path: Path, *, remedy: str) -> dict[str, Any]:
         raise
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({said(error)}). {remedy}") from error
-    sealed, note = is_sealed(data, path, remedy), parsed(data, path, remedy)
-    if not sealed or "seal" not in note:
+    if not is_sealed(data, path, remedy):
         raise unsealed(path, remedy)
-    del note["seal"]
+    note = parsed(data, path, remedy)
+    note.pop("seal", None)
     return note
 
 
@@ -151,11 +151,12 @@ def parsed(data: bytes | str, path: object, remedy: str) -> dict[str, Any]:
         Damaged: it is none.
     """
     try:
-        found = json.loads(data)
+        found = json.loads(data.decode() if isinstance(data, bytes) else data)
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"{path} is no JSON: {said(error)}. {remedy}") from error
+        raise Damaged(f"{path} cannot be read: {said(error)}. {remedy}") from error
     if not isinstance(found, dict):
-        raise Damaged(f"{path} holds a {type(found).__name__}, not an object of JSON. {remedy}")
+        kind = type(found).__name__
+        raise Damaged(f"{path} cannot be read: it holds a {kind}, not an object. {remedy}")
     return found
 
 
@@ -167,10 +168,10 @@ def told(note: Mapping[str, Any], path: object, remedy: str, /, **kinds: type) -
     """
     for name, kind in kinds.items():
         if not isinstance(note.get(name), kind):
-            there = type(note[name]).__name__ if name in note else "nothing"
+            there = f"a {type(note[name]).__name__}" if name in note else "nothing"
             raise Damaged(
-                f"{path} has {there} under {name!r}, where a {kind.__name__} belongs: another "
-                f"version of interp wrote it, or another program. {remedy}"
+                f"{path} cannot be read: it has {there} under {name!r}, where a {kind.__name__} "
+                f"belongs. Another version wrote it, or another program. {remedy}"
             )
 
 

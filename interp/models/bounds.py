@@ -23,7 +23,7 @@ _SLACK = 10_000_000
 """Numbers that a model may have beside those in its files: heads that were not trained."""
 _PARTS = re.compile(r"layer|block|expert|depth|stage|head")
 _WIDTHS = re.compile(r"size|dim|width|embd|inner|hidden|positions|ctx|d_(model|ff|kv)")
-_REMEDY = "Do not trust where it came from, or fetch config.json again."
+_REMEDY = "Likely config.json belongs to another model, or was edited: fetch both from one place."
 
 
 def config_of(home: Path) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _index(folder: Path, index: Path) -> dict[str, str]:
     told(content, index, remedy, weight_map=dict)
     listed = {str(key): str(file) for key, file in content["weight_map"].items()}
     if not listed:
-        raise Damaged(f"{index} lists nothing. {remedy}")
+        raise Damaged(f"{index} cannot be read: it lists nothing. {remedy}")
     names = set(listed.values())
     if odd := sorted(n for n in names if Path(n).name != n or not n.endswith(".safetensors")):
         raise ModelError(

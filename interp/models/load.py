@@ -75,13 +75,13 @@ def load(
             it is an adapter, or the device is not there.
         Unsupported: an architecture that TransformerLens cannot wrap.
     """
-    with _LOADING:
-        return _load(name, device=device, dtype=dtype, revision=revision)
-
-
-def _load(name: Name, *, device: Device, dtype: Dtype, revision: Revision) -> Model:
     name, where, revision = name_of(name), device_of(device), revision_of(revision)
     dtype = dtype_of(dtype, where)
+    with _LOADING:
+        return _load(name, where, dtype, revision)
+
+
+def _load(name: str | Path, where: torch.device, dtype: torch.dtype, revision: str | None) -> Model:
     if str(name).startswith(compiled.PREFIX) and not Path(name).is_dir():
         refuse_revision(name, revision)
         return compiled.build(str(name).removeprefix(compiled.PREFIX), dtype=dtype, device=where)

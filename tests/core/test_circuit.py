@@ -110,7 +110,7 @@ def test_through_a_file(tmp_path):
     with pytest.raises(ResultsError, match="no circuit at"):
         Circuit.load(tmp_path / "other.json")
     (tmp_path / "bad.json").write_text("[1]")
-    with pytest.raises(ResultsError, match="holds no circuit"):
+    with pytest.raises(ResultsError, match="bad.json cannot be read: it holds a list"):
         Circuit.load(tmp_path / "bad.json")
     note = json.loads((tmp_path / "a" / "c.json").read_text())
     write_note(tmp_path / "new.json", note | {"version": 9})
