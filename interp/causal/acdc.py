@@ -256,6 +256,7 @@ def _found(search: Search, corruption: str) -> Discovered:
         job.model,
         job.pairs,
         engine=search.engine,
+        plan={"tests at once": search.width},
         method="acdc",
         threshold=search.threshold,
         ablation=job.ablation,

@@ -141,6 +141,7 @@ def attribute(
         model,
         pairs,
         engine="replay",
+        plan={"batches": len(chunks), "memory": allowed},
         method=method,
         steps=steps if "ig" in method else 1,
         ablation=ablation,

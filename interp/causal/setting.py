@@ -174,6 +174,7 @@ class Setting:
             null=found.null,
             resolution=named(metrics, found.resolution),
             engine=found.engine,
+            plan=found.plan,
             base="clean",
             metric=[m.name for m in metrics] if len(metrics) > 1 else metrics[0].name,
             ablation=self.ablation,

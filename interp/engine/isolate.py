@@ -53,6 +53,7 @@ def isolate(job: Isolation, engine: Replay) -> Isolated:
         0.0,
         engine.name,
         np.full(len(job.metrics), np.nan),
+        plan.told,
     )
     begun = [] if job.checkpoint is None else begin(job.model)
     with tqdm(total=n * len(pairs), desc="circuits", unit="run", delay=2, disable=None) as bar:
@@ -86,16 +87,15 @@ def _rows(
         The null control, and what rounding does to each metric; of the first rows that run.
     """
     block: Rows | None = None
-    null, rounding = 0.0, np.full(len(job.metrics), np.nan)
-    checked = not np.isnan(found.base).all()
+    null, rounding = found.null, found.resolution  # what is kept knows those of its run
     for batch in batches:
         rows, cells = list(batch.rows), batch.cells
         store = Store(job.checkpoint, _key(job, rows, cells, begun) if begun else ())
         kept = store.load()
         if kept is None:
             block = block or Rows(job, engine, rows, source)
-            if not checked:
-                null, checked = Rows(job, engine, rows[:FEW], source).null(), True
+            if np.isnan(found.base).all():
+                null = Rows(job, engine, rows[:FEW], source).null()
                 rounding = block.resolution()
             ran = halving(block.run, batch, room) if cells else block.base[:, None][:, :0]
             lines = np.concatenate([block.base[:, None], ran], 1)

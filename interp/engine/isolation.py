@@ -1,6 +1,6 @@
 """What runs of circuits depend on: the graph, what is kept and where, and what takes its place."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,7 @@ class Isolated:
     Attributes:
         null: the largest change of a metric in the model with all of its edges.
         resolution: what rounding does to each metric (`interp.engine.resolution`).
+        plan: how many batches ran, within how many bytes.
     """
 
     base: Float[ndarray, "metric example"]
@@ -73,6 +74,7 @@ class Isolated:
     null: float
     engine: str
     resolution: Float[ndarray, " metric"]
+    plan: Mapping[str, int]
 
 
 def classes(

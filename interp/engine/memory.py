@@ -23,7 +23,8 @@ KEEP = 2 << 30
 HOST = torch.device("cpu")
 """Where activations are kept, wherever the model is."""
 SHARE = 4
-"""By default no more than this fraction of what is free, where that is less."""
+"""By default no more than this fraction of what a device has, where that is less: what happens to
+be free would change the plan, and with it the last digits."""
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 UNITS |= {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 
@@ -54,7 +55,7 @@ def parsed(memory: int | str | None) -> int | None:
 
 
 Memory = Annotated[int | str | None, Told(parsed)]
-"""Bytes, or text such as "8GB" or "512 MiB"; None takes a default, or a share of what is free."""
+"""Bytes, or text such as "8GB" or "512 MiB"; None takes a default, or a share of what there is."""
 
 
 def budget(memory: Memory, device: torch.device, default: int) -> int:
@@ -64,11 +65,18 @@ def budget(memory: Memory, device: torch.device, default: int) -> int:
         InterpError: nothing at all, or no size.
     """
     given = parsed(memory)
-    return min(default, free(device) // SHARE) if given is None else given
+    return min(default, total(device) // SHARE) if given is None else given
+
+
+def total(device: torch.device) -> int:
+    """Bytes that there are where the model is."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.mem_get_info(device)[1]
+    return psutil.virtual_memory().total
 
 
 def free(device: torch.device) -> int:
-    """Bytes that are free where the model is."""
+    """Bytes that are free there."""
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available

@@ -1,7 +1,7 @@
 """Circuits on any model: for each a joint intervention on all that is not in it."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Bool
@@ -39,6 +39,7 @@ def outside(job: Isolation) -> Isolated:
     base = np.full((len(job.metrics), len(pairs)), np.nan)
     values = np.full((len(job.metrics), len(job.kept), len(pairs)), np.nan)
     null, engine, rounding = 0.0, "", np.full(len(job.metrics), np.nan)
+    plans: list[Mapping[str, int]] = []
     sweeps = [(rows, _sweep(job, rows)) for rows in _alike(job)]
     if explaining():
         proceed(together((rows, explain(run, sweep)) for rows, sweep in sweeps))
@@ -51,7 +52,12 @@ def outside(job: Isolation) -> Isolated:
         known = [np.nan if x is None else x for x in found.provenance["resolution"].values()]
         rounding = np.fmax(rounding, known)
         engine = str(found.provenance["engine"])
-    return Isolated(base, values, null, engine, rounding)
+        plans.append(found.provenance["plan"])
+    plan = {
+        "batches": sum(one["batches"] for one in plans),
+        "memory": max(one["memory"] for one in plans),
+    }
+    return Isolated(base, values, null, engine, rounding, plan)
 
 
 def _sweep(job: Isolation, rows: list[int]) -> Sweep:

@@ -128,6 +128,11 @@ class Plan:
         return sum(batch.passes for batch in self.batches)
 
     @property
+    def told(self) -> dict[str, int]:
+        """What the last digits of a sweep depend on, for its provenance."""
+        return {"batches": len(self.batches), "memory": self.budget}
+
+    @property
     def flops(self) -> int:
         if self.engine == "hooks":
             return self.naive_flops

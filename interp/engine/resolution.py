@@ -17,7 +17,7 @@ from torch import Tensor
 from interp.core.errors import MetricError, ModelError
 from interp.core.metrics import Metric
 from interp.core.pairs import Pairs, Side
-from interp.engine.memory import free
+from interp.engine.memory import SHARE, total
 from interp.engine.score import Readout
 from interp.engine.verified import last_norm
 from interp.engine.writes import start_of
@@ -86,7 +86,7 @@ def _known(model: Model, pairs: Pairs, tokens: Tensor) -> Float[Tensor, "batch _
     """
     wide = model.dtype in HALF
     size = 4 * sum(tensor.numel() for tensor in model.truth.tensors().values())
-    if wide and size > min(WIDE_BYTES, free(model.device) // 2):
+    if wide and size > min(WIDE_BYTES, total(model.device) // SHARE):
         return None
     inputs: dict[str, Tensor] = {}
     if model.facts.n_encoder_layers:

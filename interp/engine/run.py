@@ -85,6 +85,7 @@ def run(sweep: Sweep) -> Results:
         null=found.null,
         resolution=named(sweep.metrics, found.resolution),
         engine=engine.name,
+        plan=plan.told,
         base=sweep.base,
         metric=[m.name for m in sweep.metrics] if len(sweep.metrics) > 1 else sweep.metrics[0].name,
         references={r.fingerprint: min(m.sizes.values()) for r, m in references.items()},
@@ -137,7 +138,7 @@ class _Rows:
     def into(self, found: _Found, bar: tqdm) -> None:
         """Run what is not kept, and fill in the numbers."""
         block: Block | None = None
-        null, resolution = 0.0, np.full(len(self.sweep.metrics), np.nan)
+        null, resolution = found.null, found.resolution  # what is kept knows those of its run
         for batch in self.batches:
             key = _key(self.sweep, self.engine, batch, self.begun) if self.begun else ()
             store, rows = Store(self.sweep.checkpoint, key), list(batch.rows)

@@ -21,7 +21,7 @@ class Sweep:
         base: the run that is intervened on.
         metrics: all read off the same runs.
         memory: bytes that the run may hold beside the weights; None takes 1 GiB, or a quarter
-            of what is free if that is less.
+            of what there is if that is less.
         checkpoint: a folder for finished batches; a run that was killed goes on from there.
     """
 

@@ -69,7 +69,7 @@ def collect(
         folder: write shards there, hold a shard's words at a time, and go on with a run that was
             killed. Finished ones are opened without running anything.
         dtype: to keep the activations in.
-        memory: bytes that may be held; 2 GiB by default, or a quarter of what is free.
+        memory: bytes that may be held; 2 GiB by default, or a quarter of what there is.
         engine: what runs the model; "auto" takes replay where it serves.
         bos: "model" adds the special tokens that the tokenizer adds by itself, "none" none.
 

@@ -63,7 +63,7 @@ def capture(
             any of these: the second axis then has those, in that order. Tokens without pairs have
             the name `"end"`, the last token of each row. Of a pattern: the queries.
         dtype: to keep them in; the model's own by default.
-        memory: bytes that may be kept; 2 GiB by default, or a quarter of what is free.
+        memory: bytes that may be kept; 2 GiB by default, or a quarter of what there is.
         folder: write shards there, keep nothing in memory, and go on with a run that was killed.
         batch: rows in one forward, and in one shard; by default so many that a forward holds little
             beside what is kept.

@@ -71,7 +71,7 @@ class MeanReference(Averaged):
         Args:
             pairs: pairs, of which `side` runs, or ids, which have no templates: `by="position"`.
             sites: as `capture` takes them.
-            memory: bytes that the means may take; 2 GiB by default, or a quarter of what is free.
+            memory: bytes that the means may take; 2 GiB by default, or a quarter of what there is.
 
         Warns:
             the smallest group has under 30 prompts.
