@@ -11,6 +11,8 @@ from interp.core.errors import ModelError
 from interp.core.sealed import Damaged, open_tensors, read_note, write_note, write_tensors
 
 WEIGHTS_FILE = "model.safetensors"
+POSITIONS = 1 << 20
+"""A longest row that needs no weights."""
 WEIGHTS = "weights"
 """What the shape's file says of the other: its checksum."""
 State = Mapping[str, Tensor]
@@ -47,7 +49,9 @@ def read(folder: Path, file: str, kind: type[T]) -> tuple[T, dict[str, Tensor]]:
                     f"{path} has other weights than {file} beside it tells of ({held.content} and "
                     f"{of}): a file was exchanged. {remedy}"
                 )
-            return shape, {name: held.read(name).clone() for name in held.names}
+            state = {name: held.read(name).clone() for name in held.names}
+            _require_bounds(shape, state, folder / file, remedy)
+            return shape, state
     except FileNotFoundError:
         raise ModelError(f"there is no {path}. {remedy}") from None
     except TypeError as error:
@@ -56,6 +60,22 @@ def read(folder: Path, file: str, kind: type[T]) -> tuple[T, dict[str, Tensor]]:
             f"{', '.join(field.name for field in fields(kind))}. Likely it is of another version "
             f"of interp. {remedy}"
         ) from error
+
+
+def _require_bounds(shape: Any, state: State, path: Path, remedy: str) -> None:
+    """Refuse, before anything is made of it, a shape of more than the weights hold.
+
+    Raises:
+        Damaged: with the setting and both numbers.
+    """
+    numbers = sum(tensor.numel() for tensor in state.values())
+    most = {"n_layers": len(state), "n_ctx": max(numbers, POSITIONS)}
+    for name, value in asdict(shape).items():
+        if isinstance(value, int) and value > most.get(name, numbers):
+            raise Damaged(
+                f"{path} says {name}={value}, and the weights beside it are {len(state)} tensors "
+                f"of {numbers} numbers. {remedy}"
+            )
 
 
 def fill(module: nn.Module, state: State, *, name: str, shape: object) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from interp.core.door import door
 from interp.core.errors import PairsError, ResultsError, Unsupported
 from interp.core.pairs import Pairs, Side
-from interp.core.sealed import open_tensors, write_tensors
+from interp.core.sealed import open_tensors, told, write_tensors
 from interp.core.sites import Site, resolve
 from interp.engine.collect.fitter import By, Group, Key, average, require_room
 from interp.engine.collect.prompts import Tokens, prompts
@@ -200,6 +200,8 @@ class MeanReference(Averaged):
                 f"{note.get('version')}, and this interp reads {CONTENT} of version {VERSION}. "
                 f"{remedy}"
             )
+        kinds = {"by": str, "model": str, "weights": str, "decoder": list, "sites": list}
+        told(note, path, remedy, **kinds, sizes=list)
         layout = Layout.of(map(Site.parse, note["sites"]), note["group size"])
         sizes = {tuple(g) if isinstance(g, list) else g: count for g, count in note["sizes"]}
         keys = [None] if note["by"] == "position" else list(sizes)
