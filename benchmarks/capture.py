@@ -1,4 +1,6 @@
 """Capturing resid_post of all layers at 4 x 256 tokens: time and memory beside a plain forward.
+And what checksums cost: a table of a million rows and a gigabyte of shards, written and read, with
+them and without, in turns.
 
 Memory is counted by PyTorch's own profiler: the highest sum of live tensor bytes that the call
 allocated, without what stood before. The peer's figure is TransformerLens' unfiltered cache.
@@ -9,16 +11,22 @@ allocated, without what stood before. The peer's figure is TransformerLens' unfi
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
+import numpy as np
+import pandas as pd
 import torch
 import tyro
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
 import interp
+from interp.core import sealed, table
 from interp.models import shipped
 
 
@@ -45,9 +53,73 @@ def peak_bytes(call: Callable[[], object]) -> int:
     return peak
 
 
+@contextmanager
+def without_checksums() -> Iterator[None]:
+    """The same files, and nothing looked at."""
+    with ExitStack() as stack:
+        for place, name, instead in (
+            (sealed, "_sum", lambda tensor: "0" * 32),
+            (sealed, "seal", lambda path, *, end=None: None),
+            (sealed, "is_sealed", lambda data, path, remedy: True),
+            (table, "seal", lambda path, *, end=None: None),
+            (table, "is_sealed", lambda data, path, remedy: True),
+        ):
+            stack.enter_context(patch.object(place, name, instead))
+        yield
+
+
+def million_rows(rows: int = 1_000_000) -> interp.Results:
+    """A sweep's table."""
+    draws = np.random.default_rng(0)
+    sites = np.array([f"{layer}.{head}" for layer in range(30) for head in range(9)], object)
+    base = draws.normal(size=rows)
+    value = base + draws.normal(size=rows)
+    columns = {"method": "zero", "site": sites[np.arange(rows) % 270], "position": ""}
+    columns |= {"receiver": "", "direction": "noise", "metric": "logit_diff", "kind": "z"}
+    columns |= {"layer": np.int16(1), "head": np.int16(2), "through": "", "engine": "replay"}
+    columns |= {"example": np.arange(rows) // 270, "cluster": "a"}
+    columns |= {"base": base, "value": value, "effect": value - base}
+    return interp.Results(pd.DataFrame(columns), {"null": 0.0})
+
+
+def integrity(repeats: int) -> dict[str, object]:
+    """Seconds with checksums, and the ratio to those without; medians."""
+    results, shards = million_rows(), list(torch.randn(16, 1 << 24).unbind())
+    with TemporaryDirectory() as folder:
+        path = Path(folder)
+
+        def save_shards() -> None:
+            for number, shard in enumerate(shards):
+                sealed.write_tensors(path / f"{number}.safetensors", {"x": shard}, {})
+
+        def load_shards() -> None:
+            for number in range(len(shards)):
+                with sealed.open_tensors(path / f"{number}.safetensors", remedy="") as held:
+                    held.read("x").clone()
+
+        calls = {
+            "save_table": lambda: results.save(path / "results.parquet"),
+            "load_table": lambda: interp.Results.load(path / "results.parquet"),
+            "save_gigabyte": save_shards,
+            "load_gigabyte": load_shards,
+        }
+        took: dict[tuple[str, bool], list[float]] = {}
+        for turn in range(repeats):
+            for checked in ((True, False), (False, True))[turn % 2]:
+                with nullcontext() if checked else without_checksums():
+                    for name, call in calls.items():
+                        start = time.perf_counter()
+                        call()
+                        took.setdefault((name, checked), []).append(time.perf_counter() - start)
+    row: dict[str, object] = {"case": "integrity"}
+    for name in calls:
+        with_them, without = (statistics.median(took[name, checked]) for checked in (True, False))
+        row |= {f"{name}_s": with_them, f"{name}_ratio": with_them / without}
+    return row
+
+
 @torch.inference_mode()
-def main(options: Options) -> None:
-    torch.set_num_threads(options.threads)
+def measure(options: Options) -> dict[str, object]:
     model = interp.load(options.model, device="cpu")
     plain = AutoModelForCausalLM.from_pretrained(shipped.folder(options.model)).eval()
     generator = torch.Generator().manual_seed(0)
@@ -66,7 +138,7 @@ def main(options: Options) -> None:
     took = {name: statistics.median(found) for name, found in times.items()}
     kept, peak = ours().bytes, peak_bytes(ours)
     unfiltered = peak_bytes(lambda: model.bridge.run_with_cache(tokens))
-    row = {
+    return {
         "case": "capture",
         "ours_s": took["ours"],
         "peer_s": took["plain"],
@@ -77,11 +149,16 @@ def main(options: Options) -> None:
         "unfiltered_mb": unfiltered / 1e6,
         "memory_ratio": unfiltered / peak,
     }
-    print(json.dumps(row, indent=1))
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(options.threads)
+    rows = [measure(options), integrity(options.repeats)]
+    print(json.dumps(rows, indent=1))
     if options.json:
         known = json.loads(options.json.read_text())
-        known = [r for r in known if r["case"] != "capture"]
-        options.json.write_text(json.dumps([*known, row], indent=1) + "\n")
+        known = [r for r in known if r["case"] not in ("capture", "integrity")]
+        options.json.write_text(json.dumps([*known, *rows], indent=1) + "\n")
 
 
 if __name__ == "__main__":

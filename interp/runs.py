@@ -42,7 +42,7 @@ from interp.core.errors import InterpError, ResultsError, nearest
 from interp.core.identity import Unreadable, identity, lying_at, lying_in, source
 from interp.core.results import Results
 from interp.core.scores import Scores
-from interp.core.sealed import Damaged, read_note, told, write_note
+from interp.core.sealed import Damaged, checksum, read_note, told, write_note
 from interp.core.table import Table, noted, open_table
 from interp.core.taken import Index, shown
 
@@ -51,6 +51,8 @@ log = logging.getLogger("interp")
 REMEDY = (
     "A run keeps its results there; choose a root folder that you may write to and that has room."
 )
+SUMMARY, FINISHED = "summary.md", "files.json"
+AGAIN = "Take results.parquet away and run it again: stages that are finished are loaded."
 MOVE = "Move it away, or take another root folder."
 T = TypeVar("T", bound=Table)
 PACKAGES = ("interp", "torch", "transformer-lens", "transformers", "numpy", "pandas")
@@ -87,7 +89,7 @@ class Run:
         if not (self.folder / "results.parquet").exists():
             return False
         try:
-            return read_note(self.folder / "files.json", remedy=REMEDY) == {"files": self.files}
+            return read_note(self.folder / FINISHED, remedy=REMEDY).get("files") == self.files
         except FileNotFoundError:
             return True  # of interp 0.1
         except Damaged as error:
@@ -199,8 +201,10 @@ class Run:
         Raises:
             ResultsError: a folder that cannot be written, or a table that no file can hold.
         """
-        _write(self.folder / "summary.md", (summary.rstrip() + "\n").encode())
-        write_note(self.folder / "files.json", {"files": self.files}, remedy=REMEDY)
+        page = (summary.rstrip() + "\n").encode()
+        _write(self.folder / SUMMARY, page)
+        note = {"files": self.files, "summary": checksum(page)}
+        write_note(self.folder / FINISHED, note, remedy=REMEDY)
         results.write(self.folder / "results.parquet", {"run": self.folder.name})
 
 
@@ -345,18 +349,23 @@ def report(folder: Path) -> str:
         folder: of the run.
 
     Raises:
-        ResultsError: it holds no finished run.
+        ResultsError: it holds no finished run, or its summary was damaged.
     """
-    if not (folder / "summary.md").is_file():
+    if not (folder / SUMMARY).is_file():
         raise ResultsError(
             f"{folder} holds no finished run: it has no summary.md. Give the folder of a run "
             "(run.folder) after run.finish(...)."
         )
+    page = (folder / SUMMARY).read_bytes()
+    with suppress(FileNotFoundError):  # of interp 0.1
+        known = read_note(folder / FINISHED, remedy=AGAIN).get("summary")
+        if known != checksum(page):
+            raise Damaged(f"{folder / SUMMARY} is not as it was written. {AGAIN}")
     found = sorted([*folder.glob("*.*"), *folder.glob("*/*.*")])  # no checkpoints farther down
     files = [path.relative_to(folder) for path in found]
     shown = [path for path in files if not any(part.startswith(".") for part in path.parts)]
     lines = [f"wrote {folder / path}" for path in shown]
-    return "\n".join(["", (folder / "summary.md").read_text(), *lines])
+    return "\n".join(["", page.decode(errors="replace"), *lines])
 
 
 @door
