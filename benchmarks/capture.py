@@ -9,6 +9,7 @@ allocated, without what stood before. The peer's figure is TransformerLens' unfi
 """
 
 import json
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -82,45 +83,44 @@ def million_rows(rows: int = 1_000_000) -> interp.Results:
     return interp.Results(pd.DataFrame(columns), {"null": 0.0})
 
 
-def integrity(repeats: int) -> dict[str, object]:
-    """Seconds with checksums, and the ratio to those without; medians."""
-    results, shards = million_rows(), list(torch.randn(16, 1 << 24).unbind())
-    with TemporaryDirectory() as folder:
-        path = Path(folder)
+def integrity(model: interp.Model, repeats: int) -> dict[str, object]:
+    """Seconds with checksums, and the ratio to those without; medians, in turns."""
+    results = million_rows()
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(model.facts.d_vocab, (58, 256), generator=generator)
 
-        def save_shards() -> None:
-            for number, shard in enumerate(shards):
-                sealed.write_tensors(path / f"{number}.safetensors", {"x": shard}, {})
+    def load_capture(path: Path) -> None:
+        kept = interp.Captured.load(path / "acts")
+        for site in kept:
+            _ = kept[site]
 
-        def load_shards() -> None:
-            for number in range(len(shards)):
-                with sealed.open_tensors(path / f"{number}.safetensors", remedy="") as held:
-                    held.read("x").clone()
+    def save_capture(path: Path) -> None:
+        shutil.rmtree(path / "acts", ignore_errors=True)
+        interp.capture(model, tokens, "layers", folder=path / "acts")
 
-        calls = {
-            "save_table": lambda: results.save(path / "results.parquet"),
-            "load_table": lambda: interp.Results.load(path / "results.parquet"),
-            "save_gigabyte": save_shards,
-            "load_gigabyte": load_shards,
-        }
-        took: dict[tuple[str, bool], list[float]] = {}
-        for turn in range(repeats):
-            for checked in ((True, False), (False, True))[turn % 2]:
-                with nullcontext() if checked else without_checksums():
-                    for name, call in calls.items():
-                        start = time.perf_counter()
-                        call()
-                        took.setdefault((name, checked), []).append(time.perf_counter() - start)
+    calls = {
+        "save_table": (3, lambda path: results.save(path / "results.parquet")),
+        "load_table": (3, lambda path: interp.Results.load(path / "results.parquet")),
+        "save_gigabyte": (1, save_capture),
+        "load_gigabyte": (3, load_capture),
+    }
     row: dict[str, object] = {"case": "integrity"}
-    for name in calls:
-        with_them, without = (statistics.median(took[name, checked]) for checked in (True, False))
-        row |= {f"{name}_s": with_them, f"{name}_ratio": with_them / without}
+    with TemporaryDirectory() as folder:
+        for name, (times, call) in calls.items():
+            took: dict[bool, list[float]] = {True: [], False: []}
+            for turn in range(max(3, times * repeats // 3)):
+                for checked in ((True, False), (False, True))[turn % 2]:
+                    with nullcontext() if checked else without_checksums():
+                        start = time.perf_counter()
+                        call(Path(folder) / str(checked))
+                        took[checked].append(time.perf_counter() - start)
+            with_them, without = (statistics.median(took[checked]) for checked in (True, False))
+            row |= {f"{name}_s": with_them, f"{name}_ratio": with_them / without}
     return row
 
 
 @torch.inference_mode()
-def measure(options: Options) -> dict[str, object]:
-    model = interp.load(options.model, device="cpu")
+def measure(model: interp.Model, options: Options) -> dict[str, object]:
     plain = AutoModelForCausalLM.from_pretrained(shipped.folder(options.model)).eval()
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.facts.d_vocab, (4, 256), generator=generator)
@@ -153,7 +153,8 @@ def measure(options: Options) -> dict[str, object]:
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    rows = [measure(options), integrity(options.repeats)]
+    model = interp.load(options.model, device="cpu")
+    rows = [measure(model, options), integrity(model, options.repeats)]
     print(json.dumps(rows, indent=1))
     if options.json:
         known = json.loads(options.json.read_text())
