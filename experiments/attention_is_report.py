@@ -291,7 +291,7 @@ def say_cost(table: pd.DataFrame, found: Scores) -> str:
             for n in (wide.index[0], last)
         )
         + f"; {crossing}. Seconds grow as length to the power {powers['attention']:.2f} and "
-        f"{powers['LSTM']:.2f} between the last two lengths. Brackets elsewhere are 95 % bootstrap "
+        f"{powers['LSTM']:.2f} between the last two lengths. Brackets elsewhere are 95 % "
         "intervals over documents, or over initialisations for tiny models."
     )
 

@@ -107,7 +107,7 @@ def summarise(study: Study, behaviour: Results, proof: Proof) -> str:
             *compares(study, proof),
             *needs(study, proof),
             *trusts(study, proof),
-            "Other brackets are 95 % bootstrap intervals over clusters; faithfulness is a ratio of "
+            "Other brackets are 95 % intervals over clusters; faithfulness is a ratio of "
             "means between the ablated run (0) and the model (1).",
         ]
     )

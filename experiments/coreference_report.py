@@ -128,7 +128,7 @@ def summarise(
         f"{interval(said.loc[('say antecedent', 'clean', 'logit_diff')])}).",
         *(loses(uses, method, reads) for method in SENTENCES),
         of_order(expected),
-        "Brackets are 95 % bootstrap intervals over novels, documents or couples of nouns. Of "
+        "Brackets are 95 % intervals over novels, documents or couples of nouns. Of "
         "interventions, the layer is chosen on one half of the couples, and the numbers are of the "
         "other; the wordings are none that an erasure was fitted to. A control is several random "
         "directions, or other heads of the layer, each on couples of its own.",

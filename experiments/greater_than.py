@@ -118,7 +118,7 @@ def by_distance(study: Study, circuit: Circuit) -> pd.DataFrame:
         for metric, part in frame[frame["site"] == site].groupby("metric", sort=False):
             each = part[column].to_numpy(dtype=float)
             cluster, _ = pd.factorize(part["cluster"])
-            low, high = stats.bootstrap_interval(each[None], cluster, seed=study.seed)
+            low, high = stats.mean_interval(each[None], cluster, seed=study.seed)
             offset = int(str(metric).partition("(")[2].strip(")"))
             rows.append((name, offset, each.mean(), low[0], high[0]))
     return pd.DataFrame(rows, columns=["run", "offset", "value", "low", "high"])

@@ -67,9 +67,9 @@ def means(results: Recovery) -> pd.DataFrame:
                 index="method", columns=CASE, values=measure, aggfunc="mean", sort=False
             )
             values = wide.to_numpy(dtype=float)
-            low, high = stats.bootstrap_interval(values, np.arange(values.shape[1]))
+            low, high = stats.mean_interval(values, np.arange(values.shape[1]))
             above = values - wide.loc[METHODS[level][0]].to_numpy(dtype=float)
-            least, most = stats.bootstrap_interval(above, np.arange(values.shape[1]))
+            least, most = stats.mean_interval(above, np.arange(values.shape[1]))
             numbers = {"value": values.mean(1), "low": low, "high": high}
             numbers |= {"above": above.mean(1), "above_low": least, "above_high": most}
             counts = {"perfect": (values == 1).sum(1), "truths": values.shape[1]}
@@ -90,7 +90,7 @@ def summarise(results: Recovery, table: pd.DataFrame, parts: pd.DataFrame) -> st
         "# Which methods find a circuit that is known?",
         f"Compiled models: {', '.join(dict.fromkeys(results.frame['model']))}; "
         f"{len(truths) // len(LEVELS)} truths (a model, an ablation, a corruption, everywhere or "
-        "by position), each of edges and of nodes. Brackets are 95 % bootstrap intervals over "
+        "by position), each of edges and of nodes. Brackets are 95 % intervals over "
         "truths; those of one model are alike, so they speak of these models and not of others.",
         _exactly(results),
         _cut(parts, table),

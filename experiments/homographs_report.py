@@ -124,7 +124,7 @@ def summarise(name: str, scores: Scores) -> str:
         f"{over('conflict', TWO)} words to the far one (for 'bank' alone: "
         f"{', '.join(f'{value:.2f}' for value in bank)}); where they agree, that sense is read in "
         f"{over('agree', TWO)}.",
-        "Brackets are 95 % bootstrap intervals over lemmas (over documents on the web text).",
+        "Brackets are 95 % intervals over lemmas (over documents on the web text).",
     ]
     return f"# Noun or verb, money or river, in {name}\n\n{' '.join(sentences)}\n"
 

@@ -280,7 +280,7 @@ def say_ranks(ranks: pd.DataFrame, paths: pd.DataFrame) -> str:
         f"{'; '.join(parts)} (Spearman, {pairs} pairs of heads for each input, mean over seeds). "
         f"The largest effects are those through the {INTO[carried]}: there the task runs. "
         "Composition is a norm of weights, and says nothing of what prompts send along a path. "
-        "Brackets are 95 % bootstrap intervals over rows, documents or seeds."
+        "Brackets are 95 % intervals over rows, documents or seeds."
     )
 
 

@@ -207,7 +207,7 @@ def summarise(
             for head, row in feeding.items()
         )
         + ".",
-        "Brackets are 95 % bootstrap intervals over templates; the null control moved the metric "
+        "Brackets are 95 % intervals over templates; the null control moved the metric "
         f"by at most {null:.0e}.",
     ]
     if accuracy["value"] < ENOUGH:

@@ -303,7 +303,7 @@ def summarise(model: interp.Model, tags: Scores, erased: Results, steered: Resul
         f"{interval(moved.loc['steer random +1'], 'effect')} along a random direction."
     )
     sentences.append(
-        "Brackets are 95 % bootstrap intervals, over documents of nouns and over conditions and "
+        "Brackets are 95 % intervals, over documents of nouns and over conditions and "
         "verbs of prompts."
     )
     return f"# Number in {model.name}\n\n{' '.join(sentences)}\n"

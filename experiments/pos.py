@@ -368,7 +368,7 @@ def summarise(model: interp.Model, scores: Scores, used: interp.Results, best: s
         f"directions {min(random):.3f} to {max(random):.3f}, and LEACE "
         f"{interval(more.loc[('leace - random', worst)], 'effect')} more than the first of them.",
         f"{doubtful} probes did not converge." if doubtful else "All probes converged.",
-        "Brackets are 95 % bootstrap intervals over documents.",
+        "Brackets are 95 % intervals over documents.",
     ]
     return f"# Part of speech in {model.name}\n\n{' '.join(sentences)}\n"
 

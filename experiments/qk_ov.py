@@ -118,7 +118,7 @@ def run(config: Config) -> Results:
         words.append(report(run, of, heads, stages, config.seed))
         everything += stages.values()
     words.append(
-        "Brackets are 95 % bootstrap intervals over templates (IOI) and rows (induction). A share "
+        "Brackets are 95 % intervals over templates (IOI) and rows (induction). A share "
         "is undefined where both parts together have no effect that is different from 0. Query "
         "heads of a group share their values, so that a random head may differ in W_O alone."
     )

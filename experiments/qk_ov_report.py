@@ -31,7 +31,7 @@ def ratio(above: np.ndarray, below: np.ndarray, cluster: np.ndarray, seed: int) 
 
     NaN where the interval of the mean below holds 0: a share of nothing.
     """
-    low, high = stats.bootstrap_interval(below[None], cluster, seed=seed)
+    low, high = stats.mean_interval(below[None], cluster, seed=seed)
     if not low[0] * high[0] > 0:
         return dict.fromkeys(NUMBERS, float("nan"))
     sign = np.sign(below.mean())
@@ -52,7 +52,7 @@ def effects(results: Results, seed: int) -> pd.DataFrame:
             rows.append({"corruption": corruption, "site": site, "part": name})
             values.append(effect)
     table, values = pd.DataFrame(rows), np.stack(values)
-    low, high = stats.bootstrap_interval(values, cluster, seed=seed)
+    low, high = stats.mean_interval(values, cluster, seed=seed)
     p = stats.sign_flip_p(values, cluster, seed=seed)
     return table.assign(
         value=values.mean(1),

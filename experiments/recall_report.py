@@ -166,7 +166,7 @@ def summarise(tables: Mapping[str, pd.DataFrame], size: Size) -> str:
         f"Lookup with the key last: {accuracies(tables['pairs'], 'suffix')}; with the key first, "
         f"the negative control: {accuracies(tables['pairs'], 'prefix')}.",
         control(tables["difference"]),
-        f"Brackets are 95 % bootstrap intervals over {size.seeds} trainings, differences paired by "
+        f"Brackets are 95 % intervals over {size.seeds} trainings, differences paired by "
         f"seed; behind means by {MARGIN} or more with the interval above 0 (no sign-flip p of "
         f"{size.seeds} seeds is below {least:.2g}).",
     ]

@@ -292,7 +292,7 @@ def summarise(
         + ".",
         "Of two people of different gender, to him or her who is meant: "
         f"{against(chosen['pronouns'].iloc[0])}.",
-        "Brackets are 95 % bootstrap intervals over the documents (in the controlled sets nouns, "
+        "Brackets are 95 % intervals over the documents (in the controlled sets nouns, "
         "or couples of people) that heads were not chosen on; q is over all heads, relations and "
         "directions of a corpus.",
     ]

@@ -303,7 +303,7 @@ def _sessions(path: Path) -> list[Any]:
         note = read_note(path, remedy=MOVE)
     except FileNotFoundError:
         return []
-    told(note, path, MOVE, sessions=list)
+    told(note, path, MOVE, {"sessions": list})
     return list(note["sessions"])
 
 

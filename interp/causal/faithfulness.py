@@ -77,13 +77,13 @@ class Faithfulness:
         rows = []
         for metric, wide in by_metric(self.runs).items():
             gap = wide.full - wide.empty
-            low, high = stats.bootstrap_interval(gap[None], wide.cluster, seed=seed)
+            low, high = stats.mean_interval(gap[None], wide.cluster, seed=seed)
             distinct = wide.distinct(metric, seed=seed)
             carried = wide.value - wide.empty
             ratio = carried.mean(1) / gap.mean() if distinct else np.full(len(carried), np.nan)
             ends = _ratio_interval(carried, gap, wide.cluster, seed) if distinct else (ratio, ratio)
             lost = wide.full - wide.value
-            lost_low, lost_high = stats.bootstrap_interval(lost, wide.cluster, seed=seed)
+            lost_low, lost_high = stats.mean_interval(lost, wide.cluster, seed=seed)
             quartiles = _quartiles(carried, gap)
             rows.append(
                 pd.DataFrame(
@@ -160,11 +160,13 @@ class Wide(NamedTuple):
                 "row a cluster of its own if they are independent (Pairs(cluster=...))."
             )
         gap = (self.full - self.empty)[None]
-        low, high = stats.bootstrap_interval(gap, self.cluster, seed=seed)
+        low, high = stats.mean_interval(gap, self.cluster, seed=seed)
         largest = max(np.abs(self.full).mean(), np.abs(self.empty).mean())
         known = np.abs(self.full).max() > self.eps  # of a divergence it is 0, and no scale
         noise = ROUNDING * self.eps * (largest if known else 1.0)
-        if low[0] <= 0 <= high[0] or abs(gap.mean()) <= noise:
+        # a divergence from the full model has one sign, so few clusters leave nothing open
+        told = not known and bool((np.abs(gap) > noise).all())
+        if (low[0] <= 0 <= high[0] and not told) or abs(gap.mean()) <= noise:
             log.warning(
                 "The full and the empty model differ by %.3g in %s (95 %% interval %.3g to %.3g): "
                 "there is nothing that a circuit could explain, and no faithfulness. Take prompts "
@@ -291,12 +293,7 @@ def _ratio_interval(
     sign = np.sign(gap.mean())
     sums, _ = stats.cluster_sums(sign * carried, cluster)
     gaps, _ = stats.cluster_sums(sign * gap[None], cluster)
-    times = drawn(len(gaps[0]), seed)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = (sums @ times.T) / (gaps @ times.T)
-    tail = (1 - stats.CONFIDENCE) / 2
-    low, high = np.nanquantile(ratios, [tail, 1 - tail], axis=1)
-    return low, high
+    return stats.ratio_interval(sums, gaps, seed=seed)
 
 
 def drawn(clusters: int, seed: int, *, draws: int = stats.RESAMPLES) -> Integer[ndarray, "draw c"]:

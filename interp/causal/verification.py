@@ -49,12 +49,12 @@ class Verified:
     @property
     def table(self) -> pd.DataFrame:
         """One row for each part: `drawn` ("top", "random"), `site`, `position`, `estimate`,
-        `exact`, and its 95 % cluster-bootstrap interval `low`, `high`.
+        `exact`, and its 95 % interval over clusters `low`, `high`.
         """
         rows = []
         for drawn, estimate, measured in self._sets:
             _, cluster = np.unique(measured.cluster, return_inverse=True)
-            low, high = stats.bootstrap_interval(measured.each.astype(float), cluster)
+            low, high = stats.mean_interval(measured.each.astype(float), cluster)
             rows.append(
                 pd.DataFrame(
                     {

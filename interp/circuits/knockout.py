@@ -135,7 +135,7 @@ def beside_random(results: Results, *, seed: Seed = 0) -> pd.DataFrame:
 
     Returns:
         One row for each ablation and set: `method`, `site` (the set), `heads` (how many), `metric`,
-        `base`, `value` and `effect` (means), `low`, `high` (95 % cluster bootstrap of the effect);
+        `base`, `value` and `effect` (means), `low`, `high` (95 % interval over clusters);
         `random` (mean effect of the random sets), `random_low`, `random_high` (the 5th and 95th
         percentile of their effects); `difference` from their mean, paired by example, with
         `difference_low` and `difference_high`; `percentile`: the share of random sets whose effect
@@ -162,7 +162,7 @@ def beside_random(results: Results, *, seed: Seed = 0) -> pd.DataFrame:
             random = effects[effects.index.str.startswith(name + RANDOM)].to_numpy()
             means, mean = random.mean(1), mine.mean()
             apart = mine - random.mean(0)
-            low, high = stats.bootstrap_interval(np.stack([mine, apart]), cluster, seed=seed)
+            low, high = stats.mean_interval(np.stack([mine, apart]), cluster, seed=seed)
             smaller = (means < mean).mean() + (means == mean).mean() / 2
             as_far = np.abs(means) >= abs(mean)
             rows.append(

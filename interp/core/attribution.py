@@ -134,13 +134,13 @@ class Attribution(Table):
 
     @door
     def top(self, n: Count = 10) -> pd.DataFrame:
-        """The n parts of the largest absolute score, with 95 % cluster-bootstrap intervals."""
+        """The n parts of the largest absolute score, with 95 % interval over clusterss."""
         order = np.argsort(-np.abs(self.scores), kind="stable")[:n]
         _, cluster = np.unique(self.cluster, return_inverse=True)
         chosen = self.frame.iloc[order].reset_index(drop=True)
         rows = chosen["each"].to_list()
         each = np.stack(rows).astype(float) if rows else np.empty((0, len(self.cluster)))
-        low, high = stats.bootstrap_interval(each, cluster)
+        low, high = stats.mean_interval(each, cluster)
         return chosen.drop(columns="each").assign(low=low, high=high)
 
     @door

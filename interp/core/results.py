@@ -1,5 +1,6 @@
 """Results: one row for each intervention and example, with where it came from."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,6 +14,8 @@ from interp.core.door import door
 from interp.core.errors import ResultsError, nearest
 from interp.core.table import Table
 from interp.core.taken import Count, Seed, no_numbers, shown
+
+log = logging.getLogger("interp")
 
 COLUMNS = [
     *("method", "site", "position", "receiver", "direction", "metric"),
@@ -46,7 +49,7 @@ class Results(Table):
         """Mean effect of each intervention over the examples, with its uncertainty.
 
         Columns: those that name the intervention, then `base`, `value` and `effect` (means),
-        `low` and `high` (95 % cluster bootstrap), `p` (two-sided paired sign flip of whole
+        `low` and `high` (95 % interval over clusters), `p` (two-sided paired sign flip of whole
         clusters), `q` (Benjamini-Hochberg over all rows of this table), `n`, `clusters`, and
         `resolution`: what rounding alone does to the metric, in one example (NaN where it was not
         measured). An effect that is smaller may be rounding, however small its p.
@@ -58,6 +61,11 @@ class Results(Table):
         Raises:
             ResultsError: an intervention that lacks examples, or has one twice.
         """
+        if few := self._few():
+            log.warning("%s. More templates, or more independent units (cluster=), say more.", few)
+        return self._summarised(seed)
+
+    def _summarised(self, seed: int = 0) -> pd.DataFrame:
         frame = self.frame
         cell, first = _cells(frame)
         _refuse_doubled(frame, cell)
@@ -74,7 +82,7 @@ class Results(Table):
                 "the interventions were not all measured on the same examples; summarise each "
                 "set by itself (results.query(...).summary())"
             )
-        low, high = stats.bootstrap_interval(outcome, clusters, seed=seed)
+        low, high = stats.mean_interval(outcome, clusters, seed=seed)
         means = _means(frame, cell)
         p = stats.sign_flip_p(outcome, clusters, seed=seed)
         p = np.where(np.isnan(means["effect"]), np.nan, p)
@@ -84,6 +92,11 @@ class Results(Table):
             .assign(low=low, high=high, p=p, q=stats.fdr(p), n=shape[1], clusters=len(names))
             .assign(resolution=first["metric"].map(self.resolution).astype(float))
         )
+
+    def _few(self) -> str:
+        """What so few clusters cannot say, where something is tested."""
+        tested = bool(self.frame["effect"].notna().any())
+        return stats.few_clusters(self.frame["cluster"].nunique()) if tested else ""
 
     @property
     def resolution(self) -> dict[str, float]:
@@ -105,7 +118,7 @@ class Results(Table):
         Raises:
             ResultsError: a column that the summary has not, or that holds no numbers.
         """
-        table = self.summary()
+        table = self._summarised()
         if by not in (known := numbers_of(table)):
             raise ResultsError(
                 f"the summary has no numbers called {by!r} to rank by; {nearest(by, known)}"
@@ -152,20 +165,22 @@ class Results(Table):
 
     def __repr__(self) -> str:
         shown = self._shown().to_string(float_format="{:.4g}".format)
-        return "\n".join([f"Results: {len(self)} rows", shown, *self._rounding()])
+        return "\n".join([f"Results: {len(self)} rows", shown, *self._notes()])
 
     def _repr_html_(self) -> str:
         title = f"<p><b>{len(self)} rows</b>, {escape(str(self.provenance.get('model', '')))}</p>"
-        notes = "".join(f"<p>{escape(line)}</p>" for line in self._rounding())
+        notes = "".join(f"<p>{escape(line)}</p>" for line in self._notes())
         return title + self._shown().to_html(float_format="{:.3g}".format) + notes
 
-    def _rounding(self) -> list[str]:
-        """What is said under a table of numbers that are not exact."""
-        known = {m: x for m, x in self.resolution.items() if x > EXACT}
-        if not known:
-            return []
-        each = ", ".join(f"{metric} by {x:.1g}" for metric, x in known.items())
-        return [f"Rounding alone moves {each}: smaller effects may be rounding."]
+    def _notes(self) -> list[str]:
+        """What is said under a table: of few clusters, and of numbers that are not exact."""
+        notes, known = [], {m: x for m, x in self.resolution.items() if x > EXACT}
+        if few := self._few():
+            notes.append(f"{few.capitalize()}.")
+        if known:
+            each = ", ".join(f"{metric} by {x:.1g}" for metric, x in known.items())
+            notes.append(f"Rounding alone moves {each}: smaller effects may be rounding.")
+        return notes
 
     def _shown(self) -> pd.DataFrame:
         """The strongest interventions, or the first rows of a table that has no summary."""

@@ -98,7 +98,7 @@ class Scores(Table):
 
     @door
     def summary(self, *, seed: Seed = 0) -> pd.DataFrame:
-        """Each score with its 95 % cluster-bootstrap interval.
+        """Each score with its 95 % interval over clusters.
 
         Columns: those that name the cell, `value` (ratio of sums), `low`, `high`, `n` (examples),
         `clusters`.
@@ -138,7 +138,7 @@ class Scores(Table):
             alternative: `"greater"` tests only whether this table's scores are the higher ones.
 
         Returns:
-            This table's cells with `value` (the difference), `low`, `high` (cluster bootstrap),
+            This table's cells with `value` (the difference), `low`, `high` (its 95 % interval),
             `p` (sign flip of whole clusters), `q` (Benjamini-Hochberg over the rows), `n`,
             `clusters`.
 
@@ -225,7 +225,8 @@ class Scores(Table):
 
     def __repr__(self) -> str:
         shown = self._shown().to_string(float_format="{:.4g}".format)
-        return f"Scores: {len(self)} rows\n{shown}"
+        few = stats.few_clusters(self.frame["cluster"].nunique())
+        return f"Scores: {len(self)} rows\n{shown}" + (f"\n{few.capitalize()}." if few else "")
 
     def _repr_html_(self) -> str:
         title = f"<p><b>{len(self)} rows</b>, {escape(str(self.provenance.get('model', '')))}</p>"

@@ -160,7 +160,7 @@ def parsed(data: bytes | str, path: object, remedy: str) -> dict[str, Any]:
     return found
 
 
-def told(note: Mapping[str, Any], path: object, remedy: str, /, **kinds: type) -> None:
+def told(note: Mapping[str, Any], path: object, remedy: str, kinds: Mapping[str, type]) -> None:
     """Refuse a note that lacks an entry, or has one of another kind.
 
     Raises:
@@ -267,7 +267,7 @@ def open_tensors(path: Path, *, remedy: str) -> Iterator[Tensors]:
             raise unsealed(path, remedy)
         with safe_open(path, "pt") as file:
             beside = parsed((file.metadata() or {}).get(NOTE, ""), path, remedy)
-            told(beside, path, remedy, note=dict, sums=dict)
+            told(beside, path, remedy, {"note": dict, "sums": dict})
             yield Tensors(path, beside["note"], beside["sums"], file, remedy)
     except FileNotFoundError:
         raise

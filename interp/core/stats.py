@@ -16,8 +16,13 @@ CONFIDENCE = 0.95
 RESAMPLES = 10_000
 PERMUTATIONS = 9_999
 Alternative = Literal["two-sided", "greater"]
-BLOCK = 1_000
+BLOCK = 250
 """Cells at once, which bounds the memory. The draws are the same for every cell."""
+FEW = 5
+"""Clusters under which a bootstrap has too few different draws."""
+FARTHEST = 3.0
+ALPHA, ENOUGH = 0.05, 10
+"""With so many clusters some p may stay under alpha after a correction for a few dozen tests."""
 
 
 def cluster_sums(
@@ -28,16 +33,15 @@ def cluster_sums(
     return values @ members, members.sum(0).astype(int)
 
 
-def bootstrap_interval(
+def mean_interval(
     values: Float[ndarray, "cells examples"],
     cluster: Integer[ndarray, " examples"],
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[Float[ndarray, " cells"], Float[ndarray, " cells"]]:
-    """95 % percentile interval of the mean over examples, whole clusters drawn with replacement.
-
-    NaN with fewer than two clusters (one says nothing about another), and where a value is NaN.
+    """95 % interval of the mean over examples, with clusters as independent units; as
+    `ratio_interval`.
     """
     sums, counts = cluster_sums(values, cluster)
     return ratio_interval(sums, counts.astype(float), resamples=resamples, seed=seed)
@@ -50,46 +54,92 @@ def ratio_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[Float[ndarray, " cells"], Float[ndarray, " cells"]]:
-    """95 % percentile interval of a ratio of sums over clusters, drawn with replacement.
+    """95 % interval of a ratio of sums over clusters: a studentised cluster bootstrap.
 
-    The draws are the same for every cell, so cells may be compared. A draw in which a cell has no
-    examples does not count for it. NaN where fewer than two clusters have any, or a sum is NaN.
+    Whole clusters are drawn with replacement, and in each draw the ratio's distance from the one
+    found is divided by its own standard error (Efron & Tibshirani 1993, sec. 12.5), that of a
+    ratio of sums by linearisation. The quantiles of this are multiplied with the jackknife's
+    standard error, which tells more of clusters of unlike sizes. Differences from the book: draws
+    without any spread, and quantiles beyond `FARTHEST` times Student's, count as that far.
+
+    With fewer than `FEW` clusters the quantiles are Student's, with as many degrees of freedom as
+    clusters of equal size would weigh as much, less one (Carter, Schnepel & Steigerwald 2017).
+    `benchmarks/coverage.py` measures how often the truth lies inside.
+
+    The draws are the same for every cell. NaN where fewer than two clusters have any examples (one
+    says nothing about another), or a sum is NaN. An interval may leave the range of the values.
     """
     counts = np.broadcast_to(counts, sums.shape)
     clusters = sums.shape[1]
     if clusters < 2:
         return np.full(len(sums), np.nan), np.full(len(sums), np.nan)
+    held = (counts != 0).sum(axis=1)
+    unknown = np.isnan(sums).any(axis=1) | (held < 2)
+    known = np.where(unknown[:, None], 0.0, sums)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = known.sum(axis=1) / counts.sum(axis=1)
+    error = _jackknife_error(known, counts, ratio)
+    weights = counts / counts.sum(axis=1, keepdims=True)
+    free = np.maximum(1 / np.square(weights).sum(axis=1) - 1, 1)
+    low = high = stats.t.ppf((1 + CONFIDENCE) / 2, free)
+    if clusters >= FEW:
+        rng = np.random.default_rng(seed)
+        times = rng.multinomial(clusters, np.full(clusters, 1 / clusters), resamples).astype(float)
+        drawn = [
+            _studentised(known[part], counts[part], ratio[part], times)
+            for part in np.array_split(np.arange(len(sums)), max(1, -(-len(sums) // BLOCK)))
+        ]
+        below, above = np.concatenate(drawn, axis=1)
+        low, high = np.where(held < FEW, (low, high), (above, -below))
+    # of values without any spread the quantiles say nothing
+    spread = np.where(error > 0, error, 0.0)
+    return (
+        np.where(unknown, np.nan, ratio - low * spread),
+        np.where(unknown, np.nan, ratio + high * spread),
+    )
+
+
+def _jackknife_error(
+    sums: Float[ndarray, "cells clusters"],
+    counts: Float[ndarray, "cells clusters"],
+    ratio: Float[ndarray, " cells"],
+) -> Float[ndarray, " cells"]:
+    """Standard error of a ratio of sums, each cluster left out once."""
+    there = counts != 0
+    n = there.sum(axis=1)
+    rest = counts.sum(axis=1, keepdims=True) - counts
+    left_out = (sums.sum(axis=1, keepdims=True) - sums) / np.where(rest == 0, np.nan, rest)
+    off = np.where(there, left_out - ratio[:, None], 0.0)
+    return np.sqrt(np.nansum(np.square(off), axis=1) * (n - 1) / np.maximum(n, 1))
+
+
+def _studentised(
+    sums: Float[ndarray, "cells clusters"],
+    counts: Float[ndarray, "cells clusters"],
+    ratio: Float[ndarray, " cells"],
+    times: Float[ndarray, "draws clusters"],
+) -> Float[ndarray, "two cells"]:
+    """Lower and upper quantile of the ratio's distance from the one found, in standard errors."""
+    clusters = sums.shape[1]
     same = bool((counts == counts[:1]).all())
-
-    def interval(sums: ndarray, counts: ndarray) -> ndarray:
-        def ratio(drawn: ndarray, axis: int) -> ndarray:
-            times = _times_drawn(drawn, clusters)
-            with np.errstate(invalid="ignore"):  # 0 / 0: no examples in this draw
-                return (sums @ times.T) / (counts @ times.T)
-
-        with warnings.catch_warnings():  # of the draws that do not count
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            found = stats.bootstrap(
-                (np.arange(clusters),),
-                ratio,
-                vectorized=True,
-                n_resamples=resamples,
-                batch=1_000,
-                confidence_level=CONFIDENCE,
-                method="percentile",
-                rng=np.random.default_rng(seed),
-            )
-        drawn = np.atleast_2d(found.bootstrap_distribution)
-        if not np.isnan(drawn).any():
-            return np.stack(found.confidence_interval)
-        return np.nanquantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=1)
-
-    known = np.nan_to_num(sums)
-    parts = zip(_blocks(known), _blocks(counts), strict=True)
-    found = np.concatenate([interval(part, of[:1] if same else of) for part, of in parts], axis=1)
-    unknown = np.isnan(sums).any(axis=1) | ((counts > 0).sum(axis=1) < 2)
-    low, high = np.where(unknown, np.nan, found)
-    return low, high
+    held = counts[:1] if same else counts
+    off = sums - np.nan_to_num(ratio)[:, None] * counts
+    off = np.where(np.abs(off) > 1e-12 * np.abs(sums).max(axis=1, keepdims=True), off, 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        moved = off @ times.T
+        by = moved / (held @ times.T)  # of a draw without examples: not a number
+        squares = np.square(off) @ times.T - 2 * by * ((off * held) @ times.T)
+        squares += np.square(by) * (np.square(held) @ times.T)
+        spread = np.sqrt(np.maximum(squares, 0) * clusters / (clusters - 1))
+        farthest = FARTHEST * stats.t.ppf((1 + CONFIDENCE) / 2, clusters - 1)
+        t = np.where(spread > 1e-9 * np.abs(moved), moved / spread, np.sign(moved) * farthest)
+    t = np.where(np.isnan(by), np.nan, np.clip(t, -farthest, farthest))
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    if np.isnan(t).any():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a cell of NaN only
+            return np.nanquantile(t, tails, axis=1)
+    return np.quantile(t, tails, axis=1)
 
 
 def sign_flip_p(
@@ -134,6 +184,21 @@ def sign_flip_p(
     return np.where(np.isnan(sums).any(axis=1), np.nan, p)
 
 
+def least_p(clusters: int) -> float:
+    """The smallest p that `sign_flip_p` can give, two-sided; NaN with fewer than two."""
+    return 2.0 ** (1 - clusters) if clusters > 1 else np.nan
+
+
+def few_clusters(clusters: int) -> str:
+    """What so few clusters cannot say, for people; nothing of `ENOUGH` and more."""
+    if clusters >= ENOUGH:
+        return ""
+    if clusters < 2:
+        return "one cluster: no interval and no test"
+    nothing = ", so nothing can be significant" if least_p(clusters) > ALPHA else ""
+    return f"{clusters} clusters: no p can be under {least_p(clusters):.2g}{nothing}"
+
+
 def fdr(p: Float[ndarray, " tests"]) -> Float[ndarray, " tests"]:
     """Benjamini-Hochberg q over one family; NaN (not tested) stays NaN and is not counted."""
     q = np.full(len(p), np.nan)
@@ -145,11 +210,3 @@ def fdr(p: Float[ndarray, " tests"]) -> Float[ndarray, " tests"]:
 
 def _blocks(sums: Float[ndarray, "cells clusters"]) -> list[ndarray]:
     return np.array_split(sums, max(1, -(-len(sums) // BLOCK)))
-
-
-def _times_drawn(
-    drawn: Integer[ndarray, "draws clusters"], clusters: int
-) -> Integer[ndarray, "draws clusters"]:
-    """How often each draw holds each cluster."""
-    first = clusters * np.arange(len(drawn))[:, None]
-    return np.bincount((drawn + first).ravel(), minlength=drawn.size).reshape(drawn.shape)

@@ -237,7 +237,7 @@ def _opened(path: Path) -> tuple[pq.ParquetFile, Mapping[str, Any]]:
             "save wrote."
         )
     found = parsed(note, path, REMEDY)
-    told(found, path, REMEDY, version=int, provenance=dict)
+    told(found, path, REMEDY, {"version": int, "provenance": dict})
     if found["version"] not in (VERSION, UNSEALED):
         raise ResultsError(
             f"{path} has results version {found['version']}; this interp reads version "

@@ -97,7 +97,7 @@ def attention_summary(results: Results) -> pd.DataFrame:
         )
     cluster = rows.drop_duplicates("example").set_index("example")["cluster"].loc[wide.columns]
     codes = pd.factorize(cluster, sort=True)[0]
-    low, high = stats.bootstrap_interval(wide.to_numpy(), codes)
+    low, high = stats.mean_interval(wide.to_numpy(), codes)
     return order.reset_index(drop=True).assign(
         value=wide.mean(axis=1).to_numpy(),
         low=low,

@@ -21,7 +21,7 @@ Hue = Literal["position", "receiver", "method", "direction"]
 def bars(
     results: Results, *, hue: Hue | None = None, n: Count = 20, title: str | None = None
 ) -> Figure:
-    """Mean effect of each site, largest at the top, with its 95 % cluster-bootstrap interval.
+    """Mean effect of each site, largest at the top, with its 95 % interval over clusters.
 
     A full dot: q < 0.05 over the whole table; a hollow one: not. With more than `n` sites, the
     `n` with the largest absolute effect are drawn, and the axis says of how many.

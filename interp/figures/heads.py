@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from interp.core import stats
 from interp.core.errors import ResultsError, nearest
 from interp.core.results import Results
 from interp.core.sites import Site
@@ -79,7 +80,8 @@ def heads(
             grid[1].set_xticks([0], ["MLP"])
         heat.colour_bar(figure, grid, label(drawn, column), norm=norm)
         dotted = column == "effect" and bool((drawn["q"] < style.ALPHA).any())
-        heat.legend(figure, dotted=dotted, hatched=hatched, outlined=bool(marked))
+        few = stats.few_clusters(int(drawn["clusters"].min())) if column == "effect" else ""
+        heat.legend(figure, dotted=dotted, hatched=hatched, few=few, outlined=bool(marked))
         if title:
             figure.suptitle(title)
     return figure

@@ -67,13 +67,16 @@ def numbered(axes: Axes, axis: Literal["x", "y"], count: int, *, room: int) -> N
     (axes.set_xticks if axis == "x" else axes.set_yticks)(range(0, count, step))
 
 
-def legend(figure: Figure, *, dotted: bool, hatched: bool, outlined: bool) -> None:
-    """Below the panels: what the marks in the cells mean, of those that occur."""
+def legend(figure: Figure, *, dotted: bool, hatched: bool, outlined: bool, few: str = "") -> None:
+    """Below the panels: what the marks in the cells mean, of those that occur; and what so `few`
+    clusters cannot say.
+    """
     square = {"facecolor": "white", "linewidth": 0}
     entries = [
         (dotted, Line2D([], [], ls="", marker=".", ms=3.5, color=INK, label=f"q < {ALPHA:g}")),
         (hatched, Patch(hatch=HATCH, edgecolor=FAINT, label="not measured", **square)),
         (outlined, Patch(fill=False, edgecolor="black", linewidth=1.2, label="marked")),
+        (bool(few), Line2D([], [], ls="", label=few)),
     ]
     shown = [entry for present, entry in entries if present]
     if shown:

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
+from interp.core import stats
 from interp.core.errors import ResultsError
 from interp.core.results import Results
 from interp.figures import heat, style
@@ -72,7 +73,8 @@ def positions(results: Results, *, column: Column = "effect", title: str | None 
         grid[0].set(ylabel="layer")
         heat.colour_bar(figure, grid, label(table, column), norm=norm)
         dotted = column == "effect" and bool((table["q"] < style.ALPHA).any())
-        heat.legend(figure, dotted=dotted, hatched=hatched, outlined=False)
+        few = stats.few_clusters(int(table["clusters"].min())) if column == "effect" else ""
+        heat.legend(figure, dotted=dotted, hatched=hatched, few=few, outlined=False)
         if title:
             figure.suptitle(title)
     return figure

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from interp.core import stats
 from interp.core.errors import ResultsError
 from interp.core.results import CELL, Results
 
@@ -72,7 +73,8 @@ def sample(table: pd.DataFrame) -> str:
     examples = f"{n} example{'s' if n > 1 else ''}"
     if clusters < 2:
         return f"{examples} in one cluster: no interval, no test"
-    return f"{examples}, 95 % interval over {clusters} clusters"
+    few = stats.few_clusters(clusters).partition(": ")[2]
+    return f"{examples}, 95 % interval over {clusters} clusters" + (f" ({few})" if few else "")
 
 
 def spread(

@@ -126,7 +126,7 @@ def _index(folder: Path, index: Path) -> dict[str, str]:
         "it again."
     )
     content = read_json(index, remedy)
-    told(content, index, remedy, weight_map=dict)
+    told(content, index, remedy, {"weight_map": dict})
     listed = {str(key): str(file) for key, file in content["weight_map"].items()}
     if not listed:
         raise Damaged(f"{index} cannot be read: it lists nothing. {remedy}")

@@ -172,7 +172,7 @@ def _fault(home: Path, wheel: Wheel) -> str:
     """What is not as the manifest says; empty if all is."""
     try:
         note = read_note(home / MANIFEST, remedy="")
-        told(note, home / MANIFEST, "", weights=str, files=dict)
+        told(note, home / MANIFEST, "", {"weights": str, "files": dict})
         if note["weights"] != wheel.weights:
             return "its weights are of another model"
         there = {path.name for path in home.iterdir()} - {MANIFEST}

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+import scipy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,12 +136,12 @@ def test_ratios_are_of_means_and_intervals_of_clusters():
     assert row["faithfulness"] == pytest.approx((7 / 4 - 1 / 4) / (9.01 / 4 - 1 / 4))
     assert found.each("c", "logit_diff")[1] == pytest.approx(100)
     assert row["median"] == pytest.approx(np.median([0.75, 100, 0.5, 0.5]))
-    ratios = [
-        sum(times * x for times, x in zip(weights, (4, 1, 1), strict=True))
-        / sum(times * x for times, x in zip(weights, (4.01, 2, 2), strict=True))
-        for weights in np.random.default_rng(0).multinomial(3, [1 / 3] * 3, size=10_000)
-    ]
-    assert row[["low", "high"]].to_list() == pytest.approx(np.quantile(ratios, [0.025, 0.975]))
+    left_out = np.array([2 / 4, 5 / 6.01, 5 / 6.01])  # one cluster each
+    error = np.sqrt(2 / 3 * np.square(left_out - 6 / 8.01).sum())
+    free = 8.01**2 / (4.01**2 + 2**2 + 2**2) - 1  # as if of so many equal clusters, less one
+    t = scipy.stats.t.ppf(0.975, free)
+    expected = [6 / 8.01 - t * error, 6 / 8.01 + t * error]
+    assert row[["low", "high"]].to_list() == pytest.approx(expected)
     assert row["difference"] == pytest.approx(9.01 / 4 - 7 / 4)
 
 

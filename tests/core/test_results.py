@@ -59,7 +59,7 @@ def test_summary_by_hand():
         for column in ("base", "value", "effect"):
             assert table[column][i] == pytest.approx(np.mean(rows[column]))
         values, clusters = rows["effect"].to_numpy()[None], np.array([0, 0, 1, 1, 1, 2, 3])
-        low, high = stats.bootstrap_interval(values, clusters)
+        low, high = stats.mean_interval(values, clusters)
         assert (table["low"][i], table["high"][i]) == pytest.approx((low[0], high[0]))
         assert table["p"][i] == pytest.approx(stats.sign_flip_p(values, clusters)[0])
     p = sorted(table["p"])
@@ -107,7 +107,7 @@ def test_nothing_was_intervened_on():
     results = looked(["0.1", "1.0"])
     table = results.summary()
     values = results.frame["value"].to_numpy().reshape(2, N)
-    low, high = stats.bootstrap_interval(values, np.array([0, 0, 1, 1, 1, 2, 3]))
+    low, high = stats.mean_interval(values, np.array([0, 0, 1, 1, 1, 2, 3]))
     np.testing.assert_allclose(table["value"], values.mean(1))
     np.testing.assert_allclose(table["low"], low)
     np.testing.assert_allclose(table["high"], high)

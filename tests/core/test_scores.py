@@ -37,7 +37,7 @@ def test_summary_is_the_mean_over_examples_not_over_documents():
 
 def test_interval_is_that_of_the_examples():
     """The same bootstrap, written on examples instead of sums."""
-    low, high = stats.bootstrap_interval(RIGHT[None], pd.factorize(np.array(DOCUMENTS))[0])
+    low, high = stats.mean_interval(RIGHT[None], pd.factorize(np.array(DOCUMENTS))[0])
     row = score().summary().iloc[0]
     assert (row["low"], row["high"]) == (low[0], high[0])
 
@@ -70,7 +70,7 @@ def test_difference_is_paired():
     row = real.minus(control, ignoring=["labels"]).iloc[0]
     assert row["value"] == pytest.approx((RIGHT - other).mean())
     code = pd.factorize(np.array(DOCUMENTS))[0]
-    low, high = stats.bootstrap_interval((RIGHT - other)[None], code)
+    low, high = stats.mean_interval((RIGHT - other)[None], code)
     assert (row["low"], row["high"]) == (low[0], high[0])
     assert row["p"] == stats.sign_flip_p((RIGHT - other)[None], code)[0]
     row = real.minus(control, ignoring=["labels"], alternative="greater").iloc[0]

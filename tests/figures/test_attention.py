@@ -27,7 +27,7 @@ def test_bars_are_means_with_the_interval_of_the_mean(looks, clipped):
         for head, bar, arm in zip(HEADS, bars, arms.get_segments(), strict=True):
             rows = results.query(f"site == {head!r} and position == {key!r}").frame
             assert bar.get_height() == pytest.approx(rows["value"].mean())
-            low, high = stats.bootstrap_interval(
+            low, high = stats.mean_interval(
                 rows["value"].to_numpy()[None], rows["cluster"].to_numpy()
             )
             assert (arm[0][1], arm[1][1]) == pytest.approx((low[0], high[0]), abs=0.01)

@@ -197,7 +197,7 @@ def _index(folder: Path, content: Content) -> dict[str, Any]:
             f"the {content.name} in {folder} has version {version}; this interp reads version "
             f"{content.version}. Make it again in another folder."
         )
-    told(found, path, remedy, fingerprint=str, identity=dict, shards=list)
+    told(found, path, remedy, {"fingerprint": str, "identity": dict, "shards": list})
     return found
 
 

@@ -201,7 +201,7 @@ class MeanReference(Averaged):
                 f"{remedy}"
             )
         kinds = {"by": str, "model": str, "weights": str, "decoder": list, "sites": list}
-        told(note, path, remedy, **kinds, sizes=list)
+        told(note, path, remedy, kinds | {"sizes": list})
         layout = Layout.of(map(Site.parse, note["sites"]), note["group size"])
         sizes = {tuple(g) if isinstance(g, list) else g: count for g, count in note["sizes"]}
         keys = [None] if note["by"] == "position" else list(sizes)
