@@ -48,5 +48,6 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/sweeps.py --json benchmarks/sweeps.json
 	$(BIN)/python benchmarks/capture.py --json benchmarks/sweeps.json
 	$(BIN)/python benchmarks/probes.py --json benchmarks/probes.json
+	$(BIN)/python benchmarks/coverage.py --json benchmarks/coverage.json
 	$(BIN)/python benchmarks/circuits.py --json benchmarks/circuits.json
 	$(BIN)/python benchmarks/growth.py --json benchmarks/growth.json --figure docs/growth.pdf
