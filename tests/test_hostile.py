@@ -347,3 +347,9 @@ def test_nothing_harms(name, tmp_path, capfd):
     assert not (tmp_path / "marker").exists()
     after = {p: p.lstat().st_mtime_ns for p in tmp_path.rglob("*") if p.name != "__pycache__"}
     assert {p for p in after if before.get(p) != after[p] and not p.is_dir()} == set()
+
+
+def test_settings_that_are_large_and_count_no_parts_are_none_of_its_business(tmp_path):
+    large = {"block_size": 4096, "vocab_size_per_layer_input": 262_144, "sliding_window": 10**6}
+    home = model(tmp_path, max_position_embeddings=10_485_760, **large)
+    assert interp.load(home).facts.n_layers == 3

@@ -64,7 +64,7 @@ class Curve:
     def table(self, *, by: By = "abs", seed: Seed = 0) -> pd.DataFrame:
         """What `interp.figures.faithfulness` draws: `method`, `fraction`, `value`, `low`, `high`.
 
-        Of an attribution with 95 % interval over clusterss; "random" is the mean and the range
+        Of an attribution with 95 % intervals over clusters; "random" is the mean and the range
         of the middle 95 % of the random rankings.
 
         Raises:

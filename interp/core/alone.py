@@ -55,7 +55,7 @@ def undone(undo: Undo) -> Iterator[None]:
     """Put something back after the block. `undo` is noted before anything is changed, and may be
     called more than once.
     """
-    noted = _NOTED.setdefault(threading.get_ident(), [])
+    noted = _NOTED.setdefault(threading.current_thread().ident or 0, [])
     mark = len(noted)
     noted.append(undo)
     try:
@@ -69,9 +69,9 @@ def put_back() -> None:
     if not _NOTED:
         return
     living = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
-    for thread in [thread for thread in _NOTED if thread not in living]:
-        _put_back(_NOTED[thread], 0)
-        del _NOTED[thread]
+    for thread in [thread for thread in list(_NOTED) if thread not in living]:
+        _put_back(_NOTED.get(thread, []), 0)
+        _NOTED.pop(thread, None)
 
 
 def _put_back(noted: list[Undo], mark: int) -> None:

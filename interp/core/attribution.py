@@ -134,7 +134,7 @@ class Attribution(Table):
 
     @door
     def top(self, n: Count = 10) -> pd.DataFrame:
-        """The n parts of the largest absolute score, with 95 % interval over clusterss."""
+        """The n parts of the largest absolute score, with 95 % intervals over clusters."""
         order = np.argsort(-np.abs(self.scores), kind="stable")[:n]
         _, cluster = np.unique(self.cluster, return_inverse=True)
         chosen = self.frame.iloc[order].reset_index(drop=True)

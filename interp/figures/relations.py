@@ -109,7 +109,7 @@ def relation_bars(table: pd.DataFrame, *, title: str | None = None) -> Figure:
     """Accuracy of the head chosen for each relation, beside that of the best baseline.
 
     A panel for each direction, a colour for each model. A full dot: the head is better than the
-    baseline (q < 0.05). Lines are 95 % interval over clusterss. At the right of each panel
+    baseline (q < 0.05). Lines are 95 % intervals over clusters. At the right of each panel
     stand the first model's head and the baseline.
 
     Args:

@@ -21,7 +21,7 @@ _FEW = 1_000
 _WIDE = 1 << 24
 _SLACK = 10_000_000
 """Numbers that a model may have beside those in its files: heads that were not trained."""
-_PARTS = re.compile(r"layer|block|expert|depth|stage|head")
+_PARTS = re.compile(r"^(n|num)_.*(layer|block|expert|stage)|(layers?|blocks|experts|depths?)$")
 _WIDTHS = re.compile(r"size|dim|width|embd|inner|hidden|positions|ctx|d_(model|ff|kv)")
 _REMEDY = "Likely config.json belongs to another model, or was edited: fetch both from one place."
 
@@ -72,8 +72,11 @@ def require_size(
     Raises:
         ModelError: with both sizes.
     """
-    with torch.device("meta"):
-        made = auto_class.from_config(config, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            made = auto_class.from_config(config, trust_remote_code=False)
+    except Exception:  # what is wrong with it, reading its weights says
+        return
     held = sum(torch.Size(shape).numel() for shape in shapes.values())
     wanted = sum(p.numel() for p in made.parameters())
     wanted += sum(b.numel() * b.element_size() // 4 for b in made.buffers())
