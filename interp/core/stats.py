@@ -196,7 +196,7 @@ def few_clusters(clusters: int) -> str:
     if clusters < 2:
         return "one cluster: no interval and no test"
     nothing = ", so nothing can be significant" if least_p(clusters) > ALPHA else ""
-    return f"{clusters} clusters: no p can be under {least_p(clusters):.2g}{nothing}"
+    return f"{clusters} clusters: no p can be under {least_p(clusters):.3g}{nothing}"
 
 
 def fdr(p: Float[ndarray, " tests"]) -> Float[ndarray, " tests"]:

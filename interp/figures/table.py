@@ -73,8 +73,9 @@ def sample(table: pd.DataFrame) -> str:
     examples = f"{n} example{'s' if n > 1 else ''}"
     if clusters < 2:
         return f"{examples} in one cluster: no interval, no test"
-    few = stats.few_clusters(clusters).partition(": ")[2]
-    return f"{examples}, 95 % interval over {clusters} clusters" + (f" ({few})" if few else "")
+    tested = "p" in table and bool(table["p"].notna().any())
+    few = stats.few_clusters(clusters).partition(": ")[2] if tested else ""
+    return f"{examples}, 95 % interval over {clusters} clusters" + (f"\n({few})" if few else "")
 
 
 def spread(

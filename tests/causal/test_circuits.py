@@ -162,3 +162,20 @@ def test_what_cannot_be_fitted(tiny_model, pairs):
         fit_optimal(model, pairs, circuit(model, ["0.1 -> logits"], "zero"))
     with pytest.raises(MetricError, match=r"does not depend on the constants"):
         fit_optimal(model, pairs, circuit(model, Graph.of(model.facts).edges, "optimal"), steps=1)
+
+
+@pytest.mark.parametrize("kept", [slice(0, 1), slice(1, 2), slice(-1, None)])
+def test_a_resumed_run_keeps_its_null(kept, model, pairs, tmp_path):
+    """Whichever batches were finished: table and provenance are those of an unbroken run."""
+    edges = Graph.of(model.facts).edges
+    named = {f"{n}": circuit(model, edges[:n]) for n in range(1, 9)}
+    options = {"memory": 600_000, "metric": ("logit_diff", "kl")}
+    unbroken = run_circuits(model, pairs, named, checkpoint=tmp_path, **options)
+    files = sorted(tmp_path.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+    assert len(files) > 3
+    for path in set(files) - set(files[kept]):
+        path.unlink()
+    resumed = run_circuits(model, pairs, named, checkpoint=tmp_path, **options)
+    assert resumed.provenance == unbroken.provenance
+    assert resumed.frame.equals(unbroken.frame)
+    assert sorted(tmp_path.glob("*.safetensors")) == sorted(files)

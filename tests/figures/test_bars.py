@@ -40,8 +40,8 @@ def test_the_axis_says_how_many_stand_behind_it(heads_and_mlps):
     axes = figures.bars(heads_and_mlps, n=5).axes[0]
     assert axes.get_ylabel() == "site (5 largest of 30)"
     assert axes.get_xlabel() == (
-        "change in logit difference\n24 examples, 95 % interval over 8 clusters "
-        "(no p can be under 0.0078)"
+        "change in logit difference\n24 examples, 95 % interval over 8 clusters\n"
+        "(no p can be under 0.00781)"
     )
     assert any(np.allclose(line.get_xdata(), 0) for line in axes.lines)
 
