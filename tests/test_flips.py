@@ -117,6 +117,19 @@ def kinds(tiny_model, pairs):
 
         return read
 
+    def a_collection(folder: Path):
+        text = "The\tx\nMary\tx\nJohn\ty\n\nit\tx\nto\ty\nMary\tx\n"
+        (folder.parent / "words.tsv").write_text(text)
+        corpus = interp.datasets.corpus(folder.parent / "words.tsv")
+        interp.probing.collect(model, corpus, folder=folder / "kept")
+
+        def read():
+            found = Features.load(folder / "kept")
+            x = found.stack(np.arange(len(found)), sites=found.sites).tolist()
+            return x, found.sentence.tolist(), found.word.tolist(), repr(found.provenance)
+
+        return read
+
     def a_reference(folder: Path):
         path = MeanReference.fit(model, pairs, ["1.1", "0.mlp"]).save(folder / "means.safetensors")
 
@@ -158,13 +171,13 @@ def kinds(tiny_model, pairs):
         return read
 
     made = (a_table, an_attribution, a_circuit, a_stage, a_run, a_checkpoint, a_capture)
-    made += (a_reference, a_saved_model, a_toy, a_tensor_file)
+    made += (a_collection, a_reference, a_saved_model, a_toy, a_tensor_file)
     return {one.__name__: one for one in made}
 
 
 NAMES = (
     *("a_table", "an_attribution", "a_circuit", "a_stage", "a_run", "a_checkpoint", "a_capture"),
-    *("a_reference", "a_saved_model", "a_toy", "a_tensor_file"),
+    *("a_collection", "a_reference", "a_saved_model", "a_toy", "a_tensor_file"),
 )
 
 

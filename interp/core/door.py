@@ -4,7 +4,8 @@ What has the wrong type is refused in a sentence that says which argument, what 
 and what the argument means, and so is a name that the function has not. What means the same in
 another dress is taken: a number of NumPy, a column of pandas, a path as text. What an annotation
 takes, `interp.core.taken` says; there are also rules for annotations, such as `Count` and `Seed`.
-Then the call runs alone (`interp.core.alone`).
+Then the call runs alone (`interp.core.alone`), without the settings of torch that would change its
+numbers (`interp.core.settings`).
 """
 
 import inspect
@@ -16,8 +17,9 @@ from contextlib import nullcontext
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar, get_args, get_origin, overload
 
-from interp.core.alone import alone, locks, put_back, running, settled, unsettled
+from interp.core.alone import alone, locks, put_back, running
 from interp.core.errors import InterpError, nearest
+from interp.core.settings import settled, unsettled
 from interp.core.taken import (
     LISTS,
     Told,

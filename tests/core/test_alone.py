@@ -21,7 +21,7 @@ from transformer_lens.model_bridge import bridge_core
 import interp
 from interp.circuits.lens import direct_logit_attribution
 from interp.circuits.qk_ov import copying_scores
-from interp.core import alone
+from interp.core import alone, settings
 from interp.core.errors import InterpError, Unsupported
 from interp.models import live, placed, rotary, truth, watch
 
@@ -137,7 +137,7 @@ def test_a_setting_of_the_process_returns_after_the_last_call():
     begun, done, seen = threading.Event(), threading.Event(), []
 
     def call() -> None:
-        with alone.settled():
+        with settings.settled():
             begun.set()
             done.wait()
             seen.append(torch.get_default_dtype())
@@ -146,7 +146,7 @@ def test_a_setting_of_the_process_returns_after_the_last_call():
         thread = threading.Thread(target=call)
         thread.start()
         begun.wait()
-        with alone.settled():
+        with settings.settled():
             pass
         done.set()
         thread.join()
@@ -161,7 +161,7 @@ def test_threads_that_load(tmp_path, model):
     assert {one.weight_hash for one in found} == {model.weight_hash}
 
 
-PLACES = (placed, alone, live, watch, rotary, truth, bridge_core, contextlib, hook_points)
+PLACES = (placed, alone, settings, live, watch, rotary, truth, bridge_core, contextlib, hook_points)
 """Where hooks and all that is changed for a run are put on and taken off."""
 
 

@@ -67,7 +67,10 @@ def llama(**changes: object) -> hf.LlamaForCausalLM:
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_more_layers_than_the_config(written, prefix):
     """As `save_pretrained` writes them, and as the base model does (GPT-2 on the hub)."""
-    bare = lambda key: prefix + key.removeprefix("transformer.")  # noqa: E731
+
+    def bare(key: str) -> str:
+        return prefix + key.removeprefix("transformer.")
+
     folder = written(gpt2(n_layer=4), config={"n_layer": 2}, rename=bare)
     plain, info = hf.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert len(plain.transformer.h) == 2  # what used to be loaded, in silence
