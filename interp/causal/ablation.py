@@ -40,9 +40,9 @@ def ablate(
             `"edges"` for all), or a list: one ablation each; heads are ablated at z. A mapping from
             names to such selections ablates each selection together: a circuit, its `complement`.
             Of an LSTM `"units"` (each unit of h), `"layers"` (h), `"c"`, "0.c[12]".
-        method: `"zero"`; `"mean"`: the mean over the reference prompts of the row's own cluster
-            and length, position by position (Wang et al. 2022, sec. 2.1: the mean over p_ABC within
-            the template); `"resample"`: the corrupt prompt of the same row.
+        method: `"zero"`; `"mean"`: the mean over the reference prompts of the row's own template
+            and length, two at least, position by position (Wang et al. 2022, sec. 2.1: the mean
+            over p_ABC within the template); `"resample"`: the corrupt prompt of the same row.
         positions: `"all"`, a named position, an index, a list of these (one ablation each),
             `"each"` index, or indices row by row: an array, a list of lists, a mask.
         reference: whose mean: a side of these pairs, or the corrupt side of others, which should
@@ -58,7 +58,8 @@ def ablate(
         the clean run's.
 
     Raises:
-        SiteError, PositionError, MetricError, Unsupported: as their names say, before any run.
+        SiteError, PositionError, MetricError, PairsError, Unsupported: as their names say, before
+            any run.
     """
     value: Value
     source = averaged(pairs, reference)

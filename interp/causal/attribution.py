@@ -265,7 +265,7 @@ def _means(
     """The means that mean ablation sets."""
     if ablation != "mean":
         return None
-    return taken(source, model, engine, graph.writers, pairs.decoder)
+    return taken(source, model, engine, graph.writers, pairs)
 
 
 def _chunks(
@@ -324,7 +324,7 @@ def _rows(
         none, n = torch.zeros_like(clean), w.facts.n_layers
         ablated = Writes(none, (z,) * n, (none,) * n)
     else:
-        groups = [(pairs.cluster[i], length) for i in index]
+        groups = [(pairs.template[i], length) for i in index]
         ablated = _averages(w.facts, lambda site: means.at(site, groups).to(clean))
     if score.metric.needs_reference:
         reference = engine.found(engine.trace(tokens["clean"], keep=()), score)

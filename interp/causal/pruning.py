@@ -117,7 +117,7 @@ class Search:
             return
         source = job.source
         if isinstance(source, Averaged):
-            source = taken(source, job.model, replay, self.graph.writers, job.pairs.decoder)
+            source = taken(source, job.model, replay, self.graph.writers, job.pairs)
         _require_room(job)
         device, one = job.model.device, Suffix.bytes_of(job)
         room, what = (

@@ -5,10 +5,9 @@ padded on; the engines run rows of one length together, so that no number depend
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,11 +16,17 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.core import places
+from interp.core.aligned import (
+    consistent,
+    positions_by_name,
+    require_counts,
+    require_inside,
+    unequal,
+)
 from interp.core.columns import (
     Column,
     grid,
     id_rows,
-    is_integer,
     labels,
     shown,
     texts,
@@ -30,12 +35,12 @@ from interp.core.columns import (
 )
 from interp.core.door import door
 from interp.core.errors import PairsError
+from interp.core.halves import halves
 from interp.core.reading import Encodes as Encodes
 from interp.core.reading import answer_ids, last_of_text, prompt_ids
 from interp.core.taken import Seed, is_row
 
 Side = Literal["clean", "corrupt"]
-EMPTY = "no pairs were given (n = 0); at least one prompt pair is needed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +56,12 @@ class Pairs:
         correct, wrong: ids of the answers that are compared at the read position; -1 in pairs
             without answers (for metrics that need none).
         positions: index of each named position in each row; `"end"` is always there.
-        cluster: the unit of resampling of each row (template, document).
+        cluster: the independent unit that each row belongs to (noun, document): whole units are
+            drawn again for intervals, and change their signs together in tests.
+        template: the text that each row fills. A mean over prompts is taken within one template and
+            length, where a position means the same in every row; by default the cluster.
+        crossed: a second kind of independent unit, which runs across the first: nouns x templates;
+            empty where there is none.
         strings: readable clean and corrupt tokens, for figures and messages; may be empty.
         bos: the policy that the tokens were made with.
         decoder: of an encoder-decoder: ids that the decoder has written already, in every row,
@@ -68,9 +78,11 @@ class Pairs:
     strings: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = field(default=(), repr=False)
     bos: str = "model"
     decoder: tuple[int, ...] = ()
+    template: tuple[str, ...] = ()
+    crossed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value in _consistent(self).items():
+        for name, value in consistent(self).items():
             object.__setattr__(self, name, value)
 
     @property
@@ -82,9 +94,12 @@ class Pairs:
         return self.clean.shape[0]
 
     def __repr__(self) -> str:
+        counted = [f"{len(set(self.cluster))} clusters"]
+        if self.template != self.cluster:
+            counted.append(f"{len(set(self.template))} templates")
         lines = [
             f"Pairs: {len(self)} prompts of {int(self.lengths.min())} to {int(self.lengths.max())} "
-            f"tokens, {len(set(self.cluster))} clusters, positions {', '.join(self.positions)}"
+            f"tokens, {', '.join(counted)}, positions {', '.join(self.positions)}"
         ]
         for clean, corrupt in self.strings[:2]:
             lines += ["  clean   " + " ".join(clean), "  corrupt " + " ".join(corrupt)]
@@ -128,31 +143,53 @@ class Pairs:
             strings=tuple(self.strings[i] for i in chosen) if self.strings else (),
             bos=self.bos,
             decoder=self.decoder,
+            template=tuple(self.template[i] for i in chosen),
+            crossed=tuple(self.crossed[i] for i in chosen) if self.crossed else (),
         )
+
+    @property
+    def units(self) -> dict[str, tuple[str, ...]]:
+        """The columns of a table that say what is independent: `cluster`, and `crossed` if any."""
+        return {"cluster": self.cluster, **({"crossed": self.crossed} if self.crossed else {})}
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Of each row the template and the length: where rows agree in both, positions align."""
+        return list(zip(self.template, self.lengths.tolist(), strict=True))
 
     @door
     def split(self, *, seed: Seed = 0) -> "tuple[Pairs, Pairs]":
         """Two halves that share no cluster: choose on the first, report on the second.
 
+        Tables that are measured on these pairs are split alike (`Results.split`). Of crossed
+        clusters the halves share none of either kind; what mixes them is in no half.
+
         Raises:
             PairsError: there is only one cluster.
         """
-        names = sorted(set(self.cluster))
-        if len(names) < 2:
+        if single := [kind for kind, of in self.units.items() if len(set(of)) < 2]:
+            name = self.units[single[0]][0]
             raise PairsError(
-                f"all {len(self)} pairs belong to one cluster ({names[0]!r}), so they cannot be "
+                f"all {len(self)} pairs belong to one {single[0]} ({name!r}), so they cannot be "
                 "split into independent halves; use more templates or give cluster= per row."
             )
-        shuffled = np.random.default_rng([seed, len(names)]).permutation(names)
-        first = set(shuffled[: len(names) // 2])
-        rows = [[i for i, c in enumerate(self.cluster) if (c in first) == half] for half in (1, 0)]
+        rows = [np.flatnonzero(half).tolist() for half in halves(self.units.values(), seed=seed)]
+        if not all(map(len, rows)):
+            raise PairsError(
+                f"no pair is of the second half of both kinds of clusters ({len(self)} pairs, "
+                f"{len(set(self.cluster))} x {len(set(self.crossed))} clusters), or none of the "
+                "first. Cross more of them, or split by one kind: replace(pairs, crossed=())."
+            )
         return self.select(rows[0]), self.select(rows[1])
 
     @property
     def fingerprint(self) -> str:
         """Hash of everything that can change a number; how wide the padding is cannot."""
         names = sorted(self.positions)
-        known = (self.cluster, self.bos, names, *([self.decoder] if self.decoder else ()))
+        apart = () if self.template == self.cluster else (self.template,)
+        more = [*((self.decoder,) if self.decoder else ()), *apart]
+        more += [("crossed", self.crossed)] if self.crossed else []
+        known = (self.cluster, self.bos, names, *more)
         digest = hashlib.sha256(repr(known).encode())
         answers = (self.lengths, self.correct, self.wrong, *(self.positions[n] for n in names))
         for tensor in (self.clean[self.mask], self.corrupt[self.mask], *answers):
@@ -170,6 +207,8 @@ class Pairs:
         wrong: Column | None = None,
         positions: Mapping[str, Column] | None = None,
         cluster: Column | None = None,
+        template: Column | None = None,
+        crossed: Column | None = None,
         bos: str = "model",
         decoder: Sequence[int] = (),
     ) -> "Pairs":
@@ -184,7 +223,11 @@ class Pairs:
             correct, wrong: answers as they follow the prompt, usually with a leading space; may
                 be left out where the metric needs none (`"cosine"`, `"kl"`).
             positions: token indices, one for each row, for each name.
-            cluster: what each row belongs to; by default every row stands alone.
+            cluster: the independent unit of each row, such as its noun or document; by default
+                its template, and without one every row stands alone.
+            template: the text that each row fills; by default its cluster.
+            crossed: a second kind of independent unit across the first: `cluster=nouns,
+                crossed=templates`, where the same nouns are put into each template.
             bos: `"model"` does what the tokenizer does by default, `"none"` adds nothing.
             decoder: ids after the start token that an encoder-decoder's decoder is given.
 
@@ -199,7 +242,7 @@ class Pairs:
         if single := [name for name, values in given.items() if isinstance(values, str)]:
             raise PairsError(f"{' and '.join(single)}: give a list of texts, not one text")
         read = {name: texts(name, values) for name, values in given.items() if values is not None}
-        _require_counts(read)
+        require_counts(read)
         before, after = (prompt_ids(model, side, read[side], bos) for side in ("clean", "corrupt"))
         answers = answer_ids(model, read)
         tokens = [[tuple(model.show(ids)) for ids in side] for side in (before, after)]
@@ -209,8 +252,11 @@ class Pairs:
             corrupt=after,
             correct=answers.get("correct"),
             wrong=answers.get("wrong"),
-            positions={"end": [last_of_text(model, *row, bos) for row in at]} | _named(positions),
+            positions={"end": [last_of_text(model, *row, bos) for row in at]}
+            | positions_by_name(positions),
             cluster=cluster,
+            template=template,
+            crossed=crossed,
             strings=tuple(zip(*tokens, strict=False)),
             bos=bos,
             decoder=decoder,
@@ -226,6 +272,8 @@ class Pairs:
         wrong: Column | None = None,
         positions: Mapping[str, Column] | None = None,
         cluster: Column | None = None,
+        template: Column | None = None,
+        crossed: Column | None = None,
         mask: Column | None = None,
         strings: Sequence[tuple[tuple[str, ...], tuple[str, ...]]] = (),
         bos: str = "model",
@@ -237,6 +285,7 @@ class Pairs:
 
         Args:
             clean, corrupt: rows of ids; or padded ids with their mask, `batch pos`.
+            cluster, template, crossed: as in `from_text`.
             mask: for padded ids, True where a token is; padding may stand on either side.
             positions: indices into the rows as given (padding included); `"end"` defaults to
                 the last token.
@@ -253,137 +302,40 @@ class Pairs:
             side: whole(side, [-1] * n if given is None else given)
             for side, given in (("correct", correct), ("wrong", wrong))
         }
-        named = {name: whole(f"position {name!r}", at) for name, at in _named(positions).items()}
-        groups = labels("cluster", range(n) if cluster is None else cluster)
+        named = {
+            name: whole(f"position {name!r}", at)
+            for name, at in positions_by_name(positions).items()
+        }
+        alone = range(n) if template is None else template
+        units = {"cluster": labels("cluster", alone if cluster is None else cluster)}
+        units |= {} if template is None else {"template": labels("template", template)}
+        units |= {} if crossed is None else {"crossed": labels("crossed", crossed)}
         counted = {f"position {name!r}": at for name, at in named.items()}
         kept = None if mask is None else grid("mask", mask)
         counted |= {"mask": rows["clean"] if kept is None else kept}
-        _require_counts(rows | answers | {"cluster": groups} | counted)
+        require_counts(rows | answers | units | counted)
         first = torch.zeros(n, dtype=torch.long)
         if kept is not None:
             (first, clean), (_, corrupt) = (unmasked(ids, kept) for ids in rows.values())
             first, rows = torch.tensor(first), {"clean": clean, "corrupt": corrupt}
         for row, (a, b) in enumerate(zip(rows["clean"], rows["corrupt"], strict=True)):
             if len(a) != len(b) or not a:
-                raise PairsError(_unequal(row, a, b, strings))
+                raise PairsError(unequal(row, a, b, strings))
         lengths = torch.tensor([len(row) for row in rows["clean"]])
         for name, at in named.items():
-            _require_inside(name, at, first, lengths)
+            require_inside(name, at, first, lengths)
         return cls(
             clean=_pad(rows["clean"]),
             corrupt=_pad(rows["corrupt"]),
             lengths=lengths,
             **answers,
             positions={"end": lengths - 1} | {name: at - first for name, at in named.items()},
-            cluster=groups,
+            **units,
             strings=tuple(strings),
             bos=bos,
             decoder=decoder,
         )
 
 
-def _consistent(pairs: Pairs) -> dict[str, Any]:
-    """The fields as they are kept: whole numbers, on the host.
-
-    Raises:
-        PairsError: one is of another kind, or they do not fit together.
-    """
-    sides = {"clean": pairs.clean, "corrupt": pairs.corrupt}
-    for side, ids in sides.items():
-        if not isinstance(ids, Tensor) or ids.ndim != 2 or not is_integer(ids):
-            raise PairsError(
-                f"{side} is {shown(ids)}, not integer token ids of batch x pos. Build pairs with "
-                "Pairs.from_text or Pairs.from_tokens."
-            )
-    if pairs.clean.shape != pairs.corrupt.shape:
-        raise PairsError(
-            f"clean is {tuple(pairs.clean.shape)} and corrupt {tuple(pairs.corrupt.shape)}; "
-            "patching compares them token by token, so they must be equal. Build pairs with "
-            "Pairs.from_text or Pairs.from_tokens."
-        )
-    columns = {name: whole(name, getattr(pairs, name)) for name in ("lengths", "correct", "wrong")}
-    named = {name: whole(f"position {name!r}", at) for name, at in _named(pairs.positions).items()}
-    groups = labels("cluster", pairs.cluster)
-    counted = sides | columns | {f"position {name!r}": at for name, at in named.items()}
-    counted |= {"cluster": groups} | ({"strings": pairs.strings} if len(pairs.strings) else {})
-    _require_counts(counted)
-    width = pairs.clean.shape[1]
-    for row, length in enumerate(columns["lengths"].tolist()):
-        if not 1 <= length <= width:
-            raise PairsError(f"row {row} has {length} tokens of {width}; a row has at least one")
-    _require_two(columns["correct"], columns["wrong"])
-    first = torch.zeros(len(groups), dtype=torch.long)
-    for name, at in named.items():
-        _require_inside(name, at, first, columns["lengths"])
-    if "end" not in named:
-        raise PairsError(
-            f"the positions are {', '.join(named) or 'none'}, without 'end', where logits are "
-            "read. Add to those that are there: positions={**pairs.positions, ...}."
-        )
-    return {
-        **{side: ids.detach().to("cpu", torch.int64) for side, ids in sides.items()},
-        **columns,
-        "positions": named,
-        "cluster": groups,
-        "strings": tuple(pairs.strings),
-        "decoder": tuple(whole("decoder", pairs.decoder).tolist()),
-    }
-
-
 def _pad(rows: list[list[int]]) -> Int[Tensor, "batch pos"]:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True)
-
-
-def _named(positions: object) -> dict[str, Any]:
-    if not isinstance(positions, Mapping | None):
-        raise PairsError(
-            f"positions is {shown(positions)}; give each a name: positions={{'subject': [3, 4]}}."
-        )
-    return dict(positions or {})
-
-
-def _require_counts(columns: Mapping[str, Sized]) -> None:
-    """Refuse columns that are not as long as the first."""
-    n = len(columns["clean"])
-    if n == 0:
-        raise PairsError(EMPTY)
-    if odd := [f"{len(v)} of {name}" for name, v in columns.items() if len(v) != n]:
-        raise PairsError(f"{n} clean prompts but {', '.join(odd)}; give one of each per prompt")
-
-
-def _require_inside(name: str, at: Tensor, first: Tensor, lengths: Tensor) -> None:
-    """Refuse a named position outside of its row, whose tokens begin at `first`."""
-    outside = (at < first) | (at >= first + lengths)
-    for row in outside.nonzero().flatten().tolist():
-        raise PairsError(
-            f"position {name!r} is {int(at[row])} in row {row}, whose tokens "
-            f"stand at {int(first[row])} to {int(first[row] + lengths[row]) - 1}"
-        )
-
-
-def _require_two(correct: Tensor, wrong: Tensor) -> None:
-    """Refuse answers that are none, or the same."""
-    for name, ids in (("correct", correct), ("wrong", wrong)):
-        for row in (ids < -1).nonzero().flatten().tolist():
-            raise PairsError(
-                f"{name} is {int(ids[row])} in row {row}; an answer is the id of a token, or -1 "
-                "where there is none."
-            )
-    for row in ((correct == wrong) & (correct >= 0)).nonzero().flatten().tolist():
-        raise PairsError(
-            f"row {row} has token {int(correct[row])} as its correct and as its wrong answer, so "
-            "that their difference is 0 whatever the model does. Give two that differ; a metric "
-            "of one answer ('prob') reads the correct one alone."
-        )
-
-
-def _unequal(row: int, clean: Sequence[int], corrupt: Sequence[int], strings: Sequence) -> str:
-    """The message for a pair that does not align, with both rows under one another."""
-    sides = strings[row] if strings else (list(map(str, clean)), list(map(str, corrupt)))
-    width = [max(map(len, column)) for column in zip_longest(*sides, fillvalue="")]
-    shown = [" | ".join(map(str.ljust, side, width)).rstrip() for side in sides]
-    return (
-        f"pair {row}: clean has {len(clean)} tokens and corrupt {len(corrupt)}; patching compares "
-        f"them token by token, so they must be equal and not empty.\n  clean   {shown[0]}\n"
-        f"  corrupt {shown[1]}\nExchange words for ones with as many tokens."
-    )

@@ -80,7 +80,7 @@ def greater_than(model: Spans, *, n: Count = 64, seed: Seed = 0, bos: Bos = "mod
         `wrong` the greatest of those that are not (43, or the digit 3): the two nearest to the
         year, of which one is right. `greater_probability` compares all. Positions: "noun",
         "century" (the token before the starting year), "year" (the year, or its tens digit), "end".
-        The cluster is the noun.
+        The cluster is the noun; all rows fill one template.
 
     Raises:
         PairsError: a tokenizer that writes years in neither way, that has too few nouns as single
@@ -104,7 +104,7 @@ def greater_than(model: Spans, *, n: Count = 64, seed: Seed = 0, bos: Bos = "mod
         clean, at = _prompt(known, numerals, slots, f"{year:02}", bos)
         corrupt, _ = _prompt(known, numerals, slots, FIRST, bos)
         low, high = _nearest(numerals.width, year)
-        rows.append(Row(clean, corrupt, at, numerals.ids[high], numerals.ids[low], noun))
+        rows.append(Row(clean, corrupt, at, numerals.ids[high], numerals.ids[low], noun, TEMPLATE))
     return paired(model, rows, bos=bos)
 
 

@@ -90,7 +90,7 @@ def ioi(
                 "words across spaces. Use another tokenizer for this task."
             )
         right, wrong = clean.ids[clean.at["io"]], clean.ids[clean.at["s1"]]
-        rows.append(Row(clean.ids, corrupt.ids, clean.at, right, wrong, cluster))
+        rows.append(Row(clean.ids, corrupt.ids, clean.at, right, wrong, cluster, cluster))
     return paired(model, rows, bos=bos)
 
 

@@ -83,7 +83,8 @@ def pronoun_pairs(
         n pairs; `correct` is what the clean prompt asks for, `wrong` what the corrupt one does.
         Positions: "antecedent" and "competitor" (the two first mentions; the corrupt prompt means
         the competitor), "cue" (the word that differs: the second mention, the pronoun, or the
-        verb), "end". The cluster is the couple of nouns or verbs.
+        verb), "end". The cluster is the couple of nouns or verbs, the template
+        the text with its slots.
 
     Raises:
         PairsError: an unknown template, a tokenizer that leaves fewer than two couples, that
@@ -122,7 +123,7 @@ def pronoun_pairs(
                 "words across spaces. Use another tokenizer for this task."
             )
         at = {name: clean.at[slot] for name, slot in {**named, "cue": cue, "end": "end"}.items()}
-        rows.append(Row(clean.ids, corrupt.ids, at, *answers, scene.cluster))
+        rows.append(Row(clean.ids, corrupt.ids, at, *answers, scene.cluster, text))
     return paired(model, rows, bos=bos)
 
 

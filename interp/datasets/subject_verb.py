@@ -96,7 +96,8 @@ def subject_verb(
     Returns:
         n pairs; `correct` is the form of the verb that agrees with the clean subject, `wrong` the
         one that agrees with the corrupt subject. Positions: "subject", "end", and "attractor" if
-        every structure asked for has one. The cluster is the subject in the singular.
+        every structure asked for has one. The cluster is the subject in the singular, the template
+        the structure, of each place that the subject may have.
 
     Raises:
         PairsError: a tokenizer that leaves too few words, splits one inside a prompt, or has no
@@ -127,7 +128,8 @@ def subject_verb(
         right, wrong = known[verb[number]], known[verb[1 - number]]
         assert right is not None  # _both has kept no others
         assert wrong is not None
-        rows.append(Row(clean, corrupt, {k: at[k] for k in names}, right, wrong, subject[0]))
+        named = {k: at[k] for k in names}
+        rows.append(Row(clean, corrupt, named, right, wrong, subject[0], structure))
     return paired(model, rows, bos=bos)
 
 

@@ -44,7 +44,7 @@ class Block:
         pairs, device = sweep.pairs, sweep.model.device
         index = list(rows)
         self.length = int(pairs.lengths[index[0]])
-        self.groups: list[Group] = [(pairs.cluster[i], self.length) for i in index]
+        self.groups: list[Group] = [(pairs.template[i], self.length) for i in index]
         self.tokens = {
             side: getattr(pairs, side)[index, : self.length].to(device)
             for side in ("clean", "corrupt")

@@ -40,7 +40,7 @@ class Averaged(ABC):
 @door
 @dataclass(frozen=True, eq=False)
 class Reference(Averaged):
-    """The prompts of one side of some pairs, averaged by cluster and length when they are needed.
+    """The prompts of one side of some pairs, averaged by template and length when they are needed.
 
     `interp.MeanReference` is the same, averaged once and for all.
     """

@@ -131,7 +131,7 @@ def _plan(job: Isolation, row: int, room: int) -> Plan:
 def _fitted(job: Isolation, engine: Replay) -> MeanReference | Constants | None:
     if isinstance(job.source, Averaged):
         sites = job.wiring.graph.writers
-        return taken(job.source, job.model, engine, sites, job.pairs.decoder)
+        return taken(job.source, job.model, engine, sites, job.pairs)
     return job.source
 
 

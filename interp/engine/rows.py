@@ -138,7 +138,7 @@ def _ablated(
     if isinstance(source, Constants):
         return source.ablated(like)
     if isinstance(source, MeanReference):
-        groups = [(job.pairs.cluster[i], clean.shape[1]) for i in rows]
+        groups = [(job.pairs.template[i], clean.shape[1]) for i in rows]
 
         def mean(site: Site) -> Tensor:
             return source.at(site, groups).to(like)

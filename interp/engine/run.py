@@ -257,7 +257,7 @@ def _references(sweep: Sweep, engine: Engine) -> dict[Averaged, MeanReference]:
             if isinstance(source, Averaged):
                 wanted.setdefault(source, set()).add(intervention.site)
     return {
-        source: taken(source, sweep.model, engine, sites, sweep.pairs.decoder)
+        source: taken(source, sweep.model, engine, sites, sweep.pairs)
         for source, sites in wanted.items()
     }
 

@@ -29,7 +29,7 @@ EXACT = (torch.float32, torch.float64)
 By = Literal["template", "position"]
 BY: tuple[By, ...] = get_args(By)
 Group = tuple[str, int]
-"""A cluster and a length: within it, position i means the same in every prompt."""
+"""A template and a length: within it, position i means the same in every prompt."""
 Key = Group | None
 """Whose mean; None is everyone's, position by position."""
 
@@ -58,7 +58,7 @@ class MeanFitter:
         groups: Sequence[Group],
         activations: Mapping[Slab, Float[Tensor, "index batch pos *_"]],
     ) -> "MeanFitter":
-        """Add rows of one length, each with its cluster and that length."""
+        """Add rows of one length, each with its template and that length."""
         self.count(groups)
         for slab, activation in activations.items():
             self.add(slab, groups, activation)
@@ -165,7 +165,7 @@ def average(
 
     def some(rows: list[int]) -> MeanFitter:
         part = MeanFitter(model.facts, by)  # of its own: what ran out of memory counts nothing
-        groups = [(pairs.cluster[i], int(pairs.lengths[i])) for i in rows]
+        groups = [pairs.groups[i] for i in rows]
         part.count(groups)
         read(
             *(engine, pairs, side, layout, rows, model.device),
@@ -185,7 +185,7 @@ def average(
         found = fitter.fitted
     small = min(found.sizes.values())
     if small < FEW:
-        what = "reference groups (cluster and length)" if by == "template" else "positions"
+        what = "reference groups (template and length)" if by == "template" else "positions"
         warnings.warn(
             f"mean ablation: the smallest of {len(found.sizes)} {what} has {small} prompts; under "
             f"{FEW} its mean is noisy. Give a larger reference.",
@@ -200,7 +200,7 @@ def require_room(model: Model, pairs: Pairs, layout: Layout, by: By, room: int) 
     Raises:
         InterpError: they do.
     """
-    groups = set(zip(pairs.cluster, pairs.lengths.tolist(), strict=True))
+    groups = set(pairs.groups)
     lengths = [n for _, n in groups] if by == "template" else [int(pairs.lengths.max())]
     numbers = sum(
         len(slab) * math.prod(slab.shape(model.facts, length, len(pairs.decoder)))

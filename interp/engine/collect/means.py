@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +37,7 @@ class MeanReference(Averaged):
     """Mean activations at some sites, position by position; `ablate(..., reference=)` sets them.
 
     Attributes:
-        by: `"template"`: of the prompts that share cluster (template) and length, as in Wang et
+        by: `"template"`: of the prompts that share template and length, as in Wang et
             al. 2022, sec. 2.1; `"position"`: of all prompts that have the position.
         means: of each group (None where there is one), by slab: `index pos *axes`, in float64
             (float32 of half-precision models).
@@ -82,8 +83,8 @@ class MeanReference(Averaged):
         """
         if by == "template" and not isinstance(pairs, Pairs):
             raise PairsError(
-                "ids alone have no templates (clusters) to average within. Say by='position', or "
-                "give Pairs built with cluster=."
+                "ids alone have no templates to average within. Say by='position', or give Pairs "
+                "built with template=."
             )
         layout = Layout.of(resolve(sites, model.facts), model.facts.group_size)
         given = prompts(pairs)
@@ -116,29 +117,18 @@ class MeanReference(Averaged):
         return digest.hexdigest()[:16]
 
     def at(self, site: Site, groups: Sequence[Group]) -> Float[Tensor, "batch pos *axes"]:
-        """The mean at a site for rows of these clusters and lengths, all of one length.
+        """The mean at a site for rows of these templates and lengths, all of one length.
 
         Raises:
             SiteError: the site was not averaged.
-            PairsError: a row has no mean: its group, or some of its positions.
+            PairsError: as `require_several`.
         """
         slab, index = self.layout.find(site, "the mean reference", REMEDY)
+        require_several(self.by, self.sizes, groups)
         if self.by == "template":
-            if lost := [group for group in groups if group not in self.means]:
-                cluster, length = lost[0]
-                raise PairsError(
-                    f"the mean reference has no prompt of cluster {cluster!r} with {length} "
-                    "tokens; make the reference from the same templates, use the pairs' own "
-                    "corrupt side, or average by position: MeanReference.fit(..., by='position')."
-                )
             return torch.stack([self.means[group][slab][index] for group in groups])
         mean, length = self.means[None][slab][index], groups[0][1]
         positions, keys = slab.extent(length, len(self.decoder))
-        if positions > len(mean):
-            raise PairsError(
-                f"the mean reference has positions 0 to {len(mean) - 1}, and a row has {length} "
-                "tokens. Fit it on prompts that are as long."
-            )
         mean = mean[:positions, :keys] if slab.kind == "pattern" else mean[:positions]
         return mean.expand(len(groups), *mean.shape)
 
@@ -234,7 +224,7 @@ class MeanReference(Averaged):
         }
 
     def __repr__(self) -> str:
-        kind = "templates (cluster and length)" if self.by == "template" else "positions"
+        kind = "templates (and lengths)" if self.by == "template" else "positions"
         return (
             f"MeanReference of {self.model}: {len(self.layout.sites)} sites, {len(self.sizes)} "
             f"{kind} with {min(self.sizes.values())} to {max(self.sizes.values())} prompts"
@@ -242,14 +232,60 @@ class MeanReference(Averaged):
 
 
 def taken(
-    source: Averaged, model: Model, engine: Engine, sites: Iterable[Site], decoder: tuple[int, ...]
+    source: Averaged, model: Model, engine: Engine, sites: Iterable[Site], pairs: Pairs
 ) -> MeanReference:
-    """The means of a source: averaged now, or found to be of this model, sites and decoder."""
+    """The means of a source for these pairs: averaged now, or found to be of this model and sites.
+
+    Raises:
+        PairsError: a row of the pairs has no mean of several prompts.
+        Unsupported, SiteError: as `MeanReference.require`.
+    """
     sites = sorted(set(sites))
     if isinstance(source, MeanReference):
-        source.require(model, sites, decoder)
+        source.require(model, sites, pairs.decoder)
+        require_several(source.by, source.sizes, pairs.groups)
         return source
     assert isinstance(source, Reference)
+    require_several("template", Counter(source.pairs.groups), pairs.groups)
     layout = Layout.of(sites, model.facts.group_size)
     found = average(model, engine, source.pairs, source.side, layout, "template")
-    return MeanReference("template", layout, *found, model.name, model.weight_hash, decoder)
+    return MeanReference("template", layout, *found, model.name, model.weight_hash, pairs.decoder)
+
+
+def require_several(
+    by: By, sizes: Mapping[Group, int] | Mapping[int, int], groups: Sequence[Group]
+) -> None:
+    """Refuse rows that have no mean, or the mean of one prompt, which is that prompt.
+
+    Args:
+        by, sizes: of the reference.
+        groups: of the rows whose activations are to be replaced.
+
+    Raises:
+        PairsError: naming the template and length, or the position.
+    """
+    if by == "position":
+        known = {place: size for place, size in sizes.items() if size > 1}
+        longest = max(length for _, length in groups)
+        if longest > len(known):
+            raise PairsError(
+                f"the mean reference has positions 0 to {len(known) - 1} in at least two prompts, "
+                f"and a row has {longest} tokens. Fit it on more prompts that are as long."
+            )
+        return
+    for template, length in dict.fromkeys(groups):
+        size = sizes.get((template, length), 0)  # type: ignore[call-overload]
+        if size == 0:
+            raise PairsError(
+                f"the mean reference has no prompt of template {template!r} with {length} tokens; "
+                "make the reference from the same templates, use the pairs' own corrupt side, or "
+                "average by position: MeanReference.fit(..., by='position')."
+            )
+        if size == 1:
+            raise PairsError(
+                f"the mean reference has one prompt of template {template!r} with {length} tokens, "
+                "and the mean over one prompt is that prompt itself. Give prompts that fill one "
+                "text the same template=, or a larger reference=; where positions of different "
+                "texts mean the same, MeanReference.fit(..., by='position'); or say "
+                "method='resample', which takes the row's own corrupt prompt."
+            )
