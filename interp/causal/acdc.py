@@ -211,6 +211,7 @@ def _job(
             f"{model.name} has no logits, so no edge leads to an answer that could be kept. Rank "
             "its heads and MLPs: interp.ablate(model, pairs, ['heads', 'mlps'], metric='cosine')."
         )
+    pairs.require_one_kind("a search for circuits")
     graph = Graph.of(model.facts)
     return Isolation(
         model=model,

@@ -107,6 +107,7 @@ def attribute(
     """
     method = _method(parts, method)
     metric = resolve_metric(metric)
+    pairs.require_one_kind("an attribution")
     accept(model, pairs, metric)
     engine = differentiable(model, pairs)
     names = places_of(pairs, positions)

@@ -63,6 +63,7 @@ def exact(
         SiteError, PositionError, MetricError, Unsupported: as their names say, before any run.
         PairsError: a part at "rest" where a row has no such position.
     """
+    pairs.require_one_kind("a table of exact effects")
     chosen = _parts(model, parts)
     value = _value(ablation, averaged(pairs, reference))
     metric, note = resolve_metric(metric), {}

@@ -9,7 +9,7 @@ import torch
 from interp.core.door import door
 from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.pairs import Pairs
-from interp.core.results import COLUMNS, Results
+from interp.core.results import COLUMNS, Results, ordered, tiled
 from interp.engine.engines import EngineName, accept, choose
 from interp.engine.explain import proceed
 from interp.engine.memory import by_rows
@@ -87,7 +87,7 @@ def evaluate(
                 "head": pd.array([None] * len(pairs), dtype="Int16"),
                 "engine": served.name,
                 "example": np.arange(len(pairs), dtype=np.int32),
-                "cluster": list(pairs.cluster),
+                **tiled(pairs.units, 1),
                 "base": np.nan,
                 "value": found,
                 "effect": np.nan,
@@ -96,7 +96,7 @@ def evaluate(
         for (name, side), found in values.items()
     ]
     note = provenance(model, pairs, resolution=named(metrics, rounding), engine=served.name)
-    return Results(pd.concat(parts, ignore_index=True)[COLUMNS], note)
+    return Results(ordered(pd.concat(parts, ignore_index=True)), note)
 
 
 SIDES = ("clean", "corrupt")

@@ -19,7 +19,7 @@ from interp.core.facts import Facts
 from interp.core.graph import Graph, nodes
 from interp.core.metrics import Metric, Metrics, resolve_metrics
 from interp.core.pairs import Pairs
-from interp.core.results import COLUMNS, Results
+from interp.core.results import Results, ordered, tiled
 from interp.core.sites import Site
 from interp.engine.constants import Constants
 from interp.engine.engines import EngineName
@@ -70,6 +70,7 @@ class Setting:
         Raises:
             As `run_circuits`.
         """
+        pairs.require_one_kind("a study of circuits")
         for circuit in circuits:
             _require(circuit, model)
         ablations = sorted({circuit.ablation for circuit in circuits})
@@ -259,7 +260,7 @@ def _table(
             "through": "",
             "engine": found.engine,
             "example": np.tile(np.arange(examples, dtype=np.int32), rows),
-            "cluster": np.tile(np.asarray(pairs.cluster, object), rows),
+            **tiled(pairs.units, rows),
             "base": base,
             "value": value,
             "effect": value - base,
@@ -267,4 +268,4 @@ def _table(
             "connected": words(list(connected) * len(metrics)).astype(bool),
         }
     )
-    return frame[[*COLUMNS, "size", "connected"]]
+    return ordered(frame)

@@ -15,7 +15,7 @@ from interp.core.door import door
 from interp.core.errors import PositionError
 from interp.core.pairs import Pairs
 from interp.core.places import Given, Place, index, listed, mask, place_of
-from interp.core.results import COLUMNS, Results
+from interp.core.results import COLUMNS, Results, ordered
 from interp.core.taken import Told
 from interp.engine.engines import EngineName
 from interp.engine.memory import by_rows
@@ -116,12 +116,12 @@ def attention(
         engine=shown.engine.name,
         layer=pd.array([site.layer for site in parsed], dtype="Int16"),
         head=pd.array([site.head for site in parsed], dtype="Int16"),
-        cluster=np.asarray(pairs.cluster)[frame["example"]],
+        **{name: np.asarray(of)[frame["example"]] for name, of in pairs.units.items()},
         base=np.nan,
         effect=np.nan,
     )
     note = provenance(model, pairs, engine=shown.engine.name, query=str(place_of(query)))
-    return Results(frame[COLUMNS], note)
+    return Results(ordered(frame), note)
 
 
 def _marked(

@@ -46,7 +46,7 @@ from interp.circuits.patterns import Patterns, require_patterns
 from interp.core.door import door
 from interp.core.errors import InterpError, Unsupported
 from interp.core.pairs import Pairs
-from interp.core.results import COLUMNS, Results
+from interp.core.results import Results, ordered
 from interp.core.taken import NotEmpty, Seed
 from interp.engine.collect.prompts import Tokens
 from interp.engine.engines import EngineName
@@ -203,10 +203,13 @@ def _table(
     metric, layer, head, row = (x.reshape(-1) for x in np.indices(shape, dtype=np.int32))
     sites = [f"{i}.{j}" for i in range(shape[1]) for j in range(shape[2])]
     kinds = [int(name == COPYING) for name in metrics]
-    clusters, cluster = np.unique(np.asarray(pairs.cluster), return_inverse=True)
 
     def text(codes: ndarray, names: Sequence[str]) -> pd.Categorical:
         return pd.Categorical.from_codes(codes, list(names))
+
+    def codes(of: Sequence[str]) -> pd.Categorical:
+        names, code = np.unique(np.asarray(of), return_inverse=True)
+        return text(code, names.tolist())
 
     def always(name: str) -> pd.Categorical:
         return text(np.zeros(values.size, np.int8), [name])
@@ -218,9 +221,10 @@ def _table(
             **{"metric": text(metric, metrics), "engine": always(engine)},
             "kind": text(np.asarray(kinds)[metric], ["pattern", "z"]),
             **{"layer": pd.array(layer, "Int16"), "head": pd.array(head, "Int16")},
-            **{"example": row, "cluster": text(cluster[row], clusters.tolist())},
+            "example": row,
+            **{kind: codes(of)[row] for kind, of in pairs.units.items()},
             **{"base": base.reshape(-1), "value": values.reshape(-1)},
             "effect": (values - base).reshape(-1),
         }
     )
-    return frame[COLUMNS]
+    return ordered(frame)

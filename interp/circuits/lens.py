@@ -17,7 +17,7 @@ from interp.core.errors import MetricError, Unsupported
 from interp.core.metrics import Metric, Metrics, resolve_metric, resolve_metrics
 from interp.core.pairs import Pairs
 from interp.core.places import Given, place_of
-from interp.core.results import COLUMNS, Results
+from interp.core.results import COLUMNS, Results, ordered, tiled
 from interp.core.sites import Kind, Site
 from interp.core.taken import Told
 from interp.engine import forward
@@ -94,7 +94,7 @@ def logit_lens(
         for m, of_metric in zip(metrics, values, strict=True)
     ]
     frame = pd.concat(frames, ignore_index=True).assign(base=np.nan, effect=np.nan)
-    return Results(frame[COLUMNS], provenance(model, pairs, engine=served.name))
+    return Results(ordered(frame), provenance(model, pairs, engine=served.name))
 
 
 @door
@@ -154,7 +154,7 @@ def direct_logit_attribution(
     said = {"method": "direct_logit_attribution", "metric": name, "position": str(place)}
     frame = _frame(sites, values, pairs, served, **said, receiver="logits")
     frame = frame.assign(base=0.0, effect=frame["value"])
-    return Results(frame[COLUMNS], provenance(model, pairs, engine=served.name))
+    return Results(ordered(frame), provenance(model, pairs, engine=served.name))
 
 
 def _parts(w: Weights) -> list[Site]:
@@ -276,7 +276,7 @@ def _frame(
         "layer": pd.array(layers, dtype="Int16")[index],
         "head": pd.array(heads, dtype="Int16")[index],
         "example": np.tile(np.arange(n, dtype=np.int32), len(sites)),
-        "cluster": np.tile(np.asarray(pairs.cluster), len(sites)),
+        **tiled(pairs.units, len(sites)),
         "value": values.ravel(),
     }
     return pd.DataFrame(columns)

@@ -16,6 +16,7 @@ from interp.core.circuit import Part
 from interp.core.door import door
 from interp.core.edges import Edge
 from interp.core.errors import ResultsError
+from interp.core.paired import partners
 from interp.core.table import Table
 from interp.core.taken import Count, Seed, shown
 
@@ -142,6 +143,39 @@ class Attribution(Table):
         each = np.stack(rows).astype(float) if rows else np.empty((0, len(self.cluster)))
         low, high = stats.mean_interval(each, cluster)
         return chosen.drop(columns="each").assign(low=low, high=high)
+
+    @door
+    def minus(
+        self, other: "Attribution", *, ignoring: Sequence[str] = (), seed: Seed = 0
+    ) -> pd.DataFrame:
+        """Paired difference of each part's score and its counterpart's in the other table.
+
+        Args:
+            other: of the same examples: another method, ablation or model.
+            ignoring: of `method`, `site`, `position`, `metric`: columns in which counterparts
+                differ.
+
+        Returns:
+            The parts with `value` (the difference of the mean scores), `low`, `high` (its 95 %
+            interval over clusters), `p` (sign flip of whole clusters), `q` (Benjamini-Hochberg
+            over the rows), `n`, `clusters`.
+
+        Raises:
+            ResultsError: no counterpart, or other examples.
+        """
+        names = ["method", "site", "position", "metric"]
+        partner = partners(self.frame[names], other.frame[names], ignoring=ignoring)
+        if self.cluster != other.cluster:
+            raise ResultsError(
+                "the two attributions are of other examples, so their difference has no paired "
+                "interval; attribute both on the same pairs."
+            )
+        apart = self.each.astype(float) - other.each.astype(float)[partner]
+        clusters, code = np.unique(self.cluster, return_inverse=True)
+        low, high = stats.mean_interval(apart, code, seed=seed)
+        p = stats.sign_flip_p(apart, code, seed=seed)
+        found = {"value": apart.mean(1), "low": low, "high": high, "p": p, "q": stats.fdr(p)}
+        return self.frame[names].assign(**found, n=apart.shape[1], clusters=len(clusters))
 
     @door
     def beside(self, other: "Attribution") -> pd.DataFrame:

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool
 from numpy import ndarray
 
 
 def halves(
-    units: Iterable[Sequence[str]], *, seed: int = 0
+    units: Iterable[Sequence[str] | pd.Series], *, seed: int = 0
 ) -> tuple[Bool[ndarray, " row"], Bool[ndarray, " row"]]:
     """Which rows are of the first half, and which of the second.
 
@@ -21,7 +22,8 @@ def halves(
     """
     first, second = [], []
     for kind, of in enumerate(units):
-        names, code = np.unique(np.asarray(of, dtype=str), return_inverse=True)
+        of = of if isinstance(of, pd.Series) else np.asarray(of, dtype=object)
+        code, names = pd.factorize(of, sort=True)
         key = [seed, len(names), *([kind] if kind else [])]
         half = np.zeros(len(names), dtype=bool)
         half[np.random.default_rng(key).permutation(len(names))[: len(names) // 2]] = True

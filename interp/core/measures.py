@@ -1,6 +1,6 @@
 """Measures: numbers that come from the weights, with no examples, beside what chance gives."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from numbers import Real
@@ -15,6 +15,7 @@ from scipy import stats as scipy_stats
 from interp.core import stats
 from interp.core.door import door
 from interp.core.errors import ResultsError, nearest
+from interp.core.paired import partners
 from interp.core.results import numbers_of
 from interp.core.table import Table
 from interp.core.taken import Count
@@ -83,6 +84,28 @@ class Measures(Table):
         frame = frame.astype({"layer": "Int16", "head": "Int16", "value": float})
         own = [c for c in frame if c not in COLUMNS]
         return cls(frame[[*COLUMNS, *own]].reset_index(drop=True), provenance)
+
+    @door
+    def minus(self, other: "Measures", *, ignoring: Sequence[str] = ()) -> pd.DataFrame:
+        """Difference of each value and its counterpart's in the other table: what training did.
+
+        Weights have no sampling error, so there is no interval and no test; `null_sd` of either
+        table says what chance alone does.
+
+        Args:
+            ignoring: of `measure`, `site`, `other`: columns in which counterparts differ.
+
+        Returns:
+            The rows with `value` (the difference), `mine` and `theirs`.
+
+        Raises:
+            ResultsError: no counterpart.
+        """
+        names = ["measure", "site", "other"]
+        partner = partners(self.frame[names], other.frame[names], ignoring=ignoring)
+        mine = self.frame["value"].to_numpy(dtype=float)
+        theirs = other.frame["value"].to_numpy(dtype=float)[partner]
+        return self.frame[CELL].assign(value=mine - theirs, mine=mine, theirs=theirs)
 
     @door
     def top(self, n: Count = 10, *, by: str = "z") -> pd.DataFrame:

@@ -152,6 +152,20 @@ class Pairs:
         """The columns of a table that say what is independent: `cluster`, and `crossed` if any."""
         return {"cluster": self.cluster, **({"crossed": self.crossed} if self.crossed else {})}
 
+    def require_one_kind(self, what: str) -> None:
+        """Refuse crossed clusters where one kind of units is resampled.
+
+        Raises:
+            PairsError: saying how to choose.
+        """
+        if self.crossed:
+            raise PairsError(
+                f"these pairs have {len(set(self.cluster))} clusters crossed with "
+                f"{len(set(self.crossed))} others, and {what} resamples one kind only. Choose the "
+                "one with fewer units, which gives the wider interval: "
+                "dataclasses.replace(pairs, crossed=()), or cluster=pairs.crossed, crossed=()."
+            )
+
     @property
     def groups(self) -> list[tuple[str, int]]:
         """Of each row the template and the length: where rows agree in both, positions align."""

@@ -1,5 +1,7 @@
 """Results: one row for each intervention and example, with where it came from."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,22 +14,27 @@ import pandas as pd
 from interp.core import stats
 from interp.core.door import door
 from interp.core.errors import ResultsError, nearest
+from interp.core.sites import depth_of
 from interp.core.table import Table
 from interp.core.taken import Count, Seed, no_numbers, shown
+from interp.core.wide import (
+    CELL,
+    COLUMNS,
+    MEASURED,
+    Measured,
+    Wide,
+    cells_of,
+    difference,
+    kinds_of,
+    several,
+    shares,
+)
 
 log = logging.getLogger("interp")
 
-COLUMNS = [
-    *("method", "site", "position", "receiver", "direction", "metric"),
-    *("kind", "layer", "head", "through", "engine"),
-    *("example", "cluster", "base", "value", "effect"),
-]
-CELL = ["method", "site", "position", "receiver", "through", "direction", "metric"]
-"""Columns that together name one intervention; the rest of a row is its example and numbers."""
 EXACT = 1e-9
 """Rounding under this is that of float64, and nobody has to be told."""
-MEASURED = ["base", "value", "effect"]
-Measured = Literal["effect", "value", "base"]
+Family = Literal["whole", "rows"]
 
 
 @door
@@ -37,66 +44,202 @@ class Results(Table):
 
     Attributes:
         frame: `base` is the metric on the run that was intervened on, `value` under the
-            intervention, `effect = value - base`.
-        provenance: also tokens and the null control.
+            intervention, `effect = value - base`; `cluster` the independent unit of the example,
+            and `crossed`, where there is such a column, that of a second kind. `model`: by default
+            the name in the provenance; `named` gives another.
+        provenance: also tokens and the null control; `family`, of a table that was chosen from
+            others, how many tests those had.
     """
 
     columns = COLUMNS
     numbers = MEASURED
 
+    def __post_init__(self) -> None:
+        if "model" not in self.frame:  # a table of an interp that told models apart by nothing
+            name = self.provenance.get("model", "")
+            told = name if isinstance(name, str) else " and ".join(map(str, name))
+            frame = self.frame.copy(deep=False)
+            frame.insert(0, "model", np.full(len(frame), told, dtype=object))
+            object.__setattr__(self, "frame", frame)
+        super().__post_init__()
+
     @door
-    def summary(self, *, seed: Seed = 0) -> pd.DataFrame:
+    def query(self, expression: str) -> "Results":
+        """The rows for which a pandas query holds.
+
+        How many tests there were before is kept (`family`), so that choosing rows makes no q
+        smaller: see `summary`.
+
+        Args:
+            expression: a condition on the columns, such as "layer > 3 and direction == 'noise'".
+
+        Raises:
+            ResultsError: it is no condition on these columns.
+        """
+        found = self._chosen(expression)
+        return Results(found, {**self.provenance, "family": self._families})
+
+    @classmethod
+    @door
+    def concat(cls, parts: "Sequence[Table]") -> "Results":
+        """Several tables as one, as `Table.concat`; of tests that were not chosen, all are counted.
+
+        Args:
+            parts: tables of results, at least one.
+
+        Raises:
+            ResultsError: no tables, or one of another kind.
+        """
+        found = super().concat(parts)
+        chosen = [p for p in parts if isinstance(p, Results)]
+        if not any("family" in part.provenance for part in chosen):
+            return found
+        families = {name: n for part in chosen for name, n in part._families.items()}
+        return Results(found.frame, {**found.provenance, "family": families})
+
+    @property
+    def _families(self) -> Mapping[str, int]:
+        """Tests of each table that these rows were chosen from, by the hash of its cells."""
+        known = self.provenance.get("family")
+        if isinstance(known, Mapping):
+            return known
+        _, first = cells_of(self.frame)
+        tested = self.frame.assign(tested=self.frame["effect"].notna()).groupby(
+            CELL, sort=False, dropna=False, observed=True
+        )["tested"]
+        note = {k: self.provenance.get(k) for k in ("model", "weights", "pairs")}
+        digest = hashlib.sha256(json.dumps(note, sort_keys=True, default=str).encode())
+        digest.update(first[CELL].astype(str).sort_values(CELL).to_csv(index=False).encode())
+        return {digest.hexdigest()[:12]: int(tested.any().sum())}
+
+    @door
+    def summary(self, *, family: Family = "whole", seed: Seed = 0) -> pd.DataFrame:
         """Mean effect of each intervention over the examples, with its uncertainty.
 
         Columns: those that name the intervention, then `base`, `value` and `effect` (means),
-        `low` and `high` (95 % interval over clusters), `p` (two-sided paired sign flip of whole
-        clusters), `q` (Benjamini-Hochberg over all rows of this table), `n`, `clusters`, and
-        `resolution`: what rounding alone does to the metric, in one example (NaN where it was not
-        measured). An effect that is smaller may be rounding, however small its p.
+        `relative` (the effect as a share of the base; NaN of a base of 0), `low` and `high` (95 %
+        interval of the effect over clusters), `p` (two-sided paired sign flip of whole clusters;
+        over crossed ones a t test, see `stats.crossed_interval`), `q` (Benjamini-Hochberg),
+        `family` (tests that q is over), `n`, `clusters` (of crossed ones those of the kind with
+        fewer), and `resolution`: what rounding alone does to the metric, in one example (NaN where
+        it was not measured). An effect that is smaller may be rounding, however small its p.
+        `depth` is `layer` on the axis of residual streams: layers that what stands there has
+        behind it, 0 for the embedding.
 
-        `low` and `high` are of the effect. Where nothing was intervened on, so that no example
-        has an effect (methods "evaluate" and "attention"), they are of the value, and `p` and
-        `q` are NaN: there is no difference to test.
+        Where nothing was intervened on, so that no example has an effect (methods "evaluate" and
+        "attention"), `low` and `high` are of the value, and `p` and `q` are NaN: there is no
+        difference to test.
+
+        Args:
+            family: `"whole"`: q counts all tests of the tables that these rows were chosen from
+                (`query`), those that are not shown as p = 1. `"rows"`: those of these rows, for a
+                choice that was made before anything was looked at.
 
         Raises:
             ResultsError: an intervention that lacks examples, or has one twice.
         """
         if few := self._few():
             log.warning("%s. More templates, or more independent units (cluster=), say more.", few)
-        return self._summarised(seed)
+        return self._summarised(seed, family=family)
 
-    def _summarised(self, seed: int = 0) -> pd.DataFrame:
-        frame = self.frame
-        cell, first = _cells(frame)
-        _refuse_doubled(frame, cell)
-        example, _ = pd.factorize(frame["example"], sort=True)
-        cluster, names = pd.factorize(frame["cluster"], sort=True)
-        shape = (len(first), int(example.max(initial=-1)) + 1)
-        value, effect = np.full(shape, np.nan), np.full(shape, np.nan)
-        value[cell, example], effect[cell, example] = frame["value"], frame["effect"]
-        outcome = np.where(np.isnan(effect).all(axis=1, keepdims=True), value, effect)
-        clusters = np.zeros(shape[1], dtype=int)
-        clusters[example] = cluster
-        if np.isnan(outcome).any() or (clusters[example] != cluster).any():
-            raise ResultsError(
-                "the interventions were not all measured on the same examples; summarise each "
-                "set by itself (results.query(...).summary())"
-            )
-        low, high = stats.mean_interval(outcome, clusters, seed=seed)
-        means = _means(frame, cell)
-        p = stats.sign_flip_p(outcome, clusters, seed=seed)
-        p = np.where(np.isnan(means["effect"]), np.nan, p)
-        return (
-            first[[*CELL, "kind", "layer", "head"]]
-            .join(means)
-            .assign(low=low, high=high, p=p, q=stats.fdr(p), n=shape[1], clusters=len(names))
-            .assign(resolution=first["metric"].map(self.resolution).astype(float))
+    def _summarised(self, seed: int = 0, *, family: Family = "whole") -> pd.DataFrame:
+        wide = Wide.of(self.frame)
+        effect = wide.measured["effect"]
+        outcome = np.where(
+            np.isnan(effect).all(axis=1, keepdims=True), wide.measured["value"], effect
         )
+        low, high, p = wide.tested(outcome, seed=seed)
+        means = {name: wide.mean(name) for name in MEASURED}
+        p = np.where(np.isnan(means["effect"]), np.nan, p)
+        counted = int(np.sum(~np.isnan(p)))
+        if family == "whole" and "family" in self.provenance:
+            counted = sum(self._families.values())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = np.where(means["base"] != 0, means["effect"] / means["base"], np.nan)
+        first = wide.first
+        return first[[*CELL, "kind", "layer", "head"]].assign(
+            depth=pd.array(list(map(depth_of, first["site"])), dtype="Int16"),
+            **means,
+            relative=relative,
+            low=low,
+            high=high,
+            p=p,
+            q=stats.fdr(p, family=counted),
+            family=counted,
+            n=outcome.shape[1],
+            clusters=wide.clusters,
+            resolution=first["metric"].map(self.resolution).astype(float),
+        )
+
+    @door
+    def minus(
+        self,
+        other: "Results",
+        *,
+        ignoring: Sequence[str] = (),
+        column: Measured = "effect",
+        alternative: stats.Alternative = "two-sided",
+        seed: Seed = 0,
+    ) -> pd.DataFrame:
+        """Paired difference of each intervention of this table and its counterpart in the other.
+
+        What an adapter changes is `after.named("after").minus(before, ignoring=["model"])`.
+
+        Args:
+            other: measured on the same examples.
+            ignoring: columns in which counterparts differ; all others that name an intervention
+                agree. A single intervention in `other` is everyone's counterpart.
+            column: whose means are compared.
+            alternative: `"greater"` tests only whether this table's means are the higher ones.
+
+        Returns:
+            This table's interventions with `value` (the difference of the means), `low`, `high`
+            (its 95 % interval over clusters), `p`, `q` (Benjamini-Hochberg over the rows), `n`,
+            `clusters`.
+
+        Raises:
+            ResultsError: no counterpart, or one that was not measured on the same examples.
+        """
+        mine, theirs = Wide.of(self.frame), Wide.of(other.frame)
+        return difference(
+            mine, theirs, ignoring=ignoring, column=column, alternative=alternative, seed=seed
+        )
+
+    @door
+    def relative(self, ends: "Results | None" = None, *, seed: Seed = 0) -> pd.DataFrame:
+        """Effects as shares, as others report them: ratios of means, with intervals.
+
+        Args:
+            ends: of `interp.evaluate(model, pairs, metric=...)`, for normalised patching:
+                (patched - corrupt) / (clean - corrupt), 0 where the model is as on the corrupt
+                prompt and 1 where it is as on the clean one (Heimersheim & Nanda 2024, sec. 4).
+                Without it, effect / base.
+
+        Returns:
+            The interventions with `value`, `low`, `high` (95 % interval over clusters of the
+            ratio of means), `n`, `clusters`. The test of no effect is that of `summary`.
+
+        Raises:
+            ResultsError: ends of other examples or metrics; what is divided by is not apart from
+                0 (its 95 % interval holds 0), so that no share of it means anything; crossed
+                clusters, of which a ratio has no interval here.
+        """
+        return shares(Wide.of(self.frame), None if ends is None else ends.frame, seed=seed)
+
+    @door
+    def named(self, model: str) -> "Results":
+        """The same with a name for the model: "before" and "after", or that of an adapter.
+
+        Tables of several models can then stand in one (`Results.concat`), and be compared
+        (`minus(..., ignoring=["model"])`).
+        """
+        return Results(self.frame.assign(model=model), self.provenance)
 
     def _few(self) -> str:
         """What so few clusters cannot say, where something is tested."""
         tested = bool(self.frame["effect"].notna().any())
-        return stats.few_clusters(self.frame["cluster"].nunique()) if tested else ""
+        kinds = [self.frame[kind].nunique() for kind in kinds_of(self.frame)]
+        return stats.few_clusters(min(kinds), crossed=len(kinds) > 1) if tested else ""
 
     @property
     def resolution(self) -> dict[str, float]:
@@ -138,8 +281,8 @@ class Results(Table):
         Raises:
             ResultsError: several interventions for one place, or sites without a layer only.
         """
-        cell, first = _cells(self.frame)
-        first["mean"] = _means(self.frame, cell)[column]
+        cell, first = cells_of(self.frame)
+        first["mean"] = self.frame[column].astype(float).groupby(cell).mean()
         first = first.dropna(subset=["layer"])
         if first.empty:
             raise ResultsError("no row of the table has a layer, so there is no grid of layers.")
@@ -147,13 +290,13 @@ class Results(Table):
             raise ResultsError(f"layers and heads of a grid are numbers, and here {shown(odd[0])}.")
         of_heads = ~np.asarray(first["head"].isna())
         if of_heads.any() and not of_heads.all():
-            raise _several(first, ["kind"], "some sites are heads and some are not")
+            raise several(first, ["kind"], "some sites are heads and some are not")
         across = "head" if of_heads.any() else "position"
         twice = np.flatnonzero(first.duplicated(["layer", across]))
         if len(twice):
             same = first.iloc[twice[:1]][["layer", across]].merge(first)
             place = f"layer {same['layer'][0]}, {across} {same[across][0]}"
-            raise _several(same, CELL, f"{place} has {len(same)} interventions")
+            raise several(same, CELL, f"{place} has {len(same)} interventions")
         rows = first["layer"].to_numpy(dtype=int)
         if across == "head":
             columns = first["head"].to_numpy(dtype=int)
@@ -186,6 +329,7 @@ class Results(Table):
         """The strongest interventions, or the first rows of a table that has no summary."""
         try:
             table = self.top()[[*CELL, *MEASURED, "low", "high", "q", "n"]]
+            table = table.drop(columns="model") if table["model"].nunique() == 1 else table
         except ResultsError:
             table = self.frame.head(10)
         nothing = {"", "nan", "None", "<NA>"}
@@ -193,39 +337,17 @@ class Results(Table):
         return cast(pd.DataFrame, table).drop(columns=empty)
 
 
+def tiled(units: Mapping[str, Sequence[str]], times: int) -> dict[str, np.ndarray]:
+    """The columns of independent units of a table that has all examples so many times."""
+    return {kind: np.tile(np.asarray(of, dtype=object), times) for kind, of in units.items()}
+
+
+def ordered(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns of every table first, in their order, then what a table has beside them."""
+    own = [c for c in frame if c not in COLUMNS]
+    return frame[[*(c for c in COLUMNS if c in frame), *own]]
+
+
 def numbers_of(table: pd.DataFrame) -> list[str]:
     """The columns that hold numbers."""
     return [str(c) for c in table if not no_numbers(table[c])]
-
-
-def _cells(frame: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
-    """A number for the intervention of each row, and the first row of each, in table order."""
-    cell = frame.groupby(CELL, sort=False, dropna=False, observed=True).ngroup().to_numpy()
-    _, first = np.unique(cell, return_index=True)
-    return cell, frame.iloc[first].reset_index(drop=True)
-
-
-def _means(frame: pd.DataFrame, cell: np.ndarray) -> pd.DataFrame:
-    """Of each intervention over the examples; NaN where no example has the number."""
-    columns = {name: np.asarray(frame[name], dtype=float) for name in MEASURED}
-    return cast(pd.DataFrame, pd.DataFrame(columns).groupby(cell).mean())
-
-
-def _refuse_doubled(frame: pd.DataFrame, cell: np.ndarray) -> None:
-    places = pd.MultiIndex.from_arrays([cell, frame["example"]])
-    twice = places.duplicated()
-    if twice.any():
-        same = frame.iloc[np.flatnonzero(places == places[twice][0])]
-        fact = f"site {same['site'].iloc[0]} has {len(same)} rows for one example"
-        raise _several(same, [c for c in COLUMNS if c not in MEASURED], fact)
-
-
-def _several(frame: pd.DataFrame, columns: Sequence[str], fact: str) -> ResultsError:
-    """The refusal of rows that stand in one place; names the columns in which they differ."""
-    options = {c: found for c in columns if len(found := frame[c].unique()) > 1}
-    if not options:
-        return ResultsError(f"{fact}, alike in every column; a table was joined to itself")
-    found = "; ".join(f"{c}: {', '.join(map(str, x[:6]))}" for c, x in options.items())
-    column, value = next((c, x[0]) for c, x in options.items())
-    chosen = f"{column} == {value!r}" if pd.notna(value) else f"{column}.isna()"
-    return ResultsError(f'{fact} ({found}). Choose one set first: results.query("{chosen}").')

@@ -16,7 +16,9 @@ from numpy import ndarray
 
 from interp.core import stats
 from interp.core.door import door
-from interp.core.errors import ResultsError, nearest
+from interp.core.errors import ResultsError, SiteError
+from interp.core.paired import partners
+from interp.core.sites import Site, depth_of
 from interp.core.table import Table
 from interp.core.taken import Index, Seed
 
@@ -32,16 +34,25 @@ class Scores(Table):
 
     Attributes:
         frame: `task`: what is asked ("upos", "nsubj"). `site`, `layer`, `head`: of what (empty and
-            missing for a baseline that looks at no activation); of a residual stream `layer`
-            counts the layers it has passed, 0 for the embedding. `probe`: what answers ("linear",
+            missing for a baseline that looks at no activation), as in Results; `depth`: layers that
+            what stands at the site has behind it, 0 for the embedding. `probe`: what answers ("linear",
             "majority", "offset -1"). `model`: "trained", "random" (same architecture, random
-            weights) or "none". `labels`: "real", or "control" (Hewitt & Liang 2019). `metric`:
+            weights) or "none"; `named` gives the trained one another name. `labels`: "real", or "control" (Hewitt & Liang 2019). `metric`:
             "accuracy", "bits", ... `subset`: of the examples ("all", "unseen"). `total`: sum of
             the metric over the `n` examples of the cluster.
     """
 
     columns = COLUMNS
     numbers = ("layer", "head", "total", "n")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "depth" not in self.frame:
+            frame = self.frame.copy(deep=False)
+            known = {site: depth_of(site) for site in frame["site"].unique()}
+            depth = pd.array([known[site] for site in frame["site"]], dtype="Int16")
+            frame.insert(list(frame).index("layer") + 1, "depth", depth)
+            object.__setattr__(self, "frame", frame)
 
     @classmethod
     @door
@@ -66,6 +77,7 @@ class Scores(Table):
         Args:
             values: of each example.
             cluster: of each example: what is resampled, such as its document.
+            layer, head: of what is no site; those of a site are read off its name.
 
         Raises:
             ResultsError: not a cluster for each value.
@@ -75,6 +87,11 @@ class Scores(Table):
                 f"{len(values)} values of {task!r} and {len(cluster)} clusters; give the cluster "
                 "of each example, in the same order."
             )
+        try:
+            place = Site.parse(site)
+            layer, head = place.layer, place.head
+        except SiteError:
+            pass  # a mix of sites, or none
         kept = ~np.isnan(values)
         code, names = pd.factorize(np.asarray(cluster)[kept], sort=True)
         frame = pd.DataFrame(
@@ -110,7 +127,7 @@ class Scores(Table):
         low, high = stats.ratio_interval(totals, counts, seed=seed)
         with np.errstate(invalid="ignore"):
             value = totals.sum(1) / counts.sum(1)
-        return cells.assign(
+        return _with_depth(cells).assign(
             value=value,
             low=low,
             high=high,
@@ -145,25 +162,9 @@ class Scores(Table):
         Raises:
             ResultsError: no counterpart, or one that was not measured on the same examples.
         """
-        if unknown := [column for column in ignoring if column not in CELL]:
-            raise ResultsError(
-                f"ignoring={list(ignoring)}: scores are told apart by no column {unknown[0]!r}; "
-                f"{nearest(unknown[0], CELL)}"
-            )
         cells, totals, counts = self._sums()
         others, subtracted, of_others = other._sums(self._clusters)
-        keys = [c for c in CELL if c not in ignoring]
-        if len(others) == 1:
-            partner = np.zeros(len(cells), dtype=int)
-        else:
-            known = {key: i for i, key in enumerate(_keys(others, keys))}
-            if len(known) < len(others):
-                raise ResultsError(f"several scores of the other table agree in {keys}")
-            found = [known.get(key) for key in _keys(cells, keys)]
-            if None in found:
-                lost = cells.iloc[found.index(None)][CELL].dropna().to_dict()
-                raise ResultsError(f"the other table has no counterpart of {lost} (by {keys})")
-            partner = np.asarray(found, dtype=int)
+        partner = partners(cells, others, ignoring=ignoring)
         if not np.array_equal(counts, of_others[partner]):
             raise ResultsError(
                 "the two tables were not measured on the same examples, so their difference has "
@@ -173,7 +174,7 @@ class Scores(Table):
         low, high = stats.ratio_interval(difference, counts, seed=seed)
         each = np.arange(difference.shape[1])
         p = stats.sign_flip_p(difference, each, alternative=alternative, seed=seed)
-        return cells.assign(
+        return _with_depth(cells).assign(
             value=difference.sum(1) / counts.sum(1),
             low=low,
             high=high,
@@ -182,6 +183,16 @@ class Scores(Table):
             n=counts.sum(1).astype(int),
             clusters=(counts > 0).sum(1),
         )
+
+    @door
+    def named(self, model: str) -> "Scores":
+        """The same with a name for the trained model: "before" and "after", or an adapter's.
+
+        Tables of several models can then stand in one (`Scores.concat`), and be compared
+        (`minus(..., ignoring=["model"])`).
+        """
+        names = self.frame["model"].astype(object).replace("trained", model)
+        return Scores(self.frame.assign(model=names), self.provenance)
 
     @door
     def best(self, *, largest: bool = True) -> pd.Series:
@@ -239,9 +250,9 @@ class Scores(Table):
         return cast(pd.DataFrame, table[[*said, "value", "low", "high", "n", "clusters"]])
 
 
-def _keys(cells: pd.DataFrame, columns: Sequence[str]) -> list[tuple]:
-    """Hashable names of cells; a missing number is None."""
-    return [
-        tuple(None if pd.isna(x) else x for x in row)
-        for row in cells[list(columns)].itertuples(index=False)
-    ]
+def _with_depth(cells: pd.DataFrame) -> pd.DataFrame:
+    """The columns of cells, with their depth beside the layer."""
+    depth = pd.array(list(map(depth_of, cells["site"])), dtype="Int16")
+    found = cells.copy()
+    found.insert(list(found).index("layer") + 1, "depth", depth)
+    return found

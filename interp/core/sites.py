@@ -226,10 +226,12 @@ class Site:
 
     @property
     def depth(self) -> int | None:
-        """Layers that a residual stream has passed, 0 for the embedding; else the layer."""
-        return (
-            self.layer + 1 if self.kind == "resid_post" and self.layer is not None else self.layer
-        )
+        """Layers that what stands here has behind it: 0 of the embedding, 4 of "3.resid_post" and
+        of an LSTM's "3.h", 3 of head "3.1" and of all else in layer 3; None of the logits.
+        """
+        if self.layer is None:
+            return 0 if self.kind == "embed" else None
+        return self.layer + 1 if self.kind in ("resid_post", *STATES) else self.layer
 
     def check(self, facts: Facts) -> "Site":
         """Return the site if a model of these facts has it.
@@ -287,6 +289,14 @@ class Site:
                 f"The nearest site is '{fixed}'. The model is {facts}."
             )
         return self
+
+
+def depth_of(site: str) -> int | None:
+    """The depth of a site that is given as text; of a set of sites there is none."""
+    try:
+        return Site.parse(site).depth
+    except SiteError:
+        return None
 
 
 def resolve(selector: "str | Site | Iterable[str | Site]", facts: Facts) -> tuple[Site, ...]:

@@ -99,6 +99,46 @@ def ratio_interval(
     )
 
 
+def crossed_interval(
+    values: Float[ndarray, "cells examples"],
+    cluster: Integer[ndarray, " examples"],
+    crossed: Integer[ndarray, " examples"],
+    *,
+    alternative: Alternative = "two-sided",
+) -> tuple[Float[ndarray, " cells"], Float[ndarray, " cells"], Float[ndarray, " cells"]]:
+    """95 % interval of the mean, and the p that it is zero, over two crossed kinds of units.
+
+    The variance over units of one kind, plus that over the other, less that over what both have in
+    common (Cameron, Gelbach & Miller 2011, eq. 2.11), each by the jackknife, and no smaller than
+    the larger of the first two; t with as many degrees of freedom as the kind with fewer units has
+    units, less one. Signs cannot be flipped here: no flip of rows keeps both kinds together.
+
+    Returns:
+        Low, high and p; NaN where a kind has fewer than two units, or a value is NaN.
+    """
+    unknown = np.isnan(values).any(axis=1)
+    known = np.where(unknown[:, None], 0.0, values)
+    both = cluster * (int(crossed.max(initial=-1)) + 1) + crossed
+    squares = []
+    for unit in (cluster, crossed, np.unique(both, return_inverse=True)[1]):
+        sums, counts = cluster_sums(known, unit)
+        sizes = np.broadcast_to(counts.astype(float), sums.shape)
+        squares.append(np.square(_jackknife_error(sums, sizes, known.mean(axis=1))))
+    of_one, of_other, of_both = squares
+    error = np.sqrt(np.maximum.reduce([of_one + of_other - of_both, of_one, of_other]))
+    free = min(len(np.unique(cluster)), len(np.unique(crossed))) - 1
+    if free < 1:
+        return (np.full(len(values), np.nan),) * 3
+    mean, reach = known.mean(axis=1), stats.t.ppf((1 + CONFIDENCE) / 2, free) * error
+    sides, far = (2, np.abs(mean)) if alternative == "two-sided" else (1, mean)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(error > 0, far / error, np.where(far == 0, 0.0, np.sign(far) * np.inf))
+    p = np.minimum(sides * stats.t.sf(t, free), 1.0)
+    found = (mean - reach, mean + reach, p)
+    low, high, p = (np.where(unknown, np.nan, x) for x in found)
+    return low, high, p
+
+
 def _jackknife_error(
     sums: Float[ndarray, "cells clusters"],
     counts: Float[ndarray, "cells clusters"],
@@ -189,22 +229,31 @@ def least_p(clusters: int) -> float:
     return 2.0 ** (1 - clusters) if clusters > 1 else np.nan
 
 
-def few_clusters(clusters: int) -> str:
+def few_clusters(clusters: int, *, crossed: bool = False) -> str:
     """What so few clusters cannot say, for people; nothing of `ENOUGH` and more."""
     if clusters >= ENOUGH:
         return ""
+    if crossed and clusters > 1:
+        return f"{clusters} clusters of one of the two crossed kinds: intervals are wide"
     if clusters < 2:
         return "one cluster: no interval and no test"
     nothing = ", so nothing can be significant" if least_p(clusters) > ALPHA else ""
     return f"{clusters} clusters: no p can be under {least_p(clusters):.3g}{nothing}"
 
 
-def fdr(p: Float[ndarray, " tests"]) -> Float[ndarray, " tests"]:
-    """Benjamini-Hochberg q over one family; NaN (not tested) stays NaN and is not counted."""
+def fdr(p: Float[ndarray, " tests"], *, family: int | None = None) -> Float[ndarray, " tests"]:
+    """Benjamini-Hochberg q over one family; NaN (not tested) stays NaN and is not counted.
+
+    Args:
+        family: tests that there were, if more than are shown. Those that are not shown count as
+            p = 1, so that q is never less than with all of them.
+    """
     q = np.full(len(p), np.nan)
     tested = ~np.isnan(p)
     if tested.any():
-        q[tested] = np.asarray(stats.false_discovery_control(p[tested]))
+        more = max(0, (family or 0) - int(tested.sum()))
+        every = np.concatenate([p[tested], np.ones(more)])
+        q[tested] = np.asarray(stats.false_discovery_control(every))[: int(tested.sum())]
     return q
 
 

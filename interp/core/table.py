@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from interp.core.atomic import whole
 from interp.core.door import door
 from interp.core.errors import ResultsError, said
+from interp.core.halves import halves
 from interp.core.sealed import BLANK, is_sealed, parsed, seal, told, unsealed
-from interp.core.taken import a, no_numbers, shown
+from interp.core.taken import Seed, a, no_numbers, shown
 
 VERSION, UNSEALED = 2, 1
 """Of files; the older one carries no checksum."""
@@ -73,13 +74,42 @@ class Table:
         Raises:
             ResultsError: it is no condition on these columns.
         """
+        return type(self)(self._chosen(expression), self.provenance)
+
+    def _chosen(self, expression: str) -> pd.DataFrame:
         try:
             holds = self.frame.eval(expression)
         except QUERY_FAULTS as error:
             raise self._no_condition(expression, said(error)) from error
         if not isinstance(holds, pd.Series) or not pd.api.types.is_bool_dtype(holds.dtype):
             raise self._no_condition(expression, f"it gives {shown(holds)}, and no row is chosen")
-        return type(self)(self.frame[holds].reset_index(drop=True), self.provenance)
+        return cast(pd.DataFrame, self.frame[holds].reset_index(drop=True))
+
+    @door
+    def split(self: T, *, seed: Seed = 0) -> tuple[T, T]:
+        """Two halves that share no cluster: choose on the first, report on the second.
+
+        The same clusters and seed give the halves of `Pairs.split`. Of crossed clusters the halves
+        share none of either kind; what mixes them is in no half.
+
+        Raises:
+            ResultsError: a table without clusters, or of one only.
+        """
+        kinds = [kind for kind in ("cluster", "crossed") if kind in self.frame]
+        counts = {kind: self.frame[kind].nunique() for kind in kinds}
+        if not kinds or min(counts.values()) < 2:
+            had = f"{min(counts.values())} cluster(s)" if kinds else "no column 'cluster'"
+            raise ResultsError(
+                f"the {len(self)} rows of this {type(self).__name__} have {had}, so they cannot "
+                "be split into independent halves. Measure on more templates or documents; numbers "
+                "that come from weights alone have no examples to split."
+            )
+        parts = halves([self.frame[kind] for kind in kinds], seed=seed)
+        first, second = (
+            type(self)(cast(pd.DataFrame, self.frame[half].reset_index(drop=True)), self.provenance)
+            for half in parts
+        )
+        return first, second
 
     def _no_condition(self, expression: str, why: str) -> ResultsError:
         return ResultsError(

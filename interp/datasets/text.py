@@ -28,7 +28,8 @@ def running_text(
         bos: "model" adds the special tokens that the tokenizer adds by itself, "none" none.
 
     Returns:
-        Rows whose clean and corrupt side are the same; the cluster is the document. Rows of a
+        Rows whose clean and corrupt side are the same; the cluster is the document, and no two
+        rows fill one template. Rows of a
         single token, and those in which no word has a token, are left out, and counted through
         the logger `interp`.
 
@@ -55,6 +56,7 @@ def running_text(
         clean=tokens,
         corrupt=tokens,
         cluster=[name for _, name in kept],
+        template=range(len(kept)),
         strings=[(tuple(model.show(list(ids))),) * 2 for ids in tokens],
         bos=bos,
     )

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from interp.core.errors import SiteError
 from interp.core.pairs import Pairs
-from interp.core.results import COLUMNS, Results
+from interp.core.results import Results, ordered, tiled
 from interp.core.sites import Site
 from interp.engine.block import Block
 from interp.engine.checkpoint import Measured, Store, begin, cell_identity, metric_identity
@@ -301,13 +301,13 @@ def _table(sweep: Sweep, engine: str, found: _Found) -> pd.DataFrame:
             "through": words([_through(c) for c in cells]),
             "engine": engine,
             "example": np.tile(np.arange(n, dtype=np.int32), lines),
-            "cluster": np.tile(np.asarray(sweep.pairs.cluster, object), lines),
+            **tiled(sweep.pairs.units, lines),
             "base": base,
             "value": value,
             "effect": value - base,
         }
     )
-    return frame[COLUMNS]
+    return ordered(frame)
 
 
 def _through(cell: Cell) -> str:

@@ -15,7 +15,7 @@ from interp.core.circuit import Part
 from interp.core.errors import ResultsError, SiteError
 from interp.core.facts import Facts
 from interp.core.graph import Graph
-from interp.core.results import COLUMNS
+from interp.core.results import ordered
 from interp.core.sequences import Sequences
 from interp.core.sites import resolve
 from interp.core.table import open_table
@@ -36,7 +36,7 @@ def results() -> Results:
     frame = frame.assign(method="zero", site=site, position="end", receiver=None, kind="z")
     frame = frame.assign(direction="noise", metric="logit_diff", through=None, engine="replay")
     frame = frame.assign(cluster=[f"c{i}" for i in frame["example"]], base=1.0, effect=0.5)
-    return Results(frame.assign(value=1.5)[COLUMNS], NOTE)
+    return Results(ordered(frame.assign(value=1.5)), NOTE)
 
 
 def scores(task: str = "upos") -> Scores:
@@ -103,7 +103,21 @@ def cases(folder: Path) -> Iterator[Case]:
         yield type(table).concat, {"parts": [table, table]}
     yield Results.load, {"path": kept}
     yield open_table, {"path": kept}
-    yield results().summary, {"seed": 1}
+    yield results().summary, {"family": "rows", "seed": 1}
+    yield results().split, {"seed": 1}
+    yield scores().split, {"seed": 1}
+    yield results().named, {"model": "after"}
+    yield scores().named, {"model": "after"}
+    yield results().relative, {"ends": None, "seed": 1}
+    yield (
+        results().minus,
+        {
+            **{"other": results().named("after"), "ignoring": ["model"], "column": "value"},
+            **{"alternative": "greater", "seed": 1},
+        },
+    )
+    yield measures().minus, {"other": measures(), "ignoring": ["measure"]}
+    yield attribution().minus, {"other": attribution(), "ignoring": ["method"], "seed": 1}
     yield results().top, {"n": 2, "by": "value"}
     yield results().grid, {"column": "value"}
     yield (
@@ -205,13 +219,17 @@ def test_a_site_that_is_none_says_how_sites_are_made():
     "expression", ["", "effect", "efect > 0", "effect >", "site > 3", "base = 1", "@n == 1", "1"]
 )
 def test_what_is_no_condition_is_refused(expression: str):
-    with pytest.raises(ResultsError, match="is no condition on the columns method,.*f-string"):
+    with pytest.raises(
+        ResultsError, match="is no condition on the columns model, method,.*f-string"
+    ):
         results().query(expression)
 
 
 def test_a_query_keeps_rows_and_provenance():
     found = results().query("head == 1 and site.str.endswith('1')")
-    assert len(found) == 6 and found.provenance == NOTE
+    assert len(found) == 6
+    (family,) = found.provenance["family"].values()
+    assert (family, found.provenance | {"family": 0}) == (4, NOTE | {"family": 0})
     assert found.frame.index.tolist() == [*range(6)]
 
 

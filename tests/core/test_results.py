@@ -6,9 +6,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.stats
 
 from interp.core import stats
 from interp.core.errors import ResultsError
+from interp.core.halves import halves
 from interp.core.results import CELL, COLUMNS, Results
 from interp.core.sealed import Damaged
 from interp.core.sites import Site
@@ -28,14 +30,15 @@ def build(sites, *, positions=("end",), seed=0, **changed) -> Results:
         site = Site.parse(text)
         for position in positions:
             effect = rng.normal(0, 1, N) + rng.normal(0, 2)
-            row = {"method": "patch", "site": text, "position": position, "receiver": ""}
+            row = {"model": "toy", "method": "patch", "site": text, "position": position}
+            row |= {"receiver": ""}
             row |= {"direction": "noise", "metric": "logit_diff", "kind": site.kind}
             row |= {"layer": site.layer, "head": site.head, "through": "", "engine": "replay"}
             row |= {"example": np.arange(N, dtype=np.int32), "cluster": CLUSTER}
             row |= {"base": BASE, "value": BASE + effect, "effect": effect}
             parts.append(pd.DataFrame(row | changed))
     frame = pd.concat(parts, ignore_index=True)
-    words = [c for c in COLUMNS[:11] if c not in ("layer", "head")] + ["cluster"]
+    words = [c for c in COLUMNS[:12] if c not in ("layer", "head")] + ["cluster"]
     types = dict.fromkeys(words, "category") | {"layer": "Int16", "head": "Int16"}
     return Results(frame[COLUMNS].astype(types), NOTE)
 
@@ -69,8 +72,8 @@ def test_summary_by_hand():
     assert table["layer"].tolist() == [0, 2]
     assert table["head"].isna().tolist() == [False, True]
     assert list(table) == [
-        *(*CELL, "kind", "layer", "head", "base", "value", "effect"),
-        *("low", "high", "p", "q", "n", "clusters", "resolution"),
+        *(*CELL, "kind", "layer", "head", "depth", "base", "value", "effect"),
+        *("relative", "low", "high", "p", "q", "family", "n", "clusters", "resolution"),
     ]
 
 
@@ -233,7 +236,7 @@ def test_query():
     found = results.query("layer == 1 and head > 0")
     assert found.frame["site"].unique().tolist() == ["1.1", "1.2"]
     assert found.frame.index.tolist() == list(range(2 * N))
-    assert found.provenance == results.provenance
+    assert list(found.provenance["family"].values()) == [6]
     assert len(results) == 6 * N
 
 
@@ -359,7 +362,9 @@ def test_concat_joins_tables_and_keeps_every_provenance(tmp_path):
         "null": 3e-6,
         "versions": {"interp": "0.1.0"},
         "query": "end",
+        "family": both.provenance["family"],
     }
+    assert sorted(both.provenance["family"].values()) == [2, 6]  # heads were given twice
     table = both.summary()
     np.testing.assert_allclose(table["effect"][:6], heads.summary()["effect"])
     np.testing.assert_allclose(table["low"][6:], mlps.summary()["low"])
@@ -408,3 +413,189 @@ def test_summary_of_a_whole_model():
     table = Results(frame, {}).summary()
     assert len(table) == 300
     assert table["effect"].to_numpy() == pytest.approx(effect.reshape(300, 64).mean(1))
+
+
+def test_choosing_rows_shrinks_no_family():
+    results = build([f"{layer}.{head}" for layer in range(4) for head in range(5)])
+    whole = results.summary().set_index("site")
+    assert (whole["family"] == 20).all()
+    chosen = results.query("layer == 1").query("head > 1")
+    some = chosen.summary().set_index("site")
+    assert (some["family"] == 20).all()
+    # never less than with all of them there, never more than Bonferroni's
+    assert (some["q"] >= whole["q"].loc[some.index]).all()
+    assert (some["q"] <= np.minimum(1, 20 * some["p"])).all()
+    declared = chosen.summary(family="rows").set_index("site")
+    assert (declared["family"] == 3).all()
+    np.testing.assert_allclose(declared["q"], scipy.stats.false_discovery_control(some["p"]))
+    both = Results.concat([chosen, results.query("layer == 2")])
+    assert (both.summary()["family"] == 20).all()
+    other = build(["5.0", "5.1"], seed=3)
+    assert (Results.concat([chosen, other]).summary()["family"] == 22).all()
+    assert (Results.concat([results, other]).summary()["family"] == 22).all()
+
+
+def test_the_family_is_kept_in_a_file(tmp_path):
+    chosen = build(HEADS).query("layer == 1")
+    found = Results.load(chosen.save(tmp_path / "chosen.parquet"))
+    assert (found.summary()["family"] == 6).all()
+
+
+def test_rows_that_test_nothing_are_of_no_family():
+    assert Results.concat([build(["0.1", "0.2"]), looked()]).summary()["family"].tolist() == [2] * 3
+
+
+def test_depth_counts_layers_that_were_passed():
+    table = build(["embed", "2.resid_pre", "2.resid_post", "2.1", "2.mlp", "logits"]).summary()
+    assert table["layer"].fillna(-1).tolist() == [-1, 2, 2, 2, 2, -1]
+    assert table["depth"].fillna(-1).tolist() == [0, 2, 3, 2, 2, -1]
+
+
+def test_effects_as_shares_of_the_base():
+    results = build(HEADS)
+    table = results.relative()
+    by_hand = results.summary()["effect"] / BASE.mean()
+    np.testing.assert_allclose(table["value"], by_hand)
+    np.testing.assert_allclose(results.summary()["relative"], by_hand)
+    sums, counts = (
+        stats.cluster_sums(x, np.array([0, 0, 1, 1, 1, 2, 3]))[0]
+        for x in (
+            np.stack([part["effect"] for _, part in results.frame.groupby("site", observed=True)]),
+            np.tile(BASE, (6, 1)),
+        )
+    )
+    low, high = stats.ratio_interval(sums, counts)
+    np.testing.assert_allclose(table["low"], low)
+    np.testing.assert_allclose(table["high"], high)
+
+
+def ends(shift: float = 0.0) -> Results:
+    """The metric on both sides, as evaluate measures them."""
+    clean = looked(position="clean").frame.assign(value=BASE + 5)
+    corrupt = looked(position="corrupt").frame.assign(value=BASE + shift)
+    return Results(pd.concat([clean, corrupt], ignore_index=True), NOTE)
+
+
+def test_normalised_patching_is_0_at_the_corrupt_and_1_at_the_clean_end():
+    results = build(HEADS)
+    for end, value in (("corrupt", 0.0), ("clean", 1.0)):
+        there = ends().frame.query(f"position == '{end}'")["value"].to_numpy()
+        frame = results.frame.assign(value=np.tile(there, 6))
+        table = Results(frame, NOTE).relative(ends())
+        np.testing.assert_allclose(table[["value", "low", "high"]], value, atol=1e-12)
+    table = results.relative(ends())
+    np.testing.assert_allclose(table["value"], (results.summary()["value"] - BASE.mean()) / 5)
+    assert (table["low"] < table["value"]).all() and (table["value"] < table["high"]).all()
+
+
+def test_shares_of_nothing_are_refused():
+    with pytest.raises(ResultsError, match=r"clean - corrupt of 'logit_diff' is .* not apart from"):
+        build(HEADS).relative(ends(shift=5.0))
+    frame = build(HEADS).frame
+    nothing = frame.assign(base=np.where(frame["cluster"] == "a", 3.0, -1.0))
+    with pytest.raises(ResultsError, match=r"the base of 'logit_diff' .* would mean nothing"):
+        Results(nothing, NOTE).relative()
+    with pytest.raises(ResultsError, match="the ends have no values of 'prob'"):
+        build(HEADS, metric="prob").relative(ends())
+    with pytest.raises(ResultsError, match="have no values there of the corrupt prompts"):
+        build(HEADS).relative(ends().query("example > 1"))
+
+
+def test_minus_is_the_paired_difference():
+    before, after = build(HEADS), build(HEADS, seed=9)
+    table = after.named("after").minus(before.named("before"), ignoring=["model"])
+    assert table["model"].tolist() == ["after"] * 6
+    pivot = {
+        name: found.frame.pivot(index="site", columns="example", values="effect").loc[HEADS]
+        for name, found in (("before", before), ("after", after))
+    }
+    apart = (pivot["after"] - pivot["before"]).to_numpy()
+    np.testing.assert_allclose(table["value"], apart.mean(1))
+    clusters = np.array([0, 0, 1, 1, 1, 2, 3])
+    np.testing.assert_allclose(table["p"], stats.sign_flip_p(apart, clusters))
+    np.testing.assert_allclose(table["q"], stats.fdr(table["p"].to_numpy()))
+    low, high = stats.mean_interval(apart, clusters)
+    np.testing.assert_allclose(table[["low", "high"]], np.stack([low, high], 1))
+    assert (after.minus(after)["value"] == 0).all() and (after.minus(after)["p"] == 1).all()
+
+
+def test_differences_of_what_does_not_meet_are_refused():
+    before = build(HEADS)
+    with pytest.raises(ResultsError, match=r"no counterpart of .*'model': 'after'.*ignoring="):
+        before.named("after").minus(before)
+    with pytest.raises(ResultsError, match="not measured on the same examples"):
+        before.minus(before.query("example != 2"))
+    with pytest.raises(ResultsError, match="by no column 'modl'"):
+        before.minus(before, ignoring=["modl"])
+    with pytest.raises(ResultsError, match="the other table has no rows"):
+        before.minus(before.query("layer > 9"))
+
+
+def test_two_models_stand_in_one_table():
+    before, after = build(HEADS).named("before"), build(HEADS, seed=9).named("after")
+    both = Results.concat([before, after])
+    assert both.summary()["model"].value_counts().to_dict() == {"before": 6, "after": 6}
+    found = both.query("model == 'after'").minus(
+        both.query("model == 'before'"), ignoring=["model"]
+    )
+    expected = after.minus(before, ignoring=["model"])
+    pd.testing.assert_frame_equal(found, expected, check_categorical=False, check_dtype=False)
+
+
+def test_a_table_of_no_model_column_takes_the_name_in_its_provenance():
+    frame = build(["0.1"]).frame.drop(columns="model")
+    assert Results(frame, NOTE).frame["model"].unique().tolist() == ["tiny"]
+    assert "model" not in frame
+
+
+def test_split_is_that_of_the_pairs_and_shares_no_cluster():
+    results = build(HEADS)
+    first, second = results.split(seed=3)
+    assert not set(first.frame["cluster"]) & set(second.frame["cluster"])
+    assert len(first) + len(second) == len(results)
+    mask = halves([list(map(str, CLUSTER))], seed=3)[0]
+    assert sorted(first.frame["example"].unique()) == np.flatnonzero(mask).tolist()
+    with pytest.raises(ResultsError, match=r"have 1 cluster\(s\), so they cannot be split"):
+        build(["0.1"], cluster="a").split()
+
+
+def crossed(effect: np.ndarray, nouns: int, templates: int) -> Results:
+    """Effects of heads (rows) in each noun x template."""
+    frames = []
+    for head, values in enumerate(effect):
+        part = build([f"0.{head}"]).frame.iloc[:1].loc[[0] * values.size].reset_index(drop=True)
+        part = part.assign(example=np.arange(values.size), effect=values.reshape(-1))
+        noun, template = np.indices((nouns, templates)).reshape(2, -1)
+        frames.append(
+            part.assign(
+                cluster=[f"noun {i}" for i in noun],
+                crossed=[f"template {i}" for i in template],
+                value=part["base"] + part["effect"],
+            )
+        )
+    return Results(pd.concat(frames, ignore_index=True), NOTE)
+
+
+def test_crossed_clusters_cover_and_test_at_their_size():
+    """Effects of nouns, of templates and of both; one kind alone would cover too little."""
+    rng, heads, nouns, templates = np.random.default_rng(0), 600, 8, 6
+    effect = rng.normal(size=(heads, nouns, 1)) + rng.normal(size=(heads, 1, templates))
+    effect = effect + rng.normal(size=(heads, nouns, templates))
+    table = crossed(effect, nouns, templates).summary()
+    assert table["clusters"].unique().tolist() == [6]
+    inside = ((table["low"] < 0) & (table["high"] > 0)).mean()
+    assert 0.93 < inside < 0.985
+    assert 0.015 < (table["p"] < 0.05).mean() < 0.07
+    of_one = crossed(effect, nouns, templates).frame.drop(columns="crossed")
+    table = Results(of_one, NOTE).summary()
+    assert ((table["low"] < 0) & (table["high"] > 0)).mean() < 0.85
+
+
+def test_crossed_clusters_say_when_they_are_few():
+    found = crossed(np.random.default_rng(1).normal(size=(2, 12, 3)), 12, 3)
+    assert "3 clusters of one of the two crossed kinds" in repr(found)
+    first, second = found.split()
+    for kind in ("cluster", "crossed"):
+        assert not set(first.frame[kind]) & set(second.frame[kind])
+    with pytest.raises(ResultsError, match="no interval over crossed clusters"):
+        found.relative()

@@ -20,7 +20,9 @@ def score(values=RIGHT, cluster=DOCUMENTS, **naming) -> Scores:
 
 def test_one_row_for_each_document():
     table = score(site="3.resid_post", layer=4)
-    assert list(table.frame.columns) == COLUMNS
+    assert list(table.frame.columns) == [*COLUMNS[:3], "depth", *COLUMNS[3:]]
+    assert table.frame["layer"].tolist() == [3] * 4
+    assert table.summary()[["layer", "depth"]].values.tolist() == [[3, 4]]
     assert table.frame[["cluster", "total", "n"]].values.tolist() == [
         ["a", 2, 2],
         ["b", 1, 3],
@@ -98,7 +100,7 @@ def test_differences_that_are_not_paired_are_refused():
         layers.minus(Scores.concat([score(site="0.mlp", layer=0), score(site="5.mlp", layer=5)]))
     with pytest.raises(ResultsError, match="not measured on the same examples"):
         score().minus(score(np.where(RIGHT > 0, RIGHT, np.nan)))
-    with pytest.raises(ResultsError, match="several scores of the other table agree in"):
+    with pytest.raises(ResultsError, match="several rows of the other table agree in"):
         score().minus(
             Scores.concat([score(labels="real"), score(labels="control")]), ignoring=["labels"]
         )
