@@ -535,9 +535,8 @@ def test_two_models_stand_in_one_table():
     before, after = build(HEADS).named("before"), build(HEADS, seed=9).named("after")
     both = Results.concat([before, after])
     assert both.summary()["model"].value_counts().to_dict() == {"before": 6, "after": 6}
-    found = both.query("model == 'after'").minus(
-        both.query("model == 'before'"), ignoring=["model"]
-    )
+    mine, theirs = (both.query(f"model == {name!r}") for name in ("after", "before"))
+    found = mine.minus(theirs, ignoring=["model"])
     expected = after.minus(before, ignoring=["model"])
     pd.testing.assert_frame_equal(found, expected, check_categorical=False, check_dtype=False)
 
@@ -588,7 +587,7 @@ def test_crossed_clusters_cover_and_test_at_their_size():
     assert 0.015 < (table["p"] < 0.05).mean() < 0.07
     of_one = crossed(effect, nouns, templates).frame.drop(columns="crossed")
     table = Results(of_one, NOTE).summary()
-    assert ((table["low"] < 0) & (table["high"] > 0)).mean() < 0.85
+    assert ((table["low"] < 0) & (table["high"] > 0)).mean() < 0.9
 
 
 def test_crossed_clusters_say_when_they_are_few():
