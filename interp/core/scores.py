@@ -34,12 +34,13 @@ class Scores(Table):
 
     Attributes:
         frame: `task`: what is asked ("upos", "nsubj"). `site`, `layer`, `head`: of what (empty and
-            missing for a baseline that looks at no activation), as in Results; `depth`: layers that
-            what stands at the site has behind it, 0 for the embedding. `probe`: what answers ("linear",
-            "majority", "offset -1"). `model`: "trained", "random" (same architecture, random
-            weights) or "none"; `named` gives the trained one another name. `labels`: "real", or "control" (Hewitt & Liang 2019). `metric`:
-            "accuracy", "bits", ... `subset`: of the examples ("all", "unseen"). `total`: sum of
-            the metric over the `n` examples of the cluster.
+            missing for a baseline that looks at no activation), as in Results. `depth`: layers
+            that what stands at the site has behind it, 0 for the embedding. `probe`: what answers
+            ("linear", "majority", "offset -1"). `model`: "trained", "random" (same architecture,
+            random weights) or "none"; `named` gives the trained one another name. `labels`:
+            "real", or "control" (Hewitt & Liang 2019). `metric`: "accuracy", "bits", ... `subset`:
+            of the examples ("all", "unseen"). `total`: sum of the metric over the `n` examples of
+            the cluster.
     """
 
     columns = COLUMNS

@@ -23,7 +23,7 @@ def beside(
     """A panel for each value of a column, over one axis of layers; its legend stands beside it.
 
     Args:
-        table: `layer`, `value`, `low`, `high`, and the columns named below, which may differ in
+        table: `depth` (or `layer`), `value`, `low`, `high`, and the columns named below, which may differ in
             unit from panel to panel.
         panel, hue: the columns that panels and their curves are told apart by.
         control: a column that names, for a curve that is the control of another, that other one
@@ -35,6 +35,7 @@ def beside(
     Raises:
         ResultsError: a column is absent, there is no row, or a curve has a layer twice.
     """
+    table = over_layers.placed(table)
     if baselines is not None and baselines.empty:
         baselines = None
     own = [control] if control is not None else []

@@ -23,8 +23,9 @@ def layers(
     """A curve over layers for each value of a column, with its 95 % interval.
 
     Args:
-        table: a summary of Scores: `layer` (0 the embedding), `value`, `low`, `high`, and the
-            columns named below. Rows without a layer are left out.
+        table: a summary of Scores or Results: `depth` (layers passed, 0 the embedding; else
+            `layer`), `value`, `low`, `high`, and the columns named below. Rows that have none are
+            left out.
         hue: the column that curves are told apart by.
         baselines: rows that look at no layer, drawn as level lines: `value` and column `hue`
             (their name); with `panel`, that column too.
@@ -35,6 +36,7 @@ def layers(
     Raises:
         ResultsError: a column is absent, no row has a layer, or a curve has one twice.
     """
+    table = over_layers.placed(table)
     if "layer" in table:
         table = cast(pd.DataFrame, table.dropna(subset=["layer"]))
     if baselines is not None and baselines.empty:

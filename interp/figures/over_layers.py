@@ -17,6 +17,11 @@ DASHES: list = [(0, (4, 2)), (0, (1, 1.5)), (0, (4, 1, 1, 1)), (0, (7, 2)), (0, 
 CONTROL = (0, (2, 1.2))
 
 
+def placed(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with `layer` as figures draw it: the depth, where it is known."""
+    return table.assign(layer=table["depth"]) if "depth" in table else table
+
+
 def require(
     table: pd.DataFrame,
     keys: Sequence[str],
