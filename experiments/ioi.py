@@ -2,9 +2,9 @@
 
 "Mary and John went to the market, and John gave a book to" -> " Mary". We follow Wang et al. 2022
 on a model of choice. Behaviour comes first: without the task there is no circuit. Then every head
-and MLP is mean-ablated, every head is path-patched into the logits, the strongest heads are
-*chosen* on half of the templates and *reported* on the other half, every head is path-patched into
-the queries of the chosen ones, and we look where the chosen ones attend.
+and MLP is mean-ablated, every head is path-patched into the logits, every head is path-patched into
+the queries of the strongest ones, and we look where those attend. Whatever is picked, is *chosen*
+on half of the templates and *reported* on the other half.
 
     python experiments/ioi.py                 # the demo: SmolLM2-135M, a few minutes on two cores
     python experiments/ioi.py --size full     # ten times the prompts
@@ -13,6 +13,8 @@ the queries of the chosen ones, and we look where the chosen ones attend.
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
+
+import pandas as pd
 
 import interp
 from interp.figures.attention import attention_summary
@@ -71,7 +73,6 @@ def run(config: Config) -> interp.Results:
         model, n=config.prompts or 0, seed=config.seed, corruption=config.corruption
     )
     references = interp.datasets.ioi(model, n=config.reference or 0, seed=config.seed + 1)
-    choosing, reporting = pairs.split(seed=config.seed)
 
     behaviour = run.stage("behaviour", lambda _: interp.evaluate(model, pairs))
     ablation = run.stage(
@@ -92,13 +93,13 @@ def run(config: Config) -> interp.Results:
             model, pairs, senders="heads", memory=config.memory, checkpoint=kept
         ),
     )
-    chosen = list(within(logits, choosing).top(config.heads)["site"])
+    chosen = list(logits.split(seed=config.seed)[0].top(config.heads)["site"])
     queries = {
         head: run.stage(
             f"queries-{head}",
             lambda kept, head=head: interp.path_patch(
                 model,
-                reporting,
+                pairs,
                 senders="heads",
                 receivers=f"{head}.q",
                 receiver_positions="end",
@@ -108,23 +109,32 @@ def run(config: Config) -> interp.Results:
         )
         for head in chosen
     }
-    attention = run.stage(
-        "attention", lambda _: interp.attention(model, reporting, chosen, keys=LOOKS)
-    )
+    attention = run.stage("attention", lambda _: interp.attention(model, pairs, chosen, keys=LOOKS))
 
-    reported = within(logits, reporting)
-    reported = reported.query(f"site in {chosen}")
+    reported = logits.split(seed=config.seed)[1].query(f"site in {chosen}")
     draw(run, ablation, logits, reported, queries, attention, chosen)
     everything = interp.Results.concat([behaviour, ablation, logits, *queries.values(), attention])
-    run.finish(everything, summarise(model, behaviour, ablation, reported, queries, attention))
+    measured = {"ablation": ablation, **queries}
+    found = summarise(model, behaviour, measured, reported, attention, seed=config.seed)
+    run.finish(everything, found)
     return run.results()
 
 
-def within(results: interp.Results, pairs: interp.Pairs) -> interp.Results:
-    """The rows of one half of the templates."""
-    return interp.Results(
-        results.frame[results.frame["cluster"].isin(set(pairs.cluster))], results.provenance
-    )
+def strongest(results: interp.Results, n: int, *, seed: int) -> pd.DataFrame:
+    """The strongest interventions on half of the templates, as the other half has them."""
+    choosing, reporting = results.split(seed=seed)
+    sites = list(choosing.top(n)["site"])
+    return reporting.summary().set_index("site", drop=False).loc[sites]
+
+
+def most_attended(attention: interp.Results, *, seed: int) -> pd.DataFrame:
+    """Where each head looks most on half of the templates (the first token aside), and how much
+    it looks there on the other half.
+    """
+    choosing, reporting = map(attention_summary, attention.split(seed=seed))
+    choosing = choosing[choosing["position"] != "first"]
+    at = choosing.loc[choosing.groupby("site")["value"].idxmax(), ["site", "position"]]
+    return at.merge(reporting, on=["site", "position"]).set_index("site", drop=False)
 
 
 def draw(
@@ -166,31 +176,37 @@ def draw(
 def summarise(
     model: interp.Model,
     behaviour: interp.Results,
-    ablation: interp.Results,
+    measured: dict[str, interp.Results],
     reported: interp.Results,
-    queries: dict[str, interp.Results],
     attention: interp.Results,
+    *,
+    seed: int,
 ) -> str:
-    """The result in one paragraph of numbers with their intervals."""
+    """The result in one paragraph of numbers with their intervals.
+
+    Args:
+        measured: the ablation, and by head the paths into its query.
+        seed: of the halves.
+    """
     clean = behaviour.summary().query("position == 'clean'").set_index("metric")
     difference, accuracy = clean.loc["logit_diff"], clean.loc["accuracy"]
     heads = reported.summary().sort_values("effect", key=abs, ascending=False)
-    lost = ablation.top(3)
-    looks = attention_summary(attention)
-    best = looks.loc[looks[looks["position"] != "first"].groupby("site")["value"].idxmax()]
-    feeding = {head: results.top(1).iloc[0] for head, results in queries.items()}
-    null = max(r.provenance["null"] for r in (ablation, reported, *queries.values()))
+    lost = strongest(measured["ablation"], 3, seed=seed)
+    best = most_attended(attention, seed=seed)
+    queries = {head: results for head, results in measured.items() if head != "ablation"}
+    feeding = {head: strongest(results, 1, seed=seed).iloc[0] for head, results in queries.items()}
+    null = max(r.provenance["null"] for r in (reported, *measured.values()))
     sentences = [
         f"On {int(difference['n'])} IOI prompts from {int(difference['clusters'])} templates, "
         f"{model.name} prefers the indirect object by a logit difference of "
         f"{interval(difference, digits=2)} and is right on {interval(accuracy, digits=2)} of them.",
-        f"Mean ablation (of {int(lost['n'].iloc[0])} of them) hurts most at "
+        "What follows was chosen on half of the templates and is measured on the other half. "
+        f"Mean ablation ({int(lost['n'].iloc[0])} prompts) moves it most at "
         + ", ".join(
             f"{row['site']} ({interval(row, 'effect', digits=2)})" for _, row in lost.iterrows()
         )
         + ".",
-        "The heads with the largest direct effect on the logits, chosen on half of the templates, "
-        "move the logit difference on the other half by "
+        "The heads with the largest direct effect on the logits move it by "
         + ", ".join(
             f"{row['site']} {interval(row, 'effect', digits=2)}" for _, row in heads.iterrows()
         )
@@ -198,7 +214,7 @@ def summarise(
         "From END they attend most to "
         + ", ".join(
             f"{row['site']}: {row['position'].upper()} {interval(row, digits=2)}"
-            for _, row in best.set_index("site", drop=False).loc[list(queries)].iterrows()
+            for _, row in best.loc[list(queries)].iterrows()
         )
         + " (the first token aside).",
         "Their queries there are fed most by "

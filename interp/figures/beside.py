@@ -23,8 +23,8 @@ def beside(
     """A panel for each value of a column, over one axis of layers; its legend stands beside it.
 
     Args:
-        table: `depth` (or `layer`), `value`, `low`, `high`, and the columns named below, which may differ in
-            unit from panel to panel.
+        table: `depth` (or `layer`), `value`, `low`, `high`, and the columns named below, which may
+            differ in unit from panel to panel.
         panel, hue: the columns that panels and their curves are told apart by.
         control: a column that names, for a curve that is the control of another, that other one
             (else it is empty): a control is a thin dashed line of the other's colour, paler.

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.core.errors import PairsError, PositionError
+from interp.core.halves import halves
 from interp.core.pairs import Pairs
 
 CLEAN = [[5, 6, 7, 8], [5, 9, 1], [2, 0, 3, 4, 0]]
@@ -422,3 +423,75 @@ def test_fingerprint_knows_no_padding_strings_or_order_of_names():
     assert pairs.select([0, 1]).clean.shape != short.clean.shape  # the padding of the long row
     assert pairs.select([0, 1]).fingerprint == short.fingerprint
     assert pairs.select([1, 0]).fingerprint != short.fingerprint
+
+
+def test_template_and_cluster_stand_in_for_each_other():
+    assert make().template == make().cluster == ("a", "b", "a")
+    alone = make(cluster=None, template=["x", "y", "x"])
+    assert alone.cluster == alone.template == ("x", "y", "x")
+    both = make(template=["x", "y", "x"])
+    assert (both.cluster, both.template) == (("a", "b", "a"), ("x", "y", "x"))
+    assert both.groups == [("x", 4), ("y", 3), ("x", 5)]
+    assert "2 clusters, 2 templates" in repr(both)
+    neither = make(cluster=None)
+    assert neither.template == neither.cluster == ("0", "1", "2")
+
+
+def test_what_units_are_is_part_of_the_fingerprint():
+    plain = make()
+    others = [
+        make(template=["x", "y", "x"]),
+        make(crossed=["x", "y", "x"]),
+        make(template=["x", "y", "x"], crossed=["x", "y", "x"]),
+    ]
+    prints = [pairs.fingerprint for pairs in (plain, *others)]
+    assert len(set(prints)) == 4
+    assert make(template=["a", "b", "a"]).fingerprint == plain.fingerprint
+
+
+def test_selecting_keeps_templates_and_crossed_clusters():
+    pairs = make(template=["x", "y", "z"], crossed=["t", "u", "v"]).select([2, 0])
+    assert (pairs.template, pairs.crossed) == (("z", "x"), ("v", "t"))
+    assert pairs.units == {"cluster": ("a", "a"), "crossed": ("v", "t")}
+    assert make().units == {"cluster": ("a", "b", "a")}
+
+
+@pytest.mark.parametrize("name", ["template", "crossed"])
+def test_units_have_one_name_for_each_row(name):
+    with pytest.raises(PairsError, match=f"3 clean prompts but 2 of {name}"):
+        make(**{name: ["x", "y"]})
+    with pytest.raises(PairsError, match=f"{name} is nan in row 1"):
+        make(**{name: ["x", np.nan, "y"]})
+
+
+def test_halves_of_crossed_clusters_share_neither_kind():
+    nouns, texts = np.indices((6, 4)).reshape(2, -1)
+    pairs = Pairs.from_tokens(
+        clean=[[i] for i in range(24)],
+        corrupt=[[i] for i in range(24)],
+        cluster=nouns,
+        crossed=texts,
+    )
+    first, second = pairs.split(seed=1)
+    assert (len(first), len(second)) == (3 * 2, 3 * 2)
+    assert not set(first.cluster) & set(second.cluster)
+    assert not set(first.crossed) & set(second.crossed)
+    diagonal = pairs.select([0, 5, 10])
+    with pytest.raises(PairsError, match="of the second half of both kinds"):
+        for seed in range(20):
+            diagonal.split(seed=seed)
+    with pytest.raises(PairsError, match="all 4 pairs belong to one cluster"):
+        pairs.select([0, 1, 2, 3]).split()
+    with pytest.raises(PairsError, match="6 clusters crossed with 4 others, and a study resamples"):
+        pairs.require_one_kind("a study")
+
+
+def test_a_table_is_split_as_its_pairs_are():
+    pairs = Pairs.from_tokens(
+        clean=[[i] for i in range(9)], corrupt=[[i] for i in range(9)], cluster=list("cbacbacbd")
+    )
+    frame = pd.DataFrame({"cluster": np.tile(pairs.cluster, 2), "row": np.tile(range(9), 2)})
+    for seed in range(5):
+        mine = [half.clean[:, 0].tolist() for half in pairs.split(seed=seed)]
+        theirs = [sorted(set(frame["row"][m])) for m in halves([frame["cluster"]], seed=seed)]
+        assert mine == theirs

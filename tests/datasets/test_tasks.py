@@ -4,6 +4,8 @@ import pytest
 
 import interp
 from interp.datasets.greater_than import greater_probability, greater_than
+from interp.datasets.ioi import ioi
+from interp.datasets.pronoun_pairs import pronoun_pairs
 from interp.datasets.subject_verb import subject_verb
 from interp.models.model import Model
 
@@ -29,3 +31,26 @@ def test_smollm2_knows_which_year_is_greater(model: Model) -> None:
     assert mean["accuracy", "clean"] > 0.95
     assert mean["greater_probability", "clean"] > 0.3
     assert mean["greater_probability", "corrupt"] < -0.5
+
+
+@pytest.mark.parametrize(
+    ("task", "templates"),
+    [
+        (lambda model: ioi(model, n=40), 20),
+        (lambda model: subject_verb(model, n=64), 4),
+        (lambda model: greater_than(model, n=40), 1),
+        (lambda model: pronoun_pairs(model, n=40, kind="gender"), 1),
+        (lambda model: pronoun_pairs(model, n=40, kind="causality"), 1),
+    ],
+    ids=["ioi", "subject_verb", "greater_than", "gender", "causality"],
+)
+def test_positions_align_within_a_template(model: Model, task, templates: int) -> None:
+    """Else a mean over a template would be one over different words."""
+    pairs = task(model)
+    assert len(set(pairs.template)) >= templates
+    places: dict[tuple[str, int], set[tuple[int, ...]]] = {}
+    for row, group in enumerate(pairs.groups):
+        at = tuple(int(index[row]) for index in pairs.positions.values())
+        places.setdefault(group, set()).add(at)
+    assert max(map(len, places.values())) == 1
+    assert len(places) < len(pairs)

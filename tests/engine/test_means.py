@@ -1,5 +1,6 @@
 """Means of activations: however they are summed, saved or asked for, they are plain means."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -302,7 +303,47 @@ def test_small_groups_are_warned_of(llama, recwarn):
     recwarn.clear()
     reference = MeanReference.fit(llama, drawn({("a", 7): 30}), "0.mlp")
     assert not recwarn.list
-    assert "1 templates (cluster and length) with 30 to 30 prompts" in repr(reference)
+    assert "1 templates (and lengths) with 30 to 30 prompts" in repr(reference)
+
+
+def test_a_mean_is_over_the_template_and_not_over_the_cluster(llama):
+    """Nouns are what is independent, and the rows of one text what is averaged."""
+    pairs = drawn({("a", 7): 6, ("b", 7): 6})
+    nouns = [f"noun {i}" for i in range(len(pairs))]
+    apart = dataclasses.replace(pairs, cluster=tuple(nouns))
+    assert apart.template == pairs.template
+    ours, theirs = (interp.ablate(llama, p, "heads", metric="kl") for p in (apart, pairs))
+    same(ours, theirs)
+    assert sorted(ours.frame["cluster"].unique()) == sorted(nouns)
+
+
+@pytest.mark.parametrize("engine", ["replay", "hooks"])
+def test_a_mean_over_one_prompt_is_refused(llama, engine):
+    pairs = drawn({("a", 7): 3, ("b", 9): 1})
+
+    def ablate(reference="corrupt"):
+        return lambda: interp.ablate(
+            llama, pairs, "1.1", reference=reference, metric="kl", engine=engine
+        )
+
+    told = ["one prompt of template 'b' with 9 tokens", "template=", "method='resample'"]
+    says(PairsError, ablate(), *told)
+    says(PairsError, ablate(MeanReference.fit(llama, pairs, "1.1")), *told)
+    says(PairsError, ablate(drawn({("a", 7): 3, ("b", 9): 1}, seed=1)), *told)
+    by_position = MeanReference.fit(llama, pairs, "1.1", by="position")
+    says(PairsError, ablate(by_position), "positions 0 to 6 in at least two prompts", "9 tokens")
+    # what no row of the pairs asks for may be rare
+    several = pairs.select([i for i in range(4) if pairs.template[i] == "a"])
+    assert len(interp.ablate(llama, several, "1.1", reference=pairs, metric="kl")) == 3
+
+
+def test_rows_that_share_no_template_have_no_mean(llama):
+    alone = Pairs.from_tokens(clean=[[1, 2, 3], [4, 5, 6]], corrupt=[[7, 2, 3], [8, 5, 6]])
+    says(
+        PairsError,
+        lambda: interp.ablate(llama, alone, "1.1", metric="kl"),
+        "the mean over one prompt is that prompt itself",
+    )
 
 
 # refusals
@@ -331,9 +372,9 @@ def test_what_is_refused(llama, tiny_model, pairs):
             ablate(llama, ["1.1", "2.3"], reference),
             ["'2.3'", "2 sites", "'1.1'", "Fit the reference with it"],
         ),
-        (PairsError, ablate(llama, "1.1", lost), ["cluster 'c'", "7 tokens", "by='position'"]),
+        (PairsError, ablate(llama, "1.1", lost), ["template 'c'", "7 tokens", "by='position'"]),
         (PairsError, ablate(llama, "1.1", positions), ["0 to 6", "9 tokens", "as long"]),
-        (PairsError, fit([[1, 2]]), ["no templates", "by='position'", "cluster="]),
+        (PairsError, fit([[1, 2]]), ["no templates", "by='position'", "template="]),
         (SiteError, fit(pairs, "9.1"), ["layer 9"]),
         (Unsupported, fit(pairs, "logits"), ["'logits'"]),
         (
