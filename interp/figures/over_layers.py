@@ -19,7 +19,9 @@ CONTROL = (0, (2, 1.2))
 
 def placed(table: pd.DataFrame) -> pd.DataFrame:
     """The table with `layer` as figures draw it: the depth, where it is known."""
-    return table.assign(layer=table["depth"]) if "depth" in table else table
+    if "depth" not in table or "layer" not in table:
+        return table
+    return table.assign(layer=table["depth"].where(table["depth"].notna(), table["layer"]))
 
 
 def require(

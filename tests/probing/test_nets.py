@@ -331,7 +331,7 @@ def test_scores_by_document():
     )
     table = scores.summary().set_index(["labels", "subset"])["value"]
     assert table["real", "all"] == 0.75 and table["control", "unseen"] == pytest.approx(1 / 3)
-    assert set(scores.frame["layer"]) == {5} and set(scores.frame["probe"]) == {"mlp-1"}
+    assert set(scores.frame["depth"]) == {5} and set(scores.frame["probe"]) == {"mlp-1"}
     selectivity = scores.query("labels == 'real' and subset == 'all'").minus(
         scores.query("labels == 'control' and subset == 'all'"), ignoring=["labels"]
     )

@@ -28,7 +28,7 @@ def made():
         task="tag",
         provenance={},
     )
-    return found.summary().set_index(["metric", "probe", "layer"])["value"]
+    return found.summary().set_index(["metric", "probe", "depth"])["value"]
 
 
 def test_variance_share_is_that_of_the_known_covariance(made):

@@ -92,7 +92,7 @@ def test_every_control_is_in_the_table(found):
     assert {"majority", "word type", "linear"} <= set(table["probe"])
     assert found.scores.provenance["missing"] == [3, 3, 3]
     assert found.scores.provenance["not converged"] == 0
-    assert set(table.loc[table["site"] == SITES[2], "layer"]) == {2}
+    assert set(table.loc[table["site"] == SITES[2], "depth"]) == {2}
 
 
 def test_the_chosen_probes_read_activations_by_their_scale(found):
