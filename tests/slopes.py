@@ -35,7 +35,7 @@ def _asks(name: str) -> bool:
 
 
 def four() -> interp.Pairs:
-    """Four rows of two lengths in two clusters; all have a position without a name."""
+    """Four rows of a template, of two lengths and clusters; all have an unnamed position."""
     generator = torch.Generator().manual_seed(3)
     ids = [
         [torch.randint(23, (n,), generator=generator).tolist() for n in (5, 8, 5, 8)]
@@ -48,6 +48,7 @@ def four() -> interp.Pairs:
         wrong=[4, 6, 8, 12],
         positions={"mid": [2, 3, 1, 7]},
         cluster=["a", "a", "b", "b"],
+        template=["t"] * 4,  # of each length two
     )
 
 
