@@ -128,7 +128,7 @@ def _own(
 ) -> Corpus | MinimalPairs:
     """A user's file, in the format given or by its name."""
     path = Path(name)
-    plain = _unpacked(path)
+    plain = path.with_suffix("") if path.suffix == ".xz" else path
     formats = [format] if format else named(plain.name)
     if not path.is_file():
         if formats:
@@ -155,17 +155,14 @@ def _own(
             "format='conllu' if that is what the file is."
         )
     texts = {str(path): text}
-    for beside in (path.with_name(file) for file in known.beside):
-        found = next((p for p in (beside, Path(f"{beside}.xz")) if p.is_file()), None)
-        if found is not None:
-            texts[str(found)] = _decoded(_contents(found), found)
     source = {"path": str(path), "sha256": hashlib.sha256(data).hexdigest()}
+    for file in known.beside:
+        places = [path.with_name(file), path.with_name(f"{file}.xz")]
+        for found in [place for place in places if place.is_file()][:1]:
+            data = _contents(found)
+            texts[str(found)] = _decoded(data, found)
+            source[f"sha256 of {file}"] = hashlib.sha256(data).hexdigest()
     return known.read(texts, name=plain.stem, source=source, **options)
-
-
-def _unpacked(path: Path) -> Path:
-    """Its name without what packing adds."""
-    return path.with_suffix("") if path.suffix == ".xz" else path
 
 
 def _published(name: str, entry: Entry, file: File) -> str:
