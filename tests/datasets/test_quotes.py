@@ -1,6 +1,9 @@
 """Straight single quotes: by hand, and over novels, the marks that punctuation alone decides."""
 
+import lzma
+import os
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -74,22 +77,24 @@ def test_a_quotation_after_a_comma_is_one_wherever_it_stands(words):
     assert opening(said) == {3}
 
 
-def test_the_novels_of_litbank(published):
+def test_the_novels_of_litbank():
     """Before a capital after a comma or colon, or first in a sentence: it opens. At the end after
     a stop: it closes. After "s" with nothing else in the sentence: an apostrophe."""
+    path = Path(os.environ.get("INTERP_DATA", "nowhere"), "litbank", "litbank-coref-80.conll.xz")
+    if not path.is_file():
+        pytest.skip(f"needs {path} ($INTERP_DATA)")
     right = total = 0
-    for sentence in published("litbank", "all").sentences:
-        forms = [word.form for word in sentence.words]
+    for block in re.split(r"\n\n|\n#.*", lzma.decompress(path.read_bytes()).decode()):
+        forms = [line.split("\t")[3] for line in block.split("\n") if line.count("\t") == 12]
         places = [i for i, form in enumerate(forms) if form == "'"]
-        found = opening(forms)
+        found = opening(forms) if places else frozenset()
         for i in places:
             before = forms[i - 1] if i else ""
             after = forms[i + 1] if i + 1 < len(forms) else ""
-            opens = before in ("", ",", ":") and re.match("[A-Z]", after)
+            opens = before in ("", ",", ":") and re.match("[A-Z]", after) is not None
             closes = before in (".", "!", "?") and after in ("", '"', "”")
             apostrophe = before.endswith("s") and len(places) == 1 and after.isalpha()
             if opens or closes or apostrophe:
                 total += 1
-                right += (i in found) == bool(opens)
-    assert total > 100
-    assert right == total
+                right += (i in found) == opens
+    assert right == total > 100
