@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 from unicodedata import normalize
 
 from conllu.exceptions import ParseException
@@ -28,6 +28,7 @@ from interp.datasets.corpus import (
     Corpus,
     Document,
     Mention,
+    Repeated,
     Sentence,
     Span,
     Word,
@@ -38,7 +39,6 @@ from interp.datasets.entities import Discontinuous, mentions_of
 from interp.datasets.trees import require_tree
 
 log = logging.getLogger("interp")
-Repeated = Literal["refuse", "join"]
 
 _AS_WRITTEN = dict.fromkeys(("feats", "deps", "misc"), lambda line, i: line[i])
 _GIVEN = dict.fromkeys(

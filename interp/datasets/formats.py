@@ -76,7 +76,7 @@ FORMATS: Mapping[Format, Known] = {
     "homographs": Known(("*.conll",), of_one(read_homographs), begins=("# ", "1\t")),
     "conll-2012": Known(("*.conll", "*_conll"), of_one(read_coreference)),
     "gap": Known(("*.tsv",), of_one(read_gap), begins=("\t".join(COLUMNS[:3]),)),
-    "tags": Known(("*.tsv",), of_one(read_tags)),
+    "tags": Known(("*.tsv",), of_one(read_tags), options=("repeated",)),
     "winobias": Known(("*.txt.dev", "*.txt.test"), read_winobias, beside=LISTS),
     "minimal pairs": Known(("*.jsonl",), of_one(read_pairs)),
 }

@@ -21,9 +21,14 @@ _NEVER = (DETERMINERS | PREPOSITIONS | PRONOUNS) - _SHORTENED
 _NEVER |= words_of("is was has does says as thus yes be say said again")
 """Words that end in no apostrophe, though some end in s."""
 
-# What is against a reading; a sentence is read so that the sum is least. Only their order matters.
-_CASE, _PLURAL, _KNOWN, _BETWEEN = 0.25, 0.5, 0.5, 1.0
-_PARTNERLESS, _RARE, _RARER, _OUT = 1.5, 2.5, 3.0, 9.0
+# What is against a reading. A sentence is read so that the sum is least; only the order matters.
+_CASE = 0.25  # a quotation begins with a small letter, or is followed by a capital
+_POSSESSIVE = 0.5  # one opens after a word that an apostrophe may end
+_KNOWN = 0.5  # an apostrophe before "em"
+_BETWEEN = 1.0  # one opens after a word, or closes before one without a pause
+_PARTNERLESS = 1.5  # its other end is in another sentence
+_RARE, _RARER = 2.5, 3.0  # an apostrophe at a word that has none; that never has one
+_OUT = 9.0  # nothing to open, or to close
 
 
 def opening(forms: Sequence[str]) -> frozenset[int]:
@@ -68,7 +73,7 @@ def _readings(before: str, after: str, open: bool) -> Iterator[tuple[bool, bool,
     if open:
         yield False, False, between + _CASE * capital + _OUT * (not before or before in _OPENING)
     else:
-        possessive = _PLURAL if follows and ends else 0.0
+        possessive = _POSSESSIVE if follows and ends else 0.0
         lower = _CASE * (not capital)
         none = _OUT if not after or after in _CLOSING else _BETWEEN * (not precedes)
         yield True, True, (_BETWEEN if follows else 0.0) + possessive + lower + none

@@ -16,8 +16,8 @@ import pooch
 
 from interp.core.door import door
 from interp.core.errors import CorpusError, nearest
-from interp.datasets.conllu import Discontinuous, Repeated
-from interp.datasets.corpus import Corpus
+from interp.datasets.corpus import Corpus, Repeated
+from interp.datasets.entities import Discontinuous
 from interp.datasets.formats import FORMATS, LISTED, Format, named, told_apart
 from interp.datasets.minimal import MinimalPairs
 from interp.datasets.sources import CORPORA, Entry, File
@@ -71,8 +71,9 @@ def corpus(
             or as GAP ("gap"); `*.txt.dev` and `*.txt.test` of WinoBias ("winobias"), with its two
             lists of occupations beside it; `*.jsonl` of "minimal pairs". Each may have `.xz` at
             the end.
-        discontinuous, repeated: of CoNLL-U, as in `conllu.read_conllu`: "skip" (the default) or
-            "refuse" mentions in parts, "refuse" (the default) or "join" documents of one id.
+        discontinuous: of CoNLL-U: "skip" (the default) or "refuse" mentions of words that are not
+            side by side, as in `conllu.read_conllu`.
+        repeated: of CoNLL-U and tags: "refuse" (the default) or "join" documents of one id.
 
     Raises:
         CorpusError: an unknown name, format or split, an altered or malformed file, a failed
@@ -150,9 +151,10 @@ def _own(
     format = told_apart(formats, text)
     known = FORMATS[format]
     if other := [option for option in options if option not in known.options]:
+        have = " and ".join(repr(f) for f, known in FORMATS.items() if other[0] in known.options)
         raise CorpusError(
-            f"{other[0]}= is of CoNLL-U, and {path} is read as {format!r}. Leave it out, or give "
-            "format='conllu' if that is what the file is."
+            f"{other[0]}= is of {have}, and {path} is read as {format!r}. Leave it out, or give "
+            "the file's format= if it is one of these."
         )
     texts = {str(path): text}
     source = {"path": str(path), "sha256": hashlib.sha256(data).hexdigest()}

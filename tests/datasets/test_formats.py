@@ -141,7 +141,7 @@ def test_winobias_is_read_with_its_lists(tmp_path):
     says(told(other, format="winobias"), "expected the file pro_stereotyped_type1.txt.dev", other)
 
 
-def test_options_of_conllu(tmp_path):
+def test_options_of_a_format(tmp_path):
     twice = "# newdoc id = a\n" + CONLLU
     path = write(tmp_path, "a.conllu", twice * 2)
     says(told(path), "a.conllu, line 4", "repeated='join'")
@@ -150,8 +150,12 @@ def test_options_of_conllu(tmp_path):
     path = write(tmp_path, "b.conllu", parts)
     assert corpus(path).source["discontinuous mentions left out"] == "1"
     says(told(path, discontinuous="refuse"), "b.conllu, line 2", "discontinuous='skip'")
-    path = write(tmp_path, "a.tsv", CONTENTS["tags"])
-    says(told(path, repeated="join"), "repeated= is of CoNLL-U", "a.tsv is read as 'tags'")
+    path = write(tmp_path, "a.tsv", "# newdoc id = a\nHi\tX\n\n" * 2)
+    says(told(path), "a.tsv, line 4", "'a', as of an earlier document", "repeated='join'")
+    assert [len(d.sentences) for d in corpus(path, repeated="join").documents] == [2]
+    says(told(path, discontinuous="skip"), "discontinuous= is of 'conllu', and", "as 'tags'")
+    path = write(tmp_path, "a.conll", ONTONOTES)
+    says(told(path, repeated="join"), "repeated= is of 'conllu' and 'tags'", "as 'conll-2012'")
 
 
 def test_what_is_refused_names_the_formats(tmp_path):
