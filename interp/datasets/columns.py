@@ -6,8 +6,17 @@ A blank line ends a sentence. The text is the words with ordinary spaces (`plain
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
+from interp.core.door import door
 from interp.core.errors import CorpusError
-from interp.datasets.corpus import Corpus, Document, Sentence, Word, annotated, stem
+from interp.datasets.corpus import (
+    Corpus,
+    Document,
+    Repeated,
+    Sentence,
+    Word,
+    annotated,
+    stem,
+)
 from interp.datasets.plain import join
 
 _HOMOGRAPH = ("VERB", "NON-VERB")
@@ -56,8 +65,14 @@ def read_homographs(
     return _corpus(pages, name, where, source)
 
 
+@door
 def read_tags(
-    text: str, *, name: str, file: str | None = None, source: Mapping[str, str] | None = None
+    text: str,
+    *,
+    name: str,
+    file: str | None = None,
+    source: Mapping[str, str] | None = None,
+    repeated: Repeated = "refuse",
 ) -> Corpus:
     """A user's own words and tags, `word<tab>tag` a line; the tags become `upos`.
 
@@ -69,6 +84,8 @@ def read_tags(
         name: of the corpus.
         file: what errors call the file; the name where None.
         source: where the text comes from.
+        repeated: what becomes of a document whose id an earlier one has: "refuse", or "join", its
+            sentences are the earlier one's.
 
     Raises:
         CorpusError: file, line, what was expected, what stood there.
@@ -84,8 +101,10 @@ def read_tags(
                     expected = "`# newdoc` alone, or `# newdoc id = ` and an id"
                     raise _error(where, number, expected, repr(comment))
                 id, named = value.strip() or f"{begin}-{i}", True
-                if id in documents:
-                    raise _error(where, number, "a document id of its own", repr(id))
+                if id in documents and repeated == "refuse":
+                    remedy = "if both are parts of one, read the file with repeated='join'"
+                    found = f"{id!r}, as of an earlier document; {remedy}"
+                    raise _error(where, number, "a document id of its own", found)
         words: list[tuple[str, str | None]] = []
         for number, line in lines:
             columns = line.split("\t")

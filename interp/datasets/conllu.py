@@ -5,11 +5,14 @@ needs: characters of every word in the sentence's text, documents, mentions, and
 is malformed. (https://universaldependencies.org/format.html)
 """
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NoReturn
+from unicodedata import normalize
 
 from conllu.exceptions import ParseException
 from conllu.parser import (
@@ -19,18 +22,23 @@ from conllu.parser import (
     parse_token_and_metadata,
 )
 
+from interp.core.door import door
 from interp.core.errors import CorpusError
-from interp.datasets.brackets import match
 from interp.datasets.corpus import (
     Corpus,
     Document,
     Mention,
+    Repeated,
     Sentence,
     Span,
     Word,
     annotated,
     stem,
 )
+from interp.datasets.entities import Discontinuous, mentions_of
+from interp.datasets.trees import require_tree
+
+log = logging.getLogger("interp")
 
 _AS_WRITTEN = dict.fromkeys(("feats", "deps", "misc"), lambda line, i: line[i])
 _GIVEN = dict.fromkeys(
@@ -38,10 +46,6 @@ _GIVEN = dict.fromkeys(
 )
 _PARSERS = {**DEFAULT_FIELD_PARSERS, **_AS_WRITTEN, **_GIVEN}  # the default ones are slow
 _COLUMNS = "10 columns (ID FORM LEMMA UPOS XPOS FEATS HEAD DEPREL DEPS MISC) with one tab between"
-_IDS = ("GRP", "eid")  # what GUM and CorefUD call the chain; it comes first
-_HEADS = ("minspan", "head")  # places in the mention, from 1
-_KINDS = {"PRON": "pronoun", "PROPN": "proper"}
-
 _NO_ID = re.compile(r"#\s*newdoc(\s+id\s*=?|\s*=)\s*")
 
 _Row = Mapping[str, Any]
@@ -62,17 +66,33 @@ class _Block:
             f"{self.file}, line {self.start + line}: expected {expected}; found {found}"
         )
 
+    @contextmanager
+    def refusing(self, lines: Sequence[int]) -> Iterator[None]:
+        """Refuse with its line what raises ValueError of `(place, expected, found)`."""
+        try:
+            yield
+        except ValueError as error:
+            place, expected, found = error.args
+            self.refuse(lines[place], expected, found)
 
+
+@door
 def read_conllu(
-    text: str, *, name: str, file: str | None = None, source: Mapping[str, str] | None = None
+    text: str,
+    *,
+    name: str,
+    file: str | None = None,
+    source: Mapping[str, str] | None = None,
+    discontinuous: Discontinuous = "skip",
+    repeated: Repeated = "refuse",
 ) -> Corpus:
     """The documents of a CoNLL-U file.
 
     `# newdoc` begins a document; a sentence before the first one is a document of its own. The
     words of a multiword token have their own characters where their forms spell it ("do" + "n't"),
-    else all have the whole token's. Empty nodes, and mentions of nothing else, are left out. The
-    text is that of the tokens with their spaces; `source["text differs"]` counts the sentences
-    whose `# text` says otherwise.
+    else all have the whole token's; composed and decomposed characters ("é") are the same. Empty
+    nodes, and mentions of nothing else, are left out. The text is that of the tokens with their
+    spaces; `source["text differs"]` counts the sentences whose `# text` says otherwise.
 
     The head of a mention is the word of `minspan` that the syntax puts highest; without syntax the
     first of `minspan`, without `minspan` the highest of all.
@@ -82,39 +102,58 @@ def read_conllu(
         name: of the corpus.
         file: what errors call the file; the name where None.
         source: where the text comes from.
+        discontinuous: what becomes of a mention of words that are not side by side (CorefUD's
+            `(e1[1/2]`), which a `Mention` cannot be: "skip" leaves it out, counts it in
+            `source["discontinuous mentions left out"]` and says so through the logger `interp`,
+            since all else in the file is as good without it; "refuse" refuses the file.
+        repeated: what becomes of a document whose id an earlier one has: "refuse", or "join", its
+            sentences are the earlier one's, as where a treebank names it again at each part.
 
     Raises:
-        CorpusError: file, line, what was expected, what stood there.
+        CorpusError: file, line, what was expected, what stood there: also heads that are no tree.
     """
-    documents: list[tuple[str, list[Sentence], list[Mention]]] = []
-    seen: set[str] = set()
-    fields: str | None = None
-    named, differs, begin = False, 0, stem(name, text)
+    documents: dict[str, tuple[list[Sentence], list[Mention]]] = {}
+    fields = ""
+    id, named, differs, left_out, begin = "", False, 0, 0, stem(name, text)
     for block in _blocks(text, file or name):
         metadata, rows = _parse(block)
-        fields = metadata.get("global.Entity", fields)
+        fields = metadata.get("global.Entity", fields) or ""
         begins = "newdoc" in metadata or "newdoc id" in metadata
         named = named or begins
         if begins or not named:
             id = metadata.get("newdoc id") or metadata.get("newdoc") or f"{begin}-{len(documents)}"
-            if id in seen:
-                block.refuse(0, "a document id of its own", f"{id!r}, as of an earlier document")
-            seen.add(id)
-            documents.append((id, [], []))
-        id, sentences, mentions = documents[-1]
+            if id in documents and repeated == "refuse":
+                remedy = "if both are parts of one, read the file with repeated='join'"
+                found = f"{id!r}, as of an earlier document; {remedy}"
+                block.refuse(0, "a document id of its own", found)
+        sentences, mentions = documents.setdefault(id, ([], []))
         nodes, ranges = _nodes(block, rows)
         sentence = _sentence(
             block, nodes, ranges, metadata.get("sent_id") or f"{id}-{len(sentences)}"
         )
         differs += (metadata.get("text") or sentence.text) != sentence.text
-        mentions += _mentions(block, nodes, fields, sentence, len(sentences))
+        with block.refusing([line for line, _, _ in nodes]):
+            found, parted = mentions_of(
+                [_entity(row["misc"]) for _, row, _ in nodes],
+                [word for _, _, word in nodes],
+                fields=fields,
+                sentence=sentence,
+                index=len(sentences),
+                discontinuous=discontinuous,
+            )
+        mentions += found
+        left_out += parted
         sentences.append(sentence)
     if not documents:
         raise CorpusError(f"{file or name}: expected sentences in CoNLL-U; found none")
-    made = tuple(Document(i, tuple(s), tuple(m)) for i, s, m in documents)
+    if left_out:
+        log.warning("%s: %d discontinuous mentions are left out", name, left_out)
+    made = tuple(Document(i, tuple(s), tuple(m)) for i, (s, m) in documents.items())
     if "lemma" in (layers := annotated(made)):
         made = tuple(replace(d, sentences=tuple(map(_underscores, d.sentences))) for d in made)
-    return Corpus(name, made, layers, {**(source or {}), "text differs": str(differs)})
+    counts = {"text differs": differs, "discontinuous mentions left out": left_out}
+    said = {what: str(count) for what, count in counts.items()}
+    return Corpus(name, made, layers, {**(source or {}), **said})
 
 
 def _blocks(text: str, file: str) -> Iterator[_Block]:
@@ -216,6 +255,8 @@ def _sentence(
                 relation=row["deprel"],
             )
         )
+    with block.refusing([line for line, _ in rows]):
+        require_tree([word.head for word in words])
     return Sentence(id, text.removesuffix(" "), tuple(words))
 
 
@@ -229,62 +270,22 @@ def _underscores(sentence: Sentence) -> Sentence:
 
 def _divide(surface: str, forms: Sequence[str], start: int) -> list[Span]:
     """Characters of each form inside the surface, or those of the surface for all."""
-    if "".join(forms) != surface:
-        return [(start, start + len(surface))] * len(forms)
     spans: list[Span] = []
+    begin = 0
     for form in forms:
-        spans.append((start, start + len(form)))
-        start += len(form)
+        ends = (k for k in range(begin + 1, len(surface) + 1) if _same(surface[begin:k], form))
+        if (end := next(ends, None)) is None:
+            break
+        spans.append((start + begin, start + end))
+        begin = end
+    if begin < len(surface) or len(spans) < len(forms):
+        return [(start, start + len(surface))] * len(forms)
     return spans
 
 
-def _mentions(
-    block: _Block, nodes: Sequence[_Node], fields: str | None, sentence: Sentence, index: int
-) -> list[Mention]:
-    """The mentions that `Entity=` writes at words and empty nodes."""
-    tags = [_entity(row["misc"]) for _, row, _ in nodes]
-    if not any(tags):
-        return []
-    line, tag = next((n[0], tag) for n, tag in zip(nodes, tags, strict=True) if tag)
-    names = (fields or "").split("-")
-    if names[0] not in _IDS:
-        expected = "a comment `# global.Entity = GRP-...` or `eid-...` that names the fields"
-        block.refuse(line, expected, f"{fields!r} before Entity={tag}")
-    try:
-        brackets = match(tags)
-    except ValueError as error:
-        place, expected, found = error.args
-        block.refuse(nodes[place][0], f"in Entity= {expected}", found)
-    mentions: list[Mention] = []
-    for bracket in brackets:
-        line = nodes[bracket.span[0]][0]
-        if "[" in bracket.id:
-            block.refuse(line, "mentions of words side by side", f"a part, {bracket.id!r}")
-        members = [word for _, _, word in nodes[slice(*bracket.span)]]
-        words = [word for word in members if word is not None]
-        if not words:
-            continue
-        facts = dict(zip(names[1:], bracket.facts.split("-", max(0, len(names) - 2)), strict=False))
-        places = next((facts[n].split(",") for n in _HEADS if facts.get(n)), [])
-        if wrong := [p for p in places if not (p.isdecimal() and 0 < int(p) <= len(members))]:
-            block.refuse(line, f"heads from 1 to {len(members)} in the mention", ",".join(wrong))
-        span = (words[0], words[-1] + 1)
-        heads = [members[int(place) - 1] for place in places]
-        top = _top(sentence, span)
-        head = heads[0] if heads and top not in heads else top
-        upos = None if head is None else sentence.words[head].upos
-        kind = None if upos is None else _KINDS.get(upos, "nominal")
-        mentions.append(Mention(index, span, bracket.id, head, kind))
-    return mentions
-
-
-def _top(sentence: Sentence, span: Span) -> int | None:
-    """The first word of a span whose syntactic head is outside it."""
-    for i in range(*span):
-        head = sentence.words[i].head
-        if head is not None and not span[0] <= head < span[1]:
-            return i
-    return None
+def _same(one: str, other: str) -> bool:
+    """Equal, however their characters are composed."""
+    return normalize("NFC", one) == normalize("NFC", other)
 
 
 def _entity(misc: str) -> str:

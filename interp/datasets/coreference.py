@@ -89,8 +89,8 @@ def _parts(text: str, file: str) -> Iterator[_Part]:
 def _rows(part: _Part, file: str) -> list[list[_Row]]:
     """The columns of each sentence."""
     rows: list[list[_Row]] = []
-    wide: int | None = None
     for lines in filter(None, part.sentences):
+        wide: int | None = None  # OntoNotes has a column for each predicate of the sentence
         rows.append([])
         for index, (number, line) in enumerate(lines):
             columns = line.split("\t") if "\t" in line else line.split()

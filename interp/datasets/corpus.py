@@ -18,6 +18,8 @@ from interp.core.errors import CorpusError
 from interp.core.taken import Count, Seed, is_row, shown
 
 Layer = Literal["upos", "xpos", "lemma", "head", "relation", "mentions"]
+Repeated = Literal["refuse", "join"]
+"""What becomes of a document whose id an earlier one of the file has."""
 Span = tuple[int, int]
 
 

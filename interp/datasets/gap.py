@@ -8,11 +8,12 @@ text; `roles` tells which is which.
 import csv
 from collections.abc import Mapping
 from io import StringIO
+from itertools import combinations
 
 from interp.core.errors import CorpusError
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Span
-from interp.datasets.naming import head_of
-from interp.datasets.plain import split
+from interp.datasets.naming import GENDER, head_of
+from interp.datasets.plain import is_edge, split
 
 COLUMNS = (
     "ID",
@@ -27,11 +28,11 @@ COLUMNS = (
     "B-coref",
     "URL",
 )
-_GENDER = {"he": "masculine", "him": "masculine", "his": "masculine"} | {
-    "she": "feminine",
-    "her": "feminine",
-    "hers": "feminine",
-}
+_OFFSETS = (
+    "Likely the offsets count bytes or UTF-16 units, or are those of another text: "
+    "give the number of characters before it"
+)
+_PRONOUNS = [pronoun for pronoun in GENDER if not pronoun.endswith("self")]
 
 
 def read_gap(
@@ -40,8 +41,12 @@ def read_gap(
     """The passages of a GAP file.
 
     Chains: "A" and "B" for the names; the pronoun is in that of the name it refers to, or in
-    "neither". Facts of a document: "label" ("A", "B", "neither"), "gender" of the pronoun, and
-    "page", the address of the Wikipedia article. The task forbids the use of the page in an answer.
+    "neither". Facts of a document: "label" ("A", "B", "neither"), "gender" of the pronoun
+    ("masculine", "feminine"), and "page", the address of the Wikipedia article. The task forbids
+    the use of the page in an answer.
+
+    Offsets count characters. What they point to begins and ends where a word does, or at an
+    apostrophe or stop in one ("Ann" of "Ann's"); no two of the three are at the same place.
 
     Args:
         text: the file's contents; blank lines are nothing.
@@ -89,9 +94,12 @@ def roles(document: Document) -> tuple[Mention, Mention, Mention]:
 def _document(row: Mapping[str, str], file: str, line: int) -> Document:
     text = row["Text"]
     spans = {role: _span(row, role, file, line) for role in ("Pronoun", "A", "B")}
-    gender = _GENDER.get(row["Pronoun"].lower())
-    if gender is None:
-        raise _error(file, line, f"a pronoun of {', '.join(_GENDER)}", repr(row["Pronoun"]))
+    if (pronoun := row["Pronoun"].lower()) not in _PRONOUNS:
+        raise _error(file, line, f"a pronoun of {', '.join(_PRONOUNS)}", repr(row["Pronoun"]))
+    for one, other in combinations(spans, 2):
+        if spans[one] == spans[other]:
+            both = f"both are {row[one]!r} at character {spans[one][0]}"
+            raise _error(file, line, f"{one} and {other} at places of their own", both)
     label = _label(row, file, line)
     words = split(text, [edge for span in spans.values() for edge in span])
     first = {word.span[0]: i for i, word in enumerate(words)}
@@ -99,25 +107,27 @@ def _document(row: Mapping[str, str], file: str, line: int) -> Document:
     mentions: list[Mention] = []
     for role, (start, end) in spans.items():
         inside = (first[start], last[end] + 1)
-        pronoun = role == "Pronoun"
         head = inside[0] + head_of([word.form for word in words[slice(*inside)]])
-        kind = "pronoun" if pronoun else "proper"
-        mentions.append(Mention(0, inside, label if pronoun else role, head, kind))
+        chain, kind = (label, "pronoun") if role == "Pronoun" else (role, "proper")
+        mentions.append(Mention(0, inside, chain, head, kind))
     mentions.sort(key=lambda m: (m.words[0], -m.words[1]))
-    facts = {"label": label, "gender": gender, "page": row["URL"]}
+    facts = {"label": label, "gender": GENDER[pronoun], "page": row["URL"]}
     return Document(row["ID"], (Sentence(row["ID"], text, words),), tuple(mentions), facts)
 
 
 def _span(row: Mapping[str, str], role: str, file: str, line: int) -> Span:
     """Characters of a role, checked against what stands there."""
-    expected, offset = row[role], row[f"{role}-offset"]
+    text, named, offset = row["Text"], row[role], row[f"{role}-offset"]
     if not (offset.isascii() and offset.isdecimal()):
         raise _error(file, line, f"a number in {role}-offset", repr(offset))
-    start = int(offset)
-    found = row["Text"][start : start + len(expected)]
-    if not expected or found != expected or expected != expected.strip():
-        raise _error(file, line, f"{role} {expected!r} at character {start}", repr(found))
-    return start, start + len(expected)
+    start, end = int(offset), int(offset) + len(named)
+    expected, found = f"{role} {named!r} at character {start}", repr(text[start:end])
+    if not named or text[start:end] != named or named != named.strip():
+        raise _error(file, line, expected, f"{found}. {_OFFSETS}")
+    if not (is_edge(text, start) and is_edge(text, end)):
+        inside = f"it inside a word, {text[max(start - 12, 0) : end + 12]!r}"
+        raise _error(file, line, expected, f"{inside}. {_OFFSETS}")
+    return start, end
 
 
 def _label(row: Mapping[str, str], file: str, line: int) -> str:

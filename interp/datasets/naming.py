@@ -3,14 +3,18 @@
 These are rules of thumb for baselines (head match) and for grouping results, not annotation.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
+
+Gender = Literal["masculine", "feminine"]
 
 
-def _words(of: str) -> frozenset[str]:
+def words_of(of: str) -> frozenset[str]:
+    """A closed list of words, with spaces between."""
     return frozenset(of.split())
 
 
-PRONOUNS = _words(
+PRONOUNS = words_of(
     """
     i me my mine myself we us our ours ourselves
     you your yours yourself yourselves thou thee thy thine thyself ye
@@ -19,17 +23,22 @@ PRONOUNS = _words(
     """
 )
 """Personal, possessive, reflexive and relative pronouns that refer to somebody or something."""
+GENDER: Mapping[str, Gender] = {
+    **dict.fromkeys(("he", "him", "his", "himself"), "masculine"),
+    **dict.fromkeys(("she", "her", "hers", "herself"), "feminine"),
+}
+"""Of the pronouns that have one, in lower case."""
 
-_RELATIVE = _words("who whom whose which that where when why")
-_PREPOSITION = _words(
+_RELATIVE = words_of("who whom whose which that where when why")
+PREPOSITIONS = words_of(
     """
     of in on at to for from with by about into upon over under between among amongst against
     before behind beside beyond near through within without toward towards across along around
     like as
     """
 )
-_DETERMINER = _words("a an the my our your his her its their this that these those some any no")
-_STOP = _RELATIVE | _PREPOSITION | _words("-- --- — – ( [ ; :")
+DETERMINERS = words_of("a an the my our your his her its their this that these those some any no")
+_STOP = _RELATIVE | PREPOSITIONS | words_of("-- --- — – ( [ ; :")
 
 
 def head_of(forms: Sequence[str]) -> int:
@@ -42,7 +51,7 @@ def head_of(forms: Sequence[str]) -> int:
     end, begun = len(forms), False
     for i, form in enumerate(forms):
         after = forms[i + 1] if i + 1 < len(forms) else "the"
-        goes_on = after.lower() not in _STOP | _DETERMINER and not after[0].isupper()
+        goes_on = after.lower() not in _STOP | DETERMINERS and not after[0].isupper()
         stops = form.lower() in _STOP or (form == "," and not goes_on)
         if stops and begun:
             end = i

@@ -16,11 +16,12 @@ import numpy as np
 
 from interp.core.door import door
 from interp.datasets.corpus import Corpus, Document, Mention
+from interp.datasets.naming import Gender
 from interp.datasets.templates import Split, collected, fill, lists, splits
 
 NAME = "pronouns"
 Kind = Literal["gender", "number", "causality"]
-Form = Literal["masculine", "feminine", "plural"]
+Form = Literal[Gender, "plural"]
 Slot = Literal["X", "Y"]
 SLOTS: tuple[Slot, Slot] = ("X", "Y")
 GENDERS: tuple[tuple[Form, Form], ...] = (("feminine", "masculine"), ("masculine", "feminine"))

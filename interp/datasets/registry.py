@@ -7,6 +7,7 @@ import hashlib
 import lzma
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, overload
 
@@ -15,21 +16,12 @@ import pooch
 
 from interp.core.door import door
 from interp.core.errors import CorpusError, nearest
-from interp.datasets.columns import read_homographs, read_tags
-from interp.datasets.conllu import read_conllu
-from interp.datasets.coreference import read_coreference
-from interp.datasets.corpus import Corpus
-from interp.datasets.gap import COLUMNS, read_gap
-from interp.datasets.minimal import MinimalPairs, read_pairs
-from interp.datasets.sources import CORPORA, Entry, File, Reader
+from interp.datasets.corpus import Corpus, Repeated
+from interp.datasets.entities import Discontinuous
+from interp.datasets.formats import FORMATS, LISTED, Format, named, told_apart
+from interp.datasets.minimal import MinimalPairs
+from interp.datasets.sources import CORPORA, Entry, File
 from interp.models.shipped import cache
-
-_READERS: dict[str, Reader] = {
-    ".conllu": read_conllu,
-    ".conll": read_coreference,
-    ".jsonl": read_pairs,
-    ".tsv": read_tags,
-}
 
 UNPACKED, TIMES = 10_000_000, 100
 """Bytes that any packed file may unpack to, and how many times its own: text shrinks by 4 to 70."""
@@ -45,9 +37,23 @@ def corpus(name: Annotated, *, split: str | None = None) -> Corpus: ...
 @overload
 def corpus(name: Paired, *, split: str | None = None) -> MinimalPairs: ...
 @overload
-def corpus(name: str | os.PathLike[str], *, split: str | None = None) -> Corpus | MinimalPairs: ...
+def corpus(
+    name: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    format: Format | None = None,
+    discontinuous: Discontinuous | None = None,
+    repeated: Repeated | None = None,
+) -> Corpus | MinimalPairs: ...
 @door
-def corpus(name: str | os.PathLike[str], *, split: str | None = None) -> Corpus | MinimalPairs:
+def corpus(
+    name: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    format: Format | None = None,
+    discontinuous: Discontinuous | None = None,
+    repeated: Repeated | None = None,
+) -> Corpus | MinimalPairs:
     """A known corpus, or a file of one's own.
 
     A known corpus is looked for in `$INTERP_DATA/<name>`, then in the user's cache
@@ -57,17 +63,32 @@ def corpus(name: str | os.PathLike[str], *, split: str | None = None) -> Corpus 
     they are found nowhere the error says how to make them, and where to put them.
 
     Args:
-        name: of a corpus (`corpora()` lists them), or a path: `.conllu`; `.conll` with CoNLL-2012
-            coreference columns, or as the noun/verb homographs; `.tsv` with a word and its tag a
-            line, or as GAP; `.jsonl` of minimal pairs; each also with `.xz` at the end.
+        name: of a corpus (`corpora()` lists them), or a path.
         split: of a known corpus; not needed where it has but one.
+        format: of a file by path; None for that of its name: `*.conllu`; `*.conll` and OntoNotes'
+            `*_conll` with CoNLL-2012 coreference columns ("conll-2012"), `*.conll` also as the
+            noun/verb homographs ("homographs"); `*.tsv` with a word and its tag a line ("tags"),
+            or as GAP ("gap"); `*.txt.dev` and `*.txt.test` of WinoBias ("winobias"), with its two
+            lists of occupations beside it; `*.jsonl` of "minimal pairs". Each may have `.xz` at
+            the end.
+        discontinuous: of CoNLL-U: "skip" (the default) or "refuse" mentions of words that are not
+            side by side, as in `conllu.read_conllu`.
+        repeated: of CoNLL-U and tags: "refuse" (the default) or "join" documents of one id.
 
     Raises:
-        CorpusError: an unknown name or split, an altered or malformed file, a failed download.
+        CorpusError: an unknown name, format or split, an altered or malformed file, a failed
+            download, or an option of another format.
     """
+    asked = {"discontinuous": discontinuous, "repeated": repeated}
+    options = {option: word for option, word in asked.items() if word is not None}
     if (entry := CORPORA.get(str(name))) is None:
-        return _own(name, split)
+        return _own(name, split, format, options)
     name = str(name)
+    if given := [*(["format"] if format else []), *options]:
+        raise CorpusError(
+            f"{name} is a known corpus, which is read in one way: {given[0]}= is for files by "
+            "path. Leave it out, or name the file."
+        )
     if split is None and len(entry.splits) == 1:
         (split,) = entry.splits
     if split is None or split not in entry.splits:
@@ -79,7 +100,8 @@ def corpus(name: str | os.PathLike[str], *, split: str | None = None) -> Corpus 
     texts = {file.name: _published(name, entry, file) for file in files}
     source = {"repository": entry.repository, "commit": entry.commit, "split": split}
     source |= {f"sha256 of {file.name}": file.sha256 for file in files}
-    return entry.read(texts, name if split == "all" else f"{name}-{split}", source)
+    known_as = name if split == "all" else f"{name}-{split}"
+    return entry.read(texts, name=known_as, source=source)
 
 
 @door
@@ -99,33 +121,50 @@ def corpora() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _own(name: str | os.PathLike[str], split: str | None) -> Corpus | MinimalPairs:
-    """A user's file, by the end of its name."""
+def _own(
+    name: str | os.PathLike[str],
+    split: str | None,
+    format: Format | None,
+    options: Mapping[str, str],
+) -> Corpus | MinimalPairs:
+    """A user's file, in the format given or by its name."""
     path = Path(name)
     plain = path.with_suffix("") if path.suffix == ".xz" else path
-    read = _READERS.get(plain.suffix)
+    formats = [format] if format else named(plain.name)
     if not path.is_file():
-        if read is not None:
+        if formats:
             raise CorpusError(f"there is no file {path}; mind the folder that you are in.")
         raise CorpusError(
             f"no corpus is called {str(name)!r}: {nearest(str(name), CORPORA)} There are "
-            f"{', '.join(CORPORA)}, and files by path: {', '.join(_READERS)}."
+            f"{', '.join(CORPORA)}, and files by path, whose format is told by the name, {LISTED}, "
+            "or given with format=."
         )
-    if read is None:
+    if not formats:
         raise CorpusError(
-            f"cannot tell what {path} is by its name: expected one of {', '.join(_READERS)} at the "
-            f"end, found {plain.suffix!r}."
+            f"cannot tell what {path} is by its name: {plain.name!r} is like none of {LISTED}. "
+            f"Give its format: corpus({str(name)!r}, format='conllu')."
         )
     if split is not None:
         raise CorpusError(f"{path} is one file: it has no split {split!r}. Name the file you mean.")
     data = _contents(path)
     text = _decoded(data, path)
-    if plain.suffix == ".tsv" and text.startswith("\t".join(COLUMNS[:3])):
-        read = read_gap
-    if plain.suffix == ".conll" and text.lstrip().startswith(("# ", "1\t")):
-        read = read_homographs
+    format = told_apart(formats, text)
+    known = FORMATS[format]
+    if other := [option for option in options if option not in known.options]:
+        have = " and ".join(repr(f) for f, known in FORMATS.items() if other[0] in known.options)
+        raise CorpusError(
+            f"{other[0]}= is of {have}, and {path} is read as {format!r}. Leave it out, or give "
+            "the file's format= if it is one of these."
+        )
+    texts = {str(path): text}
     source = {"path": str(path), "sha256": hashlib.sha256(data).hexdigest()}
-    return read(text, name=plain.stem, file=str(path), source=source)
+    for file in known.beside:
+        places = [path.with_name(file), path.with_name(f"{file}.xz")]
+        for found in [place for place in places if place.is_file()][:1]:
+            data = _contents(found)
+            texts[str(found)] = _decoded(data, found)
+            source[f"sha256 of {file}"] = hashlib.sha256(data).hexdigest()
+    return known.read(texts, name=plain.stem, source=source, **options)
 
 
 def _published(name: str, entry: Entry, file: File) -> str:

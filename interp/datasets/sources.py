@@ -3,29 +3,16 @@
 Adding a corpus is adding an entry.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from interp.datasets.columns import read_homographs
 from interp.datasets.conllu import read_conllu
 from interp.datasets.coreference import read_coreference
-from interp.datasets.corpus import Corpus
+from interp.datasets.formats import Read, Texts, of_one
 from interp.datasets.gap import read_gap
 from interp.datasets.minimal import MinimalPairs, read_pairs
 from interp.datasets.winobias import read_winobias
-
-Texts = Mapping[str, str]
-"""Contents by file name."""
-
-
-@runtime_checkable
-class Reader(Protocol):
-    """From one file's contents to a corpus or pairs."""
-
-    def __call__(
-        self, text: str, *, name: str, file: str, source: Mapping[str, str]
-    ) -> Corpus | MinimalPairs: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +33,7 @@ class Entry:
         folder: of the files in the repository; None where they were made from it.
         licence, annotation: in words.
         splits: files by split.
-        read: from the contents of a split's files by name, with a name and source, to the corpus.
+        read: from the contents of a split's files by name to the corpus.
         made: how the files were made where they are not in the repository as they are.
     """
 
@@ -56,7 +43,7 @@ class Entry:
     licence: str
     annotation: str
     splits: Mapping[str, tuple[File, ...]]
-    read: Callable[[Texts, str, Mapping[str, str]], Corpus | MinimalPairs]
+    read: Read
     made: str = ""
 
     def address(self, file: File) -> str | None:
@@ -67,23 +54,9 @@ class Entry:
         return f"{raw}/{self.commit}/{self.folder}{file.name}"
 
 
-def _one(read: Reader) -> Callable[[Texts, str, Mapping[str, str]], Corpus | MinimalPairs]:
-    """For splits of a single file."""
-
-    def split(texts: Texts, name: str, source: Mapping[str, str]) -> Corpus | MinimalPairs:
-        ((file, text),) = texts.items()
-        return read(text, name=name, file=file, source=source)
-
-    return split
-
-
-def _pairs(texts: Texts, name: str, source: Mapping[str, str]) -> MinimalPairs:
+def _pairs(texts: Texts, *, name: str, source: Mapping[str, str]) -> MinimalPairs:
     sets = [read_pairs(text, name=name, file=file) for file, text in texts.items()]
     return MinimalPairs(name, tuple(pair for s in sets for pair in s), source)
-
-
-def _winobias(texts: Texts, name: str, source: Mapping[str, str]) -> Corpus:
-    return read_winobias(texts, name=name, source=source)
 
 
 CORPORA: dict[str, Entry] = {
@@ -113,7 +86,7 @@ CORPORA: dict[str, Entry] = {
                 ),
             ),
         },
-        read=_one(read_conllu),
+        read=of_one(read_conllu),
     ),
     "litbank": Entry(
         repository="https://github.com/dbamman/litbank",
@@ -129,7 +102,7 @@ CORPORA: dict[str, Entry] = {
                 ),
             ),
         },
-        read=_one(read_coreference),
+        read=of_one(read_coreference),
         made="the files of coref/conll, sorted by name, one after another, every fifth (the first, "
         "the sixth, ...) left out",
     ),
@@ -153,7 +126,7 @@ CORPORA: dict[str, Entry] = {
                 ),
             ),
         },
-        read=_one(read_gap),
+        read=of_one(read_gap),
     ),
     "winobias": Entry(
         repository="https://github.com/uclanlp/corefBias",
@@ -189,7 +162,7 @@ CORPORA: dict[str, Entry] = {
                 ),
             ),
         },
-        read=_winobias,
+        read=read_winobias,
     ),
     "noun-verb": Entry(
         repository="https://github.com/google-research-datasets/noun-verb",
@@ -204,7 +177,7 @@ CORPORA: dict[str, Entry] = {
                 ),
             ),
         },
-        read=_one(read_homographs),
+        read=of_one(read_homographs),
     ),
     "blimp": Entry(
         repository="https://github.com/alexwarstadt/blimp",

@@ -8,22 +8,17 @@ world, in type 2 syntax decides.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import PurePath
 
 from interp.core.errors import CorpusError
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Span, Word
-from interp.datasets.naming import PRONOUNS, head_of
+from interp.datasets.naming import GENDER, PRONOUNS, head_of
 from interp.datasets.plain import split
 
 _FILE = re.compile(r"(pro|anti)_stereotyped_type([12])\.txt\.\w+")
-_LISTS = ("female_occupations.txt", "male_occupations.txt")
+LISTS = ("female_occupations.txt", "male_occupations.txt")
 _LINE = re.compile(r"(\d+) (.*\S)\s*")
 _TWICE = re.compile(r"\b([Tt]he) \[the ")
-_GENDER = {"he": "male", "him": "male", "his": "male", "himself": "male"} | {
-    "she": "female",
-    "her": "female",
-    "hers": "female",
-    "herself": "female",
-}
 
 
 def read_winobias(
@@ -33,25 +28,32 @@ def read_winobias(
 
     The chain of the bracketed occupation and its pronouns is "referent", that of the other
     occupation "other". A doubled article ("the [the physician]") is written once. Facts of a
-    document: "type" ("1", "2"), "stereotype" ("pro", "anti"), "gender" of the pronoun, "pair"
-    (its counterpart has the same), "counterpart" ("same" but for the pronouns, or "differs"; where
-    a counterpart was not given, none).
+    document: "type" ("1", "2"), "stereotype" ("pro", "anti"), "gender" of the pronoun
+    ("masculine", "feminine", or "unknown" of "they"), "pair" (its counterpart has the same),
+    "counterpart" ("same" but for the pronouns, or "differs"; where a counterpart was not given,
+    none).
 
     Args:
-        texts: contents by file name: `female_occupations.txt`, `male_occupations.txt` and any of
-            `{pro,anti}_stereotyped_type{1,2}.txt.dev`.
+        texts: contents by file name, or by path: `female_occupations.txt`,
+            `male_occupations.txt` and any of `{pro,anti}_stereotyped_type{1,2}.txt.dev` or `.test`.
         name: of the corpus.
         source: where the texts come from.
 
     Raises:
         CorpusError: file, line, what was expected, what stood there.
     """
-    missing = [file for file in _LISTS if file not in texts]
-    files = {file: found for file in texts if (found := _FILE.fullmatch(file))}
+    names = {PurePath(file).name.removesuffix(".xz"): file for file in texts}
+    missing = [file for file in LISTS if file not in names]
+    files = {file: found for given, file in names.items() if (found := _FILE.fullmatch(given))}
     if missing or not files:
-        wanted = ", ".join(missing) or "pro_stereotyped_type1.txt.dev or its like"
-        raise CorpusError(f"{name}: expected the file {wanted}; found {', '.join(texts)}")
-    occupations = [o for file in _LISTS for o in texts[file].split("\n") if o.strip()]
+        wanted = " and ".join(missing) or "pro_stereotyped_type1.txt.dev or its like"
+        found = ", ".join(texts)
+        raise CorpusError(
+            f"{name}: expected the file {wanted}; found {found}. The published lists of "
+            "occupations are read with the sentences, and the names of the files say which "
+            "sentences they hold: keep them together under these names."
+        )
+    occupations = [o for file in LISTS for o in texts[names[file]].split("\n") if o.strip()]
     competitor = _either(occupations)
     documents = [
         _document(line, sentence, file, found[1], found[2], competitor)
@@ -92,7 +94,7 @@ def _document(
     text, spans = _unmark(_TWICE.sub(r"[\1 ", marked), file, line)
     pronouns = [s for s in spans if text[slice(*s)].lower() in PRONOUNS]
     occupations = [s for s in spans if s not in pronouns]
-    genders = {_GENDER.get(text[slice(*s)].lower(), "unknown") for s in pronouns}
+    genders = {GENDER.get(text[slice(*s)].lower(), "unknown") for s in pronouns}
     if len(occupations) != 1 or len(genders) != 1:
         expected = "brackets around one occupation and its pronouns of one gender"
         raise _error(file, line, expected, repr(marked))

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import regex
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -22,7 +23,10 @@ Bos = Literal["model", "none"]
 Offsets = list[tuple[int, int]]
 
 HALF = re.compile(r"[\ud800-\udfff]")
-SPACE, NEWLINE = "␣", "↵"  # both have a glyph in DejaVu Sans, the figures' font
+VISIBLE = {" ": "␣", "▁": "␣", "\n": "↵", "\t": "⇥", "\r": "⏎", "\u00a0": "⍽"}
+"""Characters that leave no ink, and their signs; each has a glyph in the figures' DejaVu Sans."""
+UNSEEN = regex.compile(r"[▁\u2800\p{Z}\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}]")
+"""All that leave none: spaces of any kind, controls, joiners, variation selectors, fillers."""
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, bos: Bos) -> list[int]:
@@ -167,7 +171,11 @@ def _run(
 
 
 def show(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """One readable string per id: a space is ␣, a newline ↵, half a character its raw piece."""
+    """One readable string per id, in which every character is seen.
+
+    A space is ␣, a newline ↵, a tab ⇥, a carriage return ⏎, a no-break space ⍽; any other that
+    leaves no ink is its number, such as <U+200B>. Half a character is its raw piece.
+    """
     shown = []
     for piece, i in zip(tokenizer.convert_ids_to_tokens(list(ids)), ids, strict=True):
         if piece is None:
@@ -176,7 +184,7 @@ def show(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
         # SentencePiece pieces lose their leading space when they are decoded alone.
         text = piece if "▁" in piece else tokenizer.decode([i], clean_up_tokenization_spaces=False)
         text = piece if "\ufffd" in text else text
-        shown.append(text.replace("▁", SPACE).replace(" ", SPACE).replace("\n", NEWLINE))
+        shown.append(UNSEEN.sub(lambda c: VISIBLE.get(c[0], f"<U+{ord(c[0]):04X}>"), text))
     return shown
 
 

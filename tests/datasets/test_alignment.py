@@ -28,6 +28,7 @@ from tokenizers import (
 from interp.core.errors import CorpusError, ModelError, PairsError
 from interp.datasets.alignment import Alignment, _ranges, align
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
+from interp.datasets.plain import split
 from interp.datasets.registry import corpus as find
 from interp.models import shipped
 from interp.models.model import Model
@@ -197,7 +198,8 @@ def check(model: Model, rows: list[list[Sentence]], aligned: Alignment) -> None:
                 assert (start, end) == (tokens[0], tokens[-1] + 1)
                 if model.tokenizer.unk_token_id in ids[start:end]:
                     continue
-                spelled, form = folded(model.tokenizer.decode(ids[start:end])), folded(word.form)
+                spelled = folded(model.tokenizer.decode(ids[start:end])).removeprefix("##")
+                form = folded(word.form)  # WordPiece says so that a word goes on
                 if set().union(*covered[start:end]) == mine:
                     assert spelled == form
                 else:
@@ -283,6 +285,20 @@ def words(aligned: Alignment) -> list[tuple[int, int, int, int]]:
     """Sentence, word, start and end."""
     parts = (aligned.sentence, aligned.word, aligned.start, aligned.end)
     return list(zip(*(part.tolist() for part in parts), strict=True))
+
+
+SCRIPTS = [
+    "Ann's aunt didn't pay $10,000.50 in the U.S. for rock'n'roll.",
+    "e\u0301te\u0301 नमस्ते दुनिया। ภาษาไทย السَّلَامُ 彼女は東京へ。",
+    "👩\u200d🔬 and 👍🏽👍🏽, 🇩🇪🇫🇷 1\ufe0f\u20e3!",
+]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_words_of_plain_text_have_the_tokens_that_spell_them(speaking, name):
+    model = speaking(name)
+    sentences = [Sentence(f"s{i}", text, split(text)) for i, text in enumerate(SCRIPTS)]
+    check(model, [[s] for s in sentences], align(model, made(sentences)))
 
 
 # by hand

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given, settings
@@ -312,7 +313,6 @@ def test_keys_that_end_alike_and_empty_values_are_no_mentions(misc):
         (GUM + "\n" + row(1, "a", misc="Entity=1)"), ["line 2", "opening (1"]),
         (GUM + "\n" + row(1, "a", misc="Entity=(1)junk"), ["line 2", "brackets", "(1)junk"]),
         (GUM + "\n" + row(1, "a", misc="Entity=(1-p-n-c-2-l)"), ["line 2", "1 to 1", "found 2"]),
-        (GUM + "\n" + row(1, "a", misc="Entity=(1[1/2]-p)"), ["line 2", "side by side"]),
         (
             GUM + "\n" + row("1-1", "a", misc="Entity=(1)") + "\n" + row(1, "a"),
             ["line 2", "at a word of the multiword token"],
@@ -412,3 +412,25 @@ def test_every_character_of_ewt_belongs_to_its_word(published, split):
         assert all(sentence.text[slice(*w.span)] == w.form for w in sentence.words)
         gaps = [sentence.text[a.span[1] : b.span[0]] for a, b in pairwise(sentence.words)]
         assert set(gaps) <= {"", " "}
+
+
+# composed and decomposed characters
+
+
+@pytest.mark.parametrize(
+    ("surface", "forms", "spans"),
+    [
+        ("cafe\u0301s", ["café", "s"], [(0, 5), (5, 6)]),
+        ("cafés", ["cafe\u0301", "s"], [(0, 4), (4, 5)]),
+        ("e\u0301e\u0301", ["é", "e\u0301"], [(0, 2), (2, 4)]),
+        ("한글이", [normalize("NFD", "한글"), "이"], [(0, 2), (2, 3)]),
+        (normalize("NFD", "한글이"), ["한글", "이"], [(0, 6), (6, 8)]),
+        ("a\u0323\u0307b", ["a\u0307\u0323", "b"], [(0, 3), (3, 4)]),  # marks in another order
+        ("és", ["e", "\u0301s"], [(0, 2), (0, 2)]),  # no character of it is "e"
+        ("cafe\u0301s", ["cafe", "s"], [(0, 6), (0, 6)]),  # another word
+        ("Cafés", ["café", "s"], [(0, 5), (0, 5)]),
+    ],
+)
+def test_multiword_tokens_however_their_characters_are_composed(surface, forms, spans):
+    lines = [row(f"1-{len(forms)}", surface), *(row(i, f) for i, f in enumerate(forms, 1))]
+    assert [w.span for w in only(block(*lines)).words] == spans

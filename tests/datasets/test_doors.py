@@ -74,7 +74,8 @@ def cases(model: Model, path: Path) -> Iterator[tuple[Callable[..., Any], Mappin
     """A right call of each function, classmethod, method and constructor."""
     common = {"model": model, "n": 2, "seed": 1, "bos": "none"}
     mention, word = document().mentions[0], document().sentences[0].words[0]
-    yield datasets.corpus, {"name": path, "split": None}
+    none = dict.fromkeys(("split", "discontinuous", "repeated"))
+    yield datasets.corpus, {"name": path, "format": "tags", **none}
     yield datasets.corpora, {}
     yield Word, {name: getattr(word, name) for name in Word.__slots__}
     yield Sentence, vars(document().sentences[0])

@@ -54,11 +54,11 @@ def test_the_pronoun_is_in_the_chain_of_its_name(a, b, label, together):
 
 
 def test_a_passage_is_one_sentence_whose_words_respect_the_mentions():
-    document = read(**{"A": "Ann", "B": "il"} | {"B-offset": "14"})
+    document = read(**{"A": "Ann", "B": "Neil"} | {"B-offset": "12"})
     (sentence,) = document.sentences
     assert sentence.text == TEXT
-    assert [w.form for w in sentence.words][:6] == ["Ann", "-", "Marie", "O", "'Ne", "il"]
-    assert [document.text(m) for m in document.mentions] == ["Ann", "il", "She"]
+    assert [w.form for w in sentence.words][:6] == ["Ann", "-", "Marie", "O", "'", "Neil"]
+    assert [document.text(m) for m in document.mentions] == ["Ann", "Neil", "She"]
     assert [w.form for w in sentence.words if "`" in w.form] == ["``"]
 
 
@@ -108,6 +108,78 @@ def test_malformed_files(text, parts):
     message = str(caught.value)
     missing = [p for p in ("some/gap.tsv", "expected", "found", *parts) if p not in message]
     assert not missing, f"{missing} not in: {message}"
+
+
+MOTHER = {"Text": "Ann's mother Bo said her dog", "A": "Ann", "A-offset": "0", "B": "Bo"}
+MOTHER |= {"B-offset": "13", "Pronoun": "her", "Pronoun-offset": "21"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"Pronoun-offset": "9"}, ["Pronoun 'her' at character 9", '"Ann\'s mother Bo said her"']),
+        (
+            {
+                "Text": "Boris, Ann, Bo her",
+                "B-offset": "0",
+                "A-offset": "7",
+                "Pronoun-offset": "15",
+            },
+            ["B 'Bo'", "'Boris"],
+        ),
+        ({"Text": "Ann, Bo and herself", "B-offset": "5", "Pronoun-offset": "12"}, ["herself"]),
+        ({"Text": "Ann, Bo\u0301 her", "B-offset": "5", "Pronoun-offset": "9"}, ["B 'Bo'"]),
+        (
+            {"Text": "Joann, Bo, her", "A": "ann", "A-offset": "2", "B-offset": "7"}
+            | {"Pronoun-offset": "11"},
+            ["A 'ann'"],
+        ),
+        ({"Text": "Ann, Bo, her_dog", "B-offset": "5", "Pronoun-offset": "9"}, ["her_dog"]),
+    ],
+)
+def test_offsets_inside_a_word_are_refused_with_the_likely_cause(changes, parts):
+    with pytest.raises(CorpusError) as caught:
+        read(**MOTHER | changes)
+    message = str(caught.value)
+    wanted = ["tiny, line 2: expected", "found it inside a word", "bytes or UTF-16 units", *parts]
+    assert not [p for p in wanted if p not in message], message
+
+
+@pytest.mark.parametrize("unit", ["utf-8", "utf-16-le"])
+def test_offsets_in_other_units_are_refused_with_the_likely_cause(unit):
+    text = "👍🏽 Ann's aunt Bo said her dog"
+    size = 2 if unit == "utf-16-le" else 1
+
+    def at(word: str, unit: str | None) -> str:
+        before = text[: text.index(word)]
+        return str(len(before) if unit is None else len(before.encode(unit)) // size)
+
+    def row(unit: str | None) -> dict[str, str]:
+        offsets = {"Pronoun": "her", "A": "Ann", "B": "Bo"}
+        return MOTHER | {"Text": text} | {f"{r}-offset": at(w, unit) for r, w in offsets.items()}
+
+    document = read(**row(None))
+    assert [document.text(m) for m in document.mentions] == ["Ann", "Bo", "her"]
+    with pytest.raises(CorpusError, match="bytes or UTF-16 units"):
+        read(**row(unit))
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"B": "Ann", "B-offset": "0"}, "A and B at places of their own; found both are 'Ann' at"),
+        ({"B": "her", "B-offset": "21"}, "Pronoun and B at places of their own; found both are"),
+    ],
+)
+def test_two_at_one_place_are_refused(changes, found):
+    with pytest.raises(CorpusError, match=f"tiny, line 2: expected {found}"):
+        read(**MOTHER | changes)
+    assert len(read(**MOTHER).mentions) == 3
+
+
+def test_names_in_scripts_without_spaces():
+    changes = {"Text": "安倍は東京でher", "A": "安倍", "B": "東京", "B-offset": "3"}
+    assert len(read(**MOTHER | changes | {"Pronoun-offset": "6"}).mentions) == 3
 
 
 def test_other_documents_have_no_roles():

@@ -1,14 +1,21 @@
 """Words of text and text of words: the characters of a word are its form, whatever the text."""
 
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.datasets.naming import head_of, kind_of
+from interp.datasets.gap import COLUMNS, read_gap
+from interp.datasets.naming import GENDER, PRONOUNS, Gender, head_of, kind_of
 from interp.datasets.plain import join, split
+from interp.datasets.pronouns import Form
+from interp.datasets.templates import lists
+from interp.datasets.winobias import LISTS, read_winobias
 
+ROW = ["t-1", "Ann saw Bob. She", "She", "13", "Ann", "0", "TRUE", "Bob", "8", "FALSE", "http"]
+GAP = "\n".join("\t".join(line) for line in (COLUMNS, ROW))
 TOKENS = st.sampled_from(
     [*"\"'`().,[]%$-_Ié“”‘’", "''", "``", "...", "--", "n't", "'s", "’ve", "word", "Mr.", "12"]
 )
@@ -43,7 +50,6 @@ def test_split_words_cover_all_but_spaces_and_cross_no_cut(text, data):
         ('he goes on . "', 'he goes on."'),  # opened in a sentence before
         ("“ Oh ” and ‘ ah ’ , o’clock", "“Oh” and ‘ah’, o’clock"),
         ("`` So '' 40 % of $ 3", "``So'' 40% of $3"),
-        ("the boys ' own ' book '", "the boys' own' book'"),
         ("' Oh ' , I say", "'Oh', I say"),
         ("", ""),
     ],
@@ -88,6 +94,17 @@ def test_kinds_of_mentions():
     assert kind("Dogs", starts=True) == "nominal"
     assert kind("Dogs", starts=True, names={"Dogs"}) == "proper"
     assert kind("The Dogs", starts=True) == "proper"  # the capital is not the sentence's
+
+
+def test_one_vocabulary_of_gender():
+    genders = set(get_args(Gender))
+    assert set(GENDER.values()) == genders == set(lists("ioi", "words")["names"])
+    assert set(get_args(Form)) == genders | {"plural"} and GENDER.keys() <= PRONOUNS
+    gap = read_gap(GAP, name="gap").documents[0].facts["gender"]
+    lists_ = dict(zip(LISTS, ("nurse", "CEO"), strict=True))
+    sentences = {"pro_stereotyped_type1.txt.dev": "1 [The nurse] met the CEO as [she] left."}
+    bias = read_winobias(lists_ | sentences, name="bias").documents[0].facts["gender"]
+    assert gap == bias == "feminine"
 
 
 def test_the_head_rule_agrees_with_syntax(published):

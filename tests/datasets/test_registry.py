@@ -14,6 +14,7 @@ import pytest
 
 from interp.core.errors import CorpusError
 from interp.datasets import MinimalPairs, corpora, corpus, sources
+from interp.datasets.formats import FORMATS
 from interp.datasets.gap import COLUMNS
 from interp.datasets.sources import CORPORA, Entry, File
 
@@ -169,7 +170,7 @@ def test_addresses_are_of_a_commit():
 
 
 def test_unknown_names_and_splits():
-    says(told("ud-ewtt"), "'ud-ewtt'", "did you mean 'ud-ewt'", *CORPORA, ".conllu", ".tsv")
+    says(told("ud-ewtt"), "'ud-ewtt'", "did you mean 'ud-ewt'", *CORPORA, *FORMATS, "format=")
     says(told("ud-ewt"), "no split None", "'train', 'dev', 'test'", "split='train'")
     says(told("gap", split="test"), "no split 'test'", "'development', 'validation'")
 
@@ -227,7 +228,9 @@ def test_pairs_by_path(tmp_path):
 def test_files_that_cannot_be_read(tmp_path):
     says(told(tmp_path / "no.conllu"), "no file", "no.conllu")
     (tmp_path / "my.txt").write_text("x")
-    says(told(tmp_path / "my.txt"), "my.txt", ".conllu", "found '.txt'")
+    says(
+        told(tmp_path / "my.txt"), "'my.txt' is like none", *FORMATS, "*.conllu", "format='conllu'"
+    )
     (tmp_path / "my.tsv").write_bytes(b"a\tX\nb\xff\tX\n")
     says(told(tmp_path / "my.tsv"), "my.tsv", "line 2", "UTF-8", "0xff")
     (tmp_path / "bad.conllu").write_text("1\ta\n")

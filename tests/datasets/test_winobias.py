@@ -43,7 +43,7 @@ def test_brackets_the_competitor_and_the_facts():
     assert dict(document.facts) == {
         "type": "1",
         "stereotype": "pro",
-        "gender": "male",
+        "gender": "masculine",
         "pair": "type1-1",
     }
 
@@ -92,7 +92,7 @@ def test_counterparts_are_the_same_but_for_pronouns():
         ("type1-pro-2", "type1-anti-2"),
     ]
     assert [p.facts["counterpart"] for p, _ in pairs] == ["same", "differs"]
-    assert [a.facts["gender"] for _, a in pairs] == ["male", "male"]
+    assert [a.facts["gender"] for _, a in pairs] == ["masculine", "masculine"]
     assert counterparts(read(pro)) == []
 
 

@@ -1,8 +1,12 @@
 import inspect
+from pathlib import Path
+from unicodedata import category
 
+import matplotlib
 import pytest
 import torch
 import transformers as hf
+from matplotlib.ft2font import FT2Font
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from interp.core.errors import PairsError
@@ -168,6 +172,45 @@ def test_no_token_at_all(tokenizer):
 
 def test_show_makes_spaces_and_newlines_visible(tokenizer):
     assert tokens.show(tokenizer, [0, 2, 3, 8]) == ["<s>", "The", "␣Mary", "↵"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\t", "⇥"),
+        ("\r\n", "⏎↵"),
+        ("\u00a0", "⍽"),
+        ("\u3000", "<U+3000>"),
+        ("\u200b", "<U+200B>"),
+        ("\ufeffa", "<U+FEFF>a"),
+        ("\x00\x7f\x85", "<U+0000><U+007F><U+0085>"),
+        ("\u2028\u2029", "<U+2028><U+2029>"),
+        ("a\u00adb", "a<U+00AD>b"),
+        ("👩\u200d🔬", "👩<U+200D>🔬"),
+        ("❤\ufe0f", "❤<U+FE0F>"),
+        ("e\u0301é中🐶", "e\u0301é中🐶"),
+    ],
+)
+def test_show_makes_everything_visible(text, shown):
+    backend = Tokenizer(models.WordLevel({text: 0, "<unk>": 1}, unk_token="<unk>"))
+    spoken = hf.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    assert tokens.show(spoken, [0]) == [shown]
+
+
+def test_tokens_that_differ_in_what_is_not_seen_look_different():
+    unseen = [chr(i) for i in range(0x3200) if category(chr(i)) in ("Cc", "Cf", "Zs", "Zl", "Zp")]
+    unseen += ["\u034f", "\u2800", "\u3164", "\ufe0f", "\U000e0067"]  # no ink, by other properties
+    vocabulary = {f"a{c}": i for i, c in enumerate(unseen)} | {"a": len(unseen)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
+    spoken = hf.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="a")
+    shown = tokens.show(spoken, list(vocabulary.values()))
+    assert len(set(shown)) == len(shown)
+    assert all(text.isprintable() and " " not in text for text in shown)
+
+
+def test_the_signs_have_glyphs_in_the_font_of_figures():
+    font = FT2Font(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")))
+    assert {ord(sign) for sign in tokens.VISIBLE.values()} <= set(font.get_charmap())
 
 
 def test_show_keeps_the_raw_piece_of_half_a_character(tokenizer):
