@@ -105,12 +105,12 @@ def cases(
         probing.tagging,
         {
             **{"train": split("train"), "dev": split("dev"), "test": split("test"), **common},
-            **{"l2": [0.1], "ahead": 1, "note": {"a": 1}},
+            **{"l2": [0.1], "ahead": 1, "draws": 1, "note": {"a": 1}},
         },
     )
     yield (
         probing.description_length,
-        {"train": split("train"), **common, "l2": 0.1, "fractions": (0.5, 1.0)},
+        {"train": split("train"), **common, "l2": [0.1], "fractions": (0.5, 1.0), "draws": 1},
     )
     fitted = probing.fit_linear(x()[None], Y, l2=torch.tensor([0.1]))
     yield (
