@@ -70,10 +70,10 @@ def selectivity(scores: Scores, *, seed: Seed = 0) -> pd.DataFrame:
     found = Scores(real, scores.provenance).minus(control, ignoring=["labels"], seed=seed)
     drawn = scores.query(f"labels.str.startswith('{DRAW}')").frame
     sums = drawn.groupby([*keys, "labels"], dropna=False, as_index=False)[["total", "n"]].sum()
-    sums = sums.assign(score=sums["total"] / sums["n"])
+    sums = sums.assign(score=sums["total"].to_numpy() / sums["n"].to_numpy())
     of = sums.groupby(keys, dropna=False, as_index=False)["score"].agg(draws="size", draw_sd="std")
     found = found.drop(columns=["labels", "p", "q"]).merge(of, on=keys, how="left")
-    draws = found["draws"].fillna(1).astype(int)
+    draws = found["draws"].fillna(1).to_numpy(dtype=int)
     error = np.nan_to_num(found["draw_sd"].to_numpy(dtype=float)) / np.sqrt(draws)
     wide = t.ppf((1 + CONFIDENCE) / 2, np.maximum(draws - 1, 1)) * error
     return found.assign(

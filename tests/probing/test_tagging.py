@@ -9,6 +9,7 @@ from probing.synthetic import features
 
 from interp.core.errors import CorpusError, ProbeError
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
+from interp.probing.features import Features
 from interp.probing.mdl import description_length
 from interp.probing.split import Split
 from interp.probing.tagger import read
@@ -179,7 +180,10 @@ def test_split_of_a_corpus():
     with pytest.raises(CorpusError, match="made is not annotated with upos"):
         Split.of(corpus((None,) * 3), x, x, "upos")
     with pytest.raises(ProbeError, match="3 words of the trained model and 2 of the untrained"):
-        Split.of(corpus(("A",) * 3), x, features({SITES[0]: torch.randn(2, D)}, text), "upos")
+        fewer = Features.from_arrays(
+            {SITES[0]: torch.randn(2, D)}, model="b", corpus=text, sentence=[0, 2], word=[0, 0]
+        )
+        Split.of(text, x, fewer, "upos")
 
 
 def test_features_of_another_corpus_are_refused():
