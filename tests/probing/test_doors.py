@@ -202,7 +202,8 @@ def cases(
     yield probing.centre_of_gravity, {"weights": np.array([0.5, 0.5])}
     yield probing.expected_layer, {"scores": np.array([0.5, 0.75])}
     totals = {"totals": np.array([[1.0, 2.0], [2.0, 3.0]]), "counts": np.array([3.0, 4.0])}
-    for interval in (expected_layer_draws, expected_layer_interval, gains):
+    yield expected_layer_interval, totals
+    for interval in (expected_layer_draws, gains):
         yield interval, {**totals, "resamples": 10, "seed": 1}
     labels = Y[0].numpy()
     yield (
