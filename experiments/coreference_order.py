@@ -194,7 +194,7 @@ def expected_layers(order: Scores, *, seed: int = 0) -> pd.DataFrame:
         ]
         gravity = order.query(f"task == '{task}' and metric == 'centre of gravity'").frame["total"]
         own = seed + (task == TASK)  # other documents: draws of their own
-        value, low, high = (step * x for x in expected_layer_interval(*given, seed=own))
+        value, low, high = (step * x for x in expected_layer_interval(*given))
         draws[task] = step * expected_layer_draws(*given, seed=own)
         rows.append(
             {

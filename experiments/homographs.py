@@ -37,9 +37,11 @@ from interp.datasets.senses import senses
 from interp.datasets.templates import targets
 from interp.models import untrained
 from interp.probing.collect import collect
+from interp.probing.controls import Classes
 from interp.probing.features import Features
 from interp.probing.scoring import correct, score
-from interp.probing.tagging import Split, Tagging, tagging
+from interp.probing.split import Split
+from interp.probing.tagging import Tagging, tagging
 
 NAMES = ("train", "dev", "test")
 UD = {"train": "dev", "dev": "test"}
@@ -77,7 +79,7 @@ class Items:
     words: tuple[Word, ...]
     documents: tuple[Document, ...]
     features: Features
-    random: Features
+    random: Features | None
 
     def split(self, label: Callable[[Document, Word], str], keep: Keep = lambda *_: True) -> Split:
         """Those for which `keep` holds of the document and the word's place among its words."""
@@ -124,7 +126,7 @@ def run(config: Config) -> Scores:
         words, documents = zip(
             *((corpus.sentences[s].words[w], owners[s]) for s, w in at), strict=True
         )
-        return Items(words, documents, features, found.get("random", features))
+        return Items(words, documents, features, found.get("random"))
 
     uses = run.stage("uses", lambda _: ask_uses(items, config))
     meanings = run.stage("senses", lambda _: ask_senses(items, config))
@@ -273,10 +275,9 @@ def applied(
     found: Tagging, split: Split, *, task: str, subsets: Mapping[str, np.ndarray] | None = None
 ) -> Scores:
     """The fitted probes asked about other words of the same model."""
-    y = torch.from_numpy(found.classes.encode(split.labels))[None]
-    x = found.moments.standardise_(split.features.stack(split.words))
+    y = torch.from_numpy(Classes(found.tagger.classes).encode(split.labels))[None]
     return score(
-        correct(found.probes.log_probs(x), y),
+        correct(found.tagger.log_probs(split.features, split.words)[:, None], y),
         split.cluster,
         sites=split.features.sites,
         labels=["real"],

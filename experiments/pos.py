@@ -38,11 +38,13 @@ from interp.probing.controls import Classes, control_task
 from interp.probing.erasure import probe_directions, random_directions
 from interp.probing.examples import Examples
 from interp.probing.linear import fit_linear
+from interp.probing.mdl import description_length
 from interp.probing.moments import Moments
 from interp.probing.nets import Mlp
 from interp.probing.persistence import persistence
 from interp.probing.scoring import correct, score
-from interp.probing.tagging import Split, description_length, tagging
+from interp.probing.split import Split
+from interp.probing.tagging import tagging
 from interp.probing.trained import fit_probe
 from interp.runs import interval
 

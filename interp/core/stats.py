@@ -139,6 +139,29 @@ def crossed_interval(
     return low, high, p
 
 
+def jackknife_interval(
+    value: Float[ndarray, " cells"],
+    left_out: Float[ndarray, "cells clusters"],
+    weights: Float[ndarray, " clusters"],
+) -> tuple[Float[ndarray, " cells"], Float[ndarray, " cells"]]:
+    """95 % interval of a smooth statistic that is no ratio of sums: Student's t by the jackknife.
+
+    Args:
+        left_out: its value without each cluster.
+        weights: of the clusters, such as their examples; the degrees of freedom are those of
+            `ratio_interval` with few clusters.
+
+    NaN where a value is, and with fewer than two clusters.
+    """
+    clusters = left_out.shape[1]
+    if clusters < 2:
+        return np.full(len(value), np.nan), np.full(len(value), np.nan)
+    free = max(1 / np.square(weights / weights.sum()).sum() - 1, 1)
+    off = np.square(left_out - value[:, None]).sum(axis=1)
+    wide = stats.t.ppf((1 + CONFIDENCE) / 2, free) * np.sqrt(off * (clusters - 1) / clusters)
+    return value - wide, value + wide
+
+
 def _jackknife_error(
     sums: Float[ndarray, "cells clusters"],
     counts: Float[ndarray, "cells clusters"],

@@ -3,7 +3,9 @@
 | step | names |
 | --- | --- |
 | activations of words | `collect` -> `Features` |
-| linear probes with every control in one table | `Split`, `tagging`, `description_length` |
+| linear probes with every control in one table | `Split`, `tagging`, `selectivity` |
+| a fitted probe on new text | `Tagger` |
+| bits of the labels | `description_length` |
 | probes by themselves | `fit_linear`; `fit_probe` with `Mlp`, `Bilinear`, `SpanClassifier` |
 | pairs of mentions | `mention_pairs` -> `MentionPairs` |
 | trees in the geometry | `Trees`, `fit_distance` |
@@ -19,13 +21,17 @@ from interp.probing.erasure import erasers
 from interp.probing.examples import Examples
 from interp.probing.features import Features
 from interp.probing.linear import LinearProbe, fit_linear
+from interp.probing.mdl import description_length
 from interp.probing.mixing import centre_of_gravity, expected_layer
 from interp.probing.nets import Bilinear, Mlp
 from interp.probing.persistence import persistence
+from interp.probing.selectivity import selectivity
 from interp.probing.spans import SpanClassifier
+from interp.probing.split import Split
 from interp.probing.steering import steer, steering_vector
 from interp.probing.structural import fit_distance
-from interp.probing.tagging import Split, description_length, tagging
+from interp.probing.tagger import Tagger
+from interp.probing.tagging import Tagging, tagging
 from interp.probing.trained import fit_probe
 from interp.probing.training import Schedule
 from interp.probing.trees import Trees
@@ -40,6 +46,8 @@ __all__ = [
     "Schedule",
     "SpanClassifier",
     "Split",
+    "Tagger",
+    "Tagging",
     "Trees",
     "amnesic",
     "beyond",
@@ -53,6 +61,7 @@ __all__ = [
     "fit_probe",
     "mention_pairs",
     "persistence",
+    "selectivity",
     "steer",
     "steering_vector",
     "tagging",

@@ -32,9 +32,10 @@ from interp.engine.memory import Memory as Bytes
 from interp.engine.plan import forward_plan
 from interp.models.model import Model
 from interp.models.tokens import Bos
-from interp.probing.features import FEATURES, Features, Memory
+from interp.probing.features import FEATURES, Features
 from interp.probing.job import Forward, Job
 from interp.probing.pooling import Pool
+from interp.probing.stores import Memory
 
 log = logging.getLogger("interp")
 Selection = str | Site | Iterable[str | Site]

@@ -4,8 +4,9 @@ Majority and most-frequent-tag-per-word-type look at no activation; the control 
 Liang 2019, sec. 2) gives each word type a label drawn once, so that only memory can be right.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,10 @@ from jaxtyping import Bool, Int
 from numpy import ndarray
 
 from interp.core.errors import ProbeError
+from interp.core.sites import Site
+from interp.probing.split import Split
 
+log = logging.getLogger("interp")
 Rare = Literal["refuse", "drop"]
 
 
@@ -85,10 +89,49 @@ def control_task(
         splits: word types of the words that labels are wanted for.
         seed: of the draw.
     """
+    return [drawn[0] for drawn in _draw(types, y, splits, seed, 1)]
+
+
+def control_tasks(
+    types: Sequence[Sequence[str]] | None, y: Int[ndarray, " train"], *, seed: int, draws: int
+) -> tuple[list[Int[ndarray, "draw word"]], str]:
+    """Several draws of the control task, the first that of `control_task`; or why there is none.
+
+    Draws in which all training words have one label are left out: no probe can be fitted to them.
+
+    Args:
+        types: word types of each split, the training words' first; None where words have none.
+        y: labels of the training words.
+
+    Returns:
+        Labels of each split, and an empty text; or nothing, and the reason.
+    """
+    if types is None:
+        return [], "the words have no types that labels could be drawn for"
+    known = set(types[0])
+    if len(known) == 1:
+        return [], f"all {len(y)} training words are of one type, {next(iter(known))!r}"
+    if len(known) == len(y):
+        return [], f"each of the {len(y)} training words has a type of its own: nothing recurs"
+    drawn = _draw(types[0], y, types, seed, draws)
+    fit = [len(set(labels.tolist())) > 1 for labels in drawn[0]]
+    if not any(fit):
+        return [], f"all {len(known)} types of the training words drew the same label"
+    return [labels[fit] for labels in drawn], ""
+
+
+def _draw(
+    types: Sequence[str],
+    y: Int[ndarray, " train"],
+    splits: Sequence[Sequence[str]],
+    seed: int,
+    draws: int,
+) -> list[Int[ndarray, "draw word"]]:
     rng = np.random.default_rng([seed, len(types)])
     names = sorted({*types, *(t for split in splits for t in split)})
-    drawn = dict(zip(names, y[rng.integers(len(y), size=len(names))].tolist(), strict=True))
-    return [np.asarray([drawn[t] for t in split], dtype=np.int64) for split in splits]
+    drawn = y[rng.integers(len(y), size=(draws, len(names)))].astype(np.int64)
+    place = {name: i for i, name in enumerate(names)}
+    return [drawn[:, [place[t] for t in split]] for split in splits]
 
 
 def majority(y: Int[ndarray, " train"], words: int) -> Int[ndarray, " word"]:
@@ -112,3 +155,27 @@ def unseen(types: Sequence[str], asked: Sequence[str]) -> Bool[ndarray, " word"]
     """Words whose type does not occur in training."""
     known = set(types)
     return np.asarray([t not in known for t in asked], dtype=bool)
+
+
+def no_random(splits: Sequence[Split], sites: Sequence[Site] | None) -> str:
+    """Why the untrained model is not in a table; empty where it is.
+
+    Args:
+        sites: that are asked about; None for all that were collected.
+    """
+    held = [split.random for split in splits if split.random is not None]
+    if not held:
+        return "no features of one were given (random=)"
+    if len(held) < len(splits):
+        return f"features of one were given for {len(held)} of {len(splits)} splits only"
+    if sites is not None and not any(site in held[0] for site in sites):
+        return f"it was collected at none of {', '.join(map(str, sites[:5]))}"
+    return ""
+
+
+def left_out(task: str, reasons: Mapping[str, str]) -> dict[str, str]:
+    """The controls that cannot be had, and why: for the provenance, and said in the log."""
+    found = {name: why for name, why in reasons.items() if why}
+    for name, why in found.items():
+        log.warning("%s: no %s: %s", task, name, why)
+    return found

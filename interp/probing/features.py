@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -11,27 +11,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.door import door
-from interp.core.errors import ProbeError
+from interp.core.errors import ProbeError, Unsupported
 from interp.core.sites import HEAD_KINDS, STATES, Site
+from interp.core.taken import NotEmpty
 from interp.datasets.corpus import Corpus
 from interp.engine.collect import folder as folders
-from interp.engine.collect.folder import Content, Folder
+from interp.engine.collect.folder import Content
 from interp.engine.collect.taps import Layout, Slab
+from interp.models.versions import versions
+from interp.probing.stores import Disk, Memory, Store
 
 FEATURES = Content("collection", "interp.probing.collect", version=2)
+GIVEN = "as given"
+"""The pooling of activations that another tool computed."""
 Words = Int[np.ndarray, " chosen"] | Int[Tensor, " chosen"] | Sequence[int]
-
-
-@runtime_checkable
-class Store(Protocol):
-    """Where the activations of words are."""
-
-    layout: Layout
-    dtype: torch.dtype
-
-    def read(
-        self, sites: Sequence[Site], words: Int[np.ndarray, " chosen"] | None
-    ) -> Float[Tensor, "site chosen d"]: ...
+Array = Float[np.ndarray, "_word _d"] | Float[Tensor, "_word _d"]
 
 
 def _axis(site: Site) -> str:
@@ -53,60 +47,6 @@ def _kinds(sites: Sequence[Site]) -> str:
     return ", ".join(shown) or "none"
 
 
-@dataclass(frozen=True, eq=False)
-class Memory:
-    """Each slab is one tensor, so that all heads of a layer are."""
-
-    layout: Layout
-    dtype: torch.dtype
-    tensors: Mapping[Slab, Float[Tensor, "index word d"]]
-
-    def read(
-        self, sites: Sequence[Site], words: Int[np.ndarray, " chosen"] | None
-    ) -> Float[Tensor, "site chosen d"]:
-        """A view, of one site; else a copy."""
-        places = [self.layout.where[site] for site in sites]
-        parts = [self.tensors[slab][index] for slab, index in places]
-        if words is not None:
-            at = torch.from_numpy(words)
-            parts = [part.index_select(0, at) for part in parts]
-        return parts[0][None] if len(parts) == 1 else torch.stack(parts)
-
-
-@dataclass(frozen=True, eq=False)
-class Disk:
-    """Shards of words; a site is read when it is asked for, a shard at a time."""
-
-    layout: Layout
-    dtype: torch.dtype
-    folder: Folder
-    n_words: int
-
-    def read(
-        self, sites: Sequence[Site], words: Int[np.ndarray, " chosen"] | None
-    ) -> Float[Tensor, "site chosen d"]:
-        chosen = np.arange(self.n_words) if words is None else words
-        once, back = np.unique(chosen, return_inverse=True)
-        place = torch.full((self.n_words,), -1)
-        place[torch.from_numpy(once)] = torch.arange(len(once))
-        names = [self.layout.names[self.layout.where[site]] for site in sites]
-        found: Tensor | None = None
-        for members, held in self.folder.shards():
-            if found is None:
-                width = held.shape(names[0])[1]
-                found = torch.empty(len(sites), len(once), width, dtype=self.dtype)
-            at = place[list(members)]
-            wanted = at >= 0
-            if not bool(wanted.any()):
-                continue
-            for n, name in enumerate(names):
-                found[n, at[wanted]] = held.read(name)[wanted]
-        assert found is not None
-        if len(once) == len(chosen) and bool((np.diff(chosen) > 0).all()):
-            return found
-        return found.index_select(1, torch.from_numpy(back))
-
-
 @door
 @dataclass(frozen=True, eq=False, repr=False)
 class Features:
@@ -120,7 +60,7 @@ class Features:
         sentence, word: index in `corpus.sentences`, and in the words of that sentence.
         row: the row of tokens that the word stood in: words of other rows could not see it.
         missing: (sentence, word) of the words without tokens.
-        pool: which of a word's tokens: "first", "last", or the mean of all.
+        pool: which of a word's tokens: "first", "last", or the mean of all; or "as given".
         provenance: model, weight hash, corpus and the fingerprint of its text, versions.
     """
 
@@ -172,6 +112,12 @@ class Features:
             ProbeError: naming both.
         """
         text = self.provenance.get("corpus text")
+        if text is None:
+            raise ProbeError(
+                f"the features are of {len(self)} words of no corpus, so nothing says which words "
+                f"of {corpus.name} they are. Give Features.from_arrays its corpus=, or label them "
+                "by Split.of_words."
+            )
         if text != corpus.fingerprint:
             raise ProbeError(
                 f"the features are of {self.provenance.get('corpus')} "
@@ -220,11 +166,66 @@ class Features:
 
     def __repr__(self) -> str:
         note = f"; {self.provenance['note']}" if self.provenance["note"] else ""
+        pool = self.pool if self.pool == GIVEN else f"{self.pool} token"
         return (
             f"Features: {len(self)} words of {self.provenance['corpus']}, {_kinds(self.sites)}, "
-            f"{self.pool} token, {str(self.store.dtype).removeprefix('torch.')}, "
+            f"{pool}, {str(self.store.dtype).removeprefix('torch.')}, "
             f"{self.provenance['bytes'] / 1e6:.1f} MB{note}"
         )
+
+    @classmethod
+    @door
+    def from_arrays(
+        cls,
+        arrays: Annotated[Mapping[str | Site, Array], NotEmpty()],
+        *,
+        model: Annotated[str, NotEmpty()],
+        corpus: Corpus | None = None,
+        sentence: Words | None = None,
+        word: Words | None = None,
+        row: Words | None = None,
+    ) -> "Features":
+        """Activations that another tool computed.
+
+        Without `sentence` and `word`, the rows of an array are all words of the corpus in order;
+        and without a corpus, words that have nothing to do with one another.
+
+        Args:
+            arrays: by site ("3.resid_post"), each `word d`, floating, of one dtype.
+            model: what computed them; a `Tagger` refuses those of another.
+            corpus: whose words they are.
+            sentence, word: of each row of an array the index of its sentence, and of the word in
+                that sentence, in the order of the text. Give both where some words have no
+                activation, or where there is no corpus and words have neighbours.
+            row: which rows the model read together; by default each sentence by itself.
+
+        Raises:
+            ProbeError: arrays that differ in words or dtype, or in width where there can be but
+                one, or are not finite; another number of words than the corpus has; words that
+                there are not, or that are out of order.
+            Unsupported: attention patterns or logits.
+        """
+        parsed = [(Site.parse(site), _held(array, site)) for site, array in arrays.items()]
+        tensors = dict(sorted(parsed, key=lambda item: item[0].order))
+        words = len(next(iter(tensors.values())))
+        layout = Layout.of(tensors, 1)
+        _require_alike(tensors, layout)
+        place, missing = _places(words, corpus, sentence, word)
+        rows = place[0] if row is None else _numbers(row, words, "row")
+        if (np.diff(rows) < 0).any():
+            raise ProbeError("row goes back to a row before; number the rows from the first on.")
+        slabs = {
+            slab: torch.stack([x for site, x in tensors.items() if layout.where[site][0] == slab])
+            for slab in layout.slabs
+        }
+        held = Memory(layout, next(iter(tensors.values())).dtype, slabs)
+        note = {
+            **{"model": model, "versions": versions(), "words": words, "note": ""},
+            "corpus": "no corpus" if corpus is None else corpus.name,
+            **({} if corpus is None else {"corpus text": corpus.fingerprint}),
+            "bytes": sum(x.nbytes for x in slabs.values()),
+        }
+        return cls(layout.sites, *place, rows, missing, GIVEN, note, held)
 
     @classmethod
     @door
@@ -248,3 +249,104 @@ class Features:
             index["provenance"],
             Disk(layout, getattr(torch, asked["kept"]), found, len(word)),
         )
+
+
+def _held(array: np.ndarray | Tensor, site: str | Site) -> Float[Tensor, "word d"]:
+    """A copy of an array, finite.
+
+    Raises:
+        ProbeError: it is not, or of no word.
+    """
+    found = torch.as_tensor(np.array(array) if isinstance(array, np.ndarray) else array.detach())
+    found = found.cpu().clone() if isinstance(array, Tensor) else found
+    finite = found.isfinite().all(1)
+    if not found.numel() or not bool(finite.all()):
+        bad = f"{int((~finite).sum())} of {len(found)} words, the first {finite.int().argmin()}"
+        raise ProbeError(
+            f"the array of '{site}' has shape {tuple(found.shape)}"
+            + (f" and NaN or infinity at {bad}." if found.numel() else ", so there is nothing.")
+        )
+    return found
+
+
+def _require_alike(tensors: Mapping[Site, Tensor], layout: Layout) -> None:
+    """Refuse arrays that are not of the same words, or not of one model.
+
+    Raises:
+        ProbeError: naming two that differ.
+        Unsupported: a site where no word has a vector.
+    """
+    widths: dict[str, tuple[Site, int]] = {}
+    places: dict[tuple[Slab, int], Site] = {}
+    first, like = next(iter(tensors.items()))
+    for site, x in tensors.items():
+        if site.kind == "pattern":
+            raise Unsupported("attention patterns are of two words each, so no word has a vector.")
+        if len(x) != len(like) or x.dtype != like.dtype:
+            raise ProbeError(
+                f"'{first}' has {len(like)} words of {like.dtype}, and '{site}' {len(x)} of "
+                f"{x.dtype}; give a row for each word at every site, of one dtype."
+            )
+        other, width = widths.setdefault(_axis(site), (site, x.shape[1]))
+        if x.shape[1] != width or (_axis(site) in ("unit", "neuron") and width != 1):
+            raise ProbeError(
+                f"'{other}' has {width} dimensions and '{site}' {x.shape[1]}; in a model there is "
+                "one width of the residual stream and one of heads, and of a neuron 1."
+            )
+        if (same := places.setdefault(layout.where[site], site)) != site:
+            raise ProbeError(f"'{same}' and '{site}' are the same activation; give one of them.")
+
+
+def _places(
+    words: int, corpus: Corpus | None, sentence: Words | None, word: Words | None
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[tuple[int, int], ...]]:
+    """Sentence and word of each row of an array, and the words of the corpus that have none.
+
+    Raises:
+        ProbeError: as `Features.from_arrays`.
+    """
+    if (sentence is None) != (word is None):
+        raise ProbeError("give both, sentence and word: one does not say which word it is.")
+    lengths = None if corpus is None else list(map(len, corpus.sentences))
+    every = [] if lengths is None else [(s, w) for s, n in enumerate(lengths) for w in range(n)]
+    if sentence is not None and word is not None:
+        s, w = _numbers(sentence, words, "sentence"), _numbers(word, words, "word")
+        found = list(zip(s.tolist(), w.tolist(), strict=True))
+        late = next((i for i in range(1, words) if found[i] <= found[i - 1]), None)
+        if late is not None:
+            raise ProbeError(
+                f"word {found[late][1]} of sentence {found[late][0]} comes after word "
+                f"{found[late - 1][1]} of sentence {found[late - 1][0]}; give the words in the "
+                "order of the text, each once."
+            )
+        if corpus is not None and (lost := sorted(set(found) - set(every))):
+            raise ProbeError(
+                f"{corpus.name} has no word {lost[0][1]} in sentence {lost[0][0]}; it has "
+                f"{len(corpus.sentences)} sentences, and words are counted in each from 0."
+            )
+        return (s, w), tuple(sorted(set(every) - set(found)))
+    if corpus is None:
+        return (np.arange(words), np.zeros(words, dtype=np.int64)), ()
+    if len(every) != words:
+        raise ProbeError(
+            f"the arrays have {words} rows, and {corpus.name} has {len(every)} words in "
+            f"{len(corpus.sentences)} sentences. Give a row for each word (not for each token), or "
+            "sentence= and word=, which say whose the rows are."
+        )
+    s, w = np.array(every, dtype=np.int64).T
+    return (s, w), ()
+
+
+def _numbers(given: Words, words: int, name: str) -> Int[np.ndarray, " word"]:
+    """Indices, one for each word.
+
+    Raises:
+        ProbeError: they are not.
+    """
+    found = np.asarray(given)
+    if found.shape != (words,) or found.dtype.kind not in "iu" or (found < 0).any():
+        raise ProbeError(
+            f"{name} is {found.dtype} of shape {found.shape}; give an index, counted from 0, for "
+            f"each of the {words} words."
+        )
+    return found.astype(np.int64)

@@ -1,6 +1,9 @@
 """Which layers a task needs: scalar mixes, cumulative probes, expected layer, centre of gravity.
 
-Tenney et al. 2019 (arXiv:1905.05950, sec. 3): h = gamma * sum_l softmax(a)_l h_l.
+Tenney et al. 2019 (arXiv:1905.05950, sec. 3): h = gamma * sum_l softmax(a)_l h_l. Differences from
+the paper: each layer is standardised in each dimension before it is mixed (`moments`), so that
+large layers have no larger say than their share; the mix is softmax(SPEED * a), which reaches the
+same mixes faster; and experiments here score accuracy, not F1.
 """
 
 import numpy as np
@@ -45,7 +48,11 @@ def mixed(
 
 @door
 def centre_of_gravity(weights: Float[ndarray, "*task layer"]) -> Float[ndarray, "*task"]:
-    """sum_l l s_l: the mean layer that a full mix reads.
+    """sum_l l s_l: the mean layer that a full mix reads (Tenney et al. 2019, sec. 3).
+
+    Not comparable with the paper's column: there a layer of large activations needs a small share,
+    here layers are standardised before they are mixed. Nor does a share say that a layer adds
+    something that those below do not have: that is `expected_layer`.
 
     Args:
         weights: shares of the layers, along the last axis.
@@ -57,7 +64,10 @@ def centre_of_gravity(weights: Float[ndarray, "*task layer"]) -> Float[ndarray, 
 def expected_layer(scores: Float[ndarray, "*task layer"]) -> Float[ndarray, "*task"]:
     """sum_l l Delta_l / sum_l Delta_l over l >= 1, Delta_l = scores[l] - scores[l - 1].
 
-    A pseudo-expectation: a layer's Delta may be negative. NaN where the last score is not above
+    Tenney et al. 2019, sec. 3. A pseudo-expectation: a layer's Delta may be negative. The paper's
+    score is micro-averaged F1 of labels that are decided one by one; the accuracy of one label for
+    each example is not the same number, and its probes mix layers that are not standardised. NaN
+    where the last score is not above
     the first, since then the layers add nothing that could have a mean.
 
     Args:
@@ -105,25 +115,35 @@ def expected_layer_draws(
 
 @door
 def expected_layer_interval(
-    totals: Float[ndarray, "layer cluster"],
-    counts: Float[ndarray, " counted"],
-    *,
-    resamples: Count = stats.RESAMPLES,
-    seed: Seed = 0,
+    totals: Float[ndarray, "layer cluster"], counts: Float[ndarray, " counted"]
 ) -> tuple[float, float, float]:
-    """The expected layer with its 95 % percentile interval over documents.
+    """The expected layer with its 95 % interval over documents, the probes as they are.
+
+    Student's t with the jackknife's standard error over documents. In simulations of 5 to 40
+    documents it covers 0.93 to 0.98 where a percentile bootstrap covers 0.81 to 0.94.
+
+    Args:
+        totals: sum of the score over the examples of each document, by cumulative probe.
+        counts: examples of each document.
 
     Returns:
-        Value, low, high. The bounds are NaN with fewer than two documents, and where more than
-        2.5 % of the draws gain nothing: then the gain itself is not told apart from zero.
+        Value, low, high. The bounds are NaN with fewer than two documents, and where the interval
+        of the whole gain holds 0: what may be nothing has no mean layer.
+
+    Raises:
+        ProbeError: a document count that differs, or a document without examples.
     """
-    draws = expected_layer_draws(totals, counts, resamples=resamples, seed=seed)
-    value = float(expected_layer(totals.sum(1) / counts.sum()))
-    if np.isnan(draws).mean() > (1 - stats.CONFIDENCE) / 2:
-        return value, np.nan, np.nan
-    tails = [(1 - stats.CONFIDENCE) / 2, (1 + stats.CONFIDENCE) / 2]
-    low, high = np.nanquantile(draws, tails)
-    return value, float(low), float(high)
+    _require_counts(totals, counts)
+    whole = totals.sum(1) / counts.sum()
+    value = np.array([expected_layer(whole), whole[-1] - whole[0]])
+    if len(counts) < 2:
+        return float(value[0]), np.nan, np.nan
+    rest = ((totals.sum(1, keepdims=True) - totals) / (counts.sum() - counts)).T
+    left_out = np.stack([expected_layer(rest), rest[:, -1] - rest[:, 0]])
+    low, high = stats.jackknife_interval(value, left_out, counts)
+    if not low[1] > 0:
+        return float(value[0]), np.nan, np.nan
+    return float(value[0]), float(low[0]), float(high[0])
 
 
 @door

@@ -115,6 +115,17 @@ def test_draws_that_say_nothing_make_no_endless_interval():
     np.testing.assert_allclose([low[0], high[0]], 0.3, rtol=1e-12)
 
 
+def test_jackknife_of_a_mean_is_students():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 8))
+    left_out = (values.sum(1, keepdims=True) - values) / 7
+    low, high = stats.jackknife_interval(values.mean(1), left_out, np.ones(8))
+    found = scipy_stats.ttest_1samp(values, 0, axis=1).confidence_interval()
+    np.testing.assert_allclose([low, high], [found.low, found.high])
+    one = stats.jackknife_interval(values.mean(1), left_out[:, :1], np.ones(1))
+    assert np.isnan(one).all()
+
+
 def test_a_cell_that_few_clusters_have():
     """Whatever else is in the table: a cell of four clusters is as if there were no others."""
     rng = np.random.default_rng(0)

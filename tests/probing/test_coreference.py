@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probing.synthetic import features as made
 
 from interp.core.door import ArgumentError
 from interp.core.errors import CorpusError, ProbeError
@@ -57,9 +56,11 @@ def collected(text: Corpus, *, rows: str = "document", d: int = 3, missing: tupl
     generator = torch.Generator().manual_seed(0)
     x = {f"{i}.resid_post": torch.randn(len(places), d, generator=generator) for i in range(2)}
     sentence_of, word_of = np.array(places).T
-    return replace(
-        made(x, text), sentence=sentence_of, word=word_of, row=np.array(row), missing=tuple(missing)
+    found = Features.from_arrays(
+        x, model="by hand", corpus=text, sentence=sentence_of, word=word_of, row=row
     )
+    assert found.missing == tuple(missing)
+    return found
 
 
 # Ann 0 met Bob 2 . | she 4 saw him 6 and she 8 left and she 11 smiled
@@ -259,7 +260,8 @@ def test_a_probe_that_remembers_words_solves_the_control_task():
     words = [int(c) for doc in text.documents for c in doc.sentences[0].text.split()]
     x = torch.nn.functional.one_hot(torch.tensor(words), 4).float()
     features = replace(
-        collected(text, d=4), store=made({"0.resid_post": x, "1.resid_post": x}).store
+        collected(text, d=4),
+        store=Features.from_arrays({"0.resid_post": x, "1.resid_post": x}, model="by hand").store,
     )
     pairs = mention_pairs(text, features)
     split = [pairs.of([f"d{i}" for i in range(*ends)]) for ends in ((0, 8), (8, 10), (10, 12))]
@@ -289,7 +291,8 @@ def test_probes_find_chains_that_are_there(net, reads):
     chains = [c for doc in text.documents for c in doc.sentences[0].text.split()]
     x = torch.nn.functional.one_hot(torch.tensor([int(c) for c in chains]), 4).float()
     features = replace(
-        collected(text, d=4), store=made({"0.resid_post": x, "1.resid_post": x}).store
+        collected(text, d=4),
+        store=Features.from_arrays({"0.resid_post": x, "1.resid_post": x}, model="by hand").store,
     )
     pairs = mention_pairs(text, features)
     split = [pairs.of([f"d{i}" for i in range(*ends)]) for ends in ((0, 8), (8, 10), (10, 12))]

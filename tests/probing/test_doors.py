@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from doors import complaints
-from probing.synthetic import features as made
 
 from interp import Model, Pairs, probing
 from interp.core.errors import ProbeError, SiteError
@@ -24,6 +23,7 @@ from interp.probing.trees import Trees, judge
 FORMS = ("The", "Mary", "gave", "it", "The", "Mary", "gave", "it")
 TAGS = ("X", "Y", "X", "Y", "Y", "X", "Y", "X")
 SITE = "0.resid_post"
+NAMES = ("train", "dev", "test")
 ONCE = probing.Schedule(epochs=1)
 
 
@@ -49,9 +49,7 @@ def x(seed: int = 0) -> torch.Tensor:
 
 def feats(corpus: Corpus) -> Features:
     """Features of its words, all in one row."""
-    found = made({SITE: x()}, corpus)
-    place = {"sentence": np.arange(8) // 4, "word": np.arange(8) % 4, "row": np.zeros(8, dtype=int)}
-    return Features(**{f.name: place.get(f.name, getattr(found, f.name)) for f in fields(found)})
+    return Features.from_arrays({SITE: x()}, model="by hand", corpus=corpus, row=[0] * 8)
 
 
 def split(name: str) -> probing.Split:
@@ -93,10 +91,22 @@ def cases(
     yield found.stack, {"words": [0, 1], "sites": [SITE]}
     yield found.require, {"corpus": corpus}
     yield Features.load, {"folder": folder / "features"}
+    place = {"sentence": [0] * 8, "word": np.arange(8), "row": [0] * 8}
+    yield (
+        Features.from_arrays,
+        {"arrays": {SITE: x().numpy()}, "model": "by hand", "corpus": None, **place},
+    )
     yield probing.Split, of(split("train"))
     yield (
         probing.Split.of,
         {"corpus": corpus, "features": found, "random": found, "label": "upos"},
+    )
+    yield (
+        probing.Split.of_words,
+        {
+            **{"features": found, "labels": list(TAGS), "cluster": ["a"] * 8},
+            **{"types": list(FORMS), "random": found},
+        },
     )
     yield split("train").select, {"words": [0, 1]}
     yield split("train").after_first, {}
@@ -105,13 +115,29 @@ def cases(
         probing.tagging,
         {
             **{"train": split("train"), "dev": split("dev"), "test": split("test"), **common},
-            **{"l2": [0.1], "ahead": 1, "note": {"a": 1}},
+            **{"l2": [0.1], "ahead": 1, "draws": 1, "note": {"a": 1}},
         },
     )
     yield (
         probing.description_length,
-        {"train": split("train"), **common, "l2": 0.1, "fractions": (0.5, 1.0)},
+        {"train": split("train"), **common, "l2": [0.1], "fractions": (0.5, 1.0), "draws": 1},
     )
+    few = {name: probing.Split.of(part(name), feats(part(name)), None, "upos") for name in NAMES}
+    tags = probing.tagging(**few, task="upos")
+    yield probing.selectivity, {"scores": tags.scores, "seed": 1}
+    yield probing.Tagger, of(tags.tagger)
+    run = {
+        name: probing.Split.of(text, probing.collect(model, text, sites=[SITE]), None, "upos")
+        for name, text in zip(NAMES, map(part, NAMES), strict=True)
+    }
+    tagger = probing.tagging(**run, task="upos").tagger
+    yield tagger.__call__, {"model": model, "text": ["Mary gave"], "sites": [SITE]}
+    yield tags.tagger.log_probs, {"features": found, "words": [0, 1]}
+    yield tags.tagger.table, {"features": found, "corpus": corpus}
+    yield tags.tagger.at, {"sites": [SITE]}
+    yield tags.tagger.save, {"path": folder / "upos.safetensors"}
+    tags.tagger.save(folder / "there.safetensors")
+    yield probing.Tagger.load, {"path": folder / "there.safetensors"}
     fitted = probing.fit_linear(x()[None], Y, l2=torch.tensor([0.1]))
     yield (
         probing.fit_linear,
@@ -176,7 +202,8 @@ def cases(
     yield probing.centre_of_gravity, {"weights": np.array([0.5, 0.5])}
     yield probing.expected_layer, {"scores": np.array([0.5, 0.75])}
     totals = {"totals": np.array([[1.0, 2.0], [2.0, 3.0]]), "counts": np.array([3.0, 4.0])}
-    for interval in (expected_layer_draws, expected_layer_interval, gains):
+    yield expected_layer_interval, totals
+    for interval in (expected_layer_draws, gains):
         yield interval, {**totals, "resamples": 10, "seed": 1}
     labels = Y[0].numpy()
     yield (

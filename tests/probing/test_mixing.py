@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,27 +90,41 @@ def documents(curve: list[float], clusters: int = 40, *, spread: float = 0.03, s
 
 def test_interval_against_a_loop_over_documents():
     totals, counts = documents([0.5, 0.7, 0.75, 0.9], 12)
-    value, low, high = mixing.expected_layer_interval(totals, counts, resamples=4000, seed=1)
-    assert value == pytest.approx(float(expected_layer(totals.sum(1) / counts.sum())))
-    rng = np.random.default_rng(5)
-    drawn = []
-    for _ in range(4000):
-        chosen = rng.integers(0, 12, 12)
+    value, low, high = mixing.expected_layer_interval(totals, counts)
+
+    def layer(chosen: list[int]) -> float:
         curve = [totals[layer, chosen].sum() / counts[chosen].sum() for layer in range(4)]
         steps = np.diff(curve)
-        drawn.append((steps[0] + 2 * steps[1] + 3 * steps[2]) / (curve[3] - curve[0]))
-    np.testing.assert_allclose([low, high], np.quantile(drawn, [0.025, 0.975]), atol=0.02)
-    assert low < value < high
+        return (steps[0] + 2 * steps[1] + 3 * steps[2]) / (curve[3] - curve[0])
+
+    every = list(range(12))
+    assert value == pytest.approx(layer(every))
+    others = np.array([layer([i for i in every if i != out]) for out in every])
+    error = np.sqrt(11 / 12 * np.square(others - value).sum())
+    free = counts.sum() ** 2 / np.square(counts).sum() - 1
+    wide = scipy.stats.t.ppf(0.975, free) * error
+    assert (low, high) == pytest.approx((value - wide, value + wide))
 
 
-def test_interval_covers_the_truth():
+@pytest.mark.parametrize("clusters", [5, 30])
+def test_interval_covers_the_truth(clusters):
+    """As often as it says, give or take three standard errors of 400 simulations."""
     curve = [0.5, 0.7, 0.75, 0.9]
     truth, covered = float(expected_layer(np.array(curve))), 0
-    for seed in range(60):
-        totals, counts = documents(curve, seed=seed)
-        _, low, high = mixing.expected_layer_interval(totals, counts, resamples=400, seed=seed)
+    for seed in range(400):
+        totals, counts = documents(curve, clusters, seed=seed)
+        _, low, high = mixing.expected_layer_interval(totals, counts)
         covered += low <= truth <= high
-    assert covered / 60 >= 0.85
+    assert abs(covered / 400 - 0.95) < 3 * np.sqrt(0.95 * 0.05 / 400)
+
+
+def test_where_layers_add_nothing_there_is_hardly_ever_an_interval():
+    """At most as often as a gain that is nothing looks like one: 2.5 %."""
+    found = [
+        mixing.expected_layer_interval(*documents([0.6] * 4, 10, seed=seed)) for seed in range(400)
+    ]
+    bounds = np.array(found)[:, 1]
+    assert np.mean(~np.isnan(bounds)) < 0.025 + 3 * np.sqrt(0.025 * 0.975 / 400)
 
 
 def test_draws_of_two_tasks_are_paired():
@@ -174,7 +189,7 @@ def test_a_label_of_one_layer():
     assert scores[2] - scores[1] > 0.4
     assert abs(scores[3] - scores[2]) < 0.05
     totals = right.reshape(LAYERS, 20, 20).sum(-1)
-    value, low, high = mixing.expected_layer_interval(totals, np.full(20, 20.0), resamples=999)
+    value, low, high = mixing.expected_layer_interval(totals, np.full(20, 20.0))
     assert low < 2 < high and value == pytest.approx(2, abs=0.15)
     shares = probe.weights[:, 0]
     assert shares.shape == (LAYERS, LAYERS)

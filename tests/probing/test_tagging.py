@@ -9,7 +9,11 @@ from probing.synthetic import features
 
 from interp.core.errors import CorpusError, ProbeError
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
-from interp.probing.tagging import Split, description_length, read, tagging
+from interp.probing.features import Features
+from interp.probing.mdl import description_length
+from interp.probing.split import Split
+from interp.probing.tagger import read
+from interp.probing.tagging import tagging
 
 SITES = ("0.resid_pre", "0.resid_post", "1.resid_post")
 TYPES, D, TAGS = 60, 80, ("ADJ", "NOUN", "VERB")
@@ -97,13 +101,10 @@ def test_every_control_is_in_the_table(found):
 
 def test_the_chosen_probes_read_activations_by_their_scale(found):
     held = split(400, 9)
-    for i, site in enumerate(SITES):
-        x = found.moments.site(i).standardise_(held.features[site][None].clone())
-        said = found.probes.site(i).log_probs(x)[0, 0].argmax(-1)
-        right = np.mean(
-            [found.classes.names[n] == t for n, t in zip(said, held.labels, strict=True)]
-        )
-        assert right > (0.9 if i < 2 else 0.2)
+    said = found.tagger.log_probs(held.features).argmax(-1)
+    for i, least in enumerate((0.9, 0.9, 0.2)):
+        names = np.array(found.tagger.classes)[said[i].numpy()]
+        assert (names == np.array(held.labels)).mean() > least
 
 
 def test_features_are_left_as_they_were(found):
@@ -179,7 +180,10 @@ def test_split_of_a_corpus():
     with pytest.raises(CorpusError, match="made is not annotated with upos"):
         Split.of(corpus((None,) * 3), x, x, "upos")
     with pytest.raises(ProbeError, match="3 words of the trained model and 2 of the untrained"):
-        Split.of(corpus(("A",) * 3), x, features({SITES[0]: torch.randn(2, D)}, text), "upos")
+        fewer = Features.from_arrays(
+            {SITES[0]: torch.randn(2, D)}, model="b", corpus=text, sentence=[0, 2], word=[0, 0]
+        )
+        Split.of(text, x, fewer, "upos")
 
 
 def test_features_of_another_corpus_are_refused():
