@@ -16,6 +16,7 @@ from interp.core.errors import CorpusError, ResultsError
 from interp.core.scores import COLUMNS, Scores
 from interp.datasets.alignment import Alignment
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word
+from interp.datasets.links import First
 
 LAYERS, HEADS = 3, 5
 TO, BY = "dependent -> head", "head -> dependent"
@@ -36,7 +37,9 @@ def alignment_of(corpus: Corpus) -> Alignment:
     return Alignment(rows, sentence, word, row, start, start + 1, (), (), "")
 
 
-def attending(corpus: Corpus, *, causal: bool = False, **distances: np.ndarray) -> Attended:
+def attending(
+    corpus: Corpus, *, causal: bool = False, first: First = "keep", **distances: np.ndarray
+) -> Attended:
     """Heads that attend as told; elsewhere to nothing."""
     alignment = alignment_of(corpus)
     mentions = distances.pop("mentions", np.arange(0))
@@ -45,8 +48,10 @@ def attending(corpus: Corpus, *, causal: bool = False, **distances: np.ndarray) 
         name: distances.get(name, np.zeros((LAYERS, HEADS, n))).astype(np.int16)
         for name, n in counts.items()
     }
+    rests = distances.get("rests", np.zeros(arrays["to"].shape, dtype=bool))
     note = {"corpus": corpus.name, "text": corpus.fingerprint, "model": "by hand"}
-    return Attended(alignment, mentions=mentions, causal=causal, provenance=note, **arrays)
+    told = {"mentions": mentions, "rests": rests, "causal": causal, "first": first}
+    return Attended(alignment, provenance=note, **told, **arrays)
 
 
 def parsed(*words: tuple[int, str | None]) -> Sentence:

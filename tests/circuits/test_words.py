@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interp
-from interp.circuits.attended import attended, heads_of_mentions
+from interp.circuits.attended import attended
 from interp.circuits.words import Words
 from interp.core.errors import InterpError, Unsupported
 from interp.datasets.alignment import Alignment, align
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word
+from interp.datasets.links import numbered, placed
 
 
 def words_of(*ranges: tuple[int, int], sentence: list[int] | None = None) -> Words:
@@ -209,7 +210,9 @@ def corpus() -> Corpus:
 
 def test_heads_of_mentions_are_words_of_the_alignment(corpus, tiny_model):
     alignment = align(tiny_model("llama"), corpus)
-    heads = heads_of_mentions(corpus, alignment)
+    mentions = [m for of in placed(corpus, alignment, read="head") for m in of]
+    heads = numbered(corpus, alignment)[[m.head for m in mentions]]
+    assert [m.row for m in mentions] == alignment.row[heads].tolist()
     found = [(alignment.sentence[i], alignment.word[i]) for i in heads]
     assert found == [(0, 0), (0, 4), (1, 1), (2, 2), (4, 1), (4, 2), (4, 2), (4, 3)]
 
