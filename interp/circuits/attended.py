@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from interp.circuits.words import Words
 from interp.core.door import door
 from interp.core.errors import Unsupported
-from interp.core.facts import Facts
 from interp.core.taken import Count
 from interp.datasets.alignment import Alignment, align
 from interp.datasets.corpus import Corpus
@@ -131,7 +130,7 @@ def attended(
 
     def some(rows: list[int]) -> None:
         those = Words.of(alignment, [words[row] for row in rows], model.device)
-        see = _taker(those, begins, ends, sinks, first, found, rests, facts)
+        see = _taker(those, begins, ends, sinks, found, rests, causal=facts.causal, first=first)
         tokens = pairs.clean[rows, : int(pairs.lengths[rows[0]])]
         served.walk(tokens.to(model.device), see, shelves=("pattern",))
 
@@ -160,14 +159,15 @@ def _taker(
     begins: Integer[ndarray, " word"],
     ends: Integer[ndarray, " word"],
     sinks: Bool[ndarray, " word"],
-    first: First,
     found: Sequence[ndarray],
     rests: Bool[ndarray, "layer head word"],
-    facts: Facts,
+    *,
+    causal: bool,
+    first: First,
 ) -> See:
     """What fills the distances in from the patterns of one forward."""
     to, by, antecedent = found
-    apart, earlier = words.apart(causal=facts.causal), words.apart(causal=True)
+    apart, earlier = words.apart(causal=causal), words.apart(causal=True)
     near = apart & words.together()
     begin, end, sink = (
         torch.as_tensor(x, device=words.ids.device)[words.ids] for x in (begins, ends, sinks)
