@@ -163,7 +163,7 @@ def draw(run: Run, tables: Mapping[str, pd.DataFrame]) -> None:
         hue="cluster",
         panel="panel",
         own_scale=True,
-        xlabel="composition above chance",
+        xlabel="composition above the mean of impossible pairs",
         ylabel="|change in loss| (nats)",
         title="Composition beside exact path patching, each pair of heads",
     )
@@ -275,7 +275,8 @@ def say_ranks(ranks: pd.DataFrame, paths: pd.DataFrame) -> str:
     pairs = len(paths) // (clusters * len(largest))
     carried = largest.groupby("reader").max().idxmax()
     return (
-        "In the two-layer toys composition above chance and the exact effect of the path from the "
+        "In the two-layer toys composition (less its mean over pairs of heads that cannot compose, "
+        "for the reader comes before the writer) and the exact effect of the path from the "
         "earlier head into the later one's query, key or value alone have rank correlations of: "
         f"{'; '.join(parts)} (Spearman, {pairs} pairs of heads for each input, mean over seeds). "
         f"The largest effects are those through the {INTO[carried]}: there the task runs. "

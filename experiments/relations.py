@@ -3,12 +3,14 @@
 We follow Clark et al. 2019 on a model of choice: attention between tokens becomes attention between
 words, and each head is asked for the syntactic head of every word of English web text (UD EWT), by
 the word that the dependent attends to most and by the word that attends to the dependent most; and
-for the antecedent of every anaphor of English novels (LitBank), among all earlier mentions. The
-best head of each relation is *chosen* on half of the documents and *reported* on the other half,
-beside the best fixed offset (for mentions: the nearest one, or the nearest with the same head word)
-and beside the best head of the same architecture with random weights. Two controlled sets take the
-easy answers away: in `modifiers` an adjective stands none to three words before or after its noun,
-in `pronouns` two people of different gender stand before "he" or "she", either one nearer.
+for the antecedent of every anaphor of English novels (LitBank), among all earlier mentions. Heads
+that find nothing rest at the first token of a row: the word that holds it, if one does, is neither
+asked nor an answer. The best head of each relation is *chosen* on half of the documents and
+*reported* on the other half, beside the best fixed offset (for mentions: the nearest one, or the
+nearest with the same head word) and beside the best head of the same architecture with random
+weights. Two controlled sets take the easy answers away: in `modifiers` an adjective stands none to
+three words before or after its noun, in `pronouns` two people of different gender stand before "he"
+or "she", either one nearer.
 
     python experiments/relations.py                       # SmolLM2-135M: words look left only
     python experiments/relations.py --model minilm-l6     # MiniLM: words look both ways
@@ -212,7 +214,8 @@ def at_distances(scores: Scores, table: pd.DataFrame, config: Config) -> pd.Data
     for _, best in table[table["chosen"] & (table["relation"] == ADJECTIVE)].iterrows():
         frame = scores.frame
         there = frame["task"].str.endswith(f"between: {best['direction']}")
-        kept = (frame["site"] == best["site"]) | frame["probe"].isin([best["baseline"], "asked"])
+        told = [best["baseline"], "asked", "skipped"]
+        kept = (frame["site"] == best["site"]) | frame["probe"].isin(told)
         parts.append(
             compare_heads(Scores(frame[there & kept], scores.provenance), seed=config.seed)
         )
@@ -262,6 +265,7 @@ def summarise(
         f"{is_better(random[random['relation'] != ALL]).sum()}.",
         *(f"{row['task']}: {against(row)}." for _, row in better.head(5).iterrows()),
     ]
+    sentences.append(say_sink(words, causal=model.facts.causal))
     if model.facts.causal:
         shares = words[words["relation"] == ALL].set_index("direction")["coverage"]
         sentences.append(
@@ -293,10 +297,28 @@ def summarise(
         "Of two people of different gender, to him or her who is meant: "
         f"{against(chosen['pronouns'].iloc[0])}.",
         "Brackets are 95 % intervals over the documents (in the controlled sets nouns, "
-        "or couples of people) that heads were not chosen on; q is over all heads, relations and "
-        "directions of a corpus.",
+        "or couples of people) that heads were not chosen on; q is over the chosen heads of a "
+        "corpus, one for each question.",
     ]
     return f"# Relations in the attention of {model.name}\n\n{' '.join(sentences)}\n"
+
+
+def say_sink(words: pd.DataFrame, *, causal: bool) -> str:
+    """How much of it is the first token, where heads rest."""
+    asked = words[words["relation"] != ALL]
+    resting = (asked["sink"] * asked["n"]).sum() / asked["n"].sum()
+    every = words.loc[words["relation"] == ALL, "skipped"]
+    skipped = every.sum() if causal else every.max()  # a link is asked in one direction, or in both
+    barred = (
+        f"The word that holds the first token of its sentence is neither asked nor an answer, "
+        f"which leaves out {skipped:.0%} of all links"
+        if skipped
+        else "A special token stands before the first word, so no word is skipped"
+    )
+    return (
+        f"{barred}; of the looks of chosen heads {resting:.0%} go to that token before all words "
+        "that could answer, and the answer is the best of the rest."
+    )
 
 
 def is_better(table: pd.DataFrame) -> pd.Series:
@@ -319,6 +341,7 @@ def main(config: Config) -> None:
     run(config)
     folder = interp.runs.open_run("relations", config.sized(), root=config.out).folder
     shown = ["task", "site", "model", "value", "low", "high", "baseline", "baseline_value", "q"]
+    shown += ["coverage", "skipped", "sink"]
     for name in ("words", "mentions", "modifiers"):
         table = pd.read_csv(folder / "figures" / f"{name}-chosen.csv", dtype={"site": str})
         print(f"\n{table[shown].to_string(index=False, float_format='{:.3f}'.format)}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int16, Integer
+from jaxtyping import Bool, Int16, Integer
 from numpy import ndarray
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -15,10 +15,10 @@ from tqdm.auto import tqdm
 from interp.circuits.words import Words
 from interp.core.door import door
 from interp.core.errors import Unsupported
-from interp.core.facts import Facts
 from interp.core.taken import Count
 from interp.datasets.alignment import Alignment, align
-from interp.datasets.corpus import Corpus, Mention
+from interp.datasets.corpus import Corpus
+from interp.datasets.links import First, begins_row, numbered, placed
 from interp.engine.collect.prompts import prompts
 from interp.engine.collect.taps import rows_at_once
 from interp.engine.engines import EngineName, accept, choose
@@ -47,7 +47,12 @@ class Attended:
         mentions: the words of `alignment` that are the head of a mention.
         antecedent: from each of these to the earlier one of its row that it attends to most, of
             a mention that ends before its own begins: "his" in "his sister" is no candidate.
+        rests: words that attend to the first token of their row (to all tokens of the word that
+            holds it) more than to any other word of their sentence that they may look at. The
+            word that holds it is none of them.
         causal: words attend to their left only.
+        first: were the words that hold the first token of a row kept? Skipped, nothing is asked
+            of them and none of them is an answer.
     """
 
     alignment: Alignment
@@ -55,13 +60,16 @@ class Attended:
     by: Int16[ndarray, "layer head word"]
     mentions: Integer[ndarray, " mention"]
     antecedent: Int16[ndarray, "layer head mention"]
+    rests: Bool[ndarray, "layer head word"]
     causal: bool
+    first: First
     provenance: Mapping[str, Any]
 
     def __repr__(self) -> str:
         layers, heads, words = self.to.shape
         of_mentions = f"{len(self.mentions)} of them heads of mentions"
-        return f"Attended: {layers} layers x {heads} heads, {words} words, {of_mentions}"
+        rest = f"{self.rests.mean():.0%} of looks rest at the first token"
+        return f"Attended: {layers} layers x {heads} heads, {words} words, {of_mentions}; {rest}"
 
 
 @door
@@ -72,6 +80,7 @@ def attended(
     *,
     context: Count | None = None,
     bos: Bos = "model",
+    first: First = "skip",
     engine: EngineName = "auto",
 ) -> Attended:
     """Run the model over a corpus, and keep of every pattern the most-attended words.
@@ -81,6 +90,10 @@ def attended(
             follow each other share a row of at most that many. Words are asked about the words of
             their sentence, and mentions about the earlier mentions of their row.
         bos: "model" adds the special tokens that the tokenizer adds by itself.
+        first: "skip" the word that holds the first token of a row, if one does: a head that finds
+            nothing rests there, and Clark et al. skip the special tokens ([CLS], BOS) where heads
+            of their model rest. Where the tokenizer adds such a token before the text, no word
+            holds the first one, and none is skipped. "keep" asks it, and takes it for an answer.
 
     Raises:
         CorpusError: no word has a token.
@@ -102,7 +115,9 @@ def attended(
     mentions = np.flatnonzero(begins >= 0)
     counts = (len(alignment), len(alignment), len(mentions))
     found = [np.zeros((facts.n_layers, facts.n_heads, n), dtype=np.int16) for n in counts]
-    kept = sum(distances.nbytes for distances in found)
+    rests = np.zeros(found[0].shape, dtype=bool)
+    sinks = begins_row(alignment)
+    kept = sum(array.nbytes for array in (*found, rests))
     forwards = [
         same[i : i + size]
         for same in blocks(pairs.lengths, len(pairs))
@@ -115,7 +130,7 @@ def attended(
 
     def some(rows: list[int]) -> None:
         those = Words.of(alignment, [words[row] for row in rows], model.device)
-        see = _taker(those, begins, ends, found, facts)
+        see = _taker(those, begins, ends, sinks, found, rests, causal=facts.causal, first=first)
         tokens = pairs.clean[rows, : int(pairs.lengths[rows[0]])]
         served.walk(tokens.to(model.device), see, shelves=("pattern",))
 
@@ -132,23 +147,37 @@ def attended(
         context=context,
     )
     note |= {"bos": bos, "words": len(alignment), "missing": len(alignment.missing)}
-    return Attended(alignment, found[0], found[1], mentions, found[2], facts.causal, note)
+    note |= {"first": first, "first words": int(sinks.sum())}
+    to, by, antecedent = found
+    return Attended(
+        alignment, to, by, mentions, antecedent, rests, facts.causal, first, provenance=note
+    )
 
 
 def _taker(
     words: Words,
     begins: Integer[ndarray, " word"],
     ends: Integer[ndarray, " word"],
+    sinks: Bool[ndarray, " word"],
     found: Sequence[ndarray],
-    facts: Facts,
+    rests: Bool[ndarray, "layer head word"],
+    *,
+    causal: bool,
+    first: First,
 ) -> See:
     """What fills the distances in from the patterns of one forward."""
     to, by, antecedent = found
-    apart, earlier = words.apart(causal=facts.causal), words.apart(causal=True)
+    apart, earlier = words.apart(causal=causal), words.apart(causal=True)
     near = apart & words.together()
-    begin, end = (torch.as_tensor(x, device=words.ids.device)[words.ids] for x in (begins, ends))
+    begin, end, sink = (
+        torch.as_tensor(x, device=words.ids.device)[words.ids] for x in (begins, ends, sinks)
+    )
+    others = near & ~sink[:, None, :]
     before = (end[:, None, :] >= 0) & (end[:, None, :] <= begin[:, :, None])
     between_mentions = earlier & before
+    if first == "skip":
+        neither = ~(sink[:, None, :] | sink[:, :, None])
+        near, between_mentions = near & neither, between_mentions & neither
     ids, of_mention = (x[words.known].cpu().numpy() for x in (words.ids, begin >= 0))
     places = np.searchsorted(np.flatnonzero(begins >= 0), ids[of_mention])
 
@@ -156,6 +185,9 @@ def _taker(
         if shelf != "pattern":
             return
         attention = words.attention(pattern)
+        most = attention.masked_fill(~others[:, None], 0).amax(-1)
+        resting = ((words.to_first(pattern) > most) & ~sink[:, None]).transpose(0, 1)
+        rests[layer][:, ids] = resting[:, words.known].cpu().numpy()
         to[layer][:, ids] = words.distance(attention, near, ask="target")
         by[layer][:, ids] = words.distance(attention, near, ask="source")
         if len(places):
@@ -163,47 +195,6 @@ def _taker(
             antecedent[layer][:, places] = distance[:, of_mention]
 
     return see
-
-
-def numbered(corpus: Corpus, alignment: Alignment) -> Integer[ndarray, " corpus_word"]:
-    """The index in the alignment of every word of the corpus; -1 where it has no tokens."""
-    at = np.full(corpus.n_words, -1)
-    at[_firsts(corpus)[alignment.sentence] + alignment.word] = np.arange(len(alignment))
-    return at
-
-
-def _firsts(corpus: Corpus) -> Integer[ndarray, " sentence"]:
-    """How many words stand before each sentence."""
-    return np.cumsum([0, *map(len, corpus.sentences)])[:-1]
-
-
-def heads_of_mentions(corpus: Corpus, alignment: Alignment) -> Integer[ndarray, " mention"]:
-    """The word of the alignment that heads each mention, in the order of the corpus.
-
-    -1 where it has no tokens. Of a mention whose head the corpus does not tell it is the last word.
-    """
-    at, first = numbered(corpus, alignment), _firsts(corpus)
-    before = np.cumsum([0, *(len(document.sentences) for document in corpus.documents)])
-    return np.array(
-        [
-            at[first[before[i] + mention.sentence] + _head(mention)]
-            for i, document in enumerate(corpus.documents)
-            for mention in document.mentions
-        ],
-        dtype=int,
-    )
-
-
-def spans_of_mentions(corpus: Corpus) -> Integer[ndarray, "mention 2"]:
-    """The words [start, end) of each mention, counted over the corpus, in its order."""
-    first = _firsts(corpus)
-    before = np.cumsum([0, *(len(document.sentences) for document in corpus.documents)])
-    spans = [
-        first[before[i] + mention.sentence] + np.array(mention.words)
-        for i, document in enumerate(corpus.documents)
-        for mention in document.mentions
-    ]
-    return np.array(spans, dtype=int).reshape(-1, 2)
 
 
 def reach_of_mentions(
@@ -214,14 +205,10 @@ def reach_of_mentions(
     Returns:
         For each word of the alignment, in words counted over the corpus; -1 of one that heads none.
     """
-    heads, spans = heads_of_mentions(corpus, alignment), spans_of_mentions(corpus)
-    known = heads >= 0
+    mentions = [m for of in placed(corpus, alignment, read="head") for m in of if m.row >= 0]
+    heads = numbered(corpus, alignment)[[m.head for m in mentions]]
     found = np.full((2, len(alignment)), corpus.n_words + 1)
-    for reach, ends in zip(found, spans[known].T, strict=True):
-        np.minimum.at(reach, heads[known], ends)
+    np.minimum.at(found[0], heads, [m.start for m in mentions])
+    np.minimum.at(found[1], heads, [m.end for m in mentions])
     begins, ends = np.where(found > corpus.n_words, -1, found)
     return begins, ends
-
-
-def _head(mention: Mention) -> int:
-    return mention.words[1] - 1 if mention.head is None else mention.head

@@ -1,30 +1,28 @@
-"""Links between words that a corpus annotates, and how attention can be asked for them.
+"""How attention can be asked for the links that a corpus annotates (`interp.datasets.links`).
 
 Each word has one syntactic head. Attention answers in one of two directions: "dependent -> head"
 is the word that the dependent attends to most, "head -> dependent" the word that attends to the
-dependent most. Under a causal mask a direction can be asked of the pairs in its order only.
+dependent most. Under a causal mask a direction can be asked of the pairs in its order only. Where
+a word holds the first token of a row and is skipped, no link with it can be asked.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Integer
 from numpy import ndarray
 
-from interp.circuits.attended import (
-    Attended,
-    heads_of_mentions,
-    numbered,
-    reach_of_mentions,
-    spans_of_mentions,
-)
+from interp.circuits.attended import Attended, reach_of_mentions
+from interp.datasets import links as annotated_links
 from interp.datasets.corpus import Corpus
+from interp.datasets.links import anaphors, begins_row, clusters, numbered, placed
 
-SKIPPED = ("punct", "root")
 ALL = "all"
 ANTECEDENT = "antecedent"
+FIRST_WORD = "first word"
+"""The baseline that answers with the word that holds the first token of the row."""
 NOWHERE = 1
 """A distance that no antecedent has: it stands to the left."""
 
@@ -37,66 +35,61 @@ class Links:
         task: relation and direction, "amod: dependent -> head".
         asks: the distances of `Attended` that answer.
         place: of each link in these.
+        looks: the word that looks, in the alignment: the dependent, the head where it is asked
+            what attends to the dependent, the anaphor.
         right: the distances that are right.
         baselines: whether the link is found without attention, by name of the method.
         cluster: the document of each link, as its place in `clusters`.
         annotated: links in each document, with those that cannot be asked.
+        skipped: of these, those that only the skipped first words of rows keep from being asked.
     """
 
     task: str
     asks: Literal["to", "by", "antecedent"]
     place: Integer[ndarray, " link"]
+    looks: Integer[ndarray, " link"]
     right: Integer[ndarray, "link right"]
     baselines: Mapping[str, Bool[ndarray, " link"]]
     cluster: Integer[ndarray, " link"]
     annotated: Integer[ndarray, " cluster"]
+    skipped: Integer[ndarray, " cluster"]
 
     def __len__(self) -> int:
         return len(self.place)
 
 
-def clusters(corpus: Corpus) -> tuple[tuple[str, ...], Integer[ndarray, " document"]]:
-    """The ids of the documents, and the place of each document's among them.
-
-    Documents of one id are one cluster: sentences of a controlled set that share a noun.
-    """
-    names, places = np.unique([document.id for document in corpus.documents], return_inverse=True)
-    return tuple(names.tolist()), places
-
-
 def dependencies(attended: Attended, corpus: Corpus, offsets: Sequence[int]) -> Iterator[Links]:
     """The relations, most frequent first, each in both directions; before them all together."""
-    words = [(i, word) for sentence in corpus.sentences for i, word in enumerate(sentence.words)]
-    kind = np.array([word.relation or "" for _, word in words], dtype=object)
-    heads = np.array([-1 if word.head is None else word.head for _, word in words])
-    offset = np.where(heads < 0, 0, heads - [i for i, _ in words])
-    annotated = (heads >= 0) & ~np.isin(kind, ("", *SKIPPED))
-    sizes = [sum(map(len, document.sentences)) for document in corpus.documents]
-    documents, places = clusters(corpus)
-    cluster = np.repeat(places, sizes)
-    at, n = numbered(corpus, attended.alignment), np.arange(len(words))
-    start, end = attended.alignment.start, attended.alignment.end
-    source, target = at[n], at[np.where(annotated, n + offset, n)]
-    tokens = annotated & (source >= 0) & (target >= 0)
+    found, (names, of) = annotated_links.dependencies(corpus), clusters(corpus)
+    cluster, alignment = of[found.document], attended.alignment
+    at, offset = numbered(corpus, alignment), found.head - found.dependent
+    source, target = at[found.dependent], at[found.head]
+    tokens, sinks = (source >= 0) & (target >= 0), begins_row(alignment)
+    first = tokens & (sinks[source] | sinks[target]) & (attended.first == "skip")
+    start, end = alignment.start, alignment.end
     left, right = tokens & (end[target] <= start[source]), tokens & (end[source] <= start[target])
     directions: dict[str, tuple[Literal["to", "by"], ndarray]] = {
         "dependent -> head": ("to", left if attended.causal else left | right),
         "head -> dependent": ("by", right if attended.causal else left | right),
     }
-    names, counts = np.unique(kind[annotated].astype(str), return_counts=True)
-    for name in [ALL, *names[np.argsort(-counts, kind="stable")]]:
-        member = annotated if name == ALL else annotated & (kind == name)
-        of_document = np.bincount(cluster[member], minlength=len(documents))
+    kinds, counts = np.unique(found.relation, return_counts=True)
+    for kind in [ALL, *kinds[np.argsort(-counts, kind="stable")]]:
+        member = np.ones(len(found), dtype=bool) if kind == ALL else found.relation == kind
         for direction, (asks, possible) in directions.items():
-            asked = np.flatnonzero(member & possible)
+            asked = np.flatnonzero(member & possible & ~first)
+            baselines = {f"offset {o:+d}": offset[asked] == o for o in offsets}
+            if attended.first == "keep":
+                baselines[FIRST_WORD] = sinks[target[asked]]
             yield Links(
-                f"{name}: {direction}",
+                f"{kind}: {direction}",
                 asks,
                 source[asked],
+                (source if asks == "to" else target)[asked],
                 (target - source)[asked, None],
-                {f"offset {o:+d}": offset[asked] == o for o in offsets},
+                baselines,
                 cluster[asked],
-                of_document,
+                _count(cluster[member], names),
+                _count(cluster[member & possible & first], names),
             )
 
 
@@ -106,28 +99,29 @@ def antecedents(attended: Attended, corpus: Corpus) -> Iterator[Links]:
     Candidates are the head words of the mentions of the row that end before the anaphor begins.
     Asked are the anaphors that have a right and a wrong one.
     """
-    found, documents = list(_anaphors(attended, corpus)), clusters(corpus)[0]
+    found, names = list(_anaphors(attended, corpus)), clusters(corpus)[0]
     kinds = sorted({anaphor.kind for anaphor in found if anaphor.kind})
     for kind in [None, *kinds]:
         members = [a for a in found if kind is None or a.kind == kind]
-        asked = [a for a in members if a.right and a.wrong]
+        asked = [a for a in members if a.asked]
+        words = np.array([a.word for a in asked], dtype=int)
         right = np.full((len(asked), max((len(a.right) for a in asked), default=1)), NOWHERE)
         for row, anaphor in zip(right, asked, strict=True):
             row[: len(anaphor.right)] = sorted(anaphor.right)
-        nearest = {
-            "nearest mention": np.array([a.nearest in a.right for a in asked], dtype=bool),
-            "head match": np.array([a.alike in a.right for a in asked], dtype=bool),
-        }
+        said = {"nearest mention": [a.nearest in a.right for a in asked]}
+        said["head match"] = [a.alike in a.right for a in asked]
+        if attended.first == "keep":
+            said[FIRST_WORD] = [a.begins in a.right for a in asked]
         yield Links(
             ANTECEDENT if kind is None else f"{ANTECEDENT} of {kind}",
             "antecedent",
-            np.searchsorted(attended.mentions, [a.word for a in asked]).astype(int),
+            np.searchsorted(attended.mentions, words).astype(int),
+            words,
             right,
-            nearest,
+            {name: np.array(values, dtype=bool) for name, values in said.items()},
             np.array([a.cluster for a in asked], dtype=int),
-            np.bincount(
-                np.array([a.cluster for a in members], dtype=int), minlength=len(documents)
-            ),
+            _count([a.cluster for a in members], names),
+            _count([a.cluster for a in members if a.skipped], names),
         )
 
 
@@ -140,6 +134,8 @@ class _Anaphor:
         right, wrong: distances to the heads of earlier mentions of its row, of its chain or not.
         nearest, alike: distance to the nearest of these, and to the nearest with the same form
             (the nearest of all where there is none); 0 where there are no mentions.
+        begins: distance to the one that holds the row's first token; 0 where there is none.
+        skipped: it could be asked if that one were kept.
     """
 
     kind: str | None
@@ -149,47 +145,50 @@ class _Anaphor:
     wrong: frozenset[int]
     nearest: int
     alike: int
+    begins: int
+    skipped: bool
+
+    @property
+    def asked(self) -> bool:
+        return bool(self.right and self.wrong)
 
 
 def _anaphors(attended: Attended, corpus: Corpus) -> Iterator[_Anaphor]:
-    at = attended.alignment
-    places = zip(
-        heads_of_mentions(corpus, at).tolist(), spans_of_mentions(corpus).tolist(), strict=True
-    )
-    begins = reach_of_mentions(corpus, at)[0]
+    at, numbers = attended.alignment, numbered(corpus, attended.alignment).tolist()
+    begins, sinks = reach_of_mentions(corpus, at)[0], begins_row(at)
 
     def form(word: int) -> str:
         return corpus.sentences[at.sentence[word]].words[at.word[word]].form.lower()
 
-    for cluster, document in zip(clusters(corpus)[1].tolist(), corpus.documents, strict=True):
-        mentions = [(mention, *next(places)) for mention in document.mentions]
-        # of each head word of a row, where its mentions end, and their chains
-        rows: dict[int, dict[int, list[tuple[int, str]]]] = {}
-        for mention, word, (_, end) in mentions:
-            if word >= 0:
-                of_row = rows.setdefault(at.row[word], {})
-                of_row.setdefault(word, []).append((end, mention.chain))
-        begun: set[str] = set()
-        for mention, word, _ in mentions:
-            if mention.chain not in begun:
-                begun.add(mention.chain)
-                continue
-            row = rows[at.row[word]] if word >= 0 else {}
-            earlier = {
-                w: chains
-                for w, ended in row.items()
-                if at.end[w] <= at.start[word]
-                if (chains := {chain for end, chain in ended if end <= begins[word]})
-            }
-            right = frozenset(w - word for w, chains in earlier.items() if mention.chain in chains)
+    for cluster, mentions in zip(
+        clusters(corpus)[1].tolist(), placed(corpus, at, read="head"), strict=True
+    ):
+        # attention is asked from word to word: of what a word heads, where the first begins
+        asking = [
+            replace(m, start=int(begins[numbers[m.head]])) if m.row >= 0 else m for m in mentions
+        ]
+        for anaphor in anaphors(asking):
+            word = numbers[anaphor.placed.head]
+            there = [numbers[m.head] for m in anaphor.earlier]
+            same = {numbers[m.head] for m in anaphor.antecedents}
+            apart = {w for w in there if at.end[w] <= at.start[word]}
+            earlier = {w for w in apart if not sinks[w]} if attended.first == "skip" else apart
             nearest = max(earlier, default=word)
             alike = max((w for w in earlier if form(w) == form(word)), default=nearest)
+            kept = bool(same & earlier) and bool(earlier - same)
             yield _Anaphor(
-                mention.kind,
+                anaphor.placed.mention.kind,
                 cluster,
                 word,
-                right,
-                frozenset(w - word for w in earlier) - right,
+                frozenset(w - word for w in same & earlier),
+                frozenset(w - word for w in earlier - same),
                 nearest - word,
                 alike - word,
+                next((w - word for w in earlier if sinks[w]), 0),
+                bool(same & apart) and bool(apart - same) and not kept,
             )
+
+
+def _count(cluster: Sequence[int] | ndarray, names: Sequence[str]) -> Integer[ndarray, " cluster"]:
+    """How many in each."""
+    return np.bincount(np.asarray(cluster, dtype=int), minlength=len(names))

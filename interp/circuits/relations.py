@@ -11,17 +11,18 @@ from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool, Float, Integer
 from numpy import ndarray
 
 from interp.circuits.attended import Attended
-from interp.circuits.links import Links, antecedents, clusters, dependencies
+from interp.circuits.links import Links, antecedents, dependencies
 from interp.core import stats
 from interp.core.door import door
 from interp.core.errors import CorpusError, ResultsError
 from interp.core.scores import CELL, COLUMNS, Scores
 from interp.core.taken import Count, NotEmpty, Seed
 from interp.datasets.corpus import Corpus
+from interp.datasets.links import clusters
 
 OFFSETS = (-3, -2, -1, 1, 2)
 """Those of Clark et al. (2019)."""
@@ -50,15 +51,21 @@ def relations(
         minimum: links that a relation must have in a direction, to be asked.
         offsets: the baselines of relations: the word so many words away is the head. Those of
             antecedents are the nearest mention, and the nearest with the same head word (the
-            nearest of all where there is none).
+            nearest of all where there is none). Where `attended` kept the words that hold the first
+            token of a row, "first word" is one more baseline of both: these words. Skipped, they
+            are never right.
         model: what the column of that name says.
         seed: of the split of the documents.
 
     Returns:
         `task` is relation and direction, "amod: dependent -> head"; `probe` is "attention" or the
-        baseline. Half of the documents have the `subset` "choose", the others "report". The
-        metric "coverage" counts, of the annotated links, those that can be asked: both words have
-        tokens of their own, and the mask allows it.
+        baseline. Half of the documents have the `subset` "choose", the others "report". Besides
+        "accuracy" there are three metrics. "coverage" counts, of the annotated links, those that
+        can be asked: both words have tokens of their own, the mask allows it, and neither is
+        skipped; "skipped", those that cannot for the last reason alone. "sink" tells, of the links
+        asked that are reported, of how many a head's looking word rests at the first token of its
+        row (`Attended.rests`): its answer is then the best of what little is left. The word that
+        looks is the dependent, of "head -> dependent" the right head, or the anaphor.
 
     Raises:
         CorpusError: another corpus, one without the annotation, a single document, or no relation
@@ -94,7 +101,9 @@ def relations(
 def compare_heads(scores: Scores, *, seed: Seed = 0) -> pd.DataFrame:
     """Every head against the best baseline of its relation, on the half that is reported.
 
-    The best baseline and the best head of a task are chosen on the other half.
+    The best baseline and the best head of a task are chosen on the other half. These heads are
+    what is tested: `q` corrects for as many tests as there are tasks. Tasks whose numbers are all
+    the same ("all" beside the only relation that there is) are one test.
 
     Args:
         scores: what `relations` returned, for one model.
@@ -103,11 +112,11 @@ def compare_heads(scores: Scores, *, seed: Seed = 0) -> pd.DataFrame:
     Returns:
         One row for each task and head: `relation`, `direction`, `site`, `layer`, `head`, `model`;
         `choosing`, `value`: accuracy on the half that is chosen on, and reported; `baseline`, its
-        `baseline_value`; `difference` of the two values, `p` that the head is no better (one-sided
-        sign flip of documents) and `q` (Benjamini-Hochberg over all rows: as most heads are far
-        worse than the baseline, p of two sides would loosen it for all); `n`, `clusters`,
-        `coverage` (of the links that are annotated, those that could be asked); `chosen`: is it
-        the best head of its task? Those have 95 % intervals by cluster bootstrap: `low`, `high`,
+        `baseline_value`; `difference` of the two values and `p` that the head is no better
+        (one-sided sign flip of documents); `n`, `clusters`; `coverage`, `skipped` and `sink`, as of
+        `relations`; `chosen`: is it the best head of its task? Those have `q` (Benjamini-Hochberg
+        over the chosen heads; NaN of the others, among which to look for the smallest p would be
+        to choose on what is reported) and 95 % intervals by cluster bootstrap: `low`, `high`,
         `baseline_low`, `baseline_high`, `difference_low`, `difference_high`.
 
     Raises:
@@ -122,11 +131,13 @@ def compare_heads(scores: Scores, *, seed: Seed = 0) -> pd.DataFrame:
     if not parts:
         raise ResultsError("the table has no accuracies to compare. Give what relations() returns.")
     table = pd.concat(parts, ignore_index=True)
-    asked = frame[(frame["metric"] == "coverage") & (frame["subset"] == "report")]
-    return table.assign(
-        q=stats.fdr(table["p"].to_numpy(dtype=float)),
-        coverage=table["task"].map(_ratio(asked, "task")).astype(float),
-    )
+    reported = frame[frame["subset"] == "report"]
+    shares = {}
+    for metric in ("coverage", "skipped", "sink"):
+        of = table["site"] if metric == "sink" else [""] * len(table)
+        share = _ratio(reported[reported["metric"] == metric], ["task", "site"])
+        shares[metric] = share.reindex(pd.MultiIndex.from_arrays([table["task"], of])).array
+    return table.assign(q=_corrected(table, _twins(accuracy)), **shares)
 
 
 @door
@@ -205,7 +216,24 @@ def _compare(task: str, part: pd.DataFrame, note: Mapping[str, Any], seed: int) 
     return table
 
 
-def _ratio(frame: pd.DataFrame, key: str) -> pd.Series:
+def _twins(accuracy: pd.DataFrame) -> dict[str, str]:
+    """Of each task, the first one that has the same numbers, of every head and baseline."""
+    kept = accuracy[["subset", "probe", "site", "cluster", "total", "n"]]
+    rows = pd.Series(pd.util.hash_pandas_object(kept, index=False), accuracy.index)
+    marks = rows.groupby(accuracy["task"], sort=False, observed=True).sum()  # in whatever order
+    first = {mark: task for task, mark in reversed(list(marks.items()))}
+    return {str(task): str(first[mark]) for task, mark in marks.items()}
+
+
+def _corrected(table: pd.DataFrame, twins: Mapping[str, str]) -> Float[ndarray, " rows"]:
+    """q of the chosen heads, over one task of each kind; NaN of the other heads."""
+    chosen = table[table["chosen"]].set_index("task")["p"].astype(float)
+    tested = chosen[[task for task in chosen.index if twins[task] == task]]
+    q = pd.Series(stats.fdr(tested.to_numpy()), tested.index)
+    return np.where(table["chosen"], table["task"].map(twins).map(q), np.nan)
+
+
+def _ratio(frame: pd.DataFrame, key: str | list[str]) -> pd.Series:
     """Ratio of sums over documents, in the order of the table."""
     groups = frame.groupby(key, sort=False, observed=True)
     return cast(pd.Series, groups["total"].sum()).div(groups["n"].sum())
@@ -252,11 +280,18 @@ def _table(
         asked = np.bincount(links.cluster, minlength=len(names))
         scored = [{**site, "model": model} for site in sites]
         scored += [{"probe": name, "model": "none"} for name in links.baselines]
-        coverage = [{"probe": "asked", "model": "none", "metric": "coverage"}]
-        tables = [(scored, _right(links, attended, len(names)), asked)]
-        tables += [(coverage, asked[None], links.annotated)]
+        tables = [(scored, _by_document(_right(links, attended), links, len(names)), asked)]
+        for probe, metric, counted in (
+            ("asked", "coverage", asked),
+            ("skipped", "skipped", links.skipped),
+        ):
+            row = {"probe": probe, "model": "none", "metric": metric}
+            tables.append(([row], counted[None], links.annotated))
+        resting = attended.rests[..., links.looks].reshape(-1, len(links))
+        sink = [{**site, "model": model, "probe": "sink", "metric": "sink"} for site in sites]
+        last = [(sink, _by_document(resting, links, len(names)), asked)]
         for subset, half in (("choose", choosing), ("report", ~choosing)):
-            for rows, totals, n in tables:
+            for rows, totals, n in tables + (last if subset == "report" else []):
                 there = np.flatnonzero(half & (n > 0))
                 cell = len(cells) + np.arange(len(rows))
                 cells += [{"task": links.task, "subset": subset, **row} for row in rows]
@@ -277,17 +312,21 @@ def _table(
     return frame.assign(cluster=documents, total=total.astype(float), n=n.astype("int64"))[COLUMNS]
 
 
-def _right(
-    links: Links, attended: Attended, documents: int
-) -> Integer[ndarray, "answers documents"]:
-    """Right answers in each document, of each head and then of each baseline."""
+def _right(links: Links, attended: Attended) -> Bool[ndarray, "answers links"]:
+    """Which answers are right, of each head and then of each baseline."""
     answers = getattr(attended, links.asks)[..., links.place].reshape(-1, len(links))
     right = np.zeros(answers.shape, dtype=bool)
     for distances in links.right.T:
         right |= answers == distances
-    right = np.concatenate([right, np.stack(list(links.baselines.values()))])
-    totals = np.zeros((len(right), documents), dtype=int)
+    return np.concatenate([right, np.stack(list(links.baselines.values()))])
+
+
+def _by_document(
+    values: Bool[ndarray, "answers links"], links: Links, documents: int
+) -> Integer[ndarray, "answers documents"]:
+    """How many in each document."""
+    totals = np.zeros((len(values), documents), dtype=int)
     order = np.argsort(links.cluster, kind="stable")
     present, first = np.unique(links.cluster[order], return_index=True)
-    totals[:, present] = np.add.reduceat(right[:, order], first, axis=1, dtype=int)
+    totals[:, present] = np.add.reduceat(values[:, order], first, axis=1, dtype=int)
     return totals

@@ -1,8 +1,10 @@
 """Attention between words, from attention between tokens (Clark et al. 2019, §4.1).
 
 Attention *to* a word is the sum over its tokens, attention *from* a word the mean over its tokens.
-Special tokens belong to no word, so they drop out. A word attends neither to itself nor to one
-that it shares a token with, and under a causal mask only to words that end before it begins.
+Special tokens belong to no word, so they drop out; where there is none, a row begins with a word,
+and that one is the attention sink (`interp.datasets.links.begins_row`). A word attends neither to
+itself nor to one that it shares a token with, and under a causal mask only to words that end
+before it begins.
 """
 
 from collections.abc import Sequence
@@ -60,11 +62,8 @@ class Words:
         Raises:
             InterpError: attention that is not finite.
         """
-        place = torch.arange(pattern.shape[1], device=pattern.device)
-        inside = (place >= self.start[..., None]) & (place < self.end[..., None])
-        exact = pattern.double() if pattern.dtype == torch.float64 else pattern.float()
-        inside = inside.to(exact.dtype)
-        to = torch.einsum("bqhk,btk->bhqt", exact, inside)
+        inside = self._inside(pattern)
+        to = torch.einsum("bqhk,btk->bhqt", _exact(pattern), inside)
         between = torch.einsum("bsq,bhqt->bhst", inside, to)
         between = between / inside.sum(-1)[:, None, :, None].clamp(min=1)
         if not bool(between.isfinite().all()):
@@ -73,6 +72,26 @@ class Words:
                 "at the weights, or load the model in float32."
             )
         return between
+
+    def to_first(
+        self, pattern: Float[Tensor, "batch query head key"]
+    ) -> Float[Tensor, "batch head source"]:
+        """Attention from each word to the first token of its row, or to the word that holds it."""
+        holds = self.known & (self.start == 0)
+        until = torch.where(holds, self.end, 1).amax(-1)
+        place = torch.arange(pattern.shape[-1], device=pattern.device)
+        sink = (place < until[:, None]).to(_exact(pattern).dtype)
+        to = torch.einsum("bqhk,bk->bhq", _exact(pattern), sink)
+        inside = self._inside(pattern)
+        return torch.einsum("bsq,bhq->bhs", inside, to) / inside.sum(-1)[:, None].clamp(min=1)
+
+    def _inside(
+        self, pattern: Float[Tensor, "batch query head key"]
+    ) -> Float[Tensor, "batch word pos"]:
+        """1 at the tokens of each word."""
+        place = torch.arange(pattern.shape[1], device=pattern.device)
+        inside = (place >= self.start[..., None]) & (place < self.end[..., None])
+        return inside.to(_exact(pattern).dtype)
 
     def apart(self, *, causal: bool) -> Bool[Tensor, "batch source target"]:
         """Which words may attend to which."""
@@ -110,3 +129,8 @@ class Words:
         ids = self.ids[:, None].expand_as(found)
         away = torch.where(some, ids.gather(-1, found) - ids, 0)
         return away.transpose(0, 1)[:, self.known].cpu().numpy().astype(np.int16)
+
+
+def _exact(pattern: Tensor) -> Tensor:
+    """Sums of half precision would lose digits."""
+    return pattern.double() if pattern.dtype == torch.float64 else pattern.float()

@@ -1,7 +1,8 @@
 """Coreference as a question that probes can be asked: does this anaphor mean that mention?
 
-An anaphor is a mention with an earlier one of its chain in the same row of tokens; the nearest of
-these is its antecedent, and the pair is a positive example. A negative one is an anaphor with an
+An anaphor (`interp.datasets.links`, where heads of attention have theirs from) is asked if an
+earlier mention of its chain stands in the same row of tokens; the nearest of these is its
+antecedent, and the pair is a positive example. A negative one is an anaphor with an
 earlier mention of another chain. Within each document, kind of anaphor and distance (the number of
 mentions back) there are as many of the one as of the other, drawn at random: so chance is 1/2, and
 neither the distance nor the anaphor's kind tells anything.
@@ -25,13 +26,13 @@ from interp.core.scores import Scores
 from interp.core.sites import Site
 from interp.core.taken import Seed
 from interp.datasets.corpus import Corpus, Document, Mention
+from interp.datasets.links import Anaphor, First, Placed, anaphors, begins_row, numbered, placed
 from interp.datasets.templates import lists
 from interp.probing.examples import Examples, require_rows_of
 from interp.probing.features import Features
 from interp.probing.spans import flat
 
 Reads = Literal["spans", "heads"]
-First = Literal["skip", "keep"]
 TASK = "coreference"
 PRONOUNS = {
     ("masculine", "singular"): "he him his himself",
@@ -182,9 +183,10 @@ def mention_pairs(
     Args:
         features: of the corpus, collected with `context=n` so that sentences share rows; a
             candidate is in the anaphor's row.
-        first: "skip" mentions with the first word of a row, which in many models is an attention
-            sink: its activation is a hundred times as long as the others', and would decide alone
-            by how much all are scaled.
+        first: "skip" mentions with the first word of a row, as `circuits.attended` skips the words
+            that are attention sinks: their activation is a hundred times as long as the others',
+            and would decide alone by how much all are scaled. Features do not tell whether a
+            special token stands before that word; where one does, nothing is lost by "keep".
         seed: of the draws.
 
     Raises:
@@ -193,69 +195,47 @@ def mention_pairs(
     """
     corpus.require("mentions")
     features.require(corpus)
+    for document in corpus.documents:
+        _require_heads(document)
     rng = np.random.default_rng(seed)
     kept: list[_Pair] = []
-    anaphors = skipped = 0
-    places = list(zip(features.sentence.tolist(), features.word.tolist(), strict=True))
-    place = {where: i for i, where in enumerate(places)}
-    begins = {int(i) for i in np.unique(features.row, return_index=True)[1]}
-    sinks = begins if first == "skip" else set[int]()
-    before = 0
-    for document in corpus.documents:
-        placed = _placed(document, before, place, features.row)
-        found = [m for m in placed if sinks.isdisjoint(range(m.start, m.end))]
-        skipped += len(document.mentions) - len(found)
-        before += len(document.sentences)
+    asked = skipped = 0
+    barred = begins_row(features) if first == "skip" else None
+    everything = placed(corpus, features, read="words", without=barred)
+    for document, mentions in zip(corpus.documents, everything, strict=True):
+        skipped += sum(mention.row < 0 for mention in mentions)
         strata: dict[tuple[str, int], tuple[list[_Pair], list[_Pair]]] = defaultdict(
             lambda: ([], [])
         )
-        for pair in _candidates(found, document.id):
-            strata[pair.anaphor.kind, pair.distance][pair.corefer].append(pair)
+        for anaphor in anaphors(mentions):
+            for pair in _candidates(anaphor, document):
+                kind = anaphor.placed.mention.kind or ""
+                strata[kind, pair.distance][pair.corefer].append(pair)
         for key in sorted(strata):
             different, same = strata[key]
-            anaphors += len(same)
+            asked += len(same)
             fewer = min(len(different), len(same))
             for side in (same, different):
                 kept += [side[i] for i in sorted(rng.permutation(len(side))[:fewer])]
     if not kept:
         raise ProbeError(
-            f"{corpus.name} gives no pairs: {anaphors} of its mentions have an antecedent in their "
+            f"{corpus.name} gives no pairs: {asked} of its mentions have an antecedent in their "
             f"row, and none of these distances has a mention of another chain. Collect with a "
             "larger context=, so that sentences share rows, or take more text."
         )
-    return _pairs(kept, skipped)
-
-
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """A mention with the numbers of its words."""
-
-    start: int
-    end: int
-    head: int
-    row: int
-    chain: str
-    kind: str
-    form: str
-    agreement: tuple[str | None, str | None]
+    return _pairs(kept, skipped, numbered(corpus, features).tolist())
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    anaphor: _Placed
-    candidate: _Placed
+    anaphor: Placed
+    candidate: Placed
     distance: int
     corefer: bool
-    document: str
+    document: Document
 
 
-def _placed(
-    document: Document,
-    before: int,
-    place: Mapping[tuple[int, int], int],
-    row: Int[ndarray, " word"],
-) -> Iterator[_Placed]:
-    """The mentions of which every word was collected, in one row."""
+def _require_heads(document: Document) -> None:
     for mention in document.mentions:
         if mention.head is None:
             raise CorpusError(
@@ -263,54 +243,44 @@ def _placed(
                 "of mentions need them. Annotate heads (Mention.head), or take a corpus that has "
                 "them."
             )
-        at = [place.get((before + mention.sentence, word)) for word in range(*mention.words)]
-        known = [i for i in at if i is not None]
-        if len(known) < len(at) or row[known[0]] != row[known[-1]]:
-            continue
-        yield _Placed(
-            known[0],
-            known[-1] + 1,
-            known[mention.head - mention.words[0]],
-            int(row[known[0]]),
-            mention.chain,
-            mention.kind or "",
-            document.sentences[mention.sentence].words[mention.head].form.lower(),
-            agreement(document, mention),
-        )
 
 
-def _candidates(mentions: Sequence[_Placed], document: str) -> Iterator[_Pair]:
-    """Of each anaphor, the antecedent and every earlier mention of another chain."""
-    for anaphor in mentions:
-        earlier = [m for m in mentions if m.row == anaphor.row and m.end <= anaphor.start]
-        earlier.sort(key=lambda m: (m.end, m.start), reverse=True)
-        chains = [m.chain for m in earlier]
-        if anaphor.chain not in chains:
-            continue
-        antecedent = chains.index(anaphor.chain)
-        for i, candidate in enumerate(earlier):
-            if i == antecedent or candidate.chain != anaphor.chain:
-                yield _Pair(anaphor, candidate, i + 1, i == antecedent, document)
+def _candidates(anaphor: Anaphor, document: Document) -> Iterator[_Pair]:
+    """Its nearest antecedent, and every earlier mention of another chain."""
+    same = anaphor.antecedents
+    for i, candidate in enumerate(anaphor.earlier if same else ()):
+        if candidate is same[0] or candidate.mention.chain != anaphor.placed.mention.chain:
+            yield _Pair(anaphor.placed, candidate, i + 1, candidate is same[0], document)
 
 
-def _pairs(kept: Sequence[_Pair], skipped: int) -> MentionPairs:
+def _pairs(kept: Sequence[_Pair], skipped: int, at: Sequence[int]) -> MentionPairs:
+    """`at`: the collected word of each word of the corpus."""
+
+    def form(document: Document, mention: Mention) -> str:
+        return document.sentences[mention.sentence].words[mention.head or 0].form.lower()
+
     def agree(pair: _Pair) -> bool:
-        both = zip(pair.anaphor.agreement, pair.candidate.agreement, strict=True)
+        ends = (pair.anaphor, pair.candidate)
+        both = zip(*(agreement(pair.document, end.mention) for end in ends), strict=True)
         return all(a is None or b is None or a == b for a, b in both)
 
     ends = [(p.anaphor, p.candidate) for p in kept]
+    forms = tuple(
+        (form(p.document, p.anaphor.mention), form(p.document, p.candidate.mention)) for p in kept
+    )
     said = {
         "nearest mention": [p.distance == 1 for p in kept],
-        "head match": [p.anaphor.form == p.candidate.form for p in kept],
+        "head match": [one == other for one, other in forms],
         "gender and number": [agree(p) for p in kept],
     }
+    spans = [(at[m.start], at[m.end - 1] + 1) for pair in ends for m in pair]
     return MentionPairs(
-        spans=torch.tensor([(a.start, a.end, b.start, b.end) for a, b in ends]),
-        heads=torch.tensor([(a.head, b.head) for a, b in ends]),
-        forms=tuple((a.form, b.form) for a, b in ends),
+        spans=torch.tensor(spans).reshape(-1, 4),
+        heads=torch.tensor([(at[a.head], at[b.head]) for a, b in ends]),
+        forms=forms,
         y=torch.tensor([int(p.corefer) for p in kept]),
-        cluster=tuple(p.document for p in kept),
-        kind=tuple(p.anaphor.kind for p in kept),
+        cluster=tuple(p.document.id for p in kept),
+        kind=tuple(p.anaphor.mention.kind or "" for p in kept),
         distance=np.array([p.distance for p in kept]),
         baselines={name: np.array(values) for name, values in said.items()},
         skipped=skipped,

@@ -7,15 +7,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import interp
-from interp.circuits.attended import Attended, attended
+from interp.circuits.attended import Attended, _taker, attended, reach_of_mentions
 from interp.circuits.relations import choose_heads, compare_heads, relations
+from interp.circuits.words import Words
 from interp.core import stats
 from interp.core.errors import CorpusError, ResultsError
 from interp.core.scores import COLUMNS, Scores
 from interp.datasets.alignment import Alignment
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word
+from interp.datasets.links import First, begins_row
 
 LAYERS, HEADS = 3, 5
 TO, BY = "dependent -> head", "head -> dependent"
@@ -36,17 +39,22 @@ def alignment_of(corpus: Corpus) -> Alignment:
     return Alignment(rows, sentence, word, row, start, start + 1, (), (), "")
 
 
-def attending(corpus: Corpus, *, causal: bool = False, **distances: np.ndarray) -> Attended:
+def attending(
+    corpus: Corpus, *, causal: bool = False, first: First = "keep", **distances: np.ndarray
+) -> Attended:
     """Heads that attend as told; elsewhere to nothing."""
     alignment = alignment_of(corpus)
     mentions = distances.pop("mentions", np.arange(0))
     counts = {"to": len(alignment), "by": len(alignment), "antecedent": len(mentions)}
+    shape = distances["to"].shape[:2] if "to" in distances else (LAYERS, HEADS)
     arrays = {
-        name: distances.get(name, np.zeros((LAYERS, HEADS, n))).astype(np.int16)
+        name: distances.get(name, np.zeros((*shape, n))).astype(np.int16)
         for name, n in counts.items()
     }
+    rests = distances.get("rests", np.zeros(arrays["to"].shape, dtype=bool))
     note = {"corpus": corpus.name, "text": corpus.fingerprint, "model": "by hand"}
-    return Attended(alignment, mentions=mentions, causal=causal, provenance=note, **arrays)
+    told = {"mentions": mentions, "rests": rests, "causal": causal, "first": first}
+    return Attended(alignment, provenance=note, **told, **arrays)
 
 
 def parsed(*words: tuple[int, str | None]) -> Sentence:
@@ -109,6 +117,9 @@ def test_the_table(trees):
     assert set(frame["probe"]) == {
         "attention",
         "asked",
+        "skipped",
+        "sink",
+        "first word",
         *(f"offset {o:+d}" for o in (-3, -2, -1, 1, 2)),
     }
     assert set(frame["subset"]) == {"choose", "report"}
@@ -116,7 +127,7 @@ def test_the_table(trees):
     assert heads["site"].nunique() == LAYERS * HEADS
     assert (heads["site"] == heads["layer"].astype(str) + "." + heads["head"].astype(str)).all()
     assert set(heads["model"]) == {"trained"} and set(heads["metric"]) == {"accuracy"}
-    rest = frame[frame["probe"] != "attention"]
+    rest = frame[~frame["probe"].isin(["attention", "sink"])]
     assert rest[["layer", "head"]].isna().all(axis=None) and set(rest["model"]) == {"none"}
     summary = found.query("task == 'det: dependent -> head' and subset == 'report'").summary()
     assert (summary["n"] == 120).all() and (summary["clusters"] == 20).all()
@@ -248,7 +259,9 @@ def test_what_is_compared_is_what_scores_says(trees):
     to = np.where(rng.random((LAYERS, HEADS, len(right))) < 0.3, right, 1)
     scores = relations(attending(trees, to=to), trees, minimum=100)
     compared = compare_heads(scores, seed=5)
-    assert np.array_equal(compared["q"], stats.fdr(compared["p"].to_numpy()))
+    best = compared[compared["chosen"]]
+    assert np.array_equal(best["q"], stats.fdr(best["p"].to_numpy()))
+    assert compared.loc[~compared["chosen"], "q"].isna().all() and compared["p"].notna().all()
     task = scores.query("task == 'det: dependent -> head' and metric == 'accuracy'")
     ours = compared[compared["task"] == "det: dependent -> head"].reset_index(drop=True)
     means = task.query("subset == 'choose' and site == ''").summary().set_index("probe")["value"]
@@ -276,11 +289,9 @@ def test_what_is_compared_is_what_scores_says(trees):
     assert (compared["coverage"] == 1).all()
 
 
-def test_heads_that_are_worse_do_not_make_others_look_better():
-    """In 24 tasks 100 heads are far below the baseline and 20 as good: none is better."""
-    worse, equal, documents, tasks = 100, 20, 10, 24
-    rng = np.random.default_rng(0)
-    chance = np.repeat([0.1, 0.5, 0.5], [worse, equal, 1])
+def scored(chance: np.ndarray, *, tasks: int, documents: int, seed: int = 0) -> Scores:
+    """Heads that are right so often, the last of them a baseline, in tasks of their own."""
+    rng = np.random.default_rng(seed)
     rows = [
         (f"{task}: to", i, subset, f"{subset} {d}")
         for task in range(tasks)
@@ -289,7 +300,7 @@ def test_heads_that_are_worse_do_not_make_others_look_better():
         for d in range(documents)
     ]
     frame = pd.DataFrame(rows, columns=["task", "head", "subset", "cluster"])
-    is_head = frame["head"] < worse + equal
+    is_head = frame["head"] < len(chance) - 1
     n = rng.integers(8, 16, (tasks, 1, 2, documents)) * np.ones((1, len(chance), 1, 1), dtype=int)
     frame = frame.assign(
         site=np.where(is_head, "0." + frame["head"].astype(str), ""),
@@ -301,11 +312,66 @@ def test_heads_that_are_worse_do_not_make_others_look_better():
         n=n.ravel(),
         total=rng.binomial(n, chance[:, None, None]).ravel().astype(float),
     )
-    table = compare_heads(Scores(frame, {}))
+    return Scores(frame, {})
+
+
+def test_heads_that_are_worse_do_not_make_others_look_better():
+    """In 24 tasks 100 heads are far below the baseline and 20 as good: none is better."""
+    chance = np.repeat([0.1, 0.5, 0.5], [100, 20, 1])
+    table = compare_heads(scored(chance, tasks=24, documents=10))
     assert not (table["q"] < 0.05).any()
-    two_sided = np.minimum(1, 2 * np.minimum(table["p"], 1 - table["p"] + 2.0**-documents))
-    loose = stats.fdr(two_sided.to_numpy()) < 0.05
-    assert (loose & (table["difference"] > 0)).sum() > 3  # what two sides would have called better
+    assert set(table.loc[table["chosen"], "site"]) <= {f"0.{i}" for i in range(100, 120)}
+
+
+def test_what_was_not_chosen_does_not_count():
+    """A head that is always right, against a coin, in one of six tasks: 7 reported documents can
+    say no more than 1/128; that it stands among 200 heads takes nothing from it."""
+    chance = np.repeat([0.3, 1.0, 0.5], [199, 1, 1])
+    nothing = scored(np.repeat([0.5, 0.5], [200, 1]), tasks=6, documents=7, seed=1).frame
+    one = scored(chance, tasks=1, documents=7).frame.assign(task="right: to")
+    chosen = choose_heads(Scores(pd.concat([one, nothing], ignore_index=True), {}))
+    row = chosen.set_index("task").loc["right: to"]
+    assert row["site"] == "0.199" and row["p"] == 2**-7
+    assert row["q"] == pytest.approx(7 * 2**-7) and len(chosen) == 7
+    alone = choose_heads(Scores(one, {})).iloc[0]
+    assert alone["q"] == alone["p"]
+
+
+def test_the_same_task_twice_is_one_test(trees):
+    """ "all" of a treebank with one relation, whose rows may stand in another order."""
+    rng = np.random.default_rng(6)
+    right = truth(trees)
+    only = replace(
+        trees,
+        documents=tuple(
+            replace(
+                d,
+                sentences=tuple(
+                    replace(
+                        s,
+                        words=tuple(
+                            replace(w, relation="obj" if w.relation == "obj" else "punct")
+                            for w in s.words
+                        ),
+                    )
+                    for s in d.sentences
+                ),
+            )
+            for d in trees.documents
+        ),
+    )
+    to = np.where(rng.random((LAYERS, HEADS, len(right))) < 0.25, right, 1)
+    scores = relations(attending(only, to=to), only, minimum=100)
+    chosen = choose_heads(scores)
+    assert set(chosen["relation"]) == {"all", "obj"} and len(chosen) == 4
+    apart = chosen[chosen["relation"] == "obj"]
+    assert np.array_equal(apart["q"], stats.fdr(apart["p"].to_numpy()))
+    assert np.array_equal(chosen.loc[chosen["relation"] == "all", "q"], apart["q"])
+    mixed = scores.frame.sample(frac=1, random_state=0).reset_index(drop=True)
+    again = choose_heads(Scores(mixed, scores.provenance)).set_index("task")["q"]
+    pd.testing.assert_series_equal(
+        again.sort_index(), chosen.set_index("task")["q"].sort_index(), check_index_type=False
+    )
 
 
 def test_under_a_causal_mask_each_direction_has_the_pairs_in_its_order(trees):
@@ -353,11 +419,8 @@ def test_words_without_tokens_or_with_shared_ones_are_not_asked():
     alignment = replace(given.alignment, **fields, missing=missing)
     to = np.zeros((LAYERS, HEADS, kept.sum()))
     to[0, 0] = np.where(fields["word"] == 0, 1, 0)
-    found = relations(
-        replace(given, alignment=alignment, to=to.astype(np.int16), by=0 * to.astype(np.int16)),
-        corpus,
-        minimum=1,
-    )
+    arrays = {"to": to.astype(np.int16), "by": 0 * to.astype(np.int16), "rests": to > 9}
+    found = relations(replace(given, alignment=alignment, **arrays), corpus, minimum=1)
     assert set(found.frame["task"]) == {f"{r}: {d}" for r in ("all", "det") for d in (TO, BY)}
     coverage = found.query("metric == 'coverage'").summary().set_index(["task", "subset"])["value"]
     assert coverage[f"all: {TO}", "report"] == pytest.approx(1 / 3)
@@ -376,7 +439,8 @@ def test_documents_of_one_id_are_one_cluster(trees):
     assert set(together["cluster"]) == {"n0", "n1", "n2", "n3"}
     keys = ["task", "site", "probe", "metric", "cluster"]
     apart = apart.assign(cluster=["n" + str(int(c[1:]) % 4) for c in apart["cluster"]])
-    for frame in (apart, together):
+    apart, together = (f[f["metric"] != "sink"].copy() for f in (apart, together))
+    for frame in (apart, together):  # sinks are told of the reported documents alone
         frame[keys] = frame[keys].astype(str)
     sums = [f.groupby(keys)[["total", "n"]].sum() for f in (apart, together)]
     pd.testing.assert_frame_equal(*sums, check_index_type=False)
@@ -450,7 +514,7 @@ def test_antecedents(story):
     assert value["antecedent of proper", "", "head match"] == 1
     chosen = choose_heads(found)
     assert list(chosen["site"]) == ["1.1"] * 3 and list(chosen["direction"]) == [""] * 3
-    assert set(chosen["baseline"]) == {"head match"}
+    assert set(chosen["baseline"]) <= {"head match", "first word"}
     assert (chosen["coverage"] == 1).all()
 
 
@@ -540,7 +604,7 @@ def test_bad_input(trees, story):
     with pytest.raises(CorpusError, match=r"trees is a single document \(d0\).*'# newdoc'"):
         relations(attending(single), single)
     scores = relations(attending(trees), trees, minimum=30)
-    with pytest.raises(ResultsError, match=r"has 0 heads of 0 models, and 5 baselines"):
+    with pytest.raises(ResultsError, match=r"has 0 heads of 0 models, and 6 baselines"):
         compare_heads(scores.query("probe != 'attention'"))
     with pytest.raises(ResultsError, match=r"no accuracies to compare"):
         compare_heads(scores.query("metric == 'coverage'"))
@@ -559,6 +623,168 @@ def test_saved_and_loaded(trees, tmp_path):
     pd.testing.assert_frame_equal(
         choose_heads(again).drop(columns="task"), choose_heads(scores).drop(columns="task")
     )
+
+
+def looking(corpus: Corpus, patterns: np.ndarray, *, causal: bool, first: First) -> Attended:
+    """What `attended` keeps of patterns over all tokens, a token a word.
+
+    Args:
+        patterns: `layer row query head key`.
+    """
+    alignment = alignment_of(corpus)
+    n, layers, heads = len(alignment), patterns.shape[0], patterns.shape[3]
+    members = np.split(np.arange(n), np.flatnonzero(np.diff(alignment.row)) + 1)
+    words = Words.of(alignment, members, torch.device("cpu"))
+    begins, ends = reach_of_mentions(corpus, alignment)
+    mentions = np.flatnonzero(begins >= 0)
+    found = [np.zeros((layers, heads, k), dtype=np.int16) for k in (n, n, len(mentions))]
+    rests = np.zeros((layers, heads, n), dtype=bool)
+    sinks = begins_row(alignment)
+    see = _taker(words, begins, ends, sinks, found, rests, causal=causal, first=first)
+    for layer in range(layers):
+        see("pattern", layer, torch.from_numpy(patterns[layer]))
+    note = {"corpus": corpus.name, "text": corpus.fingerprint, "model": "by hand"}
+    to, by, antecedent = found
+    return Attended(alignment, to, by, mentions, antecedent, rests, causal, first, note)
+
+
+def drawn(rng: np.random.Generator, rows: int, length: int, *, causal: bool) -> np.ndarray:
+    """Attention at random."""
+    weights = rng.exponential(size=(1, rows, length, 3, length))
+    if causal:
+        weights *= np.tri(length)[:, None]
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def scattered(
+    rng: np.random.Generator, *, documents: int, relations: int, sentences: int = 1, length: int = 9
+) -> Corpus:
+    """Any other word of the sentence is the head, and no relation differs from another."""
+    made = []
+    for _ in range(documents):
+        made.append([])
+        for _ in range(sentences):
+            heads = [int(rng.choice([j for j in range(length) if j != i])) for i in range(length)]
+            names = [f"r{rng.integers(relations)}" for _ in heads]
+            made[-1].append(parsed((-1, "root"), *list(zip(heads, names, strict=True))[1:]))
+    return treebank(*made)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_head_that_rests_at_the_first_word_finds_nothing(causal):
+    """Most links lead to the first word, and one head looks at nothing else."""
+    rng = np.random.default_rng(8)
+    documents = [
+        [parsed((-1, "root"), *((0 if rng.random() < 0.6 else 1 + i % 3, "dep") for i in range(8)))]
+        for _ in range(30)
+    ]
+    corpus = treebank(*documents)
+    patterns = drawn(rng, 30, 9, causal=causal)
+    patterns[0, :, :, 1] = 0.02 * patterns[0, :, :, 1] + 0.98 * (np.arange(9) == 0)
+    skipped = looking(corpus, patterns, causal=causal, first="skip")
+    scores = relations(skipped, corpus, minimum=5)
+    chosen = choose_heads(scores)
+    assert not (chosen["q"] < 0.05).any()
+    heads = compare_heads(scores).set_index(["task", "site"])
+    to = f"dep: {TO}"
+    assert heads.loc[(to, "0.1"), "value"] < 0.5 and heads.loc[(to, "0.1"), "sink"] > 0.9
+    assert heads.loc[(to, "0.0"), "sink"] < 0.5
+    right = truth(corpus)
+    place = np.arange(len(right)) % 9
+    in_order = (right < 0) if causal else (right != 0)
+    counted = scores.query(f"metric == 'skipped' and task == '{to}'").frame
+    assert counted["total"].sum() == (in_order & (place + right == 0)).sum()
+    # kept, the head seems to find most heads; and so does the baseline
+    kept = looking(corpus, patterns, causal=causal, first="keep")
+    scores = relations(kept, corpus, minimum=5)
+    row = choose_heads(scores).set_index("task").loc[to]
+    assert row["site"] == "0.1" and row["baseline"] == "first word"
+    assert row["value"] > 0.5 and row["difference"] == 0 and row["p"] == 1
+    assert scores.query("metric == 'skipped'").frame["total"].sum() == 0
+
+
+def test_nothing_is_skipped_where_no_word_holds_the_first_token():
+    """As behind a BOS: every token one place on."""
+    corpus = scattered(np.random.default_rng(0), documents=6, relations=1)
+    given = attending(corpus, first="skip")
+    moved = replace(given.alignment, start=given.alignment.start + 1, end=given.alignment.end + 1)
+    behind = replace(given, alignment=moved)
+    scores = relations(behind, corpus, minimum=1)
+    assert scores.query("metric == 'skipped'").frame["total"].sum() == 0
+    coverage = scores.query("metric == 'coverage'").summary()["value"]
+    assert (coverage == 1).all()
+    assert (
+        relations(given, corpus, minimum=1).query("metric == 'coverage'").summary()["value"] < 1
+    ).all()
+
+
+def test_words_that_begin_a_row_are_not_asked_and_not_the_answer(trees):
+    """Against a loop, over three sentences a row: only the first one has such a word."""
+    rng = np.random.default_rng(9)
+    patterns = drawn(rng, 40, 27, causal=True)
+    found = looking(trees, patterns, causal=True, first="skip")
+    at = found.alignment
+    for i in range(len(at)):
+        for array, sign in ((found.to, -1), (found.by, 1)):
+            for distance in array[0, :, i]:
+                if at.start[i] == 0:
+                    assert distance == 0
+                elif distance:
+                    assert sign * distance > 0 and at.start[i + distance] > 0
+    scores = relations(found, trees, minimum=30)
+    words = [w for s in trees.sentences for w in s.words]
+    right = truth(trees)
+    kept = [
+        i
+        for i, word in enumerate(words)
+        if word.relation == "obj" and right[i] < 0 and i % 27 and (i + right[i]) % 27
+    ]
+    asked_of = scores.query(f"task == 'obj: {TO}' and probe == 'attention' and site == '0.2'")
+    assert asked_of.frame["n"].sum() == len(kept)
+    assert asked_of.frame["total"].sum() == (found.to[0, 2, kept] == right[kept]).sum()
+    rests = scores.query(f"task == 'obj: {TO}' and metric == 'sink' and site == '0.2'").frame
+    half = set(rests["cluster"])
+    reported = [i for i in kept if f"d{i // 27}" in half]
+    by_hand = [_rests(patterns[0, i // 27, i % 27, 2], i % 27) for i in reported]
+    assert (rests["n"].sum(), rests["total"].sum()) == (len(reported), sum(by_hand))
+
+
+def _rests(attention: np.ndarray, i: int) -> bool:
+    """Does a word attend to the first token more than to those of its sentence before it?"""
+    others = attention[max(1, i // 9 * 9) : i]
+    return attention[0] > others.max(initial=0)
+
+
+def test_an_anaphor_without_the_first_word_loses_that_candidate(story):
+    """w0, "Ann", begins the row: w4 has no antecedent left, w9 has w4, w7 has w2 as before."""
+    mentions = words(story, 0, 2, 4, 7, 9, 11)
+    antecedent = np.broadcast_to(np.tile([0, 0, -2, -5, -5, -2], 4), (LAYERS, HEADS, 24))
+    given = attending(story, mentions=mentions, antecedent=antecedent, first="skip")
+    found = relations(given, story, minimum=4)
+    sums = found.frame.groupby(["task", "metric", "probe"], observed=True)[["total", "n"]].sum()
+    assert sums.loc[("antecedent", "coverage", "asked")].tolist() == [8, 12]
+    assert sums.loc[("antecedent", "skipped", "skipped")].tolist() == [4, 12]
+    assert sums.loc[("antecedent of pronoun", "coverage", "asked")].tolist() == [4, 8]
+    chosen = choose_heads(found).set_index("task")
+    assert (chosen["value"] == 1).all() and (chosen["sink"] == 0).all()
+    kept = relations(replace(given, first="keep"), story, minimum=4)
+    first = kept.query("probe == 'first word' and subset == 'report'").summary()
+    value = first.set_index("task")["value"]
+    assert value["antecedent of pronoun"] == 1 and value["antecedent of proper"] == 0
+
+
+def test_where_there_is_nothing_one_in_twenty_is_significant():
+    """Of four words each other one may be the head and the answer, so that all heads, the word
+    before and the first word are right in one of three cases."""
+    rng = np.random.default_rng(10)
+    corpus = scattered(rng, documents=24, relations=20, sentences=400, length=4)
+    place = np.arange(corpus.n_words) % 4
+    to, by = ((place + rng.integers(1, 4, (2, 20, len(place)))) % 4 - place for _ in range(2))
+    table = compare_heads(relations(attending(corpus, to=to, by=by), corpus, offsets=(-1,)))
+    p = table.loc[table["relation"] != "all", "p"]
+    assert len(p) == 20 * 2 * 40
+    assert 0.03 < (p < 0.05).mean() < 0.07
+    assert not (table["q"] < 0.05).any()
 
 
 DATA = Path(os.environ.get("INTERP_DATA", "")) / "ud-ewt"

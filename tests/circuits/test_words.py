@@ -1,6 +1,7 @@
 """Word-level attention: Clark et al.'s protocol by hand, by loops, and on whole models."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interp
-from interp.circuits.attended import attended, heads_of_mentions
+from interp.circuits.attended import attended
 from interp.circuits.words import Words
 from interp.core.errors import InterpError, Unsupported
 from interp.datasets.alignment import Alignment, align
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word
+from interp.datasets.links import begins_row, numbered, placed
 
 
 def words_of(*ranges: tuple[int, int], sentence: list[int] | None = None) -> Words:
@@ -149,7 +151,22 @@ def slow_attention(pattern: np.ndarray, ranges) -> list[list[float]]:
     return table
 
 
-def slow_distances(table, ranges, sentence, causal: bool, ask: str) -> list[int]:
+def slow_rests(table, ranges, sentence, causal: bool) -> list[bool]:
+    """Whether a word looks at the first one, which holds the first token, more than at others."""
+    found = []
+    for i, (start, end) in enumerate(ranges):
+        others = [
+            table[i][j]
+            for j, (a, b) in enumerate(ranges)
+            if j and sentence[i] == sentence[j] and (b <= start or (a >= end and not causal))
+        ]
+        found.append(i > 0 and table[i][0] > max(others, default=0))
+    return found
+
+
+def slow_distances(
+    table, ranges, sentence, causal: bool, ask: str, skipped=frozenset()
+) -> list[int]:
     """How far the best partner of each word stands, by trying all."""
     found = []
     for i in range(len(ranges)):
@@ -157,6 +174,8 @@ def slow_distances(table, ranges, sentence, causal: bool, ask: str) -> list[int]
         for j in range(len(ranges)):
             source, target = (i, j) if ask == "target" else (j, i)
             if sentence[i] != sentence[j] or set(range(*ranges[i])) & set(range(*ranges[j])):
+                continue
+            if not skipped.isdisjoint((i, j)):
                 continue
             if causal and max(range(*ranges[target])) > min(range(*ranges[source])):
                 continue
@@ -209,18 +228,21 @@ def corpus() -> Corpus:
 
 def test_heads_of_mentions_are_words_of_the_alignment(corpus, tiny_model):
     alignment = align(tiny_model("llama"), corpus)
-    heads = heads_of_mentions(corpus, alignment)
+    mentions = [m for of in placed(corpus, alignment, read="head") for m in of]
+    heads = numbered(corpus, alignment)[[m.head for m in mentions]]
+    assert [m.row for m in mentions] == alignment.row[heads].tolist()
     found = [(alignment.sentence[i], alignment.word[i]) for i in heads]
     assert found == [(0, 0), (0, 4), (1, 1), (2, 2), (4, 1), (4, 2), (4, 2), (4, 3)]
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "mistral-window"])
 @pytest.mark.parametrize("context", [None, 9])
-@pytest.mark.parametrize("engine", ["auto", "hooks"])
-def test_a_model_against_the_bridge_and_loops(tiny_model, corpus, family, context, engine):
+@pytest.mark.parametrize(("engine", "first"), [("auto", "keep"), ("hooks", "skip")])
+def test_a_model_against_the_bridge_and_loops(tiny_model, corpus, family, context, engine, first):
     """Patterns of the bridge's cache, row by row; words and mentions by loops."""
     model = tiny_model(family)
-    found = attended(model, corpus, context=context, engine=engine)
+    found = attended(model, corpus, context=context, engine=engine, first=first)
+    assert found.first == found.provenance["first"] == first
     facts, alignment = model.facts, found.alignment
     assert facts.causal == found.causal == (family != "bert")
     assert found.to.shape == found.by.shape == (facts.n_layers, facts.n_heads, corpus.n_words)
@@ -230,13 +252,16 @@ def test_a_model_against_the_bridge_and_loops(tiny_model, corpus, family, contex
     assert [len(row) for row in alignment.rows] == (
         [5, 2, 3, 1, 6] if context is None else [7, 3, 7]
     )
-    if context is None:
+    if context is None and first == "keep":
         assert not found.antecedent[..., [0, 2, 3, 4, 5]].any()  # none before them in their row
         assert family == "mistral-window" or found.antecedent[..., 6].all()
     for row, tokens in enumerate(alignment.rows):
         members = np.flatnonzero(alignment.row == row)
         ranges = [(int(alignment.start[i]), int(alignment.end[i])) for i in members]
         sentence = alignment.sentence[members]
+        holds = {i for i, (start, _) in enumerate(ranges) if start == 0}
+        assert holds == {0}  # these tokenizers put nothing before the text
+        skipped = holds if first == "skip" else set()
         cache = model.bridge.run_with_cache(torch.tensor([tokens]))[1]
         mentioned = [i for i, word in enumerate(members) if word in found.mentions]
         for layer in range(facts.n_layers):
@@ -244,12 +269,15 @@ def test_a_model_against_the_bridge_and_loops(tiny_model, corpus, family, contex
             for head in range(facts.n_heads):
                 table = slow_attention(patterns[head], ranges)
                 for ask, ours in (("target", found.to), ("source", found.by)):
-                    slow = slow_distances(table, ranges, sentence, found.causal, ask)
+                    slow = slow_distances(table, ranges, sentence, found.causal, ask, skipped)
                     assert ours[layer, head, members].tolist() == slow
+                resting = slow_rests(table, ranges, sentence, found.causal)
+                assert found.rests[layer, head, members].tolist() == resting
                 far = []
                 for i in mentioned:
                     before = [j for j in mentioned if ends[members[j]] <= begins[members[i]]]
                     allowed = [j for j in before if table[i][j] > 0]  # a window hides some
+                    allowed = [j for j in allowed if skipped.isdisjoint((i, j))]
                     best = max(allowed, key=lambda j: table[i][j], default=i)
                     far.append(int(members[best] - members[i]))
                 place = np.searchsorted(found.mentions, members[mentioned])
@@ -263,9 +291,39 @@ def test_what_is_said_of_a_run(tiny_model, corpus, caplog):
     note = found.provenance
     assert (note["corpus"], note["context"], note["bos"]) == ("five", 9, "none")
     assert (note["words"], note["missing"], note["engine"]) == (15, 0, "replay")
-    assert repr(found) == "Attended: 3 layers x 6 heads, 15 words, 7 of them heads of mentions"
+    told = "Attended: 3 layers x 6 heads, 15 words, 7 of them heads of mentions; "
+    assert repr(found) == f"{told}{found.rests.mean():.0%} of looks rest at the first token"
+    assert (note["first"], note["first words"]) == ("skip", len(found.alignment.rows))
     plan = interp.explain(attended, model, corpus)
     assert sum(len(batch.rows) for batch in plan.batches) == 5
+
+
+def test_behind_a_bos_no_word_is_skipped(tiny_model, corpus):
+    """Its token is the sink, and is no word's: as [CLS] of Clark et al."""
+    model = tiny_model("llama")
+    alignment = align(model, corpus)
+    moved = replace(
+        alignment,
+        rows=tuple((1, *row) for row in alignment.rows),
+        start=alignment.start + 1,
+        end=alignment.end + 1,
+    )
+    assert begins_row(alignment).sum() == len(alignment.rows)
+    assert not begins_row(moved).any()
+    members = [np.flatnonzero(moved.row == 0)]
+    words = Words.of(moved, members, torch.device("cpu"))
+    pattern = torch.rand(1, len(moved.rows[0]), 2, len(moved.rows[0]), dtype=torch.float64)
+    to_bos = words.to_first(pattern)
+    for place, (start, end) in enumerate(
+        zip(moved.start[members[0]], moved.end[members[0]], strict=True)
+    ):
+        torch.testing.assert_close(to_bos[0, :, place], pattern[0, start:end, :, 0].mean(0))
+
+
+def test_attention_to_a_first_word_of_two_tokens_is_the_sum():
+    words = words_of((0, 2), (2, 3), (3, 5))
+    pattern = torch.rand(1, 5, 2, 5, dtype=torch.float64)
+    torch.testing.assert_close(words.to_first(pattern), words.attention(pattern)[..., 0])
 
 
 def test_two_stacks_are_refused(tiny_model, corpus):
