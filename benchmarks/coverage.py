@@ -37,8 +37,9 @@ class Options:
     json: Path | None = None
     repeats: int = 4_000
     clusters: tuple[int, ...] = (3, 5, 10, 20, 40)
-    draws: tuple[int, ...] = (3, 4, 8, 16)
-    between: tuple[float, ...] = (0.0, 0.1, 0.3, 1.0, 3.0)
+    draws: tuple[int, ...] = (3, 8, 16)
+    crossed: tuple[int, ...] = (5, 10, 40)
+    between: tuple[float, ...] = (0.0, 0.3, 1.0)
     seed: int = 0
 
 
@@ -119,7 +120,7 @@ def main(options: Options) -> None:
             print(json.dumps(rows[-1]), flush=True)
     for kind in ("normal", "skewed"):
         for draws in options.draws:
-            for clusters in options.clusters[1:]:
+            for clusters in options.crossed:
                 for between in options.between:
                     row = {"kind": f"draws, {kind}", "draws": draws, "clusters": clusters}
                     found = among_draws(kind, draws, clusters, between, options)

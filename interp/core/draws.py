@@ -15,7 +15,7 @@ from interp.core.errors import ResultsError
 from interp.core.stats import CONFIDENCE, cluster_sums
 
 LEAST = 3
-"""Draws: of two, the test has p < 0.05 in up to 12 % where nothing is there, of three in 7 %."""
+"""Draws: of two, the test has p < 0.05 in up to 12 % where nothing is there, of three in 8 %."""
 
 
 @dataclass(frozen=True)
