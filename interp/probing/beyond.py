@@ -65,7 +65,9 @@ def beyond(results: Results, *, control: str | None = None) -> pd.DataFrame:
         if lost.any():
             site = made.cells["site"][int(lost.argmax())]
             name = other.removeprefix(f"{METHOD} ")
-            raise ResultsError(f"the control {name!r} was not measured at '{site}'; measure it too")
+            raise ResultsError(
+                f"the control {name!r} was not measured at '{site}'; measure it too."
+            )
         value, drawn = made.found[kind][0][at], made.found[other][:, at]
         seen = made.beside(value, drawn, several=other in made.drawn)
         found.append(

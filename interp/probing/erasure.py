@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.door import door
-from interp.core.errors import ProbeError
+from interp.core.errors import ProbeError, nearest
 from interp.core.scores import Scores
 from interp.core.sites import Site
 from interp.core.taken import Count, NotEmpty, Seed
@@ -65,6 +65,13 @@ TRIES = 20
 Sites = dict[Site, Erase]
 
 
+class UnknownErasure(ProbeError, KeyError):
+    """A kind of erasure that was not made."""
+
+    def __str__(self) -> str:  # KeyError would print the repr of the message
+        return str(self.args[0])
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Erasers(Mapping[str, Sites | tuple[Sites, ...]]):
     """Erasures by what they take away: `erasers["leace"][site]`, `erasers["random"][draw][site]`.
@@ -88,7 +95,13 @@ class Erasers(Mapping[str, Sites | tuple[Sites, ...]]):
     notes: tuple[str, ...]
 
     def __getitem__(self, kind: str) -> Sites | tuple[Sites, ...]:
-        return self.erased[kind] if kind in self.erased else self.controls[kind]
+        known = {**self.erased, **self.controls}
+        if kind not in known:
+            raise UnknownErasure(
+                f"these erasers have no {kind!r}; {nearest(str(kind), known)} "
+                + " ".join(self.notes or ("'probe' needs weights=, 'control task' types=.",))
+            )
+        return known[kind]
 
     def __iter__(self) -> Iterator[str]:
         return iter([*self.erased, *self.controls])

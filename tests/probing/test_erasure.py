@@ -253,8 +253,11 @@ def test_what_could_not_be_had_is_said():
     assert "0.resid_post" in repr(found)
     one = erasers({FIRST: x}, y, types=["the"] * WORDS, draws=2)
     assert one.notes[0] == "No control task: 1 word types get the same label almost always."
-    with pytest.raises(KeyError):
-        found["probe"]
+    assert found.get("probe") is None
+    with pytest.raises(ProbeError, match=r"no 'control task'; .* No control task: types= was not"):
+        found["control task"]
+    with pytest.raises(ProbeError, match=r"have no 'rand'; did you mean 'random'\?"):
+        found["rand"]
 
 
 def test_attention_sinks_are_refused():
