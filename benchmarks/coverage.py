@@ -6,6 +6,12 @@ its own. For each number of clusters: coverage of the 95 % interval of `interp.c
 that of the percentile bootstrap over the same clusters, and how much wider it is (median). `size`:
 how often the sign-flip test of differences around zero has p < 0.05, two-sided.
 
+Then an intervention beside draws of its control (`interp.core.draws`), where it is itself one of
+the draws: `size` is how often p < 0.05 (the interval covers in all other cases), `one draw` the
+same if it is paired with one draw over the clusters, and `half` the interval's median half width
+in standard deviations of the difference. `between` is the spread of draws in units of that in a
+cluster.
+
     python benchmarks/coverage.py --json benchmarks/coverage.json
 """
 
@@ -19,6 +25,7 @@ import tyro
 from numpy import ndarray
 
 from interp.core import stats
+from interp.core.draws import beside_draws
 
 Draw = Callable[[np.random.Generator, int, int], tuple[ndarray, ndarray]]
 
@@ -30,6 +37,9 @@ class Options:
     json: Path | None = None
     repeats: int = 4_000
     clusters: tuple[int, ...] = (3, 5, 10, 20, 40)
+    draws: tuple[int, ...] = (3, 8, 16)
+    crossed: tuple[int, ...] = (5, 10, 40)
+    between: tuple[float, ...] = (0.0, 0.3, 1.0)
     seed: int = 0
 
 
@@ -82,12 +92,40 @@ def measured(draw: Draw, clusters: int, options: Options) -> dict[str, float]:
     return found
 
 
+def among_draws(
+    kind: str, draws: int, clusters: int, between: float, options: Options
+) -> dict[str, float]:
+    """Of draws that differ everywhere (`between`) and in each cluster (1)."""
+    rng = np.random.default_rng([options.seed, draws, clusters])
+    of = {"normal": rng.normal, "skewed": lambda size: rng.exponential(size=size) - 1}[kind]
+    shape = (options.repeats, draws + 1)
+    level = between * of(size=(*shape, 1)) + of(size=(*shape, clusters))
+    values = level + of(size=(options.repeats, 1, clusters))
+    every = np.arange(clusters)
+    found = beside_draws(values[:, 0], values[:, 1:], every)
+    paired = stats.sign_flip_p(values[:, 0] - values[:, 1], every, permutations=999)
+    truth = np.sqrt((1 + 1 / draws) * (between**2 + 1 / clusters))
+    return {
+        "size": float((found.p < 0.05).mean()),
+        "one draw": float((paired < 0.05).mean()),
+        "half": float(np.median(found.high - found.low) / 2 / truth),
+    }
+
+
 def main(options: Options) -> None:
     rows = []
     for kind, draw in KINDS.items():
         for clusters in options.clusters:
             rows.append({"kind": kind, "clusters": clusters, **measured(draw, clusters, options)})
             print(json.dumps(rows[-1]), flush=True)
+    for kind in ("normal", "skewed"):
+        for draws in options.draws:
+            for clusters in options.crossed:
+                for between in options.between:
+                    row = {"kind": f"draws, {kind}", "draws": draws, "clusters": clusters}
+                    found = among_draws(kind, draws, clusters, between, options)
+                    rows.append({**row, "between": between, **found})
+                    print(json.dumps(rows[-1]), flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

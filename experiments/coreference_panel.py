@@ -10,6 +10,7 @@ from coreference_use import END, NOUN
 from interp.core.results import Results
 from interp.core.scores import Scores
 from interp.core.sites import Site
+from interp.probing import beyond, by_kind
 from interp.probing.coreference import TASK
 
 PRONOUN, CONTROLLED = "antecedent of pronoun", "he or she, controlled"
@@ -45,9 +46,9 @@ CURVES = {  # by probe, model, and labels or task
 }
 USES = {
     "erase leace, at the noun": Curve(ERASED, AT_NOUN),
-    "erase random, at the noun": Curve(ERASED, "random, at the noun", AT_NOUN),
+    "erase same variance, at the noun": Curve(ERASED, "same variance, at the noun", AT_NOUN),
     "erase leace, at the end": Curve(ERASED, AT_END),
-    "erase random, at the end": Curve(ERASED, "random, at the end", AT_END),
+    "erase same variance, at the end": Curve(ERASED, "same variance, at the end", AT_END),
     "mean of best, say antecedent": Curve(NAMING, MEAN),
     "mean of others, say antecedent": Curve(NAMING, "other heads: mean", MEAN),
     "patch of best, say antecedent": Curve(NAMING, PATCH),
@@ -60,8 +61,8 @@ USES = {
     "path of others, say pronoun": Curve(SAYING, "other heads: path", DIRECT),
 }
 LESS = {  # the paired differences, by the curve that they are of
-    "erase leace - random, at the noun": USES["erase leace, at the noun"],
-    "erase leace - random, at the end": USES["erase leace, at the end"],
+    "erase leace - same variance, at the noun": USES["erase leace, at the noun"],
+    "erase leace - same variance, at the end": USES["erase leace, at the end"],
     **{
         method.replace("of best", "of best - others"): curve
         for method, curve in USES.items()
@@ -158,7 +159,7 @@ def of_couples(results: Results, couples: list[str] | np.ndarray) -> Results:
 
 def shares(erased: Results, acts: Results, does: Results) -> pd.DataFrame:
     """Effects as shares of the clean run's logit difference that is lost."""
-    table = pd.concat([summary(erased), summary(acts)], ignore_index=True)
+    table = pd.concat([compared(erased), compared(acts)], ignore_index=True)
     clean = summary(does.query("position == 'clean' and metric == 'logit_diff'"))
     base = clean.set_index("method")["value"]
     answer = table["method"].str.extract(r"say (\w+)$", expand=False).fillna("pronoun")
@@ -175,6 +176,26 @@ def shares(erased: Results, acts: Results, does: Results) -> pd.DataFrame:
         low=ends[0],
         high=ends[1],
     )
+
+
+def compared(results: Results) -> pd.DataFrame:
+    """What each kind of intervention does, and what beyond its control.
+
+    Each by itself: the two kinds of answers have pairs of their own, and the places sites.
+    """
+    method = results.frame["method"].astype(str)
+    stem = method.str.replace(r" of (best|others)| \d+$", "", regex=True)
+    stem = stem.where(~method.str.startswith("erase "), "erase")
+    tables = []
+    for _, part in results.frame.groupby([stem, "position"], sort=False, dropna=False):
+        one = Results(part.reset_index(drop=True), results.provenance)
+        tables.append(by_kind(one))
+        if 0 < part["draw"].notna().sum() < len(part):
+            less = beyond(one)
+            name = less["method"].str.replace(r" - \w+ of others.*", "", regex=True)
+            name = name.where(name == less["method"], name.str.replace("best", "best - others"))
+            tables.append(less.assign(method=name))
+    return pd.concat(tables, ignore_index=True)
 
 
 def summary(results: Results) -> pd.DataFrame:

@@ -130,8 +130,9 @@ def summarise(
         of_order(expected),
         "Brackets are 95 % intervals over novels, documents or couples of nouns. Of "
         "interventions, the layer is chosen on one half of the couples, and the numbers are of the "
-        "other; the wordings are none that an erasure was fitted to. A control is several random "
-        "directions, or other heads of the layer, each on couples of its own.",
+        "other; the wordings are none that an erasure was fitted to. A control is eight draws of "
+        "directions, or five other heads of the layer; its interval is of one more, and so is that "
+        "of what is beyond it.",
     ]
     return f"# Coreference in {model.name}\n\n{' '.join(sentences)}\n"
 
@@ -206,13 +207,19 @@ def loses(uses: pd.DataFrame, method: str, reads: Scores) -> str:
     row, beyond = of(method), of(less)
     erased = method.startswith("erase")
     head = "" if erased else f" ({row['site']})"
-    others = "random directions" if erased else "other heads of the layer"
+    others = "directions of the same variance" if erased else "other heads of the layer"
     found = (
         f"{SENTENCES[method]} takes {interval(row)} of the logit difference after layer "
         f"{layer}{head}, where {others} take {interval(of(control))}: "
         f"{interval(beyond)} beyond them (p = {beyond['p']:.2g})"
     )
-    return f"{found}; {left_there(reads, method, layer)}." if erased else f"{found}."
+    if not erased:
+        return f"{found}."
+    drawn = of(method.replace("leace", "leace - control task"))
+    return (
+        f"{found}, and {interval(drawn)} beyond LEACE of labels drawn for the nouns "
+        f"(p = {drawn['p']:.2g}); {left_there(reads, method, layer)}."
+    )
 
 
 def left_there(reads: Scores, method: str, layer: int) -> str:

@@ -1,8 +1,8 @@
 """What a model does with whom a pronoun means: the interventions of experiments/coreference.py.
 
 Everything is measured on wordings that nothing was fitted to. Each control is not one draw but
-several: the couples of nouns are put in five parts, and each part has a random direction, or
-another head, of its own; so the intervals over couples hold what the draws do.
+several, each on all pairs: directions drawn at random or labels drawn for the nouns, and other
+heads of the layer. `interp.probing.beyond` tells what is more than draws differ from one another.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -21,17 +22,16 @@ from interp.core.results import Results
 from interp.core.scores import Scores
 from interp.core.sites import Site
 from interp.datasets.pronoun_pairs import Answer, pronoun_pairs, wordings
-from interp.probing.amnesic import amnesic, beyond
-from interp.probing.erasure import erasers, leace, random_directions
-from interp.probing.linear import fit_linear
+from interp.probing import HeldOut, amnesic, erasers
+from interp.probing import still_read as read_held_out
+from interp.probing.erasure import leace
 
 NOUN, END = "cue", "end"
 PLACES = {NOUN: "the noun", END: "the end"}
 FITTED = 5 / 8
 """Of the wordings: what erasures are fitted to."""
-PARTS = 5
-"""Of the couples: draws of each control."""
-L2 = 0.01
+OTHERS = 5
+"""Heads of the layer that stand beside one."""
 
 
 @dataclass(frozen=True)
@@ -71,23 +71,6 @@ def others_of(model: interp.Model, n: Minimal, answer: Answer) -> Pairs:
     return pronoun_pairs(model, n=n.fitting, seed=n.seed + 2, answer=answer, templates=report)
 
 
-def by_couple(pairs: Pairs) -> list[Int[ndarray, " row"]]:
-    """The rows in a few parts, all of a couple in one."""
-    couples = sorted(set(pairs.cluster))
-    part = np.array([couples.index(name) % PARTS for name in pairs.cluster])
-    return [np.flatnonzero(part == i) for i in range(min(PARTS, len(couples)))]
-
-
-def joined(done: Sequence[Results], rows: Sequence[Int[ndarray, " row"]]) -> Results:
-    """What was measured on some rows each, with the examples numbered as in the whole."""
-    return Results.concat(
-        [
-            Results(one.frame.assign(example=at[one.frame["example"]]), one.provenance)
-            for one, at in zip(done, rows, strict=True)
-        ]
-    )
-
-
 def behaviour(model: interp.Model, n: Minimal) -> Results:
     """Whom the model means, on both sides, with the answers as pronouns and as nouns."""
     parts = []
@@ -106,12 +89,14 @@ class Gendered:
         gender: 0 or 1.
         cluster: the couple.
         wording: as a number.
+        types: the token of the noun that is meant.
     """
 
     x: Mapping[str, Mapping[Site, Float[Tensor, "word d"]]]
     gender: Int[Tensor, " word"]
     cluster: tuple[str, ...]
     wording: Int[ndarray, " word"]
+    types: tuple[str, ...]
 
     @classmethod
     def of(cls, model: interp.Model, pairs: Pairs, sites: Sequence[Site]) -> "Gendered":
@@ -131,7 +116,9 @@ class Gendered:
         }
         gender = torch.cat([pairs.correct, pairs.wrong]).unique(return_inverse=True)[1]
         wording = np.unique(by_template(pairs).cluster, return_inverse=True)[1]
-        return cls(x, gender, pairs.cluster * 2, np.tile(wording, 2))
+        rows, noun = torch.arange(len(pairs)), pairs.at(NOUN)
+        nouns = torch.cat([pairs.clean[rows, noun], pairs.corrupt[rows, noun]]).tolist()
+        return cls(x, gender, pairs.cluster * 2, np.tile(wording, 2), tuple(map(str, nouns)))
 
 
 def erasing(
@@ -139,38 +126,19 @@ def erasing(
 ) -> Results:
     """Gender taken away after some layers: at the noun that is meant, and at the end."""
     report, given = halves(model, n)[1], fit()
-    rows = by_couple(report)
-    found = []
-    for place, x in given.x.items():
-        made = erasers(x, given.gender, seed=n.seed)["leace"]
-        done = amnesic(
-            model,
-            report,
-            {"leace": made},
-            positions=place,
-            metric="logit_diff",
-            checkpoint=checkpoint / place,
-        )
-        controls = []
-        for part, at in enumerate(rows):
-            rng = np.random.default_rng([n.seed, part, *place.encode()])
-            random = {
-                site: random_directions(x[site], rank=e.rank, seed=int(rng.integers(2**31)))
-                for site, e in made.items()
-            }
-            controls.append(
-                amnesic(
-                    model,
-                    report.select(at.tolist()),
-                    {"random": random},
-                    positions=place,
-                    metric="logit_diff",
-                    checkpoint=checkpoint / f"{place}-random-{part}",
-                )
+    return Results.concat(
+        [
+            amnesic(
+                model,
+                report,
+                erasers(x, given.gender, types=given.types, seed=n.seed),
+                positions=place,
+                metric="logit_diff",
+                checkpoint=checkpoint / place,
             )
-        both = Results.concat([done, joined(controls, rows)])
-        found += [both, beyond(both)]
-    return Results.concat(found)
+            for place, x in given.x.items()
+        ]
+    )
 
 
 def still_read(fit: Gendered, report: Gendered) -> Scores:
@@ -184,25 +152,16 @@ def still_read(fit: Gendered, report: Gendered) -> Scores:
     found: list[Scores] = []
     for place, x in fit.x.items():
         task, sites = f"gender at {PLACES[place]}", list(x)
+        made = {site: leace(x[site], fit.gender) for site in sites}
+        wordings = [str(name) for name in report.wording]
+        other = HeldOut(report.x[place], report.gender, report.cluster, wordings)
+        read = read_held_out({"leace": made}, other, task=task, folds=max(2, len(set(wordings))))
+        frame = read.query("probe == 'linear'").frame
+        subset = frame["subset"].replace({"after leace": "after"})
+        note = {**read.provenance, "words fitted to": len(fit.gender)}
+        found.append(Scores(frame.assign(subset=subset), note))
         before = torch.stack([report.x[place][site].double() for site in sites])
-        made = [leace(x[site], fit.gender) for site in sites]
-        after = torch.stack([e.of(here) for e, here in zip(made, before, strict=True)])
-        for subset, here in (("before", before), ("after", after)):
-            right = held_out(here, report.gender, report.wording)
-            found += [
-                Scores.of(
-                    values,
-                    report.cluster,
-                    task=task,
-                    probe="linear",
-                    model="trained",
-                    site=str(site),
-                    layer=site.depth,
-                    subset=subset,
-                    provenance={"words fitted to": len(fit.gender)},
-                )
-                for site, values in zip(sites, right, strict=True)
-            ]
+        after = torch.stack([made[s].of(here) for s, here in zip(sites, before, strict=True)])
         left = between(after, report.gender) / between(before, report.gender)
         found += [
             Scores.of(
@@ -229,22 +188,7 @@ def between(
     return (x[:, gender == 0].mean(1) - x[:, gender == 1].mean(1)).norm(dim=-1)
 
 
-def held_out(
-    x: Float[Tensor, "site word d"], y: Int[Tensor, " word"], group: Int[ndarray, " word"]
-) -> Float[ndarray, "site word"]:
-    """1 where a linear probe that was fitted to the other groups is right."""
-    right = np.zeros(x.shape[:2])
-    for one in np.unique(group):
-        test = torch.from_numpy(group == one)
-        mean, scale = x[:, ~test].mean(1, keepdim=True), x[:, ~test].std(1, keepdim=True)
-        z = ((x - mean) / scale.clamp(min=1e-9)).float()
-        probe = fit_linear(z[:, ~test], y[None, ~test], l2=torch.tensor([L2]), classes=2)
-        said = probe.log_probs(z[:, test])[:, 0].argmax(-1)
-        right[:, test.numpy()] = (said == y[test]).double().numpy()
-    return right
-
-
-Act = Callable[[Int[ndarray, " row"], Sequence[Site], Path], Results]
+Act = Callable[[Sequence[Site], Path], Results]
 
 
 def acting(model: interp.Model, heads: Sequence[str], n: Minimal, checkpoint: Path) -> Results:
@@ -258,67 +202,60 @@ def acting(model: interp.Model, heads: Sequence[str], n: Minimal, checkpoint: Pa
     found = []
     for answer in ("antecedent", "pronoun"):
         report = halves(model, n, answer)[1]
-        rows, everything = by_couple(report), np.arange(len(report))
-        others = [not_these(chosen, model, seed=n.seed, part=i) for i in range(len(rows))]
+        others = [not_these(chosen, model, seed=n.seed, draw=i) for i in range(OTHERS)]
         for what, act in acts(model, report, chosen, n, answer).items():
-            best = act(everything, chosen, checkpoint / f"{answer}-{what}-best")
-            parts = []
-            for i, (at, sites) in enumerate(zip(rows, others, strict=True)):
-                done = act(at, sites, checkpoint / f"{answer}-{what}-{i}")
-                parts.append(standing_for(done, sites, chosen))
-            control = joined(parts, rows)
             name = f"{what} of {{}}, say {answer}"
-            less = less_control(best, control)
-            found += [
-                Results(done.frame.assign(method=name.format(who)), done.provenance)
-                for who, done in (("best", best), ("others", control), ("best - others", less))
-            ]
+            best = act(chosen, checkpoint / f"{answer}-{what}-best")
+            found.append(called(best, name.format("best")))
+            for i, sites in enumerate(others, start=1):
+                done = act(sites, checkpoint / f"{answer}-{what}-{i}")
+                found.append(called(standing_for(done, sites, chosen), name.format("others"), i))
     return Results.concat(found)
+
+
+def called(done: Results, method: str, draw: int | None = None) -> Results:
+    """Under a name, and as one of the draws of a control."""
+    name = method if draw is None else f"{method} {draw}"
+    draws = pd.array([pd.NA if draw is None else draw] * len(done), dtype="Int16")
+    return Results(done.frame.assign(method=name, draw=draws), done.provenance)
 
 
 def acts(
     model: interp.Model, report: Pairs, chosen: Sequence[Site], n: Minimal, answer: Answer
 ) -> dict[str, Act]:
-    """What is done to heads at some rows of the pairs."""
+    """What is done to heads."""
     layers = sorted({site.layer for site in chosen if site.layer is not None})
     every = [Site("z", layer, head) for layer in layers for head in range(model.facts.n_heads)]
     framed, couples = by_template(report), np.asarray(report.cluster)
     means = interp.MeanReference.fit(model, by_template(others_of(model, n, answer)), every)
     place = NOUN if answer == "antecedent" else "all"
 
-    def mean(rows: Int[ndarray, " row"], sites: Sequence[Site], folder: Path) -> Results:
+    def mean(sites: Sequence[Site], folder: Path) -> Results:
         done = interp.ablate(
-            model,
-            framed.select(rows.tolist()),
-            sites,
-            reference=means,
-            positions=place,
-            checkpoint=folder,
+            model, framed, sites, reference=means, positions=place, checkpoint=folder
         )
-        frame = done.frame.assign(cluster=couples[rows[done.frame["example"]]])
+        frame = done.frame.assign(cluster=couples[done.frame["example"]])
         return Results(frame, done.provenance)
 
-    def patched(rows: Int[ndarray, " row"], sites: Sequence[Site], folder: Path) -> Results:
-        here = report.select(rows.tolist())
+    def patched(sites: Sequence[Site], folder: Path) -> Results:
         return interp.patch(
-            model, here, sites, positions=place, direction="noise", checkpoint=folder
+            model, report, sites, positions=place, direction="noise", checkpoint=folder
         )
 
-    def path(rows: Int[ndarray, " row"], sites: Sequence[Site], folder: Path) -> Results:
-        here = report.select(rows.tolist())
-        return interp.path_patch(model, here, senders=sites, checkpoint=folder)
+    def path(sites: Sequence[Site], folder: Path) -> Results:
+        return interp.path_patch(model, report, senders=sites, checkpoint=folder)
 
     of_pronoun: dict[str, Act] = {"mean": mean, "path": path}
     return of_pronoun if answer == "pronoun" else {"mean": mean, "patch": patched, "path": path}
 
 
-def not_these(chosen: Sequence[Site], model: interp.Model, *, seed: int, part: int) -> list[Site]:
-    """Of each head another one of its layer: in each part of the couples another."""
+def not_these(chosen: Sequence[Site], model: interp.Model, *, seed: int, draw: int) -> list[Site]:
+    """Of each head another one of its layer: in each draw another."""
     found = []
     for site in chosen:
         rest = [head for head in range(model.facts.n_heads) if head != site.head]
         order = np.random.default_rng([seed, site.layer or 0]).permutation(len(rest))
-        found.append(replace(site, head=rest[order[part % len(rest)]]))
+        found.append(replace(site, head=rest[order[draw % len(rest)]]))
     return found
 
 
@@ -326,15 +263,6 @@ def standing_for(done: Results, sites: Sequence[Site], chosen: Sequence[Site]) -
     """The control's rows under the name of the head that they are the control of."""
     of = {str(site): str(head) for site, head in zip(sites, chosen, strict=True)}
     return Results(done.frame.assign(site=done.frame["site"].map(of)), done.provenance)
-
-
-def less_control(best: Results, control: Results) -> Results:
-    """The paired difference: `base` is the metric under the control."""
-    keys = ["site", "example"]
-    against = control.frame.set_index(keys)["value"]
-    base = best.frame[keys].join(against, on=keys)["value"].to_numpy()
-    frame = best.frame.assign(base=base, effect=best.frame["value"] - base)
-    return Results(frame, best.provenance)
 
 
 def by_template(pairs: Pairs) -> Pairs:

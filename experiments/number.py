@@ -2,8 +2,10 @@
 
 Singular and plural nouns of English web text (UD EWT) are told apart by linear probes after some
 layers, beside every control of `interp.probing.tagging`. Then the same property is taken away
-(LEACE, Belrose et al. 2023; as many random directions; what the probe reads) at every token but the
-first of Marvin & Linzen's (2018) agreement prompts, and the model is asked for the verb. Last, the
+(LEACE, Belrose et al. 2023; what the probe reads; as many random directions, as many of the same
+variance, LEACE of control-task labels) at every token but the first of Marvin & Linzen's (2018)
+agreement prompts, and the model is asked for the verb. The erasures are fitted to nouns alone, so
+at the other tokens of a prompt they take away what would be number in a noun. Last, the
 activations at the end of the prompt are moved along the probe's direction, towards the other number
 and away from it, and along a random direction as far.
 
@@ -21,7 +23,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from pos_use import DRAWS, halves, losses
+from pos_use import by_depth, halves, reads, strength
 
 import interp
 from interp.core.results import Results
@@ -30,9 +32,8 @@ from interp.core.sites import Site
 from interp.datasets.agreement import agreement
 from interp.datasets.corpus import require_disjoint
 from interp.models import untrained
-from interp.probing.amnesic import amnesic, beyond
+from interp.probing import HeldOut, amnesic, beyond, by_kind, erasers
 from interp.probing.collect import collect
-from interp.probing.erasure import erasers, random_directions
 from interp.probing.linear import fit_linear
 from interp.probing.moments import Moments
 from interp.probing.steering import steer, steering_vector
@@ -97,7 +98,7 @@ def run(config: Config) -> Scores:
     tags = run.stage("probes", lambda _: probes(splits, config))
     sites = [Site.parse(site) for site in dict.fromkeys(splits["train"].features.sites)]
     pairs = agreement(model, n=config.prompts or 0, seed=config.seed)
-    erased = run.stage("erased", partial(erasing, model, pairs, splits["train"], sites, config))
+    erased = run.stage("erased", partial(erasing, model, pairs, splits, sites, config))
     steered = run.stage("steered", partial(steering, model, pairs, splits["train"], sites, config))
     draw(run, tags, erased, steered)
     run.finish(tags, summarise(model, tags, erased, steered))
@@ -153,21 +154,26 @@ def directions(train: Split, site: Site) -> tuple[torch.Tensor, torch.Tensor, to
 def erasing(
     model: interp.Model,
     pairs: interp.Pairs,
-    train: Split,
+    splits: Mapping[str, Split],
     sites: Sequence[Site],
     config: Config,
     kept: Path,
 ) -> Results:
-    """The logit difference of the two verbs, and the accuracy, without number after a layer."""
+    """The logit difference of the two verbs, and the accuracy, without number after a layer.
+
+    What is left of it is asked on the nouns of the development documents.
+    """
+    train, dev = splits["train"], splits["dev"]
     read = {site: directions(train, site) for site in sites}
-    x = {site: here for site, (here, _, _) in read.items()}
-    weights = {site: weight for site, (_, _, weight) in read.items()}
-    kinds = erasers(x, classes(train), weights=weights, seed=config.seed)
-    for draw in range(2, DRAWS + 1):
-        kinds[f"random {draw}"] = {
-            site: random_directions(x[site], rank=1, seed=config.seed + 1000 * draw + i)
-            for i, site in enumerate(x)
-        }
+    held = {site: dev.features.stack(dev.words, sites=[site])[0] for site in sites}
+    kinds = erasers(
+        {site: here for site, (here, _, _) in read.items()},
+        classes(train),
+        types=train.types,
+        weights={site: weight for site, (_, _, weight) in read.items()},
+        held_out=HeldOut(held, classes(dev), dev.cluster),
+        seed=config.seed,
+    )
     parts = [
         amnesic(model, pairs, kinds, metric=metric, checkpoint=kept / metric)
         for metric in ("logit_diff", "accuracy")
@@ -224,13 +230,16 @@ def draw(run: interp.runs.Run, tags: Scores, erased: Results, steered: Results) 
         interp.figures.layers(linear, hue="curve", baselines=levels),
         pd.concat([linear, levels]),
     )
-    lost = pd.concat([losses(erased.query(f"metric == '{m}'")) for m in ("logit_diff", "accuracy")])
+    lost = by_depth(by_kind(erased))
     run.figure(
         "erasure",
         interp.figures.layers(lost, hue="erased", panel="metric", ylabel="change by erasing"),
         lost,
     )
-    moved = losses(steered)
+    left = reads(erased)
+    majority = left.head(1).assign(curve="majority", value=left["majority"], low=None, high=None)
+    run.figure("still-read", interp.figures.layers(left, hue="erased", baselines=majority), left)
+    moved = by_depth(steered.summary())
     shown = moved["erased"].isin([f"steer {dose:+g}" for dose in DOSES if dose])
     shown |= moved["erased"] == f"steer random {max(DOSES):+g}"
     run.figure(
@@ -270,31 +279,41 @@ def summarise(model: interp.Model, tags: Scores, erased: Results, steered: Resul
         f"{interval(selective)}.",
     ]
     choose, report = halves(erased)
-    worst = losses(choose.query("metric == 'logit_diff'")).query("erased == 'leace'")
+    logits = "metric == 'logit_diff'"
+    worst = by_depth(by_kind(choose.query(logits))).query("erased == 'leace'")
     depth = worst.loc[worst["effect"].idxmin(), "layer"]
-    more = losses(beyond(report.query("metric == 'logit_diff'"))).query(
-        "erased == 'leace - random'"
-    )
+    more = by_depth(beyond(report.query(logits))).query(f"layer == {depth}").set_index("erased")
     took = []
     for metric, what in (("logit_diff", "logit difference"), ("accuracy", "accuracy")):
-        lost = losses(report.query(f"metric == '{metric}'")).query(f"layer == {depth}")
+        lost = by_depth(by_kind(report.query(f"metric == '{metric}'"))).query(f"layer == {depth}")
         by = lost.set_index("erased")
-        random = by.loc[[name for name in by.index if name.startswith("random")], "effect"]
         took.append(
             f"the {what} of {by.loc['leace', 'base']:.3f} changes by "
             f"{interval(by.loc['leace'], 'effect')}, by {interval(by.loc['probe'], 'effect')} if "
-            f"only what the probe reads is erased, and by {random.min():.3f} to {random.max():.3f} "
-            f"for {len(random)} random directions"
+            f"only what the probe reads is erased, by {interval(by.loc['random'], 'effect')} for "
+            f"a random direction, {interval(by.loc['same variance'], 'effect')} for one of the "
+            f"same variance, and {interval(by.loc['control task'], 'effect')} for LEACE of "
+            "control-task labels"
         )
+    less = ", ".join(
+        f"{interval(more.loc[f'leace - {kind}'], 'effect')} beyond {name} "
+        f"(p = {more.loc[f'leace - {kind}', 'p']:.2g})"
+        for kind, name in (
+            ("random", "a random direction"),
+            ("same variance", "one of the same variance"),
+            ("control task", "control-task labels"),
+        )
+    )
     sentences.append(
         f"Number erased by LEACE after layer {depth}, where it costs half of the verbs most: of "
-        f"the other half {'; '.join(took)}. Of the logit difference that is "
-        f"{interval(more.set_index('layer').loc[depth], 'effect')} beyond the first of them."
+        f"the other half {'; '.join(took)}. Of the logit difference that is {less}. "
+        f"{strength(erased, depth, 'number')} The erasures are fitted to nouns and put in at every "
+        "token but the first."
     )
     choose, report = halves(steered)
-    away = losses(choose).query("erased == 'steer +1'")
+    away = by_depth(choose.summary()).query("erased == 'steer +1'")
     depth = away.loc[away["effect"].idxmin(), "layer"]
-    moved = losses(report).query(f"layer == {depth}").set_index("erased")
+    moved = by_depth(report.summary()).query(f"layer == {depth}").set_index("erased")
     sentences.append(
         f"Moved at the end of the prompt after layer {depth} (chosen likewise) by the distance of "
         f"the classes, the logit difference of {moved.loc['steer +1', 'base']:.2f} changes by "
@@ -303,8 +322,8 @@ def summarise(model: interp.Model, tags: Scores, erased: Results, steered: Resul
         f"{interval(moved.loc['steer random +1'], 'effect')} along a random direction."
     )
     sentences.append(
-        "Brackets are 95 % intervals, over documents of nouns and over conditions and "
-        "verbs of prompts."
+        "Brackets are 95 % intervals, over documents of nouns and over conditions and verbs of "
+        "prompts; of controls of one more draw on more of them."
     )
     return f"# Number in {model.name}\n\n{' '.join(sentences)}\n"
 

@@ -25,14 +25,14 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from pos_use import erased, halves, labelled, losses
+from pos_use import by_depth, erased, halves, labelled, reads, strength
 
 import interp
 from interp.core.scores import Scores
 from interp.core.sites import Site
 from interp.datasets.corpus import require_disjoint
 from interp.models import untrained
-from interp.probing.amnesic import beyond
+from interp.probing.beyond import beyond, by_kind
 from interp.probing.collect import collect
 from interp.probing.controls import Classes, control_task
 from interp.probing.erasure import probe_directions, random_directions
@@ -141,6 +141,7 @@ def run(config: Config) -> Scores:
             erased,
             model,
             splits["train"],
+            splits["dev"],
             corpora["test"].head(READ[config.size]),
             some(model, 6),
             context=config.context,
@@ -298,13 +299,22 @@ def draw(run: interp.runs.Run, scores: Scores, used: interp.Results) -> None:
         interp.figures.layers(stays, hue="probe", panel="metric", ylabel="share"),
         stays,
     )
-    lost = losses(used)
+    lost = by_depth(by_kind(used))
     run.figure(
         "erasure",
         interp.figures.layers(
             lost, hue="erased", ylabel="next-token loss added (nats, mean of rows)"
         ),
         lost,
+    )
+    left = reads(used)
+    majority = left.head(1).assign(curve="majority", value=left["majority"], low=None, high=None)
+    run.figure("still-read", interp.figures.layers(left, hue="erased", baselines=majority), left)
+    less = by_depth(beyond(used))
+    run.figure(
+        "beyond",
+        interp.figures.layers(less, hue="erased", ylabel="loss added beyond the control (nats)"),
+        less,
     )
 
 
@@ -337,10 +347,18 @@ def summarise(model: interp.Model, scores: Scores, used: interp.Results, best: s
     stays = table.query("metric == 'between share'").set_index(["probe", "site"])
     last = str(Site("resid_post", model.facts.n_layers - 1))
     choose, report = halves(used)
-    worst = losses(choose).set_index(["erased", "layer"]).loc["leace"]["effect"].idxmax()
-    lost = losses(report).set_index(["erased", "layer"])
-    more = losses(beyond(report)).set_index(["erased", "layer"])
-    random = [lost.loc[(kind, worst)]["effect"] for kind in lost.index.levels[0] if kind != "leace"]
+    worst = by_depth(by_kind(choose)).set_index(["erased", "layer"]).loc["leace"]["effect"].idxmax()
+    lost = by_depth(by_kind(report)).query(f"layer == {worst}").set_index("erased")
+    more = by_depth(beyond(report)).query(f"layer == {worst}").set_index("control")
+    beside = "; ".join(
+        f"{name} {interval(lost.loc[kind], 'effect')}, which LEACE exceeds by "
+        f"{interval(more.loc[kind], 'effect')} (p = {more.loc[kind, 'p']:.2g})"
+        for kind, name in (
+            ("random", "as many random directions cost"),
+            ("same variance", "as many of the same variance"),
+            ("control task", "LEACE of control-task labels"),
+        )
+    )
     doubtful = np.atleast_1d(scores.provenance["not converged"]).sum()
     majority = test.query("probe == 'majority'")["value"].iloc[0]
     sentences = [
@@ -364,13 +382,13 @@ def summarise(model: interp.Model, scores: Scores, used: interp.Results, best: s
         f"{interval(stays.loc[(f'probe of {best}', last)])} after the last layer, along random "
         f"directions {interval(stays.loc[('random', best)])} and "
         f"{interval(stays.loc[('random', last)])}.",
-        f"On half of the documents, taking the tags away by LEACE costs most after layer {worst}; "
-        f"on the other half it costs {interval(lost.loc[('leace', worst)], 'effect')} nats of "
-        f"next-token loss there (mean over rows of text), {len(random)} draws of as many random "
-        f"directions {min(random):.3f} to {max(random):.3f}, and LEACE "
-        f"{interval(more.loc[('leace - random', worst)], 'effect')} more than the first of them.",
+        f"On half of the documents, taking the tags away by LEACE at the last tokens of words "
+        f"costs most after layer {worst}; on the other half it costs "
+        f"{interval(lost.loc['leace'], 'effect')} nats of next-token loss there (mean over rows of "
+        f"text). Of {lost.loc['random', 'draws']} draws each, {beside}.",
+        strength(used, worst, "the tag"),
         f"{doubtful} probes did not converge." if doubtful else "All probes converged.",
-        "Brackets are 95 % intervals over documents.",
+        "Brackets are 95 % intervals over documents; of controls, of one more draw too.",
     ]
     return f"# Part of speech in {model.name}\n\n{' '.join(sentences)}\n"
 

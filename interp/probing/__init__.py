@@ -11,13 +11,15 @@
 | trees in the geometry | `Trees`, `fit_distance` |
 | which layers a task needs | `expected_layer`, `centre_of_gravity` |
 | whether later layers keep it | `persistence` |
-| from knowing to using | `erasers`, `amnesic`, `beyond`; `steering_vector`, `steer` |
+| what is left of a property | `erasers`, `HeldOut`, `still_read` |
+| from knowing to using | `amnesic`, `by_kind`, `beyond`; `steering_vector`, `steer` |
 """
 
-from interp.probing.amnesic import amnesic, beyond
+from interp.probing.amnesic import amnesic
+from interp.probing.beyond import beyond, by_kind
 from interp.probing.collect import collect
 from interp.probing.coreference import MentionPairs, mention_pairs
-from interp.probing.erasure import erasers
+from interp.probing.erasure import Erasers, erasers
 from interp.probing.examples import Examples
 from interp.probing.features import Features
 from interp.probing.linear import LinearProbe, fit_linear
@@ -29,6 +31,7 @@ from interp.probing.selectivity import selectivity
 from interp.probing.spans import SpanClassifier
 from interp.probing.split import Split
 from interp.probing.steering import steer, steering_vector
+from interp.probing.still_read import HeldOut, still_read
 from interp.probing.structural import fit_distance
 from interp.probing.tagger import Tagger
 from interp.probing.tagging import Tagging, tagging
@@ -38,8 +41,10 @@ from interp.probing.trees import Trees
 
 __all__ = [
     "Bilinear",
+    "Erasers",
     "Examples",
     "Features",
+    "HeldOut",
     "LinearProbe",
     "MentionPairs",
     "Mlp",
@@ -51,6 +56,7 @@ __all__ = [
     "Trees",
     "amnesic",
     "beyond",
+    "by_kind",
     "centre_of_gravity",
     "collect",
     "description_length",
@@ -64,5 +70,6 @@ __all__ = [
     "selectivity",
     "steer",
     "steering_vector",
+    "still_read",
     "tagging",
 ]

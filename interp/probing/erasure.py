@@ -1,37 +1,121 @@
-"""Taking a property away from activations, with as much random damage as control.
+"""Taking a property away from activations, beside controls that are as strong, and what is left.
 
-LEACE (Belrose et al. 2023) is the smallest affine change after which no linear classifier can tell
-a label better than by always guessing the same: the covariance of the activations and the labels
-becomes zero. An erasure is put into a running model as an intervention: `interp.probing.amnesic`.
+One call, `erasers`, gives LEACE (Belrose et al. 2023) of the property, several draws of each
+control, and a table of how much of the variance each moves and what a fresh probe still reads on
+words that it was not fitted to. An erasure is put into a running model as an intervention:
+`interp.probing.amnesic`.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
 import torch
-from concept_erasure import LeaceFitter
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.door import door
-from interp.core.errors import ProbeError
+from interp.core.errors import ProbeError, nearest
+from interp.core.scores import Scores
 from interp.core.sites import Site
 from interp.core.taken import Count, NotEmpty, Seed
 from interp.engine.interventions import Erase
+from interp.probing.controls import control_task
+from interp.probing.directions import (
+    Spread,
+    any_directions,
+    covariance,
+    moved,
+    probe_directions,
+    random_directions,
+    same_variance,
+)
+from interp.probing.given import (
+    BySite,
+    by_site,
+    one_by_one,
+    require_finite,
+    require_no_sinks,
+    sinks,
+)
+from interp.probing.leace import leace, of_labellings
+from interp.probing.still_read import AFTER, BEFORE, HeldOut, still_read
 
-T = TypeVar("T")
-SINK, SHARE = 20, 0.5
-"""Words this many times as far from the middle as the median word may have no more than this share
-of the squared distances."""
-WORDS = 8192
-"""Words that are in double precision at a time."""
-LEFT = 1e-6
-"""Covariance with the labels that may be left, in units of each feature's standard deviation."""
+__all__ = [
+    "Erasers",
+    "HeldOut",
+    "erasers",
+    "leace",
+    "probe_directions",
+    "random_directions",
+    "same_variance",
+    "sinks",
+    "still_read",
+]
 
-BySite = Mapping[Site, T] | Mapping[str, T]
-Erasers = dict[str, dict[Site, Erase]]
-"""Erasures by what they take away ("leace", "random", "probe"), then by site."""
+LEACE, PROBE = "leace", "probe"
+RANDOM, VARIANCE, TASK = "random", "same variance", "control task"
+CONTROLS = (RANDOM, VARIANCE, TASK)
+DRAWS = 8
+"""Of each control. Eight make an interval 2.5 standard deviations of the draws wide on either side,
+four 3.6, sixteen 2.2, and any number 2."""
+TRIES = 20
+Sites = dict[Site, Erase]
+
+
+class UnknownErasure(ProbeError, KeyError):
+    """A kind of erasure that was not made."""
+
+    def __str__(self) -> str:  # KeyError would print the repr of the message
+        return str(self.args[0])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Erasers(Mapping[str, Sites | tuple[Sites, ...]]):
+    """Erasures by what they take away: `erasers["leace"][site]`, `erasers["random"][draw][site]`.
+
+    Attributes:
+        erased: "leace", and "probe" where weights were given; each by site.
+        controls: "random", "same variance", "control task"; several draws of each, by site.
+        report: one row for each of these and site: `erased`, `site`, `layer`, `draws`, `rank`
+            (directions), `variance` (share that is moved, of the words fitted to; mean of the
+            draws), `words` (fitted to); with held-out words also `before` and `after` (accuracy of
+            a fresh probe there; of several draws the first is asked), `low`, `high` (95 % interval
+            of `after` over documents), `majority`, `n` and `clusters`.
+        read: the scores that this is from; None without held-out words.
+        notes: what could not be had, and why.
+    """
+
+    erased: Mapping[str, Sites]
+    controls: Mapping[str, tuple[Sites, ...]]
+    report: pd.DataFrame
+    read: Scores | None
+    notes: tuple[str, ...]
+
+    def __getitem__(self, kind: str) -> Sites | tuple[Sites, ...]:
+        known = {**self.erased, **self.controls}
+        if kind not in known:
+            raise UnknownErasure(
+                f"these erasers have no {kind!r}; {nearest(str(kind), known)} "
+                + " ".join(self.notes or ("'probe' needs weights=, 'control task' types=.",))
+            )
+        return known[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self.erased, *self.controls])
+
+    def __len__(self) -> int:
+        return len(self.erased) + len(self.controls)
+
+    def __repr__(self) -> str:
+        table = self.report.to_string(index=False, float_format="{:.3f}".format)
+        return "\n".join(["Erasers", table, *self.notes])
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<p>{note}</p>" for note in self.notes)
+        return self.report.to_html(index=False, float_format="{:.3g}".format) + notes
 
 
 @door
@@ -39,10 +123,24 @@ def erasers(
     x: Annotated[BySite[Float[Tensor, "word _"]], NotEmpty()],
     labels: Int[Tensor, " labelled"],
     *,
+    types: Sequence[str] | None = None,
     weights: BySite[Float[Tensor, "_ class"]] | None = None,
+    held_out: HeldOut | None = None,
+    draws: Count = DRAWS,
     seed: Seed = 0,
 ) -> Erasers:
-    """Erasures of a property at some sites, and random ones of the same rank.
+    """Erasures of a property at some sites, several draws of each control, and what is left.
+
+    LEACE of a label moves several times as much of the variance as random directions of the same
+    number, and any push of that size costs a model something. So there are three controls:
+
+    - "random": as many random directions (Elazar et al. 2021, sec. 3.3).
+    - "same variance": as many, that also have the share of the variance that LEACE moves
+      (`same_variance`).
+    - "control task": LEACE of labels without meaning, the same for all words of a type, drawn from
+      the distribution of the real ones (Hewitt & Liang 2019).
+
+    An erasure that changes little says little while the property is still read: `held_out` asks.
 
     The first token of a row is an attention sink in many models, with an activation a hundred
     times as long as the others'. Among the words it would decide alone what is erased, and put into
@@ -51,199 +149,125 @@ def erasers(
     and the first position when the model runs (`positions="after first"`).
 
     Args:
-        x: activations of words, by site.
+        x: activations of words, by site. LEACE's promise holds at tokens like these: activations
+            of the last token of words say nothing of the others (`amnesic(positions=...)`).
         labels: the property of each word, as numbers.
+        types: of each word (its form in lower case), for the control task.
         weights: of probes; the directions that they read are erased too, under "probe".
-        seed: of the random directions; those of each site are its own.
-
-    Returns:
-        `"leace"`; `"random"`: at each site as many directions as LEACE takes away; and `"probe"`.
+        held_out: words of other documents, of which a fresh probe is asked.
+        draws: of each control. `beyond` takes three at least.
+        seed: of the draws. Each has a stream of its own, and so has each site.
 
     Raises:
-        ProbeError: attention sinks among the words, and as `leace` and `probe_directions`.
+        ProbeError: attention sinks among the words, held-out words that were fitted to, and as
+            `leace`, `probe_directions` and `still_read`.
     """
     read = by_site(x)
-    found: Erasers = {"leace": {}, "random": {}}
-    for n, (site, here) in enumerate(read.items()):
-        _require_finite(here)
-        _require_no_sinks(site, here)
-        erase = leace(here, labels)
-        found["leace"][site] = erase
-        if not erase.rank:
+    if held_out is not None:
+        _require_others(read, held_out)
+    drawn, notes = _labels_of_types(labels, types, draws, seed)
+    found: Sites = {}
+    controls: dict[str, list[Sites]] = {kind: [{} for _ in range(draws)] for kind in CONTROLS}
+    sigma: dict[Site, Tensor] = {}
+    for site, here in read.items():
+        require_finite(here)
+        require_no_sinks(site, here)
+        found[site], *of_types = of_labellings(here, [labels, *drawn])
+        rank, mean = found[site].rank, found[site].mean
+        if not rank:
             raise ProbeError(
                 f"the activations at '{site}' tell nothing of the labels, so there is nothing to "
                 "erase there. Likely they are the same for all words; leave the site out."
             )
-        rng = np.random.default_rng([seed, n])
-        found["random"][site] = _random(erase.mean, erase.rank, rng)
+        sigma[site] = covariance(here, mean)
+        spread, share = Spread.of(sigma[site]), moved(found[site], sigma[site])
+        for i in range(draws):
+            free, bound = (_stream(seed, kind, str(site), i) for kind in (RANDOM, VARIANCE))
+            controls[RANDOM][i][site] = any_directions(mean, rank, free)
+            controls[VARIANCE][i][site] = spread.directions(mean, rank, share, bound)
+        for i, erase in enumerate(of_types):
+            controls[TASK][i][site] = erase
+    erased = {LEACE: found}
     if weights is not None:
         probes = by_site(weights)
         if missing := [site for site in read if site not in probes]:
             raise ProbeError(f"weights= has no probe of '{missing[0]}'; give one for each site.")
-        found["probe"] = {site: probe_directions(read[site], probes[site]) for site in read}
-    return found
+        erased[PROBE] = {site: probe_directions(read[site], probes[site]) for site in read}
+    kept = {kind: tuple(of) for kind, of in controls.items() if kind != TASK or drawn}
+    left = None if held_out is None else still_read({**erased, **kept}, held_out, seed=seed)
+    if left is None:
+        notes = (*notes, "What is left on other words was not asked: held_out= was not given.")
+    report = _report({**erased, **kept}, sigma, len(labels), left)
+    return Erasers(erased, kept, report, left, notes)
 
 
-@door
-def leace(x: Float[Tensor, "word d"], labels: Int[Tensor, " labelled"]) -> Erase:
-    """LEACE of a label with k classes: at most k - 1 directions (Belrose et al. 2023, Thm. 4.3).
-
-    Fitted in double precision, and checked: on these words no covariance is left. Elsewhere it is
-    an estimate, which needs many more words than x has dimensions.
-
-    Raises:
-        ProbeError: not a label for each word, labels of one class, activations that are not
-            finite, or covariance that is left.
-    """
-    if len(x) != len(labels):
-        raise ProbeError(f"{len(x)} words and {len(labels)} labels; give one for each word.")
-    _require_finite(x)
-    names, code = labels.unique(return_inverse=True)
-    if len(names) < 2:
-        raise ProbeError(
-            f"all {len(x)} words have the same label ({int(names[0])}), so there is nothing to "
-            "erase. Look at how the labels were made."
-        )
-    width, columns = x.shape[1], len(names) - 1
-    # the last class is what the others are not; shrinkage, a bounded trace and a tolerance that is
-    # felt would each leave some covariance
-    fitter = LeaceFitter(
-        width,
-        columns,
-        shrinkage=False,
-        constrain_cov_trace=False,
-        svd_tol=1e-10,
-        dtype=torch.float64,
-        device=x.device,
-    )
-    one_hot = torch.nn.functional.one_hot(code)[:, :columns].double()
-    for part, z in zip(x.split(WORDS), one_hot.split(WORDS), strict=True):
-        fitter.update(part.double(), z)
-    eraser = fitter.eraser
-    used = eraser.proj_right.abs().amax(1) > 0
-    erase = Erase(eraser.proj_left[:, used], eraser.proj_right[used], fitter.mean_x)
-    _require_erased(x, one_hot, erase)
-    return erase
+def _stream(seed: int, *names: str | int) -> np.random.Generator:
+    """Random numbers of one draw of one control, whatever else is drawn."""
+    return np.random.default_rng([seed, *"/".join(map(str, names)).encode()])
 
 
-@door
-def random_directions(x: Float[Tensor, "word d"], *, rank: Count, seed: Seed = 0) -> Erase:
-    """Random directions of equal count: the control (Elazar et al. 2021, sec. 3.3, "Rand").
-
-    Orthogonal projection around the mean of x.
-
-    Raises:
-        ProbeError: more directions than there are dimensions, or activations that are not finite.
-    """
-    _require_finite(x)
-    return _random(x.double().mean(0), rank, np.random.default_rng(seed))
-
-
-@door
-def probe_directions(x: Float[Tensor, "word d"], weight: Float[Tensor, "wide class"]) -> Erase:
-    """The directions that a linear probe reads: those along which some two classes' logits differ.
-
-    Orthogonal projection around the mean of x. Another probe may still find the property, in other
-    directions (Elazar et al. 2021 repeat this; LEACE needs not to).
-
-    Raises:
-        ProbeError: a probe of another width, that reads nothing, or that is not finite.
-    """
-    _require_finite(x)
-    if weight.shape[0] != x.shape[1] or not weight.isfinite().all():
-        raise ProbeError(
-            f"the probe's weight is {tuple(weight.shape)} (d, class) and the activations have "
-            f"{x.shape[1]} dimensions; it must be finite and of the same width."
-        )
-    # what is common to all classes moves no probability
-    between = (weight[:, 1:] - weight[:, :1]).double()
-    u, s, _ = torch.linalg.svd(between, full_matrices=False)
-    basis = u[:, s > s[:1] * max(between.shape) * torch.finfo(weight.dtype).eps]
-    if not basis.shape[1]:
-        raise ProbeError(
-            "the probe reads no direction: its classes all have the same weights. Look at how it "
-            "was fitted."
-        )
-    return Erase(basis, basis.T.contiguous(), x.double().mean(0))
+def _labels_of_types(
+    labels: Int[Tensor, " labelled"], types: Sequence[str] | None, draws: int, seed: int
+) -> tuple[list[Int[Tensor, " labelled"]], tuple[str, ...]]:
+    """Labels of the control task, and why there are none."""
+    if types is None:
+        return [], ("No control task: types= was not given.",)
+    if len(types) != len(labels):
+        raise ProbeError(f"{len(labels)} words have labels and {len(types)} have types; give both.")
+    y, found = labels.cpu().numpy(), []
+    for i in range(draws):
+        stream = _stream(seed, TASK, i)
+        for _ in range(TRIES):
+            (drawn,) = control_task(types, y, splits=[types], seed=int(stream.integers(2**31)))
+            if len(np.unique(drawn)) > 1:
+                found.append(torch.from_numpy(drawn).to(labels))
+                break
+    if len(found) < draws:
+        n = len(set(types))
+        return [], (f"No control task: {n} word types get the same label almost always.",)
+    return found, ()
 
 
-@door
-def sinks(x: Float[Tensor, "word d"]) -> Bool[Tensor, " word"]:
-    """Which words lie over `SINK` times as far from the middle (the median) as the median word.
-
-    Mostly those that begin a row; in a few rows SmolLM2's second word is one too.
-
-    Raises:
-        ProbeError: no words, or activations that are not finite.
-    """
-    _require_finite(x)
-    far = _far(x)
-    return far > SINK**2 * far.median()
+def _require_others(x: Mapping[Site, Tensor], held_out: HeldOut) -> None:
+    """Refuse to ask of the very words that were fitted to, where the theorem leaves nothing."""
+    for site, other in by_site(held_out.x).items():
+        if site in x and other.shape == x[site].shape and torch.equal(other, x[site]):
+            raise ProbeError(
+                f"the held-out words at '{site}' are those that the erasures are fitted to, of "
+                "which nothing can be left. Give words of other documents."
+            )
 
 
-def by_site(given: BySite[T]) -> dict[Site, T]:
-    """What is given by site, whether as text or as Site."""
-    return {Site.parse(site): value for site, value in given.items()}
-
-
-def _far(x: Float[Tensor, "word d"]) -> Float[Tensor, " word"]:
-    """Squared distance from the middle."""
-    return (x - x.median(0).values).double().square().sum(1)
-
-
-def _random(mean: Float[Tensor, " d"], rank: int, rng: np.random.Generator) -> Erase:
-    width = len(mean)
-    if not 0 < rank <= width:
-        raise ProbeError(f"cannot take {rank} of {width} directions; give a rank of 1 to {width}.")
-    # in the space of all orthonormal bases none is likelier than another
-    basis = torch.linalg.qr(torch.from_numpy(rng.standard_normal((width, rank))))[0].to(mean)
-    return Erase(basis, basis.T.contiguous(), mean)
-
-
-def _require_finite(x: Float[Tensor, "word d"]) -> None:
-    if not x.numel():
-        raise ProbeError(
-            f"activations of shape {tuple(x.shape)} (word, d) are of no word or of no dimension, "
-            "so there is nothing to fit an erasure to; give those of some words."
-        )
-    if not (finite := x.isfinite().all(1)).all():
-        raise ProbeError(
-            f"the activations of word {int((~finite).int().argmax())} hold NaN or infinity; "
-            "nothing can be fitted to them. Half precision may be too narrow for this model."
-        )
-
-
-def _require_no_sinks(site: Site, x: Float[Tensor, "word d"]) -> None:
-    far, found = _far(x), sinks(x)
-    share = float(far[found].sum() / far.sum())
-    if share > SHARE:
-        times = float((far.max() / far.median()).sqrt())
-        raise ProbeError(
-            f"at '{site}' {int(found.sum())} of {len(x)} words (the first is word "
-            f"{int(found.int().argmax())}) lie up to {times:.0f} times as far out as the median "
-            f"word and have {share:.0%} of the variance: likely attention sinks, which would "
-            "decide alone what is erased. Leave out the first word of each row "
-            "(features.word > 0), and what interp.probing.erasure.sinks still finds."
-        )
-
-
-def _require_erased(
-    x: Float[Tensor, "word d"], z: Float[Tensor, "word column"], erase: Erase
-) -> None:
-    left = torch.zeros(x.shape[1], z.shape[1], dtype=torch.float64, device=x.device)
-    square = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    deviation = z - z.mean(0)
-    for part, of in zip(x.split(WORDS), deviation.split(WORDS), strict=True):
-        wide = part.double()
-        left += (erase.of(wide) - erase.mean).T @ of
-        square += (wide - erase.mean).square().sum(0)
-    most = left.abs().amax(1) / len(x)
-    # a feature that is constant has no standard deviation but that of its last digits
-    allowed = LEFT * (square / len(x)).sqrt() + 1e-12 * erase.mean.abs()
-    if (bad := most > allowed).any():
-        worst = int((most - allowed).argmax())
-        raise ProbeError(
-            f"LEACE left a covariance of {most[worst]:.1e} between the labels and feature {worst} "
-            f"(of {int(bad.sum())} features), where at most {allowed[worst]:.1e} is float noise. "
-            "Likely another feature is so large that these are lost beside it: look at x.std(0)."
-        )
+def _report(
+    kinds: Mapping[str, Any], sigma: Mapping[Site, Tensor], words: int, left: Scores | None
+) -> pd.DataFrame:
+    rows = []
+    ones = one_by_one(kinds)
+    for kind in kinds:
+        of = [one.of for one in ones if one.kind == kind]
+        for site in sigma:
+            rows.append(
+                {
+                    "erased": kind,
+                    "site": str(site),
+                    "layer": site.depth,
+                    "draws": len(of) if isinstance(kinds[kind], tuple) else None,
+                    "rank": max(at[site].rank for at in of),
+                    "variance": float(np.mean([moved(at[site], sigma[site]) for at in of])),
+                    "words": words,
+                }
+            )
+    table = pd.DataFrame(rows).astype({"layer": "Int16", "draws": "Int16"})
+    if left is None:
+        return table
+    scores = left.summary()
+    majority = float(scores.loc[scores["probe"] == "majority", "value"].iloc[0])
+    by = scores.set_index(["site", "subset"])
+    before = [by.loc[(site, BEFORE), "value"] for site in table["site"]]
+    first = {one.kind: one.name for one in ones if one.draw in (None, 1)}
+    names = [f"{AFTER} {first[kind]}" for kind in table["erased"]]
+    after = by.loc[list(zip(table["site"], names, strict=True))].reset_index(drop=True)
+    columns = {"value": "after", "low": "low", "high": "high", "n": "n", "clusters": "clusters"}
+    asked = after[list(columns)].rename(columns=columns).assign(majority=majority)
+    asked.insert(0, "before", before)
+    return pd.concat([table, asked], axis=1)

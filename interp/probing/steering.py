@@ -23,7 +23,7 @@ from interp.engine.memory import Memory
 from interp.engine.run import run
 from interp.engine.sweep import Sweep
 from interp.models.model import Model
-from interp.probing.erasure import BySite, by_site
+from interp.probing.given import BySite, by_site
 
 DOSES = (-2.0, -1.0, 0.0, 1.0, 2.0)
 

@@ -8,12 +8,14 @@ from interp.core.sites import Site
 COUPLES = ("king/queen", "man/woman", "boy/girl", "duke/duchess")
 
 
-def results(method: str, site: str, values, *, base=3.0, position="all", couples=COUPLES):
-    """A row for each couple; `values` under the intervention."""
+def results(
+    method: str, site: str, values, *, base=3.0, position="all", couples=COUPLES, draw=None
+):
+    """A row for each couple; `values` under the intervention, perhaps one of several draws."""
     parsed, n = Site.parse(site), len(couples)
     frame = pd.DataFrame(
         {
-            "method": method,
+            "method": method if draw is None else f"{method} {draw}",
             "site": site,
             "position": position,
             "receiver": None,
@@ -28,7 +30,8 @@ def results(method: str, site: str, values, *, base=3.0, position="all", couples
             "cluster": list(couples),
             "base": base,
             "value": values,
+            "draw": draw,
         }
     )
     frame["effect"] = frame["value"] - frame["base"]
-    return Results(frame.astype({"layer": "Int16", "head": "Int16"}), {})
+    return Results(frame.astype(dict.fromkeys(("layer", "head", "draw"), "Int16")), {})

@@ -36,12 +36,19 @@ def clean(answer: str, value: float) -> Results:
 DOES = Results.concat([clean("pronoun", 2.0), clean("antecedent", 4.0)])
 
 
+DRAWN = [2.2, 1.8, 2.2, 1.8], [2.1, 1.9, 2.1, 1.9], [1.8, 2.2, 1.8, 2.2]
+
+
 def interventions() -> tuple[Results, Results]:
     """Of 2 logits saying the pronoun, of 4 naming the one who is meant."""
     erased = [
         results("erase leace", "1.resid_post", [0.5, 1.5, 1.0, 1.0], base=2.0, position="cue"),
         results("erase leace", "3.resid_post", [1.9, 1.9, 2.1, 2.1], base=2.0, position="cue"),
-        results("erase random", "1.resid_post", [2.2, 1.8, 2.2, 1.8], base=2.0, position="cue"),
+        *(
+            results("erase same variance", site, value, base=2.0, position="cue", draw=i)
+            for site in ("1.resid_post", "3.resid_post")
+            for i, value in enumerate(DRAWN, start=1)
+        ),
         results("erase leace", "1.resid_post", [0.0, 0.0, 0.0, 0.0], base=2.0, position="end"),
     ]
     acts = [
@@ -56,7 +63,7 @@ def test_what_is_used_is_the_share_that_is_lost():
     value = table.set_index(["method", "couples", "layer"])["value"]
     assert value["erase leace, at the noun", "all", 2] == pytest.approx(0.5)  # 2 -> 1, of 2
     assert value["erase leace, at the noun", "all", 4] == pytest.approx(0)
-    assert value["erase random, at the noun", "all", 2] == pytest.approx(0)
+    assert value["erase same variance, at the noun", "all", 2] == pytest.approx(0)
     assert value["erase leace, at the end", "all", 2] == pytest.approx(1)
     # a head of layer 1 stands at the stream after it; its share is of the 4 logits of its answer
     assert value["mean of best, say antecedent", "all", 2] == pytest.approx(0.5)
@@ -129,10 +136,10 @@ def test_side_by_side_is_one_row_for_each_curve_and_layer():
     assert found.loc[(DECODABLE, "untrained model", 2), "value"] == 0.55
     assert found.loc[(ATTENDED, "best head, novels", 2), "value"] == 0.35  # of layer 1: after it
     assert found.loc[(ERASED, "erased at the noun", 2), "value"] == pytest.approx(0.5)
-    control = found.loc[(ERASED, "random, at the noun", 2)]
+    control = found.loc[(ERASED, "same variance, at the noun", 2)]
     assert control["control"] == "erased at the noun" and control["site"] == "1.resid_post"
     assert found.loc[(NAMING, "mean at the pronoun", 2), "value"] == pytest.approx(0.5)
-    assert len(found) == 5 + 1 + 4 + 2 and (found["value"] <= 1).all()
+    assert len(found) == 5 + 1 + 5 + 2 and (found["value"] <= 1).all()
     assert [*dict.fromkeys(table["panel"])][:3] == [DECODABLE, ATTENDED, ERASED]
 
 
@@ -155,20 +162,28 @@ def test_levels_are_methods_without_a_model():
 
 
 def test_differences_are_paired():
-    erased, acts = interventions()
-    pair = erased.query("site == '1.resid_post' and position == 'cue'").frame
-    leace, random = (pair[pair["method"] == f"erase {name}"] for name in ("leace", "random"))
-    base = random["value"].to_numpy()
-    less = leace.assign(method="erase leace - random", base=base, effect=leace["value"] - base)
-    erased = Results.concat([erased, Results(less, {})])
-    table = differences(decoded(), used(erased, acts, DOES))
+    table = differences(decoded(), used(*interventions(), DOES))
     selective = table[table["panel"] == BEYOND].set_index("layer")
     assert selective["curve"].eq(PROBE).all()
     assert selective["value"].to_dict() == pytest.approx({0: 0.1, 2: 0.2})
-    ours = table[table["panel"] == f"{BEYOND}: {ERASED}"].set_index("couples")
+    ours = table[table["panel"] == f"{BEYOND}: {ERASED}"].query("layer == 2").set_index("couples")
     assert set(ours.index) == {"all", "choose", "report"}
     assert ours.loc["all", "value"] == pytest.approx(0.5)
-    assert ours.loc["all", "p"] == pytest.approx(2 / 16)  # four couples, all of one sign
+    assert 0 < ours.loc["all", "p"] < 0.05 and ours.loc["all", "low"] > 0
+
+
+def test_a_head_is_beside_all_others():
+    others = [
+        results("mean of others, say antecedent", "1.2", [4 - x] * 4, base=4.0, draw=i)
+        for i, x in enumerate((0.0, 0.1, 0.2), start=1)
+    ]
+    erased, acts = interventions()
+    table = used(erased, Results.concat([acts, *others]), DOES).query("couples == 'all'")
+    at = table.set_index("method")
+    assert at.loc["mean of others, say antecedent", "value"] == pytest.approx(0.1 / 4)
+    less = at.loc["mean of best - others, say antecedent"]
+    assert less["value"] == pytest.approx((2 - 0.1) / 4) and less["draws"] == 3
+    assert "mean of best - others, say pronoun" not in at.index  # it has no others here
 
 
 def looked(right: list[int], baseline: list[int]) -> Scores:

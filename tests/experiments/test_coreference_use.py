@@ -10,18 +10,15 @@ from coreference_decode import asked
 from coreference_use import (
     Gendered,
     Minimal,
-    by_couple,
     by_template,
+    called,
     halves,
-    held_out,
-    joined,
-    less_control,
     not_these,
     others_of,
     standing_for,
     still_read,
 )
-from experiments.made import COUPLES, results
+from experiments.made import results
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
@@ -101,38 +98,20 @@ def test_a_template_is_the_prompt_without_its_people(reader):
     assert torch.equal(framed.clean, pairs.clean)
 
 
-def test_a_couple_is_in_one_part(reader):
-    pairs = halves(reader, Minimal(8, 40, 0))[1]
-    rows = by_couple(pairs)
-    assert sorted(np.concatenate(rows).tolist()) == list(range(40)) and len(rows) == 5
-    parts = [{pairs.cluster[i] for i in at} for at in rows]
-    assert sum(map(len, parts)) == len(set(pairs.cluster))
-
-
-def test_controls_of_parts_stand_beside_what_they_control():
-    best = results("mean", "1.2", [1.0, 2.0, 3.0, 4.0])
-    rows = [np.array([0, 2]), np.array([1, 3])]
-    heads = [[Site.parse("1.0")], [Site.parse("1.3")]]
-    done = [
-        standing_for(
-            results("mean", str(sites[0]), value, couples=[COUPLES[i] for i in at]),
-            sites,
-            [Site.parse("1.2")],
-        )
-        for at, sites, value in zip(rows, heads, ([10.0, 30.0], [20.0, 40.0]), strict=True)
-    ]
-    control = joined(done, rows)
+def test_controls_stand_under_the_name_of_what_they_control():
+    done = results("mean", "1.0", [1.0, 2.0, 3.0, 4.0])
+    control = standing_for(done, [Site.parse("1.0")], [Site.parse("1.2")])
     assert set(control.frame["site"]) == {"1.2"}
-    assert control.frame.set_index("example")["cluster"].to_dict() == dict(enumerate(COUPLES))
-    less = less_control(best, control)
-    assert less.frame["base"].tolist() == [10.0, 20.0, 30.0, 40.0]
-    assert less.frame["effect"].tolist() == [-9.0, -18.0, -27.0, -36.0]
+    drawn = called(control, "mean of others", 3).frame
+    assert set(drawn["method"]) == {"mean of others 3"} and set(drawn["draw"]) == {3}
+    best = called(done, "mean of best").frame
+    assert set(best["method"]) == {"mean of best"} and best["draw"].isna().all()
 
 
-def test_other_heads_are_others_of_the_layer_and_differ_from_part_to_part():
+def test_other_heads_are_others_of_the_layer_and_differ_from_draw_to_draw():
     model = SimpleNamespace(facts=SimpleNamespace(n_heads=6))
     chosen = [Site.parse("0.5"), Site.parse("3.0")]
-    drawn = [not_these(chosen, model, seed=1, part=i) for i in range(5)]
+    drawn = [not_these(chosen, model, seed=1, draw=i) for i in range(5)]
     for i, site in enumerate(chosen):
         heads = {sites[i].head for sites in drawn}
         assert heads == set(range(6)) - {site.head}
@@ -148,7 +127,9 @@ def gendered(seed: int, *, gap: float, odd: float) -> Gendered:
     x[:, 1] += odd * (2 * gender - 1)
     site = Site("resid_post", 1)
     wording = np.repeat(np.arange(4), 20)
-    return Gendered({"cue": {site: x}}, gender, tuple(f"c{i % 10}" for i in range(80)), wording)
+    return Gendered(
+        {"cue": {site: x}}, gender, tuple(f"c{i % 10}" for i in range(80)), wording, ("nun",) * 80
+    )
 
 
 def test_what_is_left_of_an_erasure_is_measured_where_it_was_not_fitted():
@@ -162,17 +143,6 @@ def test_what_is_left_of_an_erasure_is_measured_where_it_was_not_fitted():
         left = value["class means", "after"]
         assert left < distance if distance else left > 0.5
         assert (table["layer"] == 2).all()
-
-
-def test_a_held_out_wording_is_not_fitted_to():
-    """A label that each wording shows in another direction is read before, and not held out."""
-    x = torch.zeros(1, 12, 3)
-    group, y = np.repeat([0, 1, 2], 4), torch.tensor([0, 1] * 6)
-    for i in range(12):
-        x[0, i, group[i]] = 2.0 * y[i] - 1
-    assert held_out(x, y, group).mean() <= 0.5
-    x[0, :, 0] = 2.0 * y - 1
-    assert held_out(x, y, group).all()
 
 
 def test_the_control_task_has_one_label_for_each_pair_of_forms():

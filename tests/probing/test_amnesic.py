@@ -1,4 +1,4 @@
-"""Erasing at a site and going on from there: the table, both engines, and the control."""
+"""Erasing at a site and going on from there: the table, both engines, and where."""
 
 import numpy as np
 import pandas as pd
@@ -8,15 +8,17 @@ import torch
 
 import interp
 from interp.core.door import ArgumentError
-from interp.core.errors import PositionError, ProbeError, ResultsError, SiteError
+from interp.core.errors import PositionError, ProbeError, SiteError
 from interp.core.pairs import Pairs
+from interp.core.places import AFTER_FIRST
 from interp.core.results import COLUMNS, Results
 from interp.core.sites import Site
 from interp.engine.explain import explain
-from interp.engine.interventions import AFTER_FIRST, Erase
-from interp.probing.amnesic import amnesic, beyond
-from interp.probing.erasure import erasers, leace
+from interp.probing.amnesic import amnesic
+from interp.probing.erasure import Erasers, erasers, leace
+from interp.probing.given import one_by_one
 
+KINDS = [f"{kind} {i}" for kind in ("random", "same variance") for i in (1, 2, 3)]
 SITES = tuple(map(Site.parse, ("0.resid_post", "1.mlp", "2.resid_post")))
 
 
@@ -34,29 +36,34 @@ def model(tiny_model) -> interp.Model:
 
 
 @pytest.fixture(scope="module")
-def kinds(model, text) -> dict[str, dict[Site, Erase]]:
+def kinds(model, text) -> Erasers:
     """Of whether the token's number is odd, fitted to all tokens but the first of their row."""
     kept = interp.capture(model, text, [str(s) for s in SITES])
     rows = [row[1:n] for row, n in zip(text.clean, text.lengths.tolist(), strict=True)]
     x = {s: torch.cat([r[1:] for r in kept.rows(str(s))]).double() for s in SITES}
-    return erasers(x, torch.cat(rows) % 2)
+    return erasers(x, torch.cat(rows) % 2, draws=3)
 
 
 def test_one_row_for_each_kind_site_and_example(model, text, kinds):
     found = amnesic(model, text, kinds)
     frame = found.frame
-    assert list(frame.columns) == COLUMNS
-    assert len(frame) == 2 * 3 * len(text)
+    assert list(frame.columns) == [*COLUMNS, "draw"]
+    assert len(frame) == 7 * 3 * len(text)
     cells = frame.drop_duplicates(["method", "site"])[["method", "site", "layer", "position"]]
     assert cells.to_numpy().tolist() == [
         [f"erase {kind}", str(site), site.layer, AFTER_FIRST]
-        for kind in ("leace", "random")
+        for kind in ("leace", *KINDS)
         for site in SITES
     ]
     assert set(frame["metric"]) == {"next_token_loss"}
     assert found.provenance["erased directions"]["leace"] == {str(s): 1 for s in SITES}
+    assert found.provenance["erased directions"]["random 3"] == {str(s): 1 for s in SITES}
+    kept = pd.DataFrame(found.provenance["erasures"])
+    np.testing.assert_allclose(kept["variance"], kinds.report["variance"], atol=1e-9)
+    draws = frame.drop_duplicates("method").set_index("method")["draw"]
+    assert pd.isna(draws["erase leace"]) and draws["erase same variance 2"] == 2
     table = found.summary()
-    assert len(table) == 6 and table["low"].notna().all()
+    assert len(table) == 21 and table["low"].notna().all()
 
 
 def test_engines_agree_and_the_first_token_is_left_alone(model, text, kinds):
@@ -104,7 +111,7 @@ def test_layers_together(model, text, kinds):
     assert together.frame["layer"].isna().all()
     hooks = amnesic(model, text, kinds, sites="together", engine="hooks")
     np.testing.assert_allclose(together.frame["value"], hooks.frame["value"], rtol=0, atol=1e-9)
-    alone = {kind: {SITES[2]: of[SITES[2]]} for kind, of in kinds.items()}
+    alone = {one.name: {SITES[2]: one.of[SITES[2]]} for one in one_by_one(kinds)}
     last = amnesic(model, text, alone)
     assert (together.frame["value"] - last.frame["value"]).abs().min() > 1e-9
 
@@ -117,34 +124,21 @@ def test_answers_of_pairs_are_measured_too(model, pairs, kinds):
     assert set(mid.frame["position"]) == {"mid"}
 
 
-def test_beyond_the_control(model, text, kinds):
-    found = amnesic(model, text, {**kinds, "other": kinds["random"]})
-    against = beyond(found)
-    assert list(against.frame["method"].unique()) == [
-        "erase leace - random",
-        "erase other - random",
-    ]
-    values = found.frame.set_index(["method", "site", "example"])["value"]
-    for row in against.frame.itertuples():
-        kind = row.method.removesuffix(" - random")
-        assert row.value == values[kind, row.site, row.example]
-        assert row.base == values["erase random", row.site, row.example]
-        assert row.effect == row.value - row.base
-    table = against.summary()
-    same = table["method"] == "erase other - random"
-    assert (table[same][["effect", "low", "high"]] == 0).all().all()
-    assert (table[~same]["effect"] != 0).all()
-    pd.testing.assert_frame_equal(beyond(Results.concat([found])).frame, against.frame)
-    reversed_ = beyond(found, control="leace").query("method == 'erase random - leace'")
-    np.testing.assert_allclose(
-        reversed_.frame["effect"],
-        -against.query("method == 'erase leace - random'").frame["effect"],
-    )
+def test_only_some_tokens_may_be_erased_at(model, text, kinds):
+    """Row by row: where an erasure was fitted, and nowhere else."""
+    places = [list(range(1, n, 2)) for n in text.lengths.tolist()]
+    one = {"leace": {SITES[2]: kinds.erased["leace"][SITES[2]]}}
+    found = amnesic(model, text, one, positions=places)
+    assert set(found.frame["position"]) == {"per row"}
+    everywhere = [list(range(1, n)) for n in text.lengths.tolist()]
+    same = amnesic(model, text, one, positions=everywhere).frame["value"]
+    np.testing.assert_allclose(same, amnesic(model, text, one).frame["value"], rtol=0, atol=1e-12)
+    assert (found.frame["value"] - same).abs().min() > 1e-9
 
 
 def test_it_explains_itself_and_goes_on_from_a_checkpoint(model, text, kinds, tmp_path):
     plan = explain(amnesic, model, text, kinds)
-    assert {c for batch in plan.batches for c in batch.cells} == set(range(6))
+    assert {c for batch in plan.batches for c in batch.cells} == set(range(21))
     first = amnesic(model, text, kinds, checkpoint=tmp_path)
     kept = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
     assert len(kept) == len(plan.batches)
@@ -167,16 +161,14 @@ def test_bad_input(model, pairs, text, kinds):
         amnesic(model, text, {"leace": {}})
     with pytest.raises(PositionError, match="no position 'last'"):
         amnesic(model, pairs, kinds, positions="last")
+    with pytest.raises(ProbeError, match="'random' holds no draws"):
+        amnesic(model, text, {"random": []})
+    two = {"random": [kinds.erased["leace"]], "random 1": kinds.erased["leace"]}
+    with pytest.raises(ProbeError, match="two erasures would be called 'random 1'"):
+        amnesic(model, text, two)
     wrong = {"leace": {Site.parse("9.mlp"): kinds["leace"][SITES[1]]}}
     with pytest.raises(SiteError, match=r"there is no site '9.mlp'"):
         amnesic(model, text, wrong)
     wide = {"leace": {Site.parse("1.2"): kinds["leace"][SITES[1]]}}
     with pytest.raises(SiteError, match=r"vectors 30 wide, and the site's are 4 wide"):
         amnesic(model, text, wide)
-    found = amnesic(model, text, kinds)
-    with pytest.raises(ResultsError, match=r"compare with 'rand'; did you mean 'random'"):
-        beyond(found, control="rand")
-    with pytest.raises(ResultsError, match="no erasures to compare with 'random'"):
-        beyond(found.query("method == 'erase random'"))
-    with pytest.raises(ResultsError, match="'random' was not measured at '1.mlp'"):
-        beyond(found.query("method != 'erase random' or site != '1.mlp'"))

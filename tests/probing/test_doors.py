@@ -14,7 +14,13 @@ from interp import Model, Pairs, probing
 from interp.core.errors import ProbeError, SiteError
 from interp.core.sites import Site
 from interp.datasets import Corpus, Document, Mention, Sentence, Word
-from interp.probing.erasure import leace, probe_directions, random_directions, sinks
+from interp.probing.erasure import (
+    leace,
+    probe_directions,
+    random_directions,
+    same_variance,
+    sinks,
+)
 from interp.probing.features import Features
 from interp.probing.linear import LinearProbe
 from interp.probing.mixing import expected_layer_draws, expected_layer_interval, gains
@@ -215,17 +221,30 @@ def cases(
         },
     )
     weight = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
+    others = probing.HeldOut({SITE: x(1)}, Y[0], ["a"] * 4 + ["b"] * 4, ["a", "b"] * 4)
     yield (
         probing.erasers,
-        {"x": {SITE: x()}, "labels": Y[0], "weights": {SITE: weight}, "seed": 1},
+        {
+            **{"x": {SITE: x()}, "labels": Y[0], "weights": {SITE: weight}, "seed": 1},
+            **{"types": FORMS, "held_out": others, "draws": 1},
+        },
     )
+    yield probing.HeldOut, of(others)
+    yield (
+        probing.still_read,
+        {
+            **{"erasers": {"leace": {SITE: leace(x(), Y[0])}}, "held_out": others, "task": "upos"},
+            **{"folds": 2, "l2": 0.1, "seed": 1},
+        },
+    )
+    yield same_variance, {"x": x(), "rank": 1, "share": 0.2, "seed": 1}
     yield leace, {"x": x(), "labels": Y[0]}
     yield random_directions, {"x": x(), "rank": 1, "seed": 1}
     yield probe_directions, {"x": x(), "weight": weight}
     yield sinks, {"x": x()}
     width = model.facts.d_model
     wide = torch.randn(8, width, generator=torch.Generator().manual_seed(1)).double()
-    erasures = probing.erasers({SITE: wide}, Y[0])
+    erasures = probing.erasers({SITE: wide}, Y[0], draws=3)
     run = {"model": model, "pairs": pairs, "engine": "auto", "memory": None, "checkpoint": None}
     yield (
         probing.amnesic,
@@ -236,6 +255,7 @@ def cases(
     )
     after = probing.amnesic(model, pairs, erasures, metric="logit_diff")
     yield probing.beyond, {"results": after, "control": "random"}
+    yield probing.by_kind, {"results": after}
     yield probing.steering_vector, {"x": x(), "labels": Y[0], "weight": weight}
     yield (
         probing.steer,

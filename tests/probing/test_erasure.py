@@ -118,7 +118,7 @@ def test_it_is_the_formula_of_the_paper():
 def test_many_words_are_taken_a_part_at_a_time(monkeypatch):
     x, y = labelled()
     whole = leace(x, y).of(x)
-    monkeypatch.setattr("interp.probing.erasure.WORDS", 77)
+    monkeypatch.setattr("interp.probing.leace.WORDS", 77)
     torch.testing.assert_close(leace(x, y).of(x), whole, rtol=1e-8, atol=1e-8)
 
 
@@ -166,25 +166,98 @@ def test_directions_of_a_probe():
     assert (erase.left.T - erase.right).abs().max() == 0  # orthogonal
 
 
+FIRST, SECOND = Site.parse("0.resid_post"), Site.parse("1.mlp")
+
+
+def types_of(y: torch.Tensor, count: int = 60) -> list[str]:
+    """Word types without a part in the label."""
+    return [f"w{i % count}" for i in range(len(y))]
+
+
 def test_all_kinds_at_all_sites():
     x, y = labelled()
-    sites = {Site.parse("0.resid_post"): x, Site.parse("1.mlp"): x.flip(1)}
+    sites = {FIRST: x, SECOND: x.flip(1)}
     weights = {site: here[:CLASSES].T.contiguous() for site, here in sites.items()}
-    found = erasers(sites, y, weights=weights, seed=5)
-    assert list(found) == ["leace", "random", "probe"]
-    assert all(list(kind) == list(sites) for kind in found.values())
-    assert {e.rank for kind in found.values() for e in kind.values()} == {CLASSES - 1}
-    again = erasers(sites, y, seed=5)
-    assert list(again) == ["leace", "random"]
-    one, two = found["random"].values()
-    assert torch.equal(one.left, again["random"][Site.parse("0.resid_post")].left)
-    assert not torch.equal(one.left, two.left)
-    assert not torch.equal(
-        one.left, erasers(sites, y, seed=6)["random"][Site("resid_post", 0)].left
-    )
+    found = erasers(sites, y, types=types_of(y), weights=weights, draws=3, seed=5)
+    assert list(found) == ["leace", "probe", "random", "same variance", "control task"]
+    assert len(found) == 5 and list(found.erased) == ["leace", "probe"]
+    assert all(list(found[kind]) == list(sites) for kind in ("leace", "probe"))
+    for kind in found.controls:
+        assert len(found[kind]) == 3 and all(list(draw) == list(sites) for draw in found[kind])
+    ranks = {e.rank for of in found.erased.values() for e in of.values()}
+    ranks |= {e.rank for of in found.controls.values() for draw in of for e in draw.values()}
+    assert ranks == {CLASSES - 1}
     for site, here in sites.items():
-        assert covariance(found["leace"][site].of(here), y).abs().max() <= 1e-6
-        assert isinstance(found["random"][site], Erase)
+        assert covariance(found.erased["leace"][site].of(here), y).abs().max() <= 1e-6
+        assert isinstance(found.controls["random"][0][site], Erase)
+
+
+def test_each_draw_has_a_stream_of_its_own():
+    """What a draw is depends on the seed, the control and the site, not on what else is asked."""
+    x, y = labelled()
+    one = erasers({FIRST: x, SECOND: x}, y, types=types_of(y), draws=3, seed=5).controls
+    again = erasers({SECOND: x}, y, types=types_of(y), draws=2, seed=5).controls
+    other = erasers({SECOND: x}, y, types=types_of(y), draws=2, seed=6).controls
+    for kind, draws in one.items():
+        first, second = (draw[SECOND].left @ draw[SECOND].right for draw in draws[:2])
+        same, new = (of[kind][1][SECOND] for of in (again, other))
+        torch.testing.assert_close(second, same.left @ same.right, rtol=1e-9, atol=1e-9)
+        assert (second - new.left @ new.right).abs().max() > 1e-3
+        assert (second - first).abs().max() > 1e-3
+    for kind in ("random", "same variance"):
+        assert not torch.equal(one[kind][0][FIRST].left, one[kind][0][SECOND].left)
+    # labels of word types, so the same at every site
+    assert torch.equal(one["control task"][0][FIRST].left, one["control task"][0][SECOND].left)
+
+
+def test_the_control_of_the_same_variance_moves_as_much_as_leace():
+    x, y = labelled()
+    found = erasers({FIRST: x}, y, types=types_of(y), draws=4)
+    leace_, random, same, task = found.report.set_index("erased")["variance"]
+    after = found.erased["leace"][FIRST].of(x)
+    by_hand = (x - after).square().sum() / (x - x.mean(0)).square().sum()
+    assert leace_ == pytest.approx(float(by_hand), rel=1e-9)
+    for draw in found.controls["same variance"]:
+        moved = (x - draw[FIRST].of(x)).square().sum() / (x - x.mean(0)).square().sum()
+        assert float(moved) == pytest.approx(leace_, rel=1e-3)
+    assert same == pytest.approx(leace_, rel=1e-3)
+    assert abs(random - leace_) > 0.05 and task != leace_
+
+
+def test_of_labels_that_mean_nothing_leace_takes_no_more_than_of_a_control_task():
+    """Nothing is there: the real labels are one more draw of labels of word types."""
+    generator = torch.Generator().manual_seed(11)
+    wide = torch.randn(2000, 40, generator=generator) * torch.logspace(1, -1, 40)
+    types = types_of(wide, 500)
+    label = torch.randint(5, (500,), generator=generator)
+    y = torch.tensor([int(label[int(t[1:])]) for t in types])
+    found = erasers({FIRST: wide}, y, types=types, draws=8)
+    share = found.report.set_index("erased")["variance"]
+    s = sum(wide.T.cov().diagonal())
+    task = [
+        float((e[FIRST].left @ e[FIRST].right @ wide.T.cov().double()).trace() / s)
+        for e in found.controls["control task"]
+    ]
+    assert share["control task"] == pytest.approx(np.mean(task), rel=1e-3)
+    off = (share["leace"] - np.mean(task)) / (np.std(task, ddof=1) * (1 + 1 / 8) ** 0.5)
+    assert abs(off) < 3
+
+
+def test_what_could_not_be_had_is_said():
+    x, y = labelled()
+    found = erasers({FIRST: x}, y)
+    assert "control task" not in found and len(found["random"]) == 8
+    assert found.notes[0] == "No control task: types= was not given."
+    assert "before" not in found.report and found.read is None
+    assert "held_out= was not given" in repr(found) and "held_out= was not" in found._repr_html_()
+    assert "0.resid_post" in repr(found)
+    one = erasers({FIRST: x}, y, types=["the"] * WORDS, draws=2)
+    assert one.notes[0] == "No control task: 1 word types get the same label almost always."
+    assert found.get("probe") is None
+    with pytest.raises(ProbeError, match=r"no 'control task'; .* No control task: types= was not"):
+        found["control task"]
+    with pytest.raises(ProbeError, match=r"have no 'rand'; did you mean 'random'\?"):
+        found["rand"]
 
 
 def test_attention_sinks_are_refused():
@@ -227,6 +300,8 @@ def test_bad_input():
         probe_directions(x, torch.randn(12, 4))
     with pytest.raises(ProbeError, match="classes all have the same weights"):
         probe_directions(x, torch.ones(13, 4))
+    with pytest.raises(ProbeError, match="600 words have labels and 3 have types"):
+        erasers({Site.parse("1.mlp"): x}, y, types=["a", "b", "c"])
     with pytest.raises(ProbeError, match=r"has no probe of '1.mlp'"):
         erasers({Site.parse("1.mlp"): x}, y, weights={})
 
