@@ -182,7 +182,7 @@ def expected_layers(order: Scores, *, seed: int = 0) -> pd.DataFrame:
     later one. Tasks of the same documents are drawn together.
     """
     accuracy = over_seeds(order)
-    depths = sorted(accuracy.frame["layer"].unique())
+    depths = sorted(accuracy.frame["depth"].unique())
     step = depths[-1] / (len(depths) - 1)  # probes are at equal steps
     rows, draws = [], {}
     for task in ORDER:
@@ -235,7 +235,7 @@ def expected_layers(order: Scores, *, seed: int = 0) -> pd.DataFrame:
 
 def by_layer(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Right answers by layer and document, and how many were asked of each document."""
-    totals = frame.pivot(index="layer", columns="cluster", values="total").sort_index()
+    totals = frame.pivot(index="depth", columns="cluster", values="total").sort_index()
     counts = frame.groupby("cluster")["n"].first().loc[totals.columns]
     return totals.to_numpy(dtype=float), counts.to_numpy(dtype=float)
 

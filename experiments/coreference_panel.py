@@ -83,7 +83,7 @@ def side_by_side(scores: Scores, uses: pd.DataFrame) -> pd.DataFrame:
     of = table["labels"].where(~attention, table["task"])
     found = [CURVES.get(key) for key in zip(table["probe"], table["model"], of, strict=True)]
     kept = np.array([curve is not None for curve in found])
-    table = table.assign(layer=table["layer"].astype(int) + attention)
+    table = table.assign(layer=table["depth"].astype(int) + attention)
     table = named(cast(pd.DataFrame, table[kept]), [curve for curve in found if curve is not None])
     done = cast(pd.DataFrame, uses[(uses["couples"] == "all") & uses["method"].isin(USES)])
     done = named(done, [USES[method] for method in done["method"]])

@@ -141,9 +141,9 @@ def of_probe(model: interp.Model, scores: Scores, panel: pd.DataFrame, less: pd.
     """What is decodable after the layer that the development novels prefer."""
     curves = {name: part.set_index("layer") for name, part in panel.groupby("curve")}
     spans = scores.query("probe == 'span pair' and model == 'trained'")
-    best = spans.query("subset == 'dev' and labels == 'real'").best()["layer"]
+    best = spans.query("subset == 'dev' and labels == 'real'").best()["depth"]
     low = levels(scores).set_index(["panel", "curve"])["value"]
-    at_best = spans.query(f"layer == {best}")
+    at_best = spans.query(f"depth == {best}")
     kinds = at_best.query(f"labels == 'real' and subset not in ['all', 'dev', '{SEEN}']").summary()
     selective = less[(less["curve"] == PROBE) & (less["layer"] == best)].iloc[0]
     known = at_best.query(f"subset == '{SEEN}'").summary().set_index("labels")

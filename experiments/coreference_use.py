@@ -172,7 +172,6 @@ def still_read(fit: Gendered, report: Gendered) -> Scores:
                 model="trained",
                 metric="distance left",
                 site=str(site),
-                layer=site.depth,
                 subset="after",
                 provenance={},
             )

@@ -136,4 +136,4 @@ def chosen(scores: Scores, task: str) -> tuple[str, str]:
     ).summary()
     best = dev.loc[dev["value"].idxmax()]
     near = dev[dev["value"] >= best["value"] - 0.02]
-    return str(near.loc[near["layer"].idxmin(), "site"]), str(best["site"])
+    return str(near.loc[near["depth"].idxmin(), "site"]), str(best["site"])

@@ -250,14 +250,15 @@ def _report(
                 {
                     "erased": kind,
                     "site": str(site),
-                    "layer": site.depth,
+                    "layer": site.layer,
+                    "depth": site.depth,
                     "draws": len(of) if isinstance(kinds[kind], tuple) else None,
                     "rank": max(at[site].rank for at in of),
                     "variance": float(np.mean([moved(at[site], sigma[site]) for at in of])),
                     "words": words,
                 }
             )
-    table = pd.DataFrame(rows).astype({"layer": "Int16", "draws": "Int16"})
+    table = pd.DataFrame(rows).astype({"layer": "Int16", "depth": "Int16", "draws": "Int16"})
     if left is None:
         return table
     scores = left.summary()

@@ -88,7 +88,6 @@ def persistence(
                         cluster,
                         task=task,
                         site=str(site),
-                        layer=site.depth,
                         probe=name,
                         model=model,
                         metric=metric,

@@ -71,8 +71,6 @@ def score(
             model=model,
             metric=metric,
             site=str(site),
-            layer=site.depth,
-            head=site.head,
             labels=label,
             subset=subset,
             provenance=provenance,

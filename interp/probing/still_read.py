@@ -135,8 +135,6 @@ def still_read(
                 probe="linear",
                 model="trained",
                 site=str(site),
-                layer=site.depth,
-                head=site.head,
                 subset=subset,
                 **common,
             )

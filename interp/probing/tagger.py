@@ -124,7 +124,8 @@ class Tagger:
             pd.DataFrame(
                 {
                     "site": str(site),
-                    "layer": site.depth,
+                    "layer": site.layer,
+                    "depth": site.depth,
                     "sentence": features.sentence,
                     "word": features.word,
                     "form": forms,
