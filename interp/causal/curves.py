@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from interp.causal.closure import Wires
 from interp.causal.discovery import By, Closure, circuit_of, merit
-from interp.causal.faithfulness import Faithfulness, Wide, by_metric, drawn, empty
+from interp.causal.faithfulness import Faithfulness, Wide, by_metric, empty
 from interp.causal.setting import Given, Kept, Setting
 from interp.core import stats
 from interp.core.atomic import Checkpoint
@@ -93,9 +93,9 @@ class Curve:
     def areas(self, *, seed: Seed = 0) -> pd.DataFrame:
         """CPR of the signed rankings, CMD of those by absolute value.
 
-        Columns: `method`, `metric`, `measure`, `value`, `low`, `high`. Intervals as in `table`: 95
-        % cluster bootstrap of an attribution, the range of the random rankings of "random". NaN
-        where the full and the empty model do not differ.
+        Columns: `method`, `metric`, `measure`, `value`, `low`, `high`. Intervals: of an
+        attribution Student's t with the jackknife over clusters, of "random" the range of the
+        random rankings. NaN where the full and the empty model do not differ.
 
         Raises:
             ResultsError: examples of one cluster only.
@@ -110,7 +110,7 @@ class Curve:
                 for name, part in of[of["by"].isin([by, BOTH])].groupby("ranking", sort=False):
                     nested = part.sort_values("fraction")
                     at, k = nested.index.to_numpy(), nested["fraction"].to_numpy()
-                    found = _area(wide, at, k, area, seed) if distinct else (np.nan,) * 3
+                    found = _area(wide, at, k, area) if distinct else (np.nan,) * 3
                     if part["by"].iloc[0] == BOTH:
                         chance.append(found[0])
                     else:
@@ -129,18 +129,18 @@ class Curve:
 
 
 def _area(
-    wide: Wide, at: Int[ndarray, " size"], k: Float[ndarray, " size"], area, seed: int
+    wide: Wide, at: Int[ndarray, " size"], k: Float[ndarray, " size"], area
 ) -> tuple[float, float, float]:
-    """An area, and its interval with whole clusters drawn again."""
+    """An area, and its interval by the jackknife over clusters."""
     gap = wide.full - wide.empty
     sign = np.sign(gap.mean())
     carried, _ = stats.cluster_sums(sign * (wide.value[at] - wide.empty), wide.cluster)
     gaps, _ = stats.cluster_sums(sign * gap[None], wide.cluster)
-    times = drawn(len(gaps[0]), seed)
+    value = area(k, carried.sum(1) / gaps.sum())
     with np.errstate(divide="ignore", invalid="ignore"):
-        areas = area(k, (times @ carried.T) / (times @ gaps.T))
-    low, high = np.nanquantile(areas, [0.025, 0.975])
-    return float(area(k, carried.sum(1) / gaps.sum())), float(low), float(high)
+        left_out = area(k, (carried.sum(1)[:, None] - carried).T / (gaps.sum() - gaps).T)
+    low, high = stats.jackknife_interval(np.atleast_1d(value), left_out[None], np.abs(gaps[0]))
+    return float(value), float(low[0]), float(high[0])
 
 
 @door

@@ -296,12 +296,6 @@ def _ratio_interval(
     return stats.ratio_interval(sums, gaps, seed=seed)
 
 
-def drawn(clusters: int, seed: int, *, draws: int = stats.RESAMPLES) -> Integer[ndarray, "draw c"]:
-    """How often each cluster is drawn in each of many bootstrap samples."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws)
-
-
 def _quartiles(
     carried: Float[ndarray, "circuit example"], gap: Float[ndarray, " example"]
 ) -> Float[ndarray, "three circuit"]:

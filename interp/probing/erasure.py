@@ -79,8 +79,8 @@ class Erasers(Mapping[str, Sites | tuple[Sites, ...]]):
     Attributes:
         erased: "leace", and "probe" where weights were given; each by site.
         controls: "random", "same variance", "control task"; several draws of each, by site.
-        report: one row for each of these and site: `erased`, `site`, `layer`, `draws`, `rank`
-            (directions), `variance` (share that is moved, of the words fitted to; mean of the
+        report: one row for each of these and site: `erased`, `site`, `layer`, `depth`, `draws`,
+            `rank` (directions), `variance` (share moved, of the words fitted to; mean of the
             draws), `words` (fitted to); with held-out words also `before` and `after` (accuracy of
             a fresh probe there; of several draws the first is asked), `low`, `high` (95 % interval
             of `after` over documents), `majority`, `n` and `clusters`.

@@ -106,8 +106,8 @@ class Tagger:
             corpus: whose words they are, for the column `form`.
 
         Returns:
-            A row for each site and word: `site`, `layer` (0 is the embedding), `sentence`, `word`
-            (its place there), `form` (empty without a corpus), `label` and `probability`.
+            A row for each site and word: `site`, `layer`, `depth` (0 is the embedding), `sentence`,
+            `word` (its place there), `form` (empty without a corpus), `label` and `probability`.
 
         Raises:
             ProbeError: activations of another model, pooling or width, or another corpus.

@@ -73,14 +73,14 @@ def test_the_top_and_others_are_measured(model: Model, rows: interp.Pairs):
     table = checked.table
     assert table["drawn"].tolist() == ["top"] * 8 + ["random"] * 8
     assert ((table["low"] <= table["exact"]) & (table["exact"] <= table["high"])).all()
-    summary = checked.summary(resamples=200)
+    summary = checked.summary()
     for drawn, row in summary.set_index("drawn").iterrows():
         part = table[table["drawn"] == drawn]
         rank = stats.spearmanr(part["estimate"], part["exact"]).statistic
         assert row["spearman"] == pytest.approx(rank)
         assert row["spearman_low"] <= row["spearman_high"]
         assert row["clusters"] == 3
-    pd.testing.assert_frame_equal(summary, checked.summary(resamples=200))
+    pd.testing.assert_frame_equal(summary, checked.summary())
     assert "spearman" in repr(checked) and "spearman" in checked._repr_html_()
     other = verify(found, model, rows, k=8, seed=1).random
     assert other is not None and other.parts != checked.random.parts
