@@ -12,6 +12,11 @@ same if it is paired with one draw over the clusters, and `half` the interval's 
 in standard deviations of the difference. `between` is the spread of draws in units of that in a
 cluster.
 
+Then nouns crossed with templates, effects of both and of each cell: `covers` is the coverage of
+`stats.crossed_interval`, `nouns alone` that of the interval which takes nouns for all that is
+independent; `size` again. And circuits' smooth statistics, by the jackknife: CPR and CMD of a curve
+that is known, under noise of clusters.
+
     python benchmarks/coverage.py --json benchmarks/coverage.json
 """
 
@@ -24,6 +29,7 @@ import numpy as np
 import tyro
 from numpy import ndarray
 
+from interp.causal.curves import cmd, cpr
 from interp.core import stats
 from interp.core.draws import beside_draws
 
@@ -40,6 +46,7 @@ class Options:
     draws: tuple[int, ...] = (3, 8, 16)
     crossed: tuple[int, ...] = (5, 10, 40)
     between: tuple[float, ...] = (0.0, 0.3, 1.0)
+    grids: tuple[tuple[int, int], ...] = ((3, 3), (5, 5), (10, 4), (10, 10), (20, 8))
     seed: int = 0
 
 
@@ -112,6 +119,39 @@ def among_draws(
     }
 
 
+def crossed(kind: str, nouns: int, templates: int, options: Options) -> dict[str, float]:
+    """Of values whose true mean is 0."""
+    rng = np.random.default_rng([options.seed, nouns, templates])
+    of = {"normal": rng.normal, "skewed": lambda size: rng.exponential(size=size) - 1}[kind]
+    n = options.repeats
+    values = of(size=(n, nouns, 1)) + of(size=(n, 1, templates)) + of(size=(n, nouns, templates))
+    noun, template = np.indices((nouns, templates)).reshape(2, -1)
+    low, high, p = stats.crossed_interval(values.reshape(n, -1), noun, template)
+    alone_low, alone_high = stats.mean_interval(values.reshape(n, -1), noun, resamples=2_000)
+    return {
+        "covers": float(((low <= 0) & (high >= 0)).mean()),
+        "nouns alone": float(((alone_low <= 0) & (alone_high >= 0)).mean()),
+        "size": float((p < 0.05).mean()),
+    }
+
+
+def areas(clusters: int, options: Options) -> dict[str, float]:
+    """CPR and CMD of five circuits that carry 0.2 to 0.9 of a gap which differs by cluster."""
+    rng = np.random.default_rng([options.seed, clusters])
+    sizes, shares = np.array([0.05, 0.1, 0.2, 0.5, 1.0]), np.array([0.2, 0.5, 0.7, 0.85, 0.9])
+    inside: dict[str, list[bool]] = {"CPR": [], "CMD": []}
+    for _ in range(options.repeats):
+        gaps = 3 + rng.normal(size=clusters)
+        carried = shares[:, None] * gaps + rng.normal(size=(5, clusters))
+        whole, total = carried.sum(1), gaps.sum()
+        rest = (whole[:, None] - carried).T / (total - gaps)[:, None]
+        for name, area in (("CPR", cpr), ("CMD", cmd)):
+            found = np.atleast_1d(area(sizes, whole / total))
+            low, high = stats.jackknife_interval(found, area(sizes, rest)[None], gaps)
+            inside[name].append(bool(low[0] <= area(sizes, shares) <= high[0]))
+    return {name: float(np.mean(held)) for name, held in inside.items()}
+
+
 def main(options: Options) -> None:
     rows = []
     for kind, draw in KINDS.items():
@@ -126,6 +166,14 @@ def main(options: Options) -> None:
                     found = among_draws(kind, draws, clusters, between, options)
                     rows.append({**row, "between": between, **found})
                     print(json.dumps(rows[-1]), flush=True)
+    for kind in ("normal", "skewed"):
+        for nouns, templates in options.grids:
+            row = {"kind": f"crossed, {kind}", "clusters": nouns, "crossed": templates}
+            rows.append({**row, **crossed(kind, nouns, templates, options)})
+            print(json.dumps(rows[-1]), flush=True)
+    for clusters in options.clusters:
+        rows.append({"kind": "areas", "clusters": clusters, **areas(clusters, options)})
+        print(json.dumps(rows[-1]), flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
