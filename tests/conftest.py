@@ -96,7 +96,7 @@ def hooks_on(model: Model) -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def pairs() -> interp.Pairs:
-    """Five random pairs of lengths 7 and 9 in three clusters, "mid" somewhere inside."""
+    """Five random pairs of lengths 7 and 9 in three clusters and two templates, "mid" somewhere inside."""
     generator = torch.Generator().manual_seed(1)
     lengths = [7, 9, 7, 9, 7]
 
@@ -110,4 +110,5 @@ def pairs() -> interp.Pairs:
         wrong=[4, 6, 8, 12, 14],
         positions={"mid": [2, 3, 4, 1, 2], "late": [5, 7, 5, 6, 4]},
         cluster=["a", "b", "a", "c", "c"],
+        template=["a", "b", "a", "b", "a"],
     )

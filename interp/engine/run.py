@@ -18,7 +18,7 @@ from interp.core.results import Results, ordered, tiled
 from interp.core.sites import Site
 from interp.engine.block import Block
 from interp.engine.checkpoint import Measured, Store, begin, cell_identity, metric_identity
-from interp.engine.collect.means import MeanReference, taken
+from interp.engine.collect.means import MeanReference, require_mean, taken
 from interp.engine.engines import Engine, accept, choose
 from interp.engine.explain import proceed
 from interp.engine.interventions import Averaged, Cell, Intervention, Reference
@@ -172,13 +172,16 @@ def _require_interventions(sweep: Sweep) -> None:
     """Refuse, before anything runs, what would make nonsense of a run or do nothing in a row.
 
     Raises:
-        PositionError, SiteError: as `run`.
+        PositionError, SiteError, PairsError: as `run`.
     """
     facts, pairs = sweep.model.facts, sweep.pairs
     lengths = _by_length(pairs)
     seen: set[tuple[object, ...]] = set()
     for cell in sweep.cells:
         for i in cell.interventions:
+            if isinstance(i.value.source, Averaged) and (i.value.source,) not in seen:
+                seen.add((i.value.source,))
+                require_mean(i.value.source, pairs)
             key = (id(i.value), i.site.kind, i.site.neuron is None, i.site.stack, i.site.cross)
             if key not in seen:
                 seen.add(key)

@@ -100,9 +100,9 @@ def test_the_null_control_catches_a_write_that_is_wrong(tiny_model, pairs, monke
 
 
 def test_mean_references_are_counted(llama, pairs):
-    with pytest.warns(UserWarning, match=r"smallest of 4 reference groups.* has 1 prompts.*30"):
+    with pytest.warns(UserWarning, match=r"smallest of 2 reference groups.* has 2 prompts.*30"):
         found = interp.ablate(llama, pairs, "0.mlp", method="mean")
-    assert list(found.provenance["references"].values()) == [1]
+    assert list(found.provenance["references"].values()) == [2]
 
 
 def test_enough_prompts_raise_no_warning(llama, pairs, recwarn):

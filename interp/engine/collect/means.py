@@ -241,15 +241,26 @@ def taken(
         Unsupported, SiteError: as `MeanReference.require`.
     """
     sites = sorted(set(sites))
+    require_mean(source, pairs)
     if isinstance(source, MeanReference):
         source.require(model, sites, pairs.decoder)
-        require_several(source.by, source.sizes, pairs.groups)
         return source
     assert isinstance(source, Reference)
-    require_several("template", Counter(source.pairs.groups), pairs.groups)
     layout = Layout.of(sites, model.facts.group_size)
     found = average(model, engine, source.pairs, source.side, layout, "template")
     return MeanReference("template", layout, *found, model.name, model.weight_hash, pairs.decoder)
+
+
+def require_mean(source: Averaged, pairs: Pairs) -> None:
+    """Refuse a source that has no mean for some row, before anything runs.
+
+    Raises:
+        PairsError: as `require_several`.
+    """
+    if isinstance(source, MeanReference):
+        require_several(source.by, source.sizes, pairs.groups)
+    elif isinstance(source, Reference):
+        require_several("template", Counter(source.pairs.groups), pairs.groups)
 
 
 def require_several(
