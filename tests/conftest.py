@@ -96,7 +96,7 @@ def hooks_on(model: Model) -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def pairs() -> interp.Pairs:
-    """Five random pairs of lengths 7 and 9 in three clusters and two templates, "mid" somewhere inside."""
+    """Five random pairs of lengths 7 and 9, three clusters, two templates; "mid" lies inside."""
     generator = torch.Generator().manual_seed(1)
     lengths = [7, 9, 7, 9, 7]
 
