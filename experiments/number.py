@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from pos_use import by_depth, halves, reads, strength
+from pos_use import DRAWS, by_depth, halves, reads, strength
 
 import interp
 from interp.core.results import Results
@@ -172,6 +172,7 @@ def erasing(
         types=train.types,
         weights={site: weight for site, (_, _, weight) in read.items()},
         held_out=HeldOut(held, classes(dev), dev.cluster),
+        draws=DRAWS[config.size],
         seed=config.seed,
     )
     parts = [
@@ -237,7 +238,9 @@ def draw(run: interp.runs.Run, tags: Scores, erased: Results, steered: Results) 
         lost,
     )
     left = reads(erased)
-    majority = left.head(1).assign(curve="majority", value=left["majority"], low=None, high=None)
+    majority = left.head(1).assign(
+        curve="majority", value=left["majority"], low=np.nan, high=np.nan
+    )
     run.figure("still-read", interp.figures.layers(left, hue="erased", baselines=majority), left)
     moved = by_depth(steered.summary())
     shown = moved["erased"].isin([f"steer {dose:+g}" for dose in DOSES if dose])

@@ -25,7 +25,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from pos_use import by_depth, erased, halves, labelled, reads, strength
+from pos_use import DRAWS, by_depth, erased, halves, labelled, reads, strength
 
 import interp
 from interp.core.scores import Scores
@@ -145,6 +145,7 @@ def run(config: Config) -> Scores:
             corpora["test"].head(READ[config.size]),
             some(model, 6),
             context=config.context,
+            draws=DRAWS[config.size],
             seed=config.seed,
         ),
     )
@@ -308,7 +309,9 @@ def draw(run: interp.runs.Run, scores: Scores, used: interp.Results) -> None:
         lost,
     )
     left = reads(used)
-    majority = left.head(1).assign(curve="majority", value=left["majority"], low=None, high=None)
+    majority = left.head(1).assign(
+        curve="majority", value=left["majority"], low=np.nan, high=np.nan
+    )
     run.figure("still-read", interp.figures.layers(left, hue="erased", baselines=majority), left)
     less = by_depth(beyond(used))
     run.figure(

@@ -20,6 +20,8 @@ from interp.probing.tagging import Split
 from interp.runs import interval
 
 log = logging.getLogger("interp")
+DRAWS = {"smoke": 3, "default": 8, "full": 8}
+"""Of each control, by the size of a run."""
 
 
 def labelled(split: Split, classes: Classes) -> Split:
@@ -36,6 +38,7 @@ def erased(
     kept: Path,
     *,
     context: int,
+    draws: int,
     seed: int,
 ) -> interp.Results:
     """Next-token loss on test sentences with the tags taken away after a layer, and controls.
@@ -49,7 +52,12 @@ def erased(
         usual(labelled(split, classes), classes, sites) for split in (train, dev)
     )
     made = erasers(
-        x, y, types=words.types, held_out=HeldOut(held_x, held_y, held.cluster), seed=seed
+        x,
+        y,
+        types=words.types,
+        held_out=HeldOut(held_x, held_y, held.cluster),
+        draws=draws,
+        seed=seed,
     )
     rows, places = at_words(model, text, context=context)
     return amnesic(model, rows, made, positions=places, checkpoint=kept)
@@ -97,7 +105,7 @@ def reads(used: interp.Results) -> pd.DataFrame:
     """What a fresh probe reads on held-out words before and after each erasure, and its size."""
     table = pd.DataFrame(used.provenance["erasures"])
     before = table[table["erased"] == "leace"].assign(erased="nothing", variance=0.0, rank=0)
-    before = before.assign(after=before["before"], low=None, high=None)
+    before = before.assign(after=before["before"], low=np.nan, high=np.nan)
     return pd.concat([before, table], ignore_index=True).assign(value=lambda t: t["after"])
 
 
@@ -115,9 +123,9 @@ def strength(used: interp.Results, layer: int, what: str) -> str:
     )
     row = at.loc["leace"]
     gone = row["low"] <= row["majority"]
+    left = ": not shown to be more than the majority" if gone else ", so its cost is a lower bound"
     return (
         f"LEACE moves {row['variance']:.3f} of the variance there ({shares}). A fresh probe of "
         f"held-out words still reads {what} in {interval(row)} (before {row['before']:.3f}, "
-        f"majority {row['majority']:.3f})"
-        + (": no more than the majority." if gone else ", so its cost is a lower bound.")
+        f"majority {row['majority']:.3f}){left}."
     )

@@ -108,7 +108,7 @@ def by_kind(results: Results) -> pd.DataFrame:
         base, value = made.base[at], values[:, at]
         if several:
             less = made.beside(base, value, several=True)
-            seen = Beside(-less.effect, -less.high, -less.low, less.p)
+            seen = Beside(0 - less.effect, 0 - less.high, 0 - less.low, less.p)
         else:
             seen = made.beside(value[0], base[None], several=False)
         means = {"base": base.mean(-1), "value": value.mean((0, -1))}

@@ -60,7 +60,7 @@ def test_what_is_still_read_makes_the_cost_a_lower_bound():
     assert "still reads the tag in 0.400" in left and "before 0.900, majority 0.200" in left
     assert left.endswith("so its cost is a lower bound.")
     gone = strength(results(0.21, 0.19), 2, "the tag")
-    assert gone.endswith("no more than the majority.")
+    assert gone.endswith("not shown to be more than the majority.")
     table = reads(results(0.4, 0.38))
     assert table["erased"].tolist() == ["nothing", "leace", "random"]
     assert table["value"].tolist() == [0.9, 0.4, 0.88]
