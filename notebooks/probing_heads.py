@@ -41,9 +41,7 @@ from interp.datasets.corpus import Corpus, Document
 from interp.datasets.homographs import TAGS, homographs
 from interp.datasets.modifiers import modifiers
 from interp.models import untrained
-from interp.probing.amnesic import amnesic, beyond
-from interp.probing.collect import collect
-from interp.probing.erasure import erasers
+from interp.probing import HeldOut, amnesic, beyond, by_kind, collect, erasers
 from interp.probing.tagging import Split, tagging
 
 pd.set_option("display.precision", 2)
@@ -296,22 +294,40 @@ behaviour[["metric", "value", "low", "high", "n", "clusters"]]
 
 # %% [markdown]
 # Now LEACE (Belrose et al. 2023) takes away what a linear probe could read of the tag, at one layer
-# at a time and at the last token; it is fitted on the training words. The control takes a random
-# direction away instead.
+# at a time and at the last token; it is fitted on the training words. Each control takes something
+# else away, eight times over: a random direction, a direction of the same variance, and labels
+# that were drawn for each word. The report says how much of the variance each moves, and how well
+# a fresh probe still reads the tag of words that nothing was fitted to.
 
 # %%
 sites = [Site.parse(site) for site in few[1:]]
-activations = dict(zip(sites, train.features.stack(train.words, sites=sites), strict=True))
-tags = torch.tensor([tag == "VERB" for tag in train.labels]).long()
-erased = amnesic(model, pairs, erasers(activations, tags), positions="end", metric="logit_diff")
-effects = erased.summary()
-effects = effects.assign(layer=[Site.parse(site).depth for site in effects["site"]])
-names = {"erase leace": "the tag erased (LEACE)", "erase random": "a random direction erased"}
+held = splits["new words, new frames"]
+activations, new = (
+    dict(zip(sites, split.features.stack(split.words, sites=sites), strict=True))
+    for split in (train, held)
+)
+tags, new_tags = (
+    torch.tensor([tag == "VERB" for tag in split.labels]).long() for split in (train, held)
+)
+taken = erasers(
+    activations, tags, types=train.types, held_out=HeldOut(new, new_tags, held.cluster)
+)
+taken.report[["erased", "depth", "rank", "variance", "before", "after", "majority"]]
+
+# %%
+erased = amnesic(model, pairs, taken, positions="end", metric="logit_diff")
+effects = by_kind(erased)
+names = {
+    "erase leace": "the tag (LEACE)",
+    "erase random": "a random direction",
+    "erase same variance": "one of the same variance",
+    "erase control task": "labels of a control task",
+}
 effects = effects.assign(value=effects["effect"], erased=effects["method"].map(names))
 interp.figures.layers(effects, hue="erased", ylabel="change of the logit difference")
 
 # %%
-beyond(erased).summary()[["site", "method", "effect", "low", "high", "p", "q", "n", "clusters"]]
+beyond(erased)[["site", "control", "draws", "effect", "low", "high", "p", "q", "clusters"]]
 
 # %% [markdown]
 # Early on the tag is there, decodable without a mistake, and taking it away changes little: the
