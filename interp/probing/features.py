@@ -252,19 +252,25 @@ class Features:
 
 
 def _held(array: np.ndarray | Tensor, site: str | Site) -> Float[Tensor, "word d"]:
-    """A copy of an array, finite.
+    """A copy of an array.
 
     Raises:
-        ProbeError: it is not, or of no word.
+        ProbeError: it is of no word, or not finite.
     """
-    found = torch.as_tensor(np.array(array) if isinstance(array, np.ndarray) else array.detach())
-    found = found.cpu().clone() if isinstance(array, Tensor) else found
-    finite = found.isfinite().all(1)
-    if not found.numel() or not bool(finite.all()):
-        bad = f"{int((~finite).sum())} of {len(found)} words, the first {finite.int().argmin()}"
+    if isinstance(array, Tensor):
+        found = array.detach().cpu().clone()
+    else:
+        found = torch.from_numpy(array.copy())
+    if not found.numel():
         raise ProbeError(
-            f"the array of '{site}' has shape {tuple(found.shape)}"
-            + (f" and NaN or infinity at {bad}." if found.numel() else ", so there is nothing.")
+            f"the array of '{site}' has shape {tuple(found.shape)}, so there is nothing to read; "
+            "give a row for each word."
+        )
+    bad = (~found.isfinite().all(1)).nonzero().flatten().tolist()
+    if bad:
+        raise ProbeError(
+            f"the array of '{site}' holds NaN or infinity at {len(bad)} of {len(found)} words, "
+            f"the first {bad[0]}; likely it was computed in float16. Compute it in float32."
         )
     return found
 

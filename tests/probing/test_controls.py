@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from interp.core.errors import ProbeError
-from interp.probing.controls import Classes, control_task, majority, type_majority, unseen
+from interp.probing.controls import (
+    Classes,
+    control_task,
+    control_tasks,
+    majority,
+    type_majority,
+    unseen,
+)
 
 TRAIN = ["the", "ring", "ring", "ring", "fell", "the"]
 TAGS = np.array([0, 1, 1, 2, 2, 0])
@@ -60,3 +67,24 @@ def test_control_labels_follow_the_empirical_distribution():
     types = [f"w{i}" for i in range(1000)]
     (drawn,) = control_task(types, y, splits=[[f"v{i}" for i in range(20_000)]], seed=0)
     np.testing.assert_allclose(np.bincount(drawn) / 20_000, [0.7, 0.25, 0.05], atol=0.015)
+
+
+def test_the_first_of_several_draws_is_the_one():
+    split = ["bell", "ring"]
+    drawn, why = control_tasks([TRAIN, split], TAGS, seed=3, draws=4)
+    assert not why and [labels.shape for labels in drawn] == [(4, 6), (4, 2)]
+    for one, several in zip(
+        control_task(TRAIN, TAGS, splits=[TRAIN, split], seed=3), drawn, strict=True
+    ):
+        np.testing.assert_array_equal(one, several[0])
+
+
+def test_draws_of_one_label_are_left_out():
+    """Two types and two labels: half of the draws give both the same."""
+    types, y = ["a", "b"] * 10, np.array([0, 1] * 10)
+    drawn, why = control_tasks([types], y, seed=0, draws=40)
+    assert not why and 8 < len(drawn[0]) < 32
+    assert all(len(set(labels.tolist())) == 2 for labels in drawn[0])
+    rare = np.array([0] * 19 + [1])
+    seeds = [control_tasks([types], rare, seed=seed, draws=1)[1] for seed in range(9)]
+    assert "all 2 types of the training words drew the same label" in seeds

@@ -11,6 +11,7 @@ from interp.core.errors import CorpusError, ProbeError
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
 from interp.probing.features import Features
 from interp.probing.mdl import description_length
+from interp.probing.selectivity import selectivity
 from interp.probing.split import Split
 from interp.probing.tagger import read
 from interp.probing.tagging import tagging
@@ -193,3 +194,81 @@ def test_features_of_another_corpus_are_refused():
     for given in ((others, mine), (mine, others)):
         with pytest.raises(ProbeError, match="features are of made .*corpus is made.*Give the"):
             Split.of(text, *given, "upos")
+
+
+def alone(words: int, seed: int, **more) -> Split:
+    """Without an untrained model."""
+    return replace(split(words, seed, **more), random=None)
+
+
+def test_without_an_untrained_model_or_types_the_rest_is_there(caplog):
+    splits = [replace(alone(n, seed), types=None) for n, seed in ((400, 1), (100, 2), (200, 3))]
+    found = tagging(*splits, task="tag", l2=(0.1,))
+    table = found.scores.frame
+    assert set(table["model"]) == {"trained", "none"} and set(table["labels"]) == {"real"}
+    assert set(table["probe"]) == {"linear", "majority"} and set(table["subset"]) == {"all"}
+    why = found.scores.provenance["left out"]
+    assert set(why) == {"control task", "untrained model", "word type", "unseen types"}
+    assert "tag: no untrained model: no features of one were given (random=)" in caplog.text
+    assert value(found, probe="linear", site=SITES[1]) > 0.99
+    bits = description_length(splits[0], task="tag", sites=SITES[:1])
+    assert set(bits.frame["labels"]) == {"real"}
+    assert set(bits.provenance["left out"]) == {"control task", "untrained model"}
+
+
+@pytest.mark.parametrize(
+    ("types", "why"),
+    [
+        (lambda n: ["same"] * n, "all 400 training words are of one type, 'same'"),
+        (lambda n: list(map(str, range(n))), "each of the 400 training words has a type of its"),
+    ],
+)
+def test_a_control_task_that_cannot_be_had_is_said(types, why):
+    splits = [
+        replace(alone(n, seed), types=tuple(types(n))) for n, seed in ((400, 1), (100, 2), (200, 3))
+    ]
+    found = tagging(*splits, task="tag", l2=(0.1,))
+    left_out = found.scores.provenance["left out"]
+    assert left_out["control task"].startswith(why)
+    assert left_out["unseen types"] == "training has every type of the test"
+    assert set(found.scores.frame["labels"]) == {"real"}
+    assert value(found, probe="linear", site=SITES[1]) > 0.99
+
+
+def test_an_untrained_model_of_other_sites_is_said():
+    parts = [split(n, seed) for n, seed in ((400, 1), (100, 2), (200, 3))]
+    x = [features({"5.mlp": part.features[SITES[0]]}) for part in parts]
+    splits = [replace(part, random=given) for part, given in zip(parts, x, strict=True)]
+    found = tagging(*splits, task="tag", l2=(0.1,), sites=SITES[:1])
+    left_out = found.scores.provenance["left out"]
+    assert left_out["untrained model"] == "it was collected at none of 0.resid_pre"
+    some = [splits[0], alone(100, 2), splits[2]]
+    found = tagging(*some, task="tag", l2=(0.1,), sites=SITES[:1])
+    assert "for 2 of 3 splits only" in found.scores.provenance["left out"]["untrained model"]
+
+
+def test_several_draws_of_control_labels():
+    parts = [alone(n, seed) for n, seed in ((600, 1), (200, 2), (300, 3))]
+    one, three = (tagging(*parts, task="tag", l2=(0.1, 0.01), draws=n) for n in (1, 3))
+    where = {"site": SITES[2], "subset": "all", "probe": "linear"}
+    each = [value(three, labels=f"control {n}", **where) for n in (1, 2, 3)]
+    assert value(three, labels="control", **where) == pytest.approx(np.mean(each))
+    assert each[0] == pytest.approx(value(one, labels="control", **where), abs=0.02)
+    assert len(set(each)) > 1
+    assert value(three, labels="real", **where) == pytest.approx(
+        value(one, labels="real", **where), abs=0.02
+    )
+    assert three.scores.provenance["draws"] == 3
+    assert set(three.dev.frame["labels"]) == set(three.scores.frame["labels"])
+    bits = description_length(parts[0], task="tag", sites=SITES[:1], draws=2).frame
+    assert set(bits["labels"]) == {"real", "control", "control 1", "control 2"}
+    found = selectivity(three.scores).set_index("site")
+    assert found.loc[SITES[1], "value"] > 0.4 and found.loc[SITES[1], "low"] > 0
+    assert found.loc[SITES[1], "draws"] == 3
+
+
+def test_unlabelled_words_are_counted():
+    parts = [alone(n, seed) for n, seed in ((400, 1), (100, 2), (200, 3))]
+    parts[1] = replace(parts[1], unlabelled=7)
+    found = tagging(*parts, task="tag", l2=(0.1,), sites=SITES[1:2])
+    assert found.scores.provenance["unlabelled"] == [0, 7, 0]
