@@ -292,10 +292,10 @@ def summarise(
         ),
         "Who is meant, among all earlier mentions of a novel within "
         f"{config.context} tokens? "
-        + "; ".join(f"{row['task']}: {against(row)}" for _, row in mentions.iterrows())
+        + "; ".join(f"{row['task']}: {tested(row)}" for _, row in mentions.iterrows())
         + ".",
         "Of two people of different gender, to him or her who is meant: "
-        f"{against(chosen['pronouns'].iloc[0])}.",
+        f"{tested(chosen['pronouns'].iloc[0])}.",
         "Brackets are 95 % intervals over the documents (in the controlled sets nouns, "
         "or couples of people) that heads were not chosen on; q is over the chosen heads of a "
         "corpus, one for each question.",
@@ -329,6 +329,11 @@ def is_better(table: pd.DataFrame) -> pd.Series:
 def against(row: pd.Series) -> str:
     """A head and its accuracy beside the baseline's."""
     return f"{row['site']} {interval(row)} against {row['baseline_value']:.2f} ({row['baseline']})"
+
+
+def tested(row: pd.Series) -> str:
+    """The same with its q: is it better at all?"""
+    return f"{against(row)}, q = {row['q']:.2g}"
 
 
 def interval(row: pd.Series, of: str = "") -> str:

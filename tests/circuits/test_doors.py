@@ -50,7 +50,8 @@ def cases(
         circuits.attention,
         {"model": model, "pairs": pairs, "heads": ["0.1"], "keys": ["mid"], "query": "end", **how},
     )
-    yield circuits.attended, {"model": model, "corpus": text, "context": 8, "bos": "none", **how}
+    rows_of = {"context": 8, "bos": "none", "first": "keep"}
+    yield circuits.attended, {"model": model, "corpus": text, **rows_of, **how}
     looked = circuits.attended(model, text)
     yield (
         circuits.relations,
