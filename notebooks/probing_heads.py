@@ -331,8 +331,12 @@ beyond(erased)[["site", "control", "draws", "effect", "low", "high", "p", "q", "
 
 # %% [markdown]
 # Early on the tag is there, decodable without a mistake, and taking it away changes little: the
-# words before are still there, and later layers read them again. Late, the same erasure takes most
-# of the model's preference. *Where a property can be read is not where it is used.*
+# words before are still there, and later layers read them again. *Where a property can be read is
+# not where it is used.* Late, the same erasure takes most of the model's preference, and a random
+# direction takes next to nothing. But LEACE moves a hundred times as much of the variance there as
+# a random direction does, and beside directions of the *same* variance, from the middle on, these
+# ten words do not tell the two apart: a push of that size costs the preference, whatever it pushes
+# along. That the late layers use *this* direction is not shown.
 #
 # ## What this does not show
 #
@@ -343,7 +347,7 @@ beyond(erased)[["site", "control", "draws", "effect", "low", "high", "p", "q", "
 # - **The head.** It looks from the adjective to its noun in these four frames. That does not show
 #   that the model needs it; ablating it would (`interp.ablate`). Other heads may do the same.
 # - **The erasure.** It was fitted on fewer words than the stream has dimensions, so on new words it
-#   is an estimate. It covers what is *linear*, and whatever goes along with the tag: it may take
+#   is an estimate: the report shows that a fresh probe still reads the tag there. It covers what is *linear*, and whatever goes along with the tag: it may take
 #   more than part of speech.
 # - **The model.** A small one, of 4-bit weights made wide again. For a result to publish, load the
 #   full-precision weights (README).

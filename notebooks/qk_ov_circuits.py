@@ -119,14 +119,17 @@ found.assign(token=[letters[i] for i in found["token"]])[["token", "value", "nul
 # embeddings, and what this head's key reads is no embedding. It is what head 0.0 has written:
 # *which token stood before me*. That two heads work together is seen in their weights as well.
 # **Composition** measures how much of what one head writes lies where another's query, key or value
-# reads, beside what random directions would give (`null`):
+# reads, beside the pairs of heads that cannot compose (`null`: a later writer into an earlier
+# reader) and beside what random directions would give (`rotation_null`):
 
 # %%
 together = circuits.composition(by_hand)
-together.top(5, by="excess")[["measure", "site", "other", "value", "null", "z", "q"]]
+columns = ["measure", "site", "other", "value", "null", "p", "rotation_null", "rotation_p"]
+together.top(5, by="excess")[columns]
 
 # %% [markdown]
-# Only one pair is connected: the **key** of 1.0 reads the output of 0.0. That is K-composition, and
+# With so few heads there are too few impossible pairs for a small `p`; here the size of the score
+# says enough. Only one pair is connected: the **key** of 1.0 reads the output of 0.0. That is K-composition, and
 # this is how induction works: 0.0 writes at `B` "`A` was before me", and at the second `A` head 1.0
 # asks "before whom was `A`?".
 #

@@ -395,7 +395,7 @@ def test_the_mean_of_one_prompt_is_resampling_from_it(model, pairs, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_means_are_of_the_rows_own_cluster_and_length(model, family, oracle, pairs, engine):
+def test_means_are_of_the_rows_own_template_and_length(model, family, oracle, pairs, engine):
     """Against means taken by hand from the oracle's activations, prompt after prompt."""
     generator = torch.Generator().manual_seed(5)
     groups = {("a", 7): 31, ("b", 9): 33, ("c", 9): 30, ("c", 7): 35, ("a", 9): 32}
@@ -413,7 +413,7 @@ def test_means_are_of_the_rows_own_cluster_and_length(model, family, oracle, pai
     judge = oracle(family)
     for row in range(len(pairs)):
         n = int(pairs.lengths[row])
-        prompts = drawn[pairs.cluster[row], n]
+        prompts = drawn[pairs.template[row], n]
         acts = [judge.forward(prompt[None])[1] for prompt in prompts]
         for site in sites:
             mean = torch.stack([a[site] for a in acts]).mean(0)
