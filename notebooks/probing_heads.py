@@ -309,9 +309,7 @@ activations, new = (
 tags, new_tags = (
     torch.tensor([tag == "VERB" for tag in split.labels]).long() for split in (train, held)
 )
-taken = erasers(
-    activations, tags, types=train.types, held_out=HeldOut(new, new_tags, held.cluster)
-)
+taken = erasers(activations, tags, types=train.types, held_out=HeldOut(new, new_tags, held.cluster))
 taken.report[["erased", "depth", "rank", "variance", "before", "after", "majority"]]
 
 # %%
@@ -347,7 +345,7 @@ beyond(erased)[["site", "control", "draws", "effect", "low", "high", "p", "q", "
 # - **The head.** It looks from the adjective to its noun in these four frames. That does not show
 #   that the model needs it; ablating it would (`interp.ablate`). Other heads may do the same.
 # - **The erasure.** It was fitted on fewer words than the stream has dimensions, so on new words it
-#   is an estimate: the report shows that a fresh probe still reads the tag there. It covers what is *linear*, and whatever goes along with the tag: it may take
-#   more than part of speech.
+#   is an estimate: the report shows that a fresh probe still reads the tag there. It covers what
+#   is *linear*, and whatever goes along with the tag: it may take more than part of speech.
 # - **The model.** A small one, of 4-bit weights made wide again. For a result to publish, load the
 #   full-precision weights (README).

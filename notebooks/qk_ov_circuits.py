@@ -129,9 +129,9 @@ together.top(5, by="excess")[columns]
 
 # %% [markdown]
 # With so few heads there are too few impossible pairs for a small `p`; here the size of the score
-# says enough. Only one pair is connected: the **key** of 1.0 reads the output of 0.0. That is K-composition, and
-# this is how induction works: 0.0 writes at `B` "`A` was before me", and at the second `A` head 1.0
-# asks "before whom was `A`?".
+# says enough. Only one pair is connected: the **key** of 1.0 reads the output of 0.0. That is
+# K-composition, and this is how induction works: 0.0 writes at `B` "`A` was before me", and at the
+# second `A` head 1.0 asks "before whom was `A`?".
 #
 # ### OV: copying
 #
