@@ -15,7 +15,8 @@ cluster.
 Then nouns crossed with templates, effects of both and of each cell: `covers` is the coverage of
 `stats.crossed_interval`, `nouns alone` that of the interval which takes nouns for all that is
 independent; `size` again. And circuits' smooth statistics, by the jackknife: CPR and CMD of a curve
-that is known, under noise of clusters.
+that is known, under noise of clusters; `expected layer` likewise, of probes that gain 0.05 to 0.2 a
+layer in documents of unlike size (where there is an interval; `none`: how often there is not).
 
     python benchmarks/coverage.py --json benchmarks/coverage.json
 """
@@ -32,6 +33,7 @@ from numpy import ndarray
 from interp.causal.curves import cmd, cpr
 from interp.core import stats
 from interp.core.draws import beside_draws
+from interp.probing.mixing import expected_layer, expected_layer_interval
 
 Draw = Callable[[np.random.Generator, int, int], tuple[ndarray, ndarray]]
 
@@ -152,6 +154,21 @@ def areas(clusters: int, options: Options) -> dict[str, float]:
     return {name: float(np.mean(held)) for name, held in inside.items()}
 
 
+def layers(clusters: int, options: Options) -> dict[str, float]:
+    """The expected layer of five cumulative probes."""
+    rng = np.random.default_rng([options.seed, clusters, 1])
+    rates = np.array([0.5, 0.7, 0.8, 0.85, 0.9])
+    inside, none = [], 0
+    for _ in range(options.repeats // 4):
+        words = np.ceil(rng.lognormal(3.5, 0.7, size=clusters)).astype(int)
+        of = np.clip(rates[:, None] + 0.05 * rng.normal(size=clusters), 0, 1)
+        totals = rng.binomial(words, of).astype(float)
+        _, low, high = expected_layer_interval(totals, words.astype(float))
+        none += int(np.isnan(low))
+        inside += [] if np.isnan(low) else [low <= expected_layer(rates) <= high]
+    return {"expected layer": float(np.mean(inside)), "none": none / (options.repeats // 4)}
+
+
 def main(options: Options) -> None:
     rows = []
     for kind, draw in KINDS.items():
@@ -173,6 +190,7 @@ def main(options: Options) -> None:
             print(json.dumps(rows[-1]), flush=True)
     for clusters in options.clusters:
         rows.append({"kind": "areas", "clusters": clusters, **areas(clusters, options)})
+        rows[-1] |= layers(clusters, options)
         print(json.dumps(rows[-1]), flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
