@@ -167,7 +167,7 @@ def compares(study: Study, proof: Proof) -> list[str]:
     """EAP-IG beside EAP and random rankings: areas over the standard sizes."""
     areas = proof.curve.areas(seed=study.seed)
     other = next(method for method in METHODS if method != CHOSEN)
-    more = gained(proof.curve, study.name, CHOSEN, other, seed=study.seed).set_index("measure")
+    more = gained(proof.curve, study.name, CHOSEN, other).set_index("measure")
     said = []
     for measure, better in (("CPR", "more is better"), ("CMD", "less is better")):
         rows = areas[areas["measure"] == measure]
@@ -202,7 +202,7 @@ def needs(study: Study, proof: Proof) -> list[str]:
 
 def trusts(study: Study, proof: Proof) -> list[str]:
     """How far the scores and the choice are to be trusted."""
-    top = proof.verified.summary(seed=study.seed).set_index("drawn").loc["top"]
+    top = proof.verified.summary().set_index("drawn").loc["top"]
     rank, slope, r2 = (
         f"{top[name]:.2f} [{top[f'{name}_low']:.2f}, {top[f'{name}_high']:.2f}]"
         for name in ("spearman", "slope", "r2")

@@ -60,6 +60,7 @@ def draw(
     """
     baselines, left = levels(scores), reads.summary()
     left = left.assign(
+        layer=left["depth"],
         panel=left["task"] + ", held-out wordings",
         curve=left["probe"] + ", " + left["subset"],
         couples="all",
@@ -225,7 +226,7 @@ def loses(uses: pd.DataFrame, method: str, reads: Scores) -> str:
 def left_there(reads: Scores, method: str, layer: int) -> str:
     """What a probe still reads after an erasure in the wordings reported."""
     place = method.partition(", at ")[2]
-    there = reads.query(f"task == 'gender at {place}' and layer == {layer}").summary()
+    there = reads.query(f"task == 'gender at {place}' and depth == {layer}").summary()
     table = there.set_index(["probe", "subset"])["value"].to_dict()
     before, after = table["linear", "before"], table["linear", "after"]
     left = table["class means", "after"]

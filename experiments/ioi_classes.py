@@ -122,7 +122,7 @@ def without(study: Study, proof: Proof, of: dict[str, str]) -> pd.DataFrame:
         members = {site for site, found in of.items() if found == kind}
         for name, whole in (("circuit", circuit), ("model", every)):
             circuits[f"{name}{WITHOUT}{kind}"] = whole - written_by(whole, members)
-    return lost(study.judged("classes", circuits), study.name, seed=study.seed)
+    return lost(study.judged("classes", circuits), study.name)
 
 
 def written_by(circuit: Circuit, heads: Set[str]) -> Circuit:

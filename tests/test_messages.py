@@ -316,7 +316,7 @@ def test_a_reference_without_the_rows_group(llama, pairs, engine):
     message = refusal(
         PairsError, interp.ablate, llama, pairs, "heads", reference=others, engine=engine
     )
-    says(message, "cluster 'a'", "7 tokens", "same templates", "corrupt side")
+    says(message, "template 'a'", "7 tokens", "same templates", "corrupt side")
 
 
 # files

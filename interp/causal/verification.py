@@ -230,6 +230,8 @@ def _spread(estimate: Attribution, measured: Attribution) -> Float[ndarray, "2 4
         sums, counts = stats.cluster_sums(table.each.astype(float), cluster)
         means.append(sums.sum(1) / counts.sum())
         left_out.append((sums.sum(1, keepdims=True) - sums).T / (counts.sum() - counts)[:, None])
-    low, high = stats.jackknife_interval(agreement(*means), agreement(*left_out).T, counts)
+    low, high = stats.jackknife_interval(
+        agreement(*means), agreement(*left_out).T, counts.astype(float)
+    )
     least, most = np.array([[-1, -np.inf, -np.inf, 0], [1, np.inf, np.inf, 1]])
     return np.clip(np.stack([low, high]), least, most)

@@ -130,17 +130,7 @@ def require_whole(known: OneToken, prompt: Prompt, words: Mapping[str, str]) -> 
 
 
 def paired(model: Spans, rows: Sequence[Row], *, bos: Bos) -> Pairs:
-    """Rows that have the same named positions, as pairs that can be read.
-
-    A template whose named positions stand at several places is as many, for means by position.
-    """
-    places: dict[str, set[tuple[int, ...]]] = {}
-    for row in rows:
-        places.setdefault(row.template, set()).add(tuple(row.at.values()))
-    templates = [
-        row.template if len(places[row.template]) == 1 else f"{row.template}, {_places(row.at)}"
-        for row in rows
-    ]
+    """Rows that have the same named positions, as pairs that can be read."""
     return Pairs.from_tokens(
         clean=[row.clean for row in rows],
         corrupt=[row.corrupt for row in rows],
@@ -148,14 +138,10 @@ def paired(model: Spans, rows: Sequence[Row], *, bos: Bos) -> Pairs:
         wrong=[row.wrong for row in rows],
         positions={name: [row.at[name] for row in rows] for name in rows[0].at},
         cluster=[row.cluster for row in rows],
-        template=templates,
+        template=[row.template for row in rows],
         strings=[(tuple(model.show(row.clean)), tuple(model.show(row.corrupt))) for row in rows],
         bos=bos,
     )
-
-
-def _places(at: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} at {index}" for name, index in at.items())
 
 
 def cycle(rng: np.random.Generator, items: Sequence[T]) -> Iterator[T]:

@@ -129,7 +129,8 @@ def subject_verb(
         assert right is not None  # _both has kept no others
         assert wrong is not None
         named = {k: at[k] for k in names}
-        rows.append(Row(clean, corrupt, named, right, wrong, subject[0], structure))
+        text = ", ".join([structure, *(f"{name} at {index}" for name, index in named.items())])
+        rows.append(Row(clean, corrupt, named, right, wrong, subject[0], text))
     return paired(model, rows, bos=bos)
 
 

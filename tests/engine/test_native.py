@@ -131,7 +131,7 @@ def test_smeared_keys_run_through_hooks(pairs, caplog):
     model = model_of("rotary", "layer", 0, smear=True)
     assert shape_of(model).smear
     with pytest.raises(Unsupported, match="replay engine has no smeared keys; use engine='hooks'"):
-        interp.ablate(model, pairs, "heads", engine="replay")
+        interp.ablate(model, pairs, "heads", method="zero", engine="replay")
     found = interp.ablate(model, pairs, "heads", method="zero")
     assert set(found.frame["engine"]) == {"hooks"}
     assert "smeared keys" in caplog.text

@@ -306,7 +306,7 @@ def test_the_layer_is_chosen_on_the_other_half():
 
 def test_an_erasure_is_called_gone_only_if_no_probe_reads_it():
     def reads(before: int, after: int, distance: int = 1) -> Scores:
-        columns = {"task": "gender at the noun", "site": "1.resid_post", "layer": 2}
+        columns = {"task": "gender at the noun", "site": "1.resid_post", "layer": 1}
         linear = columns | {"probe": "linear"}
         left = columns | {"probe": "class means", "subset": "after", "metric": "distance left"}
         return scores(

@@ -142,7 +142,7 @@ def test_what_is_left_of_an_erasure_is_measured_where_it_was_not_fitted():
         assert accuracy[0] <= value["linear", "after"] <= accuracy[1]
         left = value["class means", "after"]
         assert left < distance if distance else left > 0.5
-        assert (table["layer"] == 2).all()
+        assert (table["depth"] == 2).all()
 
 
 def test_the_control_task_has_one_label_for_each_pair_of_forms():

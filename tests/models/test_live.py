@@ -749,7 +749,7 @@ def test_a_hook_that_cannot_be_read_is_equal_to_nothing_kept(tmp_path):
     handle = module.register_forward_hook(Scale(world.model, 1.5, (i for i in range(3))))
     assert world.model.weight_hash != world.model.weight_hash
     assert np.isfinite(world.said("auto")).all()
-    kept = interp.MeanReference.fit(world.model, PAIRS, ["heads"])
+    kept = interp.MeanReference.fit(world.model, PAIRS, ["heads"], by="position")
     with pytest.raises(InterpError, match="no run of"):
         interp.ablate(world.model, PAIRS, ["0.1"], reference=kept, method="mean")
     with pytest.raises(Unreadable, match=r"forward hook.*down_proj cannot be read.*Take it off"):

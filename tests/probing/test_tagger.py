@@ -48,14 +48,14 @@ def tagger(model: Model) -> Tagger:
 def test_new_text_is_labelled_at_every_site(model: Model, tagger: Tagger):
     table = tagger(model, ["The Mary gave", "Mary gave it it"])
     assert table.columns.tolist() == [
-        *("site", "layer", "sentence", "word", "form", "label", "probability")
+        *("site", "layer", "depth", "sentence", "word", "form", "label", "probability")
     ]
     first = table[table["site"] == SITES[0]]
     assert first["form"].tolist() == ["The", "Mary", "gave", "Mary", "gave", "it", "it"]
     assert first["label"].tolist() == [KIND[form] for form in first["form"]]
     assert first["sentence"].tolist() == [0, 0, 0, 1, 1, 1, 1]
     assert first["word"].tolist() == [0, 1, 2, 0, 1, 2, 3]
-    assert table["layer"].drop_duplicates().tolist() == [0, 2]
+    assert table["depth"].drop_duplicates().tolist() == [0, 2]
     assert ((table["probability"] >= 1 / 4) & (table["probability"] <= 1)).all()
     one = tagger(model, "The Mary gave", sites=SITES[1:])
     whole = table.query(f"site == '{SITES[1]}' and sentence == 0").reset_index(drop=True)
