@@ -13,6 +13,7 @@ from interp.core.door import door
 from interp.core.draws import Beside, beside_draws
 from interp.core.errors import ResultsError, nearest
 from interp.core.results import Results
+from interp.core.sites import depth_of
 
 METHOD = "erase"
 DRAW = "draw"
@@ -203,6 +204,8 @@ class _Measured:
         found = {"effect": seen.effect, "low": seen.low, "high": seen.high, "p": seen.p}
         size = {"n": len(self.cluster), "clusters": len(np.unique(self.cluster))}
         known = self.cells[at].reset_index(drop=True)
+        depth = pd.array(list(map(depth_of, known["site"])), dtype="Int16")
+        known.insert(list(known).index("layer") + 1, "depth", depth)
         return known.assign(draws=count, **columns, **found, **size)
 
 

@@ -174,6 +174,15 @@ def moved(erase: Erase, sigma: Float[Tensor, "d d"]) -> float:
     return float(((right @ sigma @ right.T) * (left.T @ left)).sum() / sigma.trace())
 
 
+def overlap(one: Erase, other: Erase) -> float:
+    """How much of the directions that one erasure changes another changes too, from 0 to 1.
+
+    The mean squared cosine of the principal angles between them, over the smaller of the two.
+    """
+    bases = [torch.linalg.qr(erase.left.double().cpu())[0] for erase in (one, other)]
+    return float((bases[0].T @ bases[1]).square().sum() / min(b.shape[1] for b in bases))
+
+
 def _normal(width: int, rank: int, rng: np.random.Generator) -> Float[Tensor, "_ _"]:
     if not 0 < rank <= width:
         raise ProbeError(f"cannot take {rank} of {width} directions; give a rank of 1 to {width}.")

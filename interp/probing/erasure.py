@@ -28,6 +28,7 @@ from interp.probing.directions import (
     any_directions,
     covariance,
     moved,
+    overlap,
     probe_directions,
     random_directions,
     same_variance,
@@ -81,9 +82,10 @@ class Erasers(Mapping[str, Sites | tuple[Sites, ...]]):
         controls: "random", "same variance", "control task"; several draws of each, by site.
         report: one row for each of these and site: `erased`, `site`, `layer`, `depth`, `draws`,
             `rank` (directions), `variance` (share moved, of the words fitted to; mean of the
-            draws), `words` (fitted to); with held-out words also `before` and `after` (accuracy of
-            a fresh probe there; of several draws the first is asked), `low`, `high` (95 % interval
-            of `after` over documents), `majority`, `n` and `clusters`.
+            draws), `overlap` (with LEACE's directions, 0 to 1, mean of the draws: a control of the
+            same directions is no opponent), `words` (fitted to); with held-out words also `before`
+            and `after` (accuracy of a fresh probe there; of several draws the first is asked),
+            `low`, `high` (95 % interval of `after` over documents), `majority`, `n`, `clusters`.
         read: the scores that this is from; None without held-out words.
         notes: what could not be had, and why.
     """
@@ -241,7 +243,7 @@ def _require_others(x: Mapping[Site, Tensor], held_out: HeldOut) -> None:
 def _report(
     kinds: Mapping[str, Any], sigma: Mapping[Site, Tensor], words: int, left: Scores | None
 ) -> pd.DataFrame:
-    rows = []
+    rows, taken = [], kinds["leace"]
     ones = one_by_one(kinds)
     for kind in kinds:
         of = [one.of for one in ones if one.kind == kind]
@@ -255,6 +257,7 @@ def _report(
                     "draws": len(of) if isinstance(kinds[kind], tuple) else None,
                     "rank": max(at[site].rank for at in of),
                     "variance": float(np.mean([moved(at[site], sigma[site]) for at in of])),
+                    "overlap": float(np.mean([overlap(at[site], taken[site]) for at in of])),
                     "words": words,
                 }
             )

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.core.errors import ProbeError
-from interp.probing.directions import covariance, moved, same_variance
+from interp.engine.interventions import Erase
+from interp.probing.directions import covariance, moved, overlap, same_variance
 from interp.probing.leace import leace
 
 WIDTH = 24
@@ -91,3 +92,17 @@ def test_bad_input():
     bad[3, 1] = torch.nan
     with pytest.raises(ProbeError, match="activations of word 3 hold NaN"):
         same_variance(bad, rank=2, share=0.5)
+
+
+def test_overlap_is_that_of_the_directions_that_change():
+    q = torch.linalg.qr(torch.randn(9, 9, dtype=torch.float64))[0]
+    mean = torch.zeros(9, dtype=torch.float64)
+
+    def of(basis: torch.Tensor) -> Erase:
+        return Erase(basis, basis.T.contiguous(), mean)
+
+    assert overlap(of(q[:, :3]), of(q[:, :3] @ torch.randn(3, 3).double())) == pytest.approx(1)
+    assert overlap(of(q[:, :3]), of(q[:, 3:])) == pytest.approx(0, abs=1e-12)
+    assert overlap(of(q[:, :2]), of(q[:, :5])) == pytest.approx(1)
+    turned = (q[:, :1] + q[:, 1:2]) / 2**0.5
+    assert overlap(of(q[:, :1]), of(turned)) == pytest.approx(0.5)
