@@ -111,7 +111,7 @@ def run(config: Config) -> interp.Results:
     }
     attention = run.stage("attention", lambda _: interp.attention(model, pairs, chosen, keys=LOOKS))
 
-    reported = logits.split(seed=config.seed)[1].query(f"site in {chosen}")
+    reported = logits.split(seed=config.seed)[1].query(f"site in {chosen}", family="rows")
     draw(run, ablation, logits, reported, queries, attention, chosen)
     everything = interp.Results.concat([behaviour, ablation, logits, *queries.values(), attention])
     measured = {"ablation": ablation, **queries}

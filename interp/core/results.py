@@ -64,19 +64,21 @@ class Results(Table):
         super().__post_init__()
 
     @door
-    def query(self, expression: str) -> "Results":
+    def query(self, expression: str, *, family: Family = "whole") -> "Results":
         """The rows for which a pandas query holds.
-
-        How many tests there were before is kept (`family`), so that choosing rows makes no q
-        smaller: see `summary`.
 
         Args:
             expression: a condition on the columns, such as "layer > 3 and direction == 'noise'".
+            family: `"whole"`: how many tests there were is kept, so that choosing rows makes no q
+                smaller (see `summary`). `"rows"`: only these rows are tested, since they were
+                chosen without these numbers, beforehand or on the other half (`split`).
 
         Raises:
             ResultsError: it is no condition on these columns.
         """
         found = self._chosen(expression)
+        if family == "rows":
+            return Results(found, {k: v for k, v in self.provenance.items() if k != "family"})
         return Results(found, {**self.provenance, "family": self._families})
 
     @classmethod
@@ -113,14 +115,15 @@ class Results(Table):
         return {digest.hexdigest()[:12]: int(tested.any().sum())}
 
     @door
-    def summary(self, *, family: Family = "whole", seed: Seed = 0) -> pd.DataFrame:
+    def summary(self, *, seed: Seed = 0) -> pd.DataFrame:
         """Mean effect of each intervention over the examples, with its uncertainty.
 
         Columns: those that name the intervention, then `base`, `value` and `effect` (means),
         `relative` (the effect as a share of the base; NaN of a base of 0), `low` and `high` (95 %
         interval of the effect over clusters), `p` (two-sided paired sign flip of whole clusters;
-        over crossed ones a t test, see `stats.crossed_interval`), `q` (Benjamini-Hochberg),
-        `family` (tests that q is over), `n`, `clusters` (of crossed ones those of the kind with
+        over crossed ones a t test, see `stats.crossed_interval`), `q` (Benjamini-Hochberg over the
+        `family`: all tests of the tables that these rows were chosen from by `query`, those that
+        are not here counting as p = 1), `n`, `clusters` (of crossed ones those of the kind with
         fewer), and `resolution`: what rounding alone does to the metric, in one example (NaN where
         it was not measured). An effect that is smaller may be rounding, however small its p.
         `depth` is `layer` on the axis of residual streams: layers that what stands there has
@@ -130,19 +133,14 @@ class Results(Table):
         "attention"), `low` and `high` are of the value, and `p` and `q` are NaN: there is no
         difference to test.
 
-        Args:
-            family: `"whole"`: q counts all tests of the tables that these rows were chosen from
-                (`query`), those that are not shown as p = 1. `"rows"`: those of these rows, for a
-                choice that was made before anything was looked at.
-
         Raises:
             ResultsError: an intervention that lacks examples, or has one twice.
         """
         if few := self._few():
             log.warning("%s. More templates, or more independent units (cluster=), say more.", few)
-        return self._summarised(seed, family=family)
+        return self._summarised(seed)
 
-    def _summarised(self, seed: int = 0, *, family: Family = "whole") -> pd.DataFrame:
+    def _summarised(self, seed: int = 0) -> pd.DataFrame:
         wide = Wide.of(self.frame)
         effect = wide.measured["effect"]
         outcome = np.where(
@@ -152,7 +150,7 @@ class Results(Table):
         means = {name: wide.mean(name) for name in MEASURED}
         p = np.where(np.isnan(means["effect"]), np.nan, p)
         counted = int(np.sum(~np.isnan(p)))
-        if family == "whole" and "family" in self.provenance:
+        if "family" in self.provenance:
             counted = sum(self._families.values())
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = np.where(means["base"] != 0, means["effect"] / means["base"], np.nan)

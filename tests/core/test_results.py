@@ -425,7 +425,10 @@ def test_choosing_rows_shrinks_no_family():
     # never less than with all of them there, never more than Bonferroni's
     assert (some["q"] >= whole["q"].loc[some.index]).all()
     assert (some["q"] <= np.minimum(1, 20 * some["p"])).all()
-    declared = chosen.summary(family="rows").set_index("site")
+    again = results.query("layer == 1 and head > 1", family="rows")
+    pd.testing.assert_frame_equal(again.frame, chosen.frame)
+    assert "family" not in chosen.query("head > 1", family="rows").provenance
+    declared = again.summary().set_index("site")
     assert (declared["family"] == 3).all()
     np.testing.assert_allclose(declared["q"], scipy.stats.false_discovery_control(some["p"]))
     both = Results.concat([chosen, results.query("layer == 2")])
