@@ -38,13 +38,13 @@ def consistent(pairs: Any) -> dict[str, Any]:
         name: whole(f"position {name!r}", at)
         for name, at in positions_by_name(pairs.positions).items()
     }
-    groups = {"cluster": labels("cluster", pairs.cluster)}
-    groups["template"] = labels("template", pairs.template) or groups["cluster"]
+    own = labels("cluster", pairs.cluster), labels("template", pairs.template)
+    alone = tuple(map(str, range(len(pairs.clean))))
+    groups = {"cluster": own[0] or own[1] or alone, "template": own[1] or own[0] or alone}
     groups["crossed"] = labels("crossed", pairs.crossed)
     counted = sides | columns | {f"position {name!r}": at for name, at in named.items()}
-    counted |= {k: v for k, v in groups.items() if v} | (
-        {"strings": pairs.strings} if len(pairs.strings) else {}
-    )
+    counted |= {name: of for name, of in groups.items() if of}
+    counted |= {"strings": pairs.strings} if pairs.strings else {}
     require_counts(counted)
     width = pairs.clean.shape[1]
     for row, length in enumerate(columns["lengths"].tolist()):
@@ -64,7 +64,7 @@ def consistent(pairs: Any) -> dict[str, Any]:
         **columns,
         "positions": named,
         **groups,
-        "strings": tuple(pairs.strings),
+        "strings": tuple(pairs.strings or ()),
         "decoder": tuple(whole("decoder", pairs.decoder).tolist()),
     }
 

@@ -16,7 +16,7 @@ from interp.core.circuit import Part
 from interp.core.door import door
 from interp.core.edges import Edge
 from interp.core.errors import ResultsError
-from interp.core.paired import partners
+from interp.core.paired import partners, require_same_prompts
 from interp.core.table import Table
 from interp.core.taken import Count, Seed, shown
 
@@ -153,7 +153,7 @@ class Attribution(Table):
         Args:
             other: of the same examples: another method, ablation or model.
             ignoring: of `method`, `site`, `position`, `metric`: columns in which counterparts
-                differ.
+                differ. A single part in `other` is everyone's counterpart.
 
         Returns:
             The parts with `value` (the difference of the mean scores), `low`, `high` (its 95 %
@@ -164,7 +164,8 @@ class Attribution(Table):
             ResultsError: no counterpart, or other examples.
         """
         names = ["method", "site", "position", "metric"]
-        partner = partners(self.frame[names], other.frame[names], ignoring=ignoring)
+        require_same_prompts(self.provenance, other.provenance)
+        partner = partners(self.frame[names], other.frame[names], ignoring=ignoring, alike="metric")
         if self.cluster != other.cluster:
             raise ResultsError(
                 "the two attributions are of other examples, so their difference has no paired "

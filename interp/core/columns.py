@@ -161,7 +161,7 @@ def shown(value: object) -> str:
 
 
 def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and value != value
+    return isinstance(value, float | np.floating) and bool(value != value)
 
 
 def is_integer(values: Tensor) -> bool:

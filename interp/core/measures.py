@@ -93,7 +93,8 @@ class Measures(Table):
         table says what chance alone does.
 
         Args:
-            ignoring: of `measure`, `site`, `other`: columns in which counterparts differ.
+            ignoring: of `measure`, `site`, `other`: columns in which counterparts differ. A
+                single row in `other` is everyone's counterpart.
 
         Returns:
             The rows with `value` (the difference), `mine` and `theirs`.
@@ -102,7 +103,9 @@ class Measures(Table):
             ResultsError: no counterpart.
         """
         names = ["measure", "site", "other"]
-        partner = partners(self.frame[names], other.frame[names], ignoring=ignoring)
+        partner = partners(
+            self.frame[names], other.frame[names], ignoring=ignoring, alike="measure"
+        )
         mine = self.frame["value"].to_numpy(dtype=float)
         theirs = other.frame["value"].to_numpy(dtype=float)[partner]
         return self.frame[CELL].assign(value=mine - theirs, mine=mine, theirs=theirs)

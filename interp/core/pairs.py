@@ -320,10 +320,8 @@ class Pairs:
             name: whole(f"position {name!r}", at)
             for name, at in positions_by_name(positions).items()
         }
-        alone = range(n) if template is None else template
-        units = {"cluster": labels("cluster", alone if cluster is None else cluster)}
-        units |= {} if template is None else {"template": labels("template", template)}
-        units |= {} if crossed is None else {"crossed": labels("crossed", crossed)}
+        given = {"cluster": cluster, "template": template, "crossed": crossed}
+        units = {name: labels(name, of) for name, of in given.items() if of is not None}
         counted = {f"position {name!r}": at for name, at in named.items()}
         kept = None if mask is None else grid("mask", mask)
         counted |= {"mask": rows["clean"] if kept is None else kept}
@@ -344,7 +342,7 @@ class Pairs:
             lengths=lengths,
             **answers,
             positions={"end": lengths - 1} | {name: at - first for name, at in named.items()},
-            **units,
+            **{"cluster": (), **units},
             strings=tuple(strings),
             bos=bos,
             decoder=decoder,

@@ -1,7 +1,6 @@
 """Results: one row for each intervention and example, with where it came from."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pandas as pd
 from interp.core import stats
 from interp.core.door import door
 from interp.core.errors import ResultsError, nearest
+from interp.core.paired import require_same_prompts
 from interp.core.sites import depth_of
 from interp.core.table import Table
 from interp.core.taken import Count, Seed, no_numbers, shown
@@ -101,7 +101,7 @@ class Results(Table):
 
     @property
     def _families(self) -> Mapping[str, int]:
-        """Tests of each table that these rows were chosen from, by the hash of its cells."""
+        """Tests of each table that these rows were chosen from, by the hash of what it holds."""
         known = self.provenance.get("family")
         if isinstance(known, Mapping):
             return known
@@ -109,8 +109,8 @@ class Results(Table):
         tested = self.frame.assign(tested=self.frame["effect"].notna()).groupby(
             CELL, sort=False, dropna=False, observed=True
         )["tested"]
-        note = {k: self.provenance.get(k) for k in ("model", "weights", "pairs")}
-        digest = hashlib.sha256(json.dumps(note, sort_keys=True, default=str).encode())
+        effect = np.ascontiguousarray(self.frame["effect"], dtype=float)
+        digest = hashlib.sha256(effect.tobytes())
         digest.update(first[CELL].astype(str).sort_values(CELL).to_csv(index=False).encode())
         return {digest.hexdigest()[:12]: int(tested.any().sum())}
 
@@ -187,7 +187,7 @@ class Results(Table):
             other: measured on the same examples.
             ignoring: columns in which counterparts differ; all others that name an intervention
                 agree. A single intervention in `other` is everyone's counterpart.
-            column: whose means are compared.
+            column: whose means are compared; where nothing was intervened on, "value".
             alternative: `"greater"` tests only whether this table's means are the higher ones.
 
         Returns:
@@ -198,6 +198,7 @@ class Results(Table):
         Raises:
             ResultsError: no counterpart, or one that was not measured on the same examples.
         """
+        require_same_prompts(self.provenance, other.provenance)
         mine, theirs = Wide.of(self.frame), Wide.of(other.frame)
         return difference(
             mine, theirs, ignoring=ignoring, column=column, alternative=alternative, seed=seed
@@ -222,6 +223,8 @@ class Results(Table):
                 0 (its 95 % interval holds 0), so that no share of it means anything; crossed
                 clusters, of which a ratio has no interval here.
         """
+        if ends is not None:
+            require_same_prompts(self.provenance, ends.provenance, of_one_model=True)
         return shares(Wide.of(self.frame), None if ends is None else ends.frame, seed=seed)
 
     @door

@@ -93,6 +93,12 @@ class Scores(Table):
             layer, head = place.layer, place.head
         except SiteError:
             pass  # a mix of sites, or none
+        if pd.isna(np.asarray(cluster, dtype=object)).any():
+            lost = int(np.argmax(pd.isna(np.asarray(cluster, dtype=object))))
+            raise ResultsError(
+                f"example {lost} of {task!r} has no cluster ({cluster[lost]}); give each its own, "
+                "or leave such examples out."
+            )
         kept = ~np.isnan(values)
         code, names = pd.factorize(np.asarray(cluster)[kept], sort=True)
         frame = pd.DataFrame(
@@ -165,7 +171,7 @@ class Scores(Table):
         """
         cells, totals, counts = self._sums()
         others, subtracted, of_others = other._sums(self._clusters)
-        partner = partners(cells, others, ignoring=ignoring)
+        partner = partners(cells, others, ignoring=ignoring, alike="metric")
         if not np.array_equal(counts, of_others[partner]):
             raise ResultsError(
                 "the two tables were not measured on the same examples, so their difference has "

@@ -133,7 +133,9 @@ def crossed_interval(
     sides, far = (2, np.abs(mean)) if alternative == "two-sided" else (1, mean)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(error > 0, far / error, np.where(far == 0, 0.0, np.sign(far) * np.inf))
-    p = np.minimum(sides * stats.t.sf(t, free), 1.0)
+    # effects that are all the same say no more than their signs do
+    least = np.where(error > 0, 0.0, least_p(free + 1))
+    p = np.clip(sides * stats.t.sf(t, free), least, 1.0)
     found = (mean - reach, mean + reach, p)
     low, high, p = (np.where(unknown, np.nan, x) for x in found)
     return low, high, p

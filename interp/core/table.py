@@ -105,6 +105,12 @@ class Table:
                 "that come from weights alone have no examples to split."
             )
         parts = halves([self.frame[kind] for kind in kinds], seed=seed)
+        if not all(part.any() for part in parts):
+            raise ResultsError(
+                "no row is of the first, or none of the second half of both kinds of clusters "
+                f"({' x '.join(map(str, counts.values()))}). Cross more of them, or drop the "
+                "column 'crossed' from the frame to split by one kind."
+            )
         first, second = (
             type(self)(cast(pd.DataFrame, self.frame[half].reset_index(drop=True)), self.provenance)
             for half in parts

@@ -106,13 +106,15 @@ def difference(
     seed: int,
 ) -> pd.DataFrame:
     """Each intervention less its counterpart, example by example; see `Results.minus`."""
-    partner = partners(mine.first[CELL], theirs.first[CELL], ignoring=ignoring)
+    partner = partners(mine.first[CELL], theirs.first[CELL], ignoring=ignoring, alike="metric")
     same = np.array_equal(mine.examples, theirs.examples) and len(mine.units) == len(theirs.units)
     if not same or not all(map(np.array_equal, mine.units, theirs.units)):
         raise ResultsError(
             "the two tables were not measured on the same examples, so their difference has no "
             "paired interval; measure both on the same pairs."
         )
+    if column == "effect" and np.isnan(mine.measured["effect"]).all():
+        column = "value"  # nothing was intervened on
     apart = mine.measured[column] - theirs.measured[column][partner]
     low, high, p = mine.tested(apart, alternative=alternative, seed=seed)
     found = {"value": apart.mean(axis=1), "low": low, "high": high, "p": p, "q": stats.fdr(p)}

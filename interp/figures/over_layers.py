@@ -18,7 +18,12 @@ CONTROL = (0, (2, 1.2))
 
 
 def placed(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with `layer` as figures draw it: the depth, where it is known."""
+    """The table with `layer` and `value` as figures draw them: the depth, where it is known; and of
+    Results that have effects the effect, which their intervals are of.
+    """
+    if {"base", "value", "effect"} <= set(table):
+        base, value, effect = (table[c].to_numpy(dtype=float) for c in ("base", "value", "effect"))
+        table = table.assign(value=np.where(np.isclose(value - base, effect), effect, value))
     if "depth" not in table or "layer" not in table:
         return table
     return table.assign(layer=table["depth"].where(table["depth"].notna(), table["layer"]))

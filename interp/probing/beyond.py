@@ -142,6 +142,13 @@ class _Measured:
                 f"the table has no column {DRAW!r}, so it is none of amnesic's: its methods are "
                 f"{', '.join(map(str, frame['method'].unique()[:5]))}. Run amnesic again."
             )
+        if "crossed" in frame:
+            raise ResultsError(
+                "draws have no interval over crossed clusters; drop the column 'crossed' from the "
+                "frame to resample one kind, the one with fewer units."
+            )
+        if frame.empty:
+            raise ResultsError("the table has no rows; the query that made it found nothing.")
         cell = frame.groupby(CELL, sort=False, dropna=False, observed=True).ngroup().to_numpy()
         _, first = np.unique(cell, return_index=True)
         example, _ = pd.factorize(frame["example"], sort=True)
@@ -157,8 +164,8 @@ class _Measured:
             place = frame.index.get_indexer(rows.index)
             if pd.MultiIndex.from_arrays([cell[place], example[place]]).has_duplicates:
                 raise ResultsError(
-                    f"{method!r} was measured twice in one place; a table was joined to itself, or "
-                    "two kinds have one name."
+                    f"{method!r} was measured twice in one place; a table was joined to itself, "
+                    "two kinds have one name, or it is of two models: choose one first (query)."
                 )
             values = np.full(shape, np.nan)
             values[cell[place], example[place]] = rows["value"]

@@ -144,6 +144,11 @@ class Split:
                     f"{len(given)} {name} for features of {len(features)} words; give one for "
                     "each, in the same order."
                 )
+        if (lost := pd.isna(np.asarray(cluster, dtype=object))).any():
+            raise ProbeError(
+                f"word {int(np.argmax(lost))} has no cluster; give each word its own, so that "
+                "words without one are not taken for one document."
+            )
         whole = cls(
             features,
             random,

@@ -105,6 +105,7 @@ def tagging(
     asked = train.features.sites if sites is None else tuple(map(Site.parse, sites))
     for site in asked:
         train.features.require_site(site)
+    _of_one_model({"train": train, "dev": dev, "test": test})
     _disjoint({"train": train, "dev": dev, "test": test})
     splits, classes = _known((train, dev, test), rare)
     real = [classes.encode(split.labels) for split in splits]
@@ -243,6 +244,25 @@ def _baseline(
     if new.any():
         parts.append(Scores.of(np.where(new, right, np.nan), cluster, subset="unseen", **common))
     return Scores.concat(parts)
+
+
+def _of_one_model(splits: Mapping[str, Split]) -> None:
+    """Refuse activations of several models, as far as their provenance says so.
+
+    Raises:
+        ProbeError: naming two of them.
+    """
+    told = {
+        name: (split.features.provenance.get("model"), split.features.provenance.get("weights"))
+        for name, split in splits.items()
+    }
+    for name, model in told.items():
+        if model != told["train"]:
+            raise ProbeError(
+                f"the activations of 'train' are of {told['train'][0]} and those of {name!r} of "
+                f"{model[0]} (other weights, if it is the same name): a probe of one says nothing "
+                "of the other. Collect all of them on one model."
+            )
 
 
 def _disjoint(splits: Mapping[str, Split]) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import inspect
 from collections.abc import Sequence
 from dataclasses import fields
@@ -495,3 +496,13 @@ def test_a_table_is_split_as_its_pairs_are():
         mine = [half.clean[:, 0].tolist() for half in pairs.split(seed=seed)]
         theirs = [sorted(set(frame["row"][m])) for m in halves([frame["cluster"]], seed=seed)]
         assert mine == theirs
+
+
+def test_units_that_are_taken_away_are_those_of_the_default():
+    pairs = make(template=["x", "y", "x"])
+    assert dataclasses.replace(pairs, cluster=()).cluster == ("x", "y", "x")
+    assert dataclasses.replace(pairs, cluster=(), template=()).cluster == ("0", "1", "2")
+    with pytest.raises(PairsError, match="template is nan in row 1"):
+        make(cluster=None, template=["x", np.nan, "y"])
+    with pytest.raises(PairsError, match="cluster is nan in row 0"):
+        make(cluster=[np.float32("nan")] * 3)

@@ -601,3 +601,45 @@ def test_crossed_clusters_say_when_they_are_few():
         assert not set(first.frame[kind]) & set(second.frame[kind])
     with pytest.raises(ResultsError, match="no interval over crossed clusters"):
         found.relative()
+
+
+def test_tables_of_other_prompts_are_not_paired():
+    """Clusters and counts may agree all the same: each seed has the same templates."""
+    mine, theirs = (Results(build(HEADS).frame, NOTE | {"pairs": name}) for name in ("p", "o"))
+    with pytest.raises(ResultsError, match=r"same examples \(pairs p and o\)"):
+        mine.minus(theirs)
+    with pytest.raises(ResultsError, match=r"same examples \(pairs p and o\)"):
+        mine.relative(Results(ends().frame, NOTE | {"pairs": "o"}))
+    other = Results(theirs.frame, theirs.provenance | {"model": "of another tokenizer"})
+    assert (mine.minus(other)["value"] == 0).all()
+
+
+def test_where_nothing_was_intervened_on_values_are_subtracted():
+    one, two = looked(position="clean"), looked(position="corrupt", seed=4)
+    table = one.minus(two, ignoring=["position"])
+    assert table["value"][0] == pytest.approx(np.mean(one.frame["value"] - two.frame["value"]))
+
+
+def test_a_metric_is_not_subtracted_from_another():
+    both = Results.concat([build(HEADS), build(HEADS, metric="prob")])
+    with pytest.raises(ResultsError, match="metric 'prob', which is not subtracted from metric"):
+        both.minus(build(["0.1"], metric="prob"))
+
+
+def test_a_family_is_known_by_its_numbers_and_not_by_its_names():
+    one, two = build(HEADS), build(HEADS, seed=5)  # such as of two references
+    chosen = [t.query("site == '0.1'").named(n) for t, n in ((one, "a"), (two, "b"))]
+    assert (Results.concat(chosen).summary()["family"] == 12).all()
+
+
+def test_equal_effects_over_crossed_clusters_have_the_p_of_their_signs():
+    found = crossed(np.ones((2, 2, 2)), 2, 2).summary()
+    assert found["p"].tolist() == [0.5, 0.5]
+    assert crossed(np.zeros((1, 3, 3)), 3, 3).summary()["p"].tolist() == [1.0]
+
+
+def test_halves_without_rows_are_refused():
+    diagonal = crossed(np.ones((1, 2, 2)), 2, 2).query("example in [0, 3]")
+    with pytest.raises(ResultsError, match=r"both kinds of clusters \(2 x 2\)"):
+        for seed in range(20):
+            diagonal.split(seed=seed)

@@ -139,3 +139,14 @@ def test_it_shows_itself():
     table = Scores.concat([score(), score(subset="unseen")])
     assert "unseen" in repr(table)
     assert "<table" in table._repr_html_()
+
+
+def test_an_example_without_a_cluster_is_refused():
+    with pytest.raises(ResultsError, match="example 1 of 'upos' has no cluster"):
+        score(values=[1, 0], cluster=np.array(["a", None], dtype=object))
+
+
+def test_a_named_model_stands_beside_another():
+    one, two = score(model="trained").named("before"), score(model="trained").named("after")
+    assert two.minus(one, ignoring=["model"])["value"].tolist() == [0]
+    assert score(model="random").named("x").frame["model"].unique().tolist() == ["random"]

@@ -11,6 +11,17 @@ from interp.figures.beside import beside
 from interp.figures.layers import layers
 
 
+def test_of_effects_the_effect_is_drawn_which_the_interval_is_of():
+    table = pd.DataFrame({"depth": [0, 1], "layer": [0, 0], "name": "a"})
+    table = table.assign(base=[5.0, 5.0], value=[4.0, 3.0], effect=[-1.0, -2.0])
+    table = table.assign(low=table["effect"] - 0.5, high=table["effect"] + 0.5)
+    (line,) = layers(table, hue="name").axes[0].lines
+    assert line.get_xydata().tolist() == [[0, -1], [1, -2]]
+    looked = table.assign(base=np.nan, effect=np.nan, low=2.5, high=4.5)
+    (line,) = layers(looked, hue="name").axes[0].lines
+    assert line.get_xydata().tolist() == [[0, 4], [1, 3]]
+
+
 def made() -> pd.DataFrame:
     rows = [
         {"subset": subset, "probe": probe, "layer": layer, "value": value}

@@ -279,9 +279,10 @@ def require_several(
         known = {place: size for place, size in sizes.items() if size > 1}
         longest = max(length for _, length in groups)
         if longest > len(known):
+            has = f"positions 0 to {len(known) - 1}" if known else "no position"
             raise PairsError(
-                f"the mean reference has positions 0 to {len(known) - 1} in at least two prompts, "
-                f"and a row has {longest} tokens. Fit it on more prompts that are as long."
+                f"the mean reference has {has} in at least two prompts, and a row has "
+                f"{longest} tokens. Fit it on more prompts that are as long."
             )
         return
     for template, length in dict.fromkeys(groups):
