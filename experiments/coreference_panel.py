@@ -123,6 +123,7 @@ def differences(scores: Scores, uses: pd.DataFrame) -> pd.DataFrame:
     selective = spans.query("labels == 'real'").minus(
         spans.query("labels == 'control'"), ignoring=["labels"]
     )
+    selective = selective.assign(layer=selective["depth"])
     selective = named(selective, [Curve(BEYOND, PROBE)] * len(selective)).assign(couples="all")
     less = uses[uses["method"].isin(LESS)]
     curves = [LESS[method] for method in less["method"]]

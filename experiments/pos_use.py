@@ -104,6 +104,7 @@ def by_depth(table: pd.DataFrame) -> pd.DataFrame:
 def reads(used: interp.Results) -> pd.DataFrame:
     """What a fresh probe reads on held-out words before and after each erasure, and its size."""
     table = pd.DataFrame(used.provenance["erasures"])
+    table = table.assign(layer=[Site.parse(site).depth for site in table["site"]])
     before = table[table["erased"] == "leace"].assign(erased="nothing", variance=0.0, rank=0)
     before = before.assign(after=before["before"], low=np.nan, high=np.nan)
     return pd.concat([before, table], ignore_index=True).assign(value=lambda t: t["after"])
