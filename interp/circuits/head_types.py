@@ -28,6 +28,7 @@ from interp.circuits.patterns import require_patterns
 from interp.circuits.repeats import repeated_tokens
 from interp.core.door import door
 from interp.core.errors import ResultsError, nearest
+from interp.core.halves import halves
 from interp.core.results import Results
 from interp.core.taken import Count, Finite, NotEmpty, Seed
 from interp.engine.collect.prompts import Tokens
@@ -183,9 +184,7 @@ def _choosing(cluster: ndarray, seed: int) -> tuple[Bool[ndarray, " row"], Bool[
             f"heads and detectors, on {_clusters(ALPHA / 10)} for when one score in ten is above "
             "its null (32 are usual); or give pairs with a cluster for each."
         )
-    shuffled = np.random.default_rng([seed, len(names)]).permutation(names)
-    first = np.isin(cluster, shuffled[: len(names) // 2])
-    return first, ~first
+    return halves([pd.Series(cluster)], seed=seed)
 
 
 def _clusters(least: float) -> int:

@@ -22,6 +22,7 @@ from interp.probing.coreference import MentionPairs, mention_pairs
 from interp.probing.erasure import Erasers, erasers
 from interp.probing.examples import Examples
 from interp.probing.features import Features
+from interp.probing.given import sinks
 from interp.probing.linear import LinearProbe, fit_linear
 from interp.probing.mdl import description_length
 from interp.probing.mixing import centre_of_gravity, expected_layer
@@ -68,6 +69,7 @@ __all__ = [
     "mention_pairs",
     "persistence",
     "selectivity",
+    "sinks",
     "steer",
     "steering_vector",
     "still_read",

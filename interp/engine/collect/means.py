@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -285,8 +286,9 @@ def require_several(
                 f"{longest} tokens. Fit it on more prompts that are as long."
             )
         return
+    held = cast(Mapping[Group, int], sizes)
     for template, length in dict.fromkeys(groups):
-        size = sizes.get((template, length), 0)  # type: ignore[call-overload]
+        size = held.get((template, length), 0)
         if size == 0:
             raise PairsError(
                 f"the mean reference has no prompt of template {template!r} with {length} tokens; "
