@@ -27,8 +27,9 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
 import interp
-from interp.core import sealed, table
-from interp.models import shipped
+from interp.core.files import sealed
+from interp.core.tables import table
+from interp.models.finding import shipped
 
 
 @dataclass(frozen=True)

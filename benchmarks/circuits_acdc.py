@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 import interp
-from interp.causal.acdc import acdc
-from interp.core.graph import Graph
+from interp.circuits.discovery.acdc import acdc
 from interp.core.metrics import METRICS
-from interp.engine.engines import Replay, choose
-from interp.engine.isolate import Isolation, Rows
-from interp.engine.wiring import Wiring
-from interp.models import native
+from interp.core.parts.graph import Graph
+from interp.engine.circuits.by_mask import Isolation, Rows
+from interp.engine.circuits.wiring import Wiring
+from interp.engine.engines.choose import choose
+from interp.engine.engines.replay.engine import Replay
+from interp.models.small import native
 
 SHAPE = native.Shape(
     n_layers=4, n_heads=8, d_model=64, d_head=8, d_vocab=101, n_ctx=16, d_mlp=128, norm="layer"

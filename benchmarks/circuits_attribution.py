@@ -24,8 +24,8 @@ from transformer_lens.tools.analysis.attribution_patching import Node
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import interp
-from interp.causal.attribution import attribute
-from interp.causal.curves import faithfulness_curve
+from interp.causal.ranking.attribution import attribute
+from interp.circuits.proof.curves import faithfulness_curve
 
 SMALL = GPT2Config(n_layer=12, n_head=12, n_embd=96, vocab_size=101, n_positions=32)
 POS = 15

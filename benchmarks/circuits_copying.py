@@ -16,7 +16,7 @@ import torch
 from transformer_lens import FactoredMatrix
 
 import interp
-from interp.circuits.qk_ov import copying_scores
+from interp.heads.weights.qk_ov import copying_scores
 
 
 @torch.inference_mode()

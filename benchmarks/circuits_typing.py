@@ -21,9 +21,9 @@ from transformer_lens.head_detector import HEAD_NAMES, detect_head
 from transformers import AutoModelForCausalLM
 
 import interp
-from interp.circuits.head_types import head_types
-from interp.circuits.repeats import repeated_tokens
-from interp.models import shipped
+from interp.heads.types.head_types import head_types
+from interp.heads.types.repeats import repeated_tokens
+from interp.models.finding import shipped
 
 
 @torch.inference_mode()

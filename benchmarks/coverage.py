@@ -2,15 +2,15 @@
 
 Simulated data of known truth: `normal` and `skewed` (exponential) values of equal clusters;
 `sizes`: right answers in documents of heavy-tailed size (lognormal, sigma 1.3), each with a rate of
-its own. For each number of clusters: coverage of the 95 % interval of `interp.core.stats`, beside
-that of the percentile bootstrap over the same clusters, and how much wider it is (median). `size`:
-how often the sign-flip test of differences around zero has p < 0.05, two-sided.
+its own. For each number of clusters: coverage of the 95 % interval of `interp.core.sampling.stats`,
+beside that of the percentile bootstrap over the same clusters, and how much wider it is (median).
+`size`: how often the sign-flip test of differences around zero has p < 0.05, two-sided.
 
-Then an intervention beside draws of its control (`interp.core.draws`), where it is itself one of
-the draws: `size` is how often p < 0.05 (the interval covers in all other cases), `one draw` the
-same if it is paired with one draw over the clusters, and `half` the interval's median half width
-in standard deviations of the difference. `between` is the spread of draws in units of that in a
-cluster.
+Then an intervention beside draws of its control (`interp.core.sampling.draws`), where it is itself
+one of the draws: `size` is how often p < 0.05 (the interval covers in all other cases), `one draw`
+the same if it is paired with one draw over the clusters, and `half` the interval's median half
+width in standard deviations of the difference. `between` is the spread of draws in units of that in
+a cluster.
 
 Then nouns crossed with templates, effects of both and of each cell: `covers` is the coverage of
 `stats.crossed_interval`, `nouns alone` that of the interval which takes nouns for all that is
@@ -30,10 +30,10 @@ import numpy as np
 import tyro
 from numpy import ndarray
 
-from interp.causal.curves import cmd, cpr
-from interp.core import stats
-from interp.core.draws import beside_draws
-from interp.probing.mixing import expected_layer, expected_layer_interval
+from interp.circuits.proof.curves import cmd, cpr
+from interp.core.sampling import stats
+from interp.core.sampling.draws import beside_draws
+from interp.probing.fit.nets.mixing import expected_layer, expected_layer_interval
 
 Draw = Callable[[np.random.Generator, int, int], tuple[ndarray, ndarray]]
 

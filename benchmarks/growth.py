@@ -20,7 +20,7 @@ from peers import Peer, random_pairs, spread
 from tqdm import tqdm
 
 import interp
-from interp.figures.style import context
+from interp.figures.drawing.style import context
 
 
 @dataclass(frozen=True)

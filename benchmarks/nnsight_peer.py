@@ -24,7 +24,7 @@ def prepare(folder: Path, heads: int) -> None:
     from peers import pairs_of_length
 
     import interp
-    from interp.models import shipped
+    from interp.models.finding import shipped
 
     model = interp.load("smollm2-135m", device="cpu")
     pairs = pairs_of_length(model, 16)

@@ -21,10 +21,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import interp
-from interp.datasets.alignment import align
-from interp.datasets.registry import corpus as find
-from interp.models import shipped
-from interp.probing.collect import collect
+from interp.datasets.named.registry import corpus as find
+from interp.datasets.words.alignment import align
+from interp.models.finding import shipped
+from interp.probing.read.collect import collect
 
 TOKENS = 1024
 """In a forward of the peer."""

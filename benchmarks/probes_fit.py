@@ -15,10 +15,10 @@ from sklearn.linear_model import LogisticRegression
 
 import interp
 from interp.datasets import corpus
-from interp.probing.collect import collect
-from interp.probing.controls import Classes
-from interp.probing.linear import fit_linear
-from interp.probing.moments import Moments
+from interp.probing.ask.controls import Classes
+from interp.probing.fit.linear import fit_linear
+from interp.probing.fit.moments import Moments
+from interp.probing.read.collect import collect
 
 WORDS = 16_000
 L2 = 1e-3

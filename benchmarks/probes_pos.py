@@ -15,8 +15,8 @@ from typing import Any
 import interp
 from interp.datasets import corpus
 from interp.models import untrained
-from interp.probing.collect import collect
-from interp.probing.tagging import Split, tagging
+from interp.probing.ask.tagging import Split, tagging
+from interp.probing.read.collect import collect
 
 WORDS = {"train": 60_000, "dev": 8_000, "test": 30_000}
 

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import interp
-from interp.core.edges import edges as all_edges
-from interp.engine.engines import weights_of
-from interp.engine.plan import Plan
-from interp.models.watch import Watch
+from interp.core.parts.edges import edges as all_edges
+from interp.engine.engines.choose import weights_of
+from interp.engine.plan.batches import Plan
+from interp.models.now.watch import Watch
 
 KEY = "23.kv1.k"
 """The key that the heads of the receiver's group share."""

@@ -18,11 +18,11 @@ from circuit_study import SIZES, Study, prove
 from circuit_study_report import draw, refused, summarise
 
 import interp
-from interp.causal.faithfulness import Faithfulness, faithfulness
-from interp.core.circuit import Circuit
-from interp.core.pairs import Pairs
-from interp.core.results import Results
-from interp.datasets.subject_verb import STRUCTURES, Structure, subject_verb
+from interp.circuits.proof.faithfulness import Faithfulness, faithfulness
+from interp.core.parts.circuit import Circuit
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.results import Results
+from interp.datasets.tasks.subject_verb import STRUCTURES, Structure, subject_verb
 from interp.runs import interval
 
 

@@ -25,7 +25,7 @@ from attention_is_setting import Size
 from attention_is_symmetry import FREE, MASKED, symmetry, trained_symmetry
 
 import interp
-from interp.core.scores import Scores
+from interp.core.tables.scores import Scores
 
 SIZES = {
     "smoke": Size(3, 16, 1, 3, 2, (32, 64, 128, 256), 3),

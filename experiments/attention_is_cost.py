@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from attention_is_setting import Size, seeded
 from torch import Tensor, nn
 
-from interp.core.scores import CELL, Scores
-from interp.engine.flops import forward_flops
-from interp.models.native import Shape
-from interp.models.versions import versions
+from interp.core.tables.scores import CELL, Scores
+from interp.engine.plan.cost import forward_flops
+from interp.models.now.versions import versions
+from interp.models.small.native import Shape
 
 COST = "cost"
 WIDTH, HEADS = 256, 4

@@ -16,9 +16,9 @@ from numpy import ndarray
 from torch import Tensor
 
 import interp
-from interp.circuits.kernel import key_weight, lookup, nadaraya_watson, rbf, smoothers, weights
-from interp.core.scores import Scores
-from interp.models.native import build
+from interp.core.tables.scores import Scores
+from interp.heads.kernel import key_weight, lookup, nadaraya_watson, rbf, smoothers, weights
+from interp.models.small.native import build
 
 IDENTITY, RBF, LOOKUP = "identity", "rbf", "lookup"
 TEMPERATURES = tuple(2.0**-i for i in range(-2, 10))

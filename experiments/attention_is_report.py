@@ -9,8 +9,8 @@ from attention_is_lookup import IDENTITY, LOOKUP, NEAR, RBF, TEMPERATURES
 from attention_is_setting import SCHEMES, pooled
 from attention_is_symmetry import ALONG, FREE, FUTURE, MASKED, PAST, PERMUTED, SHIFTED, SYMMETRIES
 
-from interp.core import stats
-from interp.core.scores import Scores
+from interp.core.sampling import stats
+from interp.core.tables.scores import Scores
 from interp.figures.curves import curves
 from interp.runs import Run
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 import interp
 from interp.core.errors import CorpusError
-from interp.core.scores import CELL, Scores
+from interp.core.tables.scores import CELL, Scores
 from interp.datasets.corpus import Corpus
-from interp.datasets.text import running_text
-from interp.models.native import Shape
-from interp.models.versions import versions
+from interp.datasets.words.running import running_text
+from interp.models.now.versions import versions
+from interp.models.small.native import Shape
 
 Scheme = Literal["none", "learned", "sinusoidal", "rotary"]
 Which = Literal["trained", "random"]

@@ -20,12 +20,12 @@ from attention_is_setting import (
 from numpy import ndarray
 from torch import Tensor
 
-from interp.circuits.symmetry import placed, reordered, streams, violation
-from interp.core.scores import Scores
-from interp.engine.engines import weights_of
-from interp.engine.weights import Weights
-from interp.models.native import build
-from interp.models.versions import versions
+from interp.core.tables.scores import Scores
+from interp.engine.engines.choose import weights_of
+from interp.engine.network.weights import Weights
+from interp.heads.symmetry import placed, reordered, streams, violation
+from interp.models.now.versions import versions
+from interp.models.small.native import build
 
 PERMUTED, ALONG, SHIFTED, FUTURE, PAST = SYMMETRIES = (
     "tokens permuted",

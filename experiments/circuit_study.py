@@ -18,21 +18,21 @@ import numpy as np
 import pandas as pd
 
 import interp
-from interp.causal.attribution import Method, attribute
-from interp.causal.completeness import completeness, minimality
-from interp.causal.curves import Curve, faithfulness_curve
-from interp.causal.discovery import top_circuit
-from interp.causal.faithfulness import Faithfulness, faithfulness
-from interp.causal.nulls import Null, null_test, stability
-from interp.causal.verification import Verified, verify
-from interp.core.attribution import Attribution
-from interp.core.circuit import Circuit
-from interp.core.edges import Edge
+from interp.causal.ranking.attribution import Method, attribute
+from interp.causal.ranking.verification import Verified, verify
+from interp.circuits.discovery.top import top_circuit
+from interp.circuits.proof.completeness import completeness, minimality
+from interp.circuits.proof.curves import Curve, faithfulness_curve
+from interp.circuits.proof.faithfulness import Faithfulness, faithfulness
+from interp.circuits.proof.nulls import Null, null_test, stability
 from interp.core.metrics import Metric, resolve_metric
-from interp.core.pairs import Pairs
-from interp.core.results import Results
-from interp.core.scores import Scores
-from interp.core.sites import Site
+from interp.core.parts.circuit import Circuit
+from interp.core.parts.edges import Edge
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.attribution import Attribution
+from interp.core.tables.results import Results
+from interp.core.tables.scores import Scores
 
 STANDARD = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Shares of the edges (Mueller et al. 2025); all edges together are the model itself."""

@@ -7,10 +7,10 @@ from circuit_study import CHOSEN, CLOSE, ENOUGH, METHODS, Proof, Study
 from circuit_study_tables import gained
 
 import interp
-from interp.causal.faithfulness import Faithfulness
-from interp.causal.nulls import Null
+from interp.circuits.proof.faithfulness import Faithfulness
+from interp.circuits.proof.nulls import Null
 from interp.core.metrics import resolve_metric
-from interp.core.results import Results
+from interp.core.tables.results import Results
 from interp.figures.circuit import circuit as drawn_circuit
 from interp.figures.faithfulness import faithfulness
 from interp.figures.scatter import scatter

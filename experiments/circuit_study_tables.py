@@ -5,9 +5,9 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from interp.causal.curves import Curve, cmd, cpr
-from interp.causal.faithfulness import Faithfulness, Wide, by_metric
-from interp.core import stats
+from interp.circuits.proof.curves import Curve, cmd, cpr
+from interp.circuits.proof.faithfulness import Faithfulness, Wide, by_metric
+from interp.core.sampling import stats
 
 WITHOUT = " - "
 

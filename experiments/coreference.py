@@ -30,10 +30,10 @@ from coreference_setting import Config, beginnings, some
 from coreference_use import Gendered, Minimal, acting, behaviour, erasing, halves, still_read
 
 import interp
-from interp.circuits.attended import attended
-from interp.circuits.relations import relations
-from interp.core.scores import Scores
-from interp.datasets.pronouns import pronouns
+from interp.core.tables.scores import Scores
+from interp.datasets.made.pronouns import pronouns
+from interp.heads.looking.attended import attended
+from interp.heads.looking.relations import relations
 from interp.models import untrained
 
 

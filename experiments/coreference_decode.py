@@ -9,16 +9,16 @@ from coreference_order import in_order
 from coreference_setting import Config, beginnings, some
 
 import interp
-from interp.core.scores import Scores
+from interp.core.tables.scores import Scores
 from interp.datasets.corpus import Corpus
-from interp.probing.collect import collect
-from interp.probing.controls import control_task, unseen
-from interp.probing.coreference import TASK, MentionPairs, Reads, mention_pairs
-from interp.probing.features import Features
-from interp.probing.nets import Bilinear
-from interp.probing.scoring import correct, score
-from interp.probing.spans import SpanClassifier
-from interp.probing.trained import fit_probe
+from interp.probing.ask.controls import control_task, unseen
+from interp.probing.ask.coreference import TASK, MentionPairs, Reads, mention_pairs
+from interp.probing.fit.nets.nets import Bilinear
+from interp.probing.fit.nets.spans import SpanClassifier
+from interp.probing.fit.nets.trained import fit_probe
+from interp.probing.fit.scoring import correct, score
+from interp.probing.read.collect import collect
+from interp.probing.read.features import Features
 
 SEEN = "forms seen in training"
 """Pairs whose two head words were a pair in training: of the others, the control task is chance."""

@@ -14,25 +14,25 @@ import pandas as pd
 import torch
 
 import interp
-from interp.core.scores import COLUMNS, Scores
-from interp.core.sites import Site
-from interp.core.stats import CONFIDENCE
+from interp.core.parts.sites import Site
+from interp.core.sampling.stats import CONFIDENCE
+from interp.core.tables.scores import COLUMNS, Scores
 from interp.datasets.corpus import Corpus, require_disjoint
-from interp.probing.collect import collect
-from interp.probing.controls import Classes
-from interp.probing.coreference import TASK
-from interp.probing.examples import Examples
-from interp.probing.features import Features
-from interp.probing.mixing import (
+from interp.probing.ask.controls import Classes
+from interp.probing.ask.coreference import TASK
+from interp.probing.fit.nets.examples import Examples
+from interp.probing.fit.nets.mixing import (
     centre_of_gravity,
     expected_layer,
     expected_layer_draws,
     expected_layer_interval,
 )
-from interp.probing.scoring import correct, score
-from interp.probing.spans import SpanClassifier
-from interp.probing.trained import fit_probe
-from interp.probing.training import Schedule
+from interp.probing.fit.nets.spans import SpanClassifier
+from interp.probing.fit.nets.trained import fit_probe
+from interp.probing.fit.nets.training import Schedule
+from interp.probing.fit.scoring import correct, score
+from interp.probing.read.collect import collect
+from interp.probing.read.features import Features
 
 SKIPPED = ("punct", "root")
 """Relations that are not asked: the one is its word's tag, the other has one word only."""

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 from coreference_use import END, NOUN
 
-from interp.core.results import Results
-from interp.core.scores import Scores
-from interp.core.sites import Site
-from interp.probing import beyond, by_kind
-from interp.probing.coreference import TASK
+from interp.core.parts.sites import Site
+from interp.core.tables.results import Results
+from interp.core.tables.scores import Scores
+from interp.probing import by_kind
+from interp.probing.ask.coreference import TASK
+from interp.probing.use import beyond
 
 PRONOUN, CONTROLLED = "antecedent of pronoun", "he or she, controlled"
 DECODABLE, ATTENDED = "decodable", "attended"

@@ -21,12 +21,12 @@ from coreference_panel import (
 )
 
 import interp
-from interp.circuits.relations import compare_heads
-from interp.core.results import Results
-from interp.core.scores import Scores
-from interp.figures import style
+from interp.core.tables.results import Results
+from interp.core.tables.scores import Scores
 from interp.figures.beside import beside
-from interp.probing.coreference import TASK
+from interp.figures.drawing import style
+from interp.heads.looking.relations import compare_heads
+from interp.probing.ask.coreference import TASK
 
 GONE, LEFT = 0.6, 0.25
 """A property of two classes counts as erased where a probe is right no more often than this, and

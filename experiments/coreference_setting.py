@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 import interp
-from interp.core.sites import Site
+from interp.core.parts.sites import Site
 from interp.datasets.corpus import Corpus
-from interp.probing.spans import SpanClassifier
-from interp.probing.training import Schedule
+from interp.probing.fit.nets.spans import SpanClassifier
+from interp.probing.fit.nets.training import Schedule
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,15 @@ from numpy import ndarray
 from torch import Tensor
 
 import interp
-from interp.core.pairs import Pairs
-from interp.core.results import Results
-from interp.core.scores import Scores
-from interp.core.sites import Site
-from interp.datasets.pronoun_pairs import Answer, pronoun_pairs, wordings
-from interp.probing import HeldOut, amnesic, erasers
-from interp.probing import still_read as read_held_out
-from interp.probing.erasure import leace
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.results import Results
+from interp.core.tables.scores import Scores
+from interp.datasets.tasks.pronoun_pairs import Answer, pronoun_pairs, wordings
+from interp.probing import HeldOut, erasers
+from interp.probing.use import amnesic
+from interp.probing.use import still_read as read_held_out
+from interp.probing.use.erasure import leace
 
 NOUN, END = "cue", "end"
 PLACES = {NOUN: "the noun", END: "the end"}

@@ -19,11 +19,11 @@ from circuit_study import SIZES, Study, prove
 from circuit_study_report import draw, refused, summarise
 
 import interp
-from interp.causal.faithfulness import EMPTY, faithfulness
-from interp.core import stats
-from interp.core.circuit import Circuit
-from interp.core.results import Results
-from interp.datasets.greater_than import greater_probability, greater_than, later_probability
+from interp.circuits.proof.faithfulness import EMPTY, faithfulness
+from interp.core.parts.circuit import Circuit
+from interp.core.sampling import stats
+from interp.core.tables.results import Results
+from interp.datasets.tasks.greater_than import greater_probability, greater_than, later_probability
 from interp.runs import interval
 
 OFFSETS = range(-8, 9)

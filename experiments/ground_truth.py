@@ -23,14 +23,14 @@ from ground_truth_report import means, standing, summarise
 from ground_truth_setting import LEVELS, METHODS, Case, Ranking, of_nodes, rankings, steepest
 
 import interp
-from interp.causal.acdc import acdc_sweep
-from interp.causal.attribution import attribute
-from interp.causal.effects import exact
-from interp.causal.recovery import Found, Recovery, auroc
-from interp.core.attribution import Attribution
-from interp.core.circuit import REST, Part
-from interp.core.graph import Graph, nodes
-from interp.core.pairs import Pairs
+from interp.causal.ranking.attribution import attribute
+from interp.causal.ranking.exact import exact
+from interp.causal.ranking.recovery import Found, Recovery, auroc
+from interp.circuits.discovery.acdc import acdc_sweep
+from interp.core.parts.circuit import REST, Part
+from interp.core.parts.graph import Graph, nodes
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.attribution import Attribution
 from interp.models import compiled
 from interp.models.compiled.construction import ABLATIONS
 

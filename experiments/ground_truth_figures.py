@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 import interp
-from interp.causal.recovery import Recovery
-from interp.figures import style
+from interp.causal.ranking.recovery import Recovery
+from interp.figures.drawing import style
 
 MEASURES = {
     "auroc": "AUROC",

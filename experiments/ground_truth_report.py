@@ -8,11 +8,11 @@ from ground_truth_figures import MEASURES, methods_of
 from ground_truth_setting import LEVELS, METHODS, WAYS, Ranking, node_of
 
 import interp
-from interp.causal.recovery import NOISE, Recovery
-from interp.core import stats
-from interp.core.circuit import Part
-from interp.core.edges import Edge
-from interp.core.sites import Site
+from interp.causal.ranking.recovery import NOISE, Recovery
+from interp.core.parts.circuit import Part
+from interp.core.parts.edges import Edge
+from interp.core.parts.sites import Site
+from interp.core.sampling import stats
 
 RAW = "auroc_raw"
 RANKING = ["model", "ablation", "corruption", "method", "granularity", "level"]

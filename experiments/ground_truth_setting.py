@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 import interp
-from interp.causal.attribution import Method
-from interp.causal.recovery import Found, nodes_of, sizes, which
-from interp.core.attribution import Attribution
-from interp.core.circuit import Part
-from interp.core.edges import Edge
-from interp.core.pairs import Pairs
-from interp.core.sites import Site
+from interp.causal.ranking.attribution import Method
+from interp.causal.ranking.recovery import Found, nodes_of, sizes, which
+from interp.core.parts.circuit import Part
+from interp.core.parts.edges import Edge
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.attribution import Attribution
 from interp.models import compiled
 from interp.models.compiled.construction import Ablation, Granularity, Key
 from interp.models.model import Model

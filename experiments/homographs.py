@@ -29,19 +29,19 @@ import torch
 from homographs_report import draw, summarise
 
 import interp
-from interp.core.scores import Scores
-from interp.core.sites import Site
+from interp.core.parts.sites import Site
+from interp.core.tables.scores import Scores
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
-from interp.datasets.homographs import homographs
-from interp.datasets.senses import senses
-from interp.datasets.templates import targets
+from interp.datasets.made.homographs import homographs
+from interp.datasets.made.senses import senses
+from interp.datasets.made.templates import targets
 from interp.models import untrained
-from interp.probing.collect import collect
-from interp.probing.controls import Classes
-from interp.probing.features import Features
-from interp.probing.scoring import correct, score
-from interp.probing.split import Split
-from interp.probing.tagging import Tagging, tagging
+from interp.probing.ask.controls import Classes
+from interp.probing.ask.split import Split
+from interp.probing.ask.tagging import Tagging, tagging
+from interp.probing.fit.scoring import correct, score
+from interp.probing.read.collect import collect
+from interp.probing.read.features import Features
 
 NAMES = ("train", "dev", "test")
 UD = {"train": "dev", "dev": "test"}

@@ -3,8 +3,8 @@
 import pandas as pd
 
 import interp
-from interp.core.scores import Scores
-from interp.datasets.senses import ONE, TWO
+from interp.core.tables.scores import Scores
+from interp.datasets.made.senses import ONE, TWO
 from interp.runs import interval
 
 

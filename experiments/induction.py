@@ -21,10 +21,10 @@ from induction_setting import SIZES
 from induction_toys import measure
 
 import interp
-from interp.circuits.detectors import DUPLICATE, FIRST, INDUCTION, PREVIOUS
-from interp.circuits.head_types import PREFIX_MATCHING, HeadTypes
 from interp.core.errors import ResultsError
-from interp.core.scores import Scores
+from interp.core.tables.scores import Scores
+from interp.heads.types.detectors import DUPLICATE, FIRST, INDUCTION, PREVIOUS
+from interp.heads.types.head_types import PREFIX_MATCHING, HeadTypes
 
 DETECTORS = (PREVIOUS, DUPLICATE, INDUCTION, FIRST)
 
@@ -49,7 +49,7 @@ def run(config: Config) -> Scores:
     toys = run.stage("toys", lambda _: measure(size, run.folder / "toys", seed))
     model = interp.load(config.model)
     typed = run.stage("heads", lambda _: scored(model, config))
-    types = interp.circuits.types_of(typed, seed=seed)
+    types = interp.heads.types_of(typed, seed=seed)
     kind, heads = chosen(types)
     knocked: dict[str, interp.Results] = {}
     for name, prompts in asked(model, config).items():
@@ -66,10 +66,10 @@ def scored(model: interp.Model, config: Config) -> interp.Results:
     """Every head on random tokens that repeat about four times, at distances that differ."""
     size = SIZES[config.size]
     block = (size.pos // 5, 3 * size.pos // 10)
-    rows = interp.circuits.repeated_tokens(
+    rows = interp.heads.repeated_tokens(
         model, size.rows, block=block, pos=size.pos, seed=config.seed
     )
-    return interp.circuits.detect(model, rows, detectors=DETECTORS, seed=config.seed)
+    return interp.heads.detect(model, rows, detectors=DETECTORS, seed=config.seed)
 
 
 def chosen(types: HeadTypes) -> tuple[str, list[str]]:
@@ -109,7 +109,7 @@ def without(
     kept: Path,
 ) -> interp.Results:
     """The loss at the end of prompts, without the heads and without random ones."""
-    return interp.circuits.knock_out(
+    return interp.causal.knock_out(
         model,
         prompts.again if which == "again" else prompts.first,
         {"induction heads": heads},

@@ -18,9 +18,9 @@ from torch import Tensor
 
 import interp
 from interp.core.errors import CorpusError
-from interp.core.pairs import Pairs
-from interp.datasets.alignment import Alignment, align
+from interp.core.prompts.pairs import Pairs
 from interp.datasets.corpus import Corpus
+from interp.datasets.words.alignment import Alignment, align
 
 PER_DOCUMENT = 3
 """Names of a document at most, so that no novel is most of the sample."""
@@ -43,7 +43,7 @@ class Twice:
 
 def random_twice(model: interp.Model, n: int, *, block: int, reference: int, seed: int) -> Twice:
     """Random tokens, then the same again; a prompt ends after a half or all but two of them."""
-    both = interp.circuits.repeated_tokens(
+    both = interp.heads.repeated_tokens(
         model, n + reference, block=(block, block), pos=2 * block, seed=seed
     )
     tokens = both[:n].tolist()

@@ -18,10 +18,10 @@ from induction_toys import (
 )
 
 import interp
-from interp.circuits.head_types import HeadTypes
 from interp.core.errors import ResultsError
-from interp.core.scores import Scores
+from interp.core.tables.scores import Scores
 from interp.figures.scatter import scatter
+from interp.heads.types.head_types import HeadTypes
 from interp.runs import Run
 
 SHOWN = ["induction", "previous", "duplicate", "copying"]
@@ -43,8 +43,7 @@ def beside(knocked: Mapping[str, interp.Results]) -> pd.DataFrame:
         again, first = knocked[kind + AGAIN], knocked[kind + FIRST]
         every |= {kind + AGAIN: again, kind + FIRST: first, kind + LESS: less(again, first)}
     tables = [
-        interp.circuits.beside_random(results).assign(prompts=name)
-        for name, results in every.items()
+        interp.causal.beside_random(results).assign(prompts=name) for name, results in every.items()
     ]
     table = pd.concat(tables, ignore_index=True)
     return table.assign(patterns=table["method"].str.rpartition(", ")[2])

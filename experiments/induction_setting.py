@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from interp.core.scores import CELL, COLUMNS, Scores
-from interp.core.sequences import UNSCORED, Sequences
-from interp.datasets.repeated import repeated
-from interp.models.native import Shape
-from interp.models.toy import INDUCTION
-from interp.models.training import Recipe
+from interp.core.prompts.sequences import UNSCORED, Sequences
+from interp.core.tables.scores import CELL, COLUMNS, Scores
+from interp.datasets.tasks.repeated import repeated
+from interp.models.small.native import Shape
+from interp.models.small.toy import INDUCTION
+from interp.models.small.training import Recipe
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 import interp
-from interp.circuits.detectors import INDUCTION
-from interp.core.pairs import Pairs
-from interp.core.scores import Scores
-from interp.datasets.repeated import repeated_pairs
-from interp.engine.engines import EngineName
-from interp.models.toy import Toy, train
-from interp.models.training import answers
-from interp.models.versions import versions
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.scores import Scores
+from interp.datasets.tasks.repeated import repeated_pairs
+from interp.engine.engines.protocol import EngineName
+from interp.heads.types.detectors import INDUCTION
+from interp.models.now.versions import versions
+from interp.models.small.toy import Toy, train
+from interp.models.small.training import answers
 
 TRAINED_ON = 20_000
 ICL, PREFIX, ACCURACY = "in-context score", "prefix matching", "accuracy"
@@ -105,7 +105,7 @@ def phase_change(
     choosing, reporting = held_out.tokens.chunk(2)
 
     def matching(model: interp.Model, tokens: Tensor) -> Any:
-        found = interp.circuits.detect(model, tokens, detectors=[INDUCTION], engine=engine)
+        found = interp.heads.detect(model, tokens, detectors=[INDUCTION], engine=engine)
         return found.frame.groupby(["metric", "site"], sort=False)[["value", "base"]].mean()
 
     chosen = matching(toy.model, choosing).loc[INDUCTION.name]["value"]
@@ -154,7 +154,7 @@ def ablation(
     sets = {str(n): last[:n] for n in range(1, len(last))}  # of all of them there is no random set
     loss = []
     for pairs in (asked.again, asked.first):
-        found = interp.circuits.knock_out(
+        found = interp.causal.knock_out(
             model,
             pairs,
             sets,
@@ -180,7 +180,7 @@ def ranks(model: interp.Model, size: Size, seed: int) -> Iterator[dict[str, Any]
     A norm has no sign, so it is the size of the effect that is ranked.
     """
     pairs, _ = prompts(size, seed + 4)
-    composed = interp.circuits.composition(model).frame
+    composed = interp.heads.composition(model).frame
     excess = composed.set_index(["site", "other"])["excess"].dropna()
     for corruption, corrupted in corruptions(pairs, size.toys.vocabulary, seed=seed).items():
         effects = path_effects(model, corrupted, composed["other"].unique())

@@ -25,11 +25,11 @@ from ioi_heads import (
 )
 from matplotlib.figure import Figure
 
-from interp.core.circuit import Circuit
-from interp.core.edges import Edge
-from interp.core.pairs import Pairs
-from interp.core.results import Results
-from interp.core.sites import Site
+from interp.core.parts.circuit import Circuit
+from interp.core.parts.edges import Edge
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.results import Results
 from interp.figures.curves import curves
 from interp.runs import interval
 

@@ -22,9 +22,9 @@ from typing import Literal, cast
 import pandas as pd
 
 import interp
-from interp.core.pairs import Pairs
-from interp.core.results import Results
-from interp.core.sites import Site
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.results import Results
 from interp.figures.attention import attention_summary
 
 ASKED = {"end": ("io", "s1", "s2"), "s2": ("s1", "s1+1"), "s1+1": ("s1",)}

@@ -26,18 +26,19 @@ import torch
 from pos_use import DRAWS, by_depth, halves, reads, strength
 
 import interp
-from interp.core.results import Results
-from interp.core.scores import Scores
-from interp.core.sites import Site
-from interp.datasets.agreement import agreement
+from interp.core.parts.sites import Site
+from interp.core.tables.results import Results
+from interp.core.tables.scores import Scores
 from interp.datasets.corpus import require_disjoint
+from interp.datasets.tasks.agreement import agreement
 from interp.models import untrained
-from interp.probing import HeldOut, amnesic, beyond, by_kind, erasers
-from interp.probing.collect import collect
-from interp.probing.linear import fit_linear
-from interp.probing.moments import Moments
-from interp.probing.steering import steer, steering_vector
-from interp.probing.tagging import Split, tagging
+from interp.probing import HeldOut, by_kind, erasers
+from interp.probing.ask.tagging import Split, tagging
+from interp.probing.fit.linear import fit_linear
+from interp.probing.fit.moments import Moments
+from interp.probing.read.collect import collect
+from interp.probing.use import amnesic, beyond
+from interp.probing.use.steering import steer, steering_vector
 from interp.runs import interval
 
 TASK = "number"

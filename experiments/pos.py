@@ -28,24 +28,24 @@ import torch
 from pos_use import DRAWS, by_depth, erased, halves, labelled, reads, strength
 
 import interp
-from interp.core.scores import Scores
-from interp.core.sites import Site
+from interp.core.parts.sites import Site
+from interp.core.tables.scores import Scores
 from interp.datasets.corpus import require_disjoint
 from interp.models import untrained
-from interp.probing.beyond import beyond, by_kind
-from interp.probing.collect import collect
-from interp.probing.controls import Classes, control_task
-from interp.probing.erasure import probe_directions, random_directions
-from interp.probing.examples import Examples
-from interp.probing.linear import fit_linear
-from interp.probing.mdl import description_length
-from interp.probing.moments import Moments
-from interp.probing.nets import Mlp
-from interp.probing.persistence import persistence
-from interp.probing.scoring import correct, score
-from interp.probing.split import Split
-from interp.probing.tagging import tagging
-from interp.probing.trained import fit_probe
+from interp.probing.ask.controls import Classes, control_task
+from interp.probing.ask.mdl import description_length
+from interp.probing.ask.split import Split
+from interp.probing.ask.tagging import tagging
+from interp.probing.fit.linear import fit_linear
+from interp.probing.fit.moments import Moments
+from interp.probing.fit.nets.examples import Examples
+from interp.probing.fit.nets.nets import Mlp
+from interp.probing.fit.nets.trained import fit_probe
+from interp.probing.fit.scoring import correct, score
+from interp.probing.read.collect import collect
+from interp.probing.use.beyond import beyond, by_kind
+from interp.probing.use.erasure import probe_directions, random_directions
+from interp.probing.use.persistence import persistence
 from interp.runs import interval
 
 TASK = "upos"

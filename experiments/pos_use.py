@@ -9,14 +9,15 @@ import pandas as pd
 import torch
 
 import interp
-from interp.core.sites import Site
-from interp.datasets.alignment import align
+from interp.core.parts.sites import Site
 from interp.datasets.corpus import Corpus
-from interp.datasets.text import running_text
-from interp.probing import HeldOut, amnesic, erasers
-from interp.probing.controls import Classes
-from interp.probing.erasure import sinks
-from interp.probing.tagging import Split
+from interp.datasets.words.alignment import align
+from interp.datasets.words.running import running_text
+from interp.probing import HeldOut, erasers
+from interp.probing.ask.controls import Classes
+from interp.probing.ask.tagging import Split
+from interp.probing.use import amnesic
+from interp.probing.use.erasure import sinks
 from interp.runs import interval
 
 log = logging.getLogger("interp")

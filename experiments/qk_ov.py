@@ -30,13 +30,13 @@ from qk_ov_parts import (
 from qk_ov_report import REST, dodged, effects, kept, shares, summarise
 
 import interp
-from interp.circuits.repeats import ordinary, repeated_tokens
 from interp.core.errors import ResultsError
-from interp.core.pairs import Pairs
-from interp.core.results import Results
-from interp.core.sites import Site
-from interp.datasets.repeated import repeated_pairs
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.results import Results
+from interp.datasets.tasks.repeated import repeated_pairs
 from interp.figures.attention import attention_summary
+from interp.heads.types.repeats import ordinary, repeated_tokens
 
 BLOCK = (20, 30)
 """Tokens that are repeated."""
@@ -182,11 +182,11 @@ def typed(run: interp.runs.Run, model: interp.Model, of: Class, config: Config) 
     seed = config.seed + OTHER_ROWS
     scores = run.stage(
         f"{of.stem}-chosen",
-        lambda _: interp.circuits.detect(
+        lambda _: interp.heads.detect(
             model, repeated_tokens(model, config.typed or 0, seed=seed), seed=seed
         ),
     )
-    types = interp.circuits.types_of(scores, seed=seed)
+    types = interp.heads.types_of(scores, seed=seed)
     kin = [*types.heads("induction"), *types.heads("prefix matching")]
     heads = types.heads("induction")[: config.heads]
     if len(heads) < 2:

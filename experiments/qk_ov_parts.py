@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import interp
-from interp.circuits.factors import factors
 from interp.core.errors import InterpError, PairsError, ResultsError, Unsupported
-from interp.core.pairs import Pairs
-from interp.core.results import Results
-from interp.core.sites import Site
-from interp.engine.engines import weights_of
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.results import Results
+from interp.engine.engines.choose import weights_of
 from interp.engine.interventions import Add, Hop, Intervention
-from interp.engine.weights import Weights
+from interp.engine.network.weights import Weights
+from interp.heads.weights.factors import factors
 
 Written = Mapping[str, str]
 """For each position whose token is exchanged: the position whose clean token it gets."""

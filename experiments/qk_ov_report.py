@@ -5,9 +5,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from qk_ov_parts import CLASS, OUT, PARTS, RANDOM, SWAPS, TOGETHER
 
-from interp.core import stats
-from interp.core.results import Results
-from interp.figures import style
+from interp.core.sampling import stats
+from interp.core.tables.results import Results
+from interp.figures.drawing import style
 
 REST = "interaction"
 APART = "pattern - values"

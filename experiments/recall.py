@@ -20,7 +20,7 @@ from recall_models import TASKS, Size, Task, measure
 from recall_report import draw, summarise, tables_of
 
 import interp
-from interp.core.scores import Scores
+from interp.core.tables.scores import Scores
 
 SIZES = {
     "smoke": Size(seeds=2, steps=60, control=60, rows=1_000, asked=100),

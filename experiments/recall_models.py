@@ -9,14 +9,14 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from interp.core.scores import COLUMNS, Scores
-from interp.core.sequences import UNSCORED, Sequences
-from interp.datasets.recall import MARK, lookup, recall
-from interp.models.native import Native, Shape
-from interp.models.recurrent import RecurrentShape, width_for
-from interp.models.toy import train
-from interp.models.training import Recipe, answers
-from interp.models.versions import versions
+from interp.core.prompts.sequences import UNSCORED, Sequences
+from interp.core.tables.scores import COLUMNS, Scores
+from interp.datasets.tasks.recall import MARK, lookup, recall
+from interp.models.now.versions import versions
+from interp.models.small.native import Native, Shape
+from interp.models.small.recurrent import RecurrentShape, width_for
+from interp.models.small.toy import train
+from interp.models.small.training import Recipe, answers
 
 Task = Literal["recall", "prefix", "suffix"]
 TASKS: tuple[Task, ...] = ("recall", "suffix", "prefix")

@@ -18,10 +18,10 @@ from recall_models import (
     shapes,
 )
 
-from interp.core import stats
-from interp.core.scores import Scores
-from interp.figures import style
+from interp.core.sampling import stats
+from interp.core.tables.scores import Scores
 from interp.figures.curves import curves
+from interp.figures.drawing import style
 from interp.runs import Run
 
 MARGIN = 0.05

@@ -25,16 +25,16 @@ from typing import Literal
 import pandas as pd
 
 import interp
-from interp.circuits.attended import attended
-from interp.circuits.links import ALL
-from interp.circuits.relations import compare_heads, relations
-from interp.core.scores import Scores
+from interp.core.tables.scores import Scores
 from interp.datasets.corpus import Corpus, Document
-from interp.datasets.modifiers import modifiers
-from interp.datasets.pronouns import pronouns
-from interp.figures import style
+from interp.datasets.made.modifiers import modifiers
+from interp.datasets.made.pronouns import pronouns
+from interp.figures.drawing import style
 from interp.figures.relations import relation_bars
 from interp.figures.relations import relations as relation_map
+from interp.heads.looking.attended import attended
+from interp.heads.looking.links import ALL
+from interp.heads.looking.relations import compare_heads, relations
 from interp.models import untrained
 
 SIZES = {  # words of web text, of novels, of each controlled set; links that a relation must have

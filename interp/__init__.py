@@ -9,9 +9,9 @@
     interp.figures.heads(paths).savefig("ioi.pdf")
     acts = interp.capture(model, pairs, "layers", positions="end")   # acts["3.resid_post"]
     words = interp.probing.collect(model, interp.datasets.corpus("ud-ewt", split="dev"))
-    kinds = interp.circuits.head_types(model)                 # induction, previous token, ...
+    kinds = interp.heads.head_types(model)                 # induction, previous token, ...
     scores = interp.attribute(model, pairs)                   # every edge, estimated at once
-    circuit = interp.causal.top_circuit(scores, size=500)     # a Circuit, to be proved
+    circuit = interp.circuits.top_circuit(scores, size=500)     # a Circuit, to be proved
     print(interp.explain(interp.ablate, model, pairs, "heads"))   # what is re-run, what reused
 
 Nouns: a *Site* is the address of an activation ("23.3", "12.mlp"); *Pairs* are prompts aligned
@@ -23,6 +23,7 @@ from interp import causal as causal
 from interp import circuits as circuits
 from interp import datasets as datasets
 from interp import figures as figures
+from interp import heads as heads
 from interp import probing as probing
 from interp import runs as runs
 from interp.causal import ablate as ablate
@@ -32,21 +33,21 @@ from interp.causal import evaluate as evaluate
 from interp.causal import intervene as intervene
 from interp.causal import patch as patch
 from interp.causal import path_patch as path_patch
-from interp.circuits import attention as attention
-from interp.core.attribution import Attribution as Attribution
-from interp.core.circuit import Circuit as Circuit
-from interp.core.edges import Edge as Edge
 from interp.core.errors import InterpError as InterpError
-from interp.core.measures import Measures as Measures
 from interp.core.metrics import Metric as Metric
-from interp.core.pairs import Pairs as Pairs
-from interp.core.results import Results as Results
-from interp.core.scores import Scores as Scores
-from interp.core.sites import Site as Site
+from interp.core.parts.circuit import Circuit as Circuit
+from interp.core.parts.edges import Edge as Edge
+from interp.core.parts.sites import Site as Site
+from interp.core.prompts.pairs import Pairs as Pairs
+from interp.core.tables.attribution import Attribution as Attribution
+from interp.core.tables.measures import Measures as Measures
+from interp.core.tables.results import Results as Results
+from interp.core.tables.scores import Scores as Scores
 from interp.engine import interventions as interventions
-from interp.engine.collect.capture import capture as capture
-from interp.engine.collect.captured import Captured as Captured
-from interp.engine.collect.means import MeanReference as MeanReference
-from interp.engine.explain import explain as explain
+from interp.engine.plain.captures.capture import capture as capture
+from interp.engine.plain.captures.captured import Captured as Captured
+from interp.engine.plain.means.means import MeanReference as MeanReference
+from interp.engine.plan.explain import explain as explain
+from interp.heads import attention as attention
 from interp.models import Model as Model
 from interp.models import load as load

@@ -36,15 +36,15 @@ import tyro
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from interp.core.atomic import whole
-from interp.core.door import door
+from interp.core.door.door import door
+from interp.core.door.taken import Index, shown
 from interp.core.errors import InterpError, ResultsError, nearest
-from interp.core.identity import Unreadable, identity, lying_at, lying_in, source
-from interp.core.results import Results
-from interp.core.scores import Scores
-from interp.core.sealed import Damaged, checksum, read_note, told, write_note
-from interp.core.table import Table, noted, open_table
-from interp.core.taken import Index, shown
+from interp.core.files.atomic import whole
+from interp.core.files.identity import Unreadable, identity, lying_at, lying_in, source
+from interp.core.files.sealed import Damaged, checksum, read_note, told, write_note
+from interp.core.tables.results import Results
+from interp.core.tables.scores import Scores
+from interp.core.tables.table import Table, noted, open_table
 
 log = logging.getLogger("interp")
 

@@ -33,16 +33,18 @@ import pandas as pd
 import torch
 
 import interp
-from interp.circuits.attended import attended
-from interp.circuits.relations import choose_heads, relations
-from interp.core.sites import Site
-from interp.datasets.alignment import align
+from interp.core.parts.sites import Site
 from interp.datasets.corpus import Corpus, Document
-from interp.datasets.homographs import TAGS, homographs
-from interp.datasets.modifiers import modifiers
+from interp.datasets.made.homographs import TAGS, homographs
+from interp.datasets.made.modifiers import modifiers
+from interp.datasets.words.alignment import align
+from interp.heads.looking.attended import attended
+from interp.heads.looking.relations import choose_heads, relations
 from interp.models import untrained
-from interp.probing import HeldOut, amnesic, beyond, by_kind, collect, erasers
-from interp.probing.tagging import Split, tagging
+from interp.probing import HeldOut, by_kind, erasers
+from interp.probing.ask.tagging import Split, tagging
+from interp.probing.read import collect
+from interp.probing.use import amnesic, beyond
 
 pd.set_option("display.precision", 2)
 model = interp.load("smollm2-135m", device="cpu")

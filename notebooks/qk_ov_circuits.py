@@ -35,15 +35,15 @@ from scipy.special import softmax
 
 import interp
 from interp import circuits
-from interp.circuits.activation_copying import COPYING
-from interp.circuits.factors import factors
-from interp.circuits.vocabulary import Vocabulary
-from interp.core.sites import Site
-from interp.datasets.repeated import repeated_pairs
-from interp.engine.engines import weights_of
-from interp.figures import style
+from interp.core.parts.sites import Site
+from interp.datasets.tasks.repeated import repeated_pairs
+from interp.engine.engines.choose import weights_of
+from interp.figures.drawing import style
+from interp.heads.types.activation_copying import COPYING
+from interp.heads.weights.factors import factors
+from interp.heads.weights.vocabulary import Vocabulary
 from interp.models import compiled
-from interp.models.factored import FactoredMatrix
+from interp.models.bridge.factored import FactoredMatrix
 
 pd.set_option("display.precision", 2)
 by_hand = interp.load("compiled/induction")
@@ -90,7 +90,7 @@ looks(by_hand, one, "1.0", one.strings[0][0])
 # over all tokens, is the *position-position circuit*:
 
 # %%
-scores = circuits.position_scores(by_hand, "0.0", positions=10)
+scores = interp.heads.position_scores(by_hand, "0.0", positions=10)
 table = scores.frame.pivot(index="query", columns="key", values="value")
 table
 
@@ -111,7 +111,7 @@ interp.figures.pattern(
 # another's:
 
 # %%
-found = circuits.qk_tokens(by_hand, "1.0", letters.index("c"), top=4).frame
+found = interp.heads.qk_tokens(by_hand, "1.0", letters.index("c"), top=4).frame
 found.assign(token=[letters[i] for i in found["token"]])[["token", "value", "null_sd", "z"]]
 
 # %% [markdown]
@@ -123,7 +123,7 @@ found.assign(token=[letters[i] for i in found["token"]])[["token", "value", "nul
 # reader) and beside what random directions would give (`rotation_null`):
 
 # %%
-together = circuits.composition(by_hand)
+together = interp.heads.composition(by_hand)
 columns = ["measure", "site", "other", "value", "null", "p", "rotation_null", "rotation_p"]
 together.top(5, by="excess")[columns]
 
@@ -140,7 +140,7 @@ together.top(5, by="excess")[columns]
 # %%
 written = {}
 for letter in ("a", "c", "k"):
-    frame = circuits.ov_tokens(by_hand, "1.0", letters.index(letter), top=3).frame
+    frame = interp.heads.ov_tokens(by_hand, "1.0", letters.index(letter), top=3).frame
     pairs_of = zip(frame["token"], frame["value"], strict=True)
     written[letter] = [f"{letters[i]} {value:+.1f}" for i, value in pairs_of]
 pd.DataFrame(written, index=["most", "second", "third"]).rename_axis(columns="looks at")
@@ -152,7 +152,7 @@ pd.DataFrame(written, index=["most", "second", "third"]).rename_axis(columns="lo
 # **copying score** is their sum over the sum of their sizes, from -1 to 1.
 
 # %%
-copying = circuits.copying_scores(by_hand)
+copying = interp.heads.copying_scores(by_hand)
 columns = ["site", "value", "null_sd", "z"]
 copying.frame[copying.frame["layer"].notna()][columns].dropna(subset="value")
 
@@ -200,7 +200,7 @@ on_plane({f"head {head}": eigenvalues(by_hand, head) for head in ("1.0", "1.1")}
 
 # %%
 model = interp.load("smollm2-135m", device="cpu")
-types = circuits.head_types(model, n=16)
+types = interp.heads.head_types(model, n=16)
 interp.figures.head_types(types.scores, detectors=["previous", "induction"])
 
 # %%
@@ -216,7 +216,7 @@ types.table.set_index("site").loc[[head, previous], ["types", "induction", "prev
 # each token of the second round to the one *after* its first occurrence.
 
 # %%
-row = circuits.repeated_tokens(model, 1, block=(12, 12), pos=24)
+row = interp.heads.repeated_tokens(model, 1, block=(12, 12), pos=24)
 looks(model, row, head, [word.strip()[:8] for word in model.show(row[0].tolist())])
 
 # %% [markdown]
@@ -227,9 +227,9 @@ looks(model, row, head, [word.strip()[:8] for word in model.show(row[0].tolist()
 # some rows of random tokens, if they stood at each distance:
 
 # %%
-rows = circuits.repeated_tokens(model, 8, seed=1)
+rows = interp.heads.repeated_tokens(model, 8, seed=1)
 rows = interp.Pairs.from_tokens(clean=rows, corrupt=rows)
-curve = circuits.offset_curve(model, [head, previous], offsets=range(24), contents=rows).frame
+curve = interp.heads.offset_curve(model, [head, previous], offsets=range(24), contents=rows).frame
 interp.figures.curves(
     curve.assign(low=np.nan, high=np.nan),
     x="offset",
@@ -249,7 +249,7 @@ interp.figures.curves(
 # are those of the five strongest induction heads.
 
 # %%
-copying = circuits.copying_scores(model, samples=16)
+copying = interp.heads.copying_scores(model, samples=16)
 heads = copying.frame[copying.frame["layer"].notna()]
 strongest = heads.set_index("site").loc[inducers[:5], ["value", "null_sd", "z", "q"]]
 above = (heads["value"] < strongest.loc[head, "value"]).mean()
@@ -267,7 +267,7 @@ on_plane({f"head {name}": eigenvalues(model, name) for name in (head, previous)}
 
 # %%
 words = [" Paris", " seven", " green"]
-found = pd.concat(circuits.ov_tokens(model, head, word, top=4).frame for word in words)
+found = pd.concat(interp.heads.ov_tokens(model, head, word, top=4).frame for word in words)
 found.assign(source=np.repeat(words, 4))[["source", "text", "value", "null_sd", "q", "direct"]]
 
 # %% [markdown]
@@ -287,7 +287,7 @@ copies[["site", "value", "null", "effect", "low", "high", "q"]]
 # there nevertheless.
 
 # %%
-found = circuits.qk_tokens(model, head, " Paris", top=5).frame
+found = interp.heads.qk_tokens(model, head, " Paris", top=5).frame
 found[["text", "value", "null_sd", "z", "q"]]
 
 # %% [markdown]
@@ -301,10 +301,10 @@ found[["text", "value", "null_sd", "z", "q"]]
 # %%
 ids = circuits.repeats.ordinary(model).tolist()
 prompts = repeated_pairs(16, vocabulary=ids, seed=1, block=(10, 16), before=(0, 0))
-usual = circuits.repeated_tokens(model, 32, pos=40, seed=1)
+usual = interp.heads.repeated_tokens(model, 32, pos=40, seed=1)
 sets = {"the strongest": inducers[:1], f"all {len(inducers)}": inducers}
-out = circuits.knock_out(model, prompts, sets, reference=usual, metric="logit_diff", draws=10)
-table = circuits.beside_random(out)
+out = interp.causal.knock_out(model, prompts, sets, reference=usual, metric="logit_diff", draws=10)
+table = interp.causal.beside_random(out)
 table[["method", "site", "base", "effect", "low", "high", "random", "random_low", "random_high"]]
 
 # %% [markdown]

@@ -8,12 +8,12 @@ import torch
 from conftest import hooks_on
 from torch import Tensor
 
-from interp.core.sites import Site
-from interp.engine import hooks
-from interp.engine.edits import Edit
-from interp.engine.hooks import Output
+from interp.core.parts.sites import Site
+from interp.engine.engines.hooked import run as hooks
+from interp.engine.engines.hooked.run import Output
 from interp.engine.interventions import Hop, Value
-from interp.engine.trace import Trace
+from interp.engine.network.trace import Trace
+from interp.engine.plan.edits import Edit
 from interp.models.model import Model
 
 EVERYTHING = ("resid_pre", "q", "k", "v", "pattern", "z", "attn_out", "resid_mid", "mlp_act")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from interp.core.sites import Site
+from interp.core.parts.sites import Site
 
 _PLACES = {
     "gpt2": ("transformer.h.{}.attn.c_proj", "transformer.h.{}.mlp"),

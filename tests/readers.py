@@ -10,7 +10,7 @@ import transformers as hf
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
 import interp
-from interp.models import tokens
+from interp.models.bridge import tokens
 from interp.models.model import Model
 
 WORD = r" ?[A-Za-z]+"

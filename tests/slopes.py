@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 import interp
-from interp.core.sites import Site
-from interp.models import native
+from interp.core.parts.sites import Site
 from interp.models.model import Model
-from interp.models.native import Shape
+from interp.models.small import native
+from interp.models.small.native import Shape
 
 PLACES = ("mid", "end", "rest")
 LINEAR = Shape(
@@ -52,7 +52,10 @@ def four() -> interp.Pairs:
     )
 
 
-def far(one: interp.core.attribution.Attribution, other: interp.core.attribution.Attribution):
+def far(
+    one: interp.core.tables.attribution.Attribution,
+    other: interp.core.tables.attribution.Attribution,
+):
     """The largest difference of the scores of the same parts, example by example."""
     assert one.parts == other.parts
     return float(np.abs(one.each - other.each).max())

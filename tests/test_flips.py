@@ -17,18 +17,19 @@ import torch
 from safetensors.torch import save_file
 
 import interp
-from interp.core.attribution import Attribution
-from interp.core.circuit import Circuit, Part
 from interp.core.errors import InterpError
-from interp.core.sealed import open_tensors, write_tensors
-from interp.engine.checkpoint import Store
-from interp.engine.collect.captured import Captured
-from interp.engine.collect.means import MeanReference
-from interp.models import native, shipped, stored, toy
-from interp.models.digest import digest
-from interp.models.native import Shape
-from interp.models.training import Recipe
-from interp.probing.features import Features
+from interp.core.files.sealed import open_tensors, write_tensors
+from interp.core.parts.circuit import Circuit, Part
+from interp.core.tables.attribution import Attribution
+from interp.engine.plain.captures.captured import Captured
+from interp.engine.plain.means.means import MeanReference
+from interp.engine.sweep.store import Store
+from interp.models.finding import shipped, stored
+from interp.models.now.digest import digest
+from interp.models.small import native, toy
+from interp.models.small.native import Shape
+from interp.models.small.training import Recipe
+from interp.probing.read.features import Features
 from interp.runs import open_run, report
 
 FLIPS = int(os.environ.get("FLIPS", "300"))

@@ -24,15 +24,15 @@ from safetensors.torch import save_file
 from test_writers import ended, started
 
 import interp
-from interp.core.circuit import Circuit
 from interp.core.errors import InterpError
-from interp.core.sealed import BLANK, read_note, seal, write_note, write_tensors
-from interp.engine.checkpoint import Store
-from interp.engine.collect.captured import Captured
-from interp.engine.collect.means import MeanReference
-from interp.models import native
-from interp.models.native import Shape
-from interp.probing.features import Features
+from interp.core.files.sealed import BLANK, read_note, seal, write_note, write_tensors
+from interp.core.parts.circuit import Circuit
+from interp.engine.plain.captures.captured import Captured
+from interp.engine.plain.means.means import MeanReference
+from interp.engine.sweep.store import Store
+from interp.models.small import native
+from interp.models.small.native import Shape
+from interp.probing.read.features import Features
 from interp.runs import open_run
 
 pytestmark = pytest.mark.plain

@@ -13,7 +13,7 @@ import tiny
 import torch
 
 import interp
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import (
     MetricError,
     ModelError,
@@ -23,9 +23,9 @@ from interp.core.errors import (
     SiteError,
     Unsupported,
 )
-from interp.core.pairs import Pairs
-from interp.core.results import Results
-from interp.core.sites import Site
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.results import Results
 from interp.engine.interventions import Cell, Freeze, Hop, Intervention, Zero
 from interp.models.model import Model
 

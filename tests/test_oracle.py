@@ -11,7 +11,7 @@ from oracle import NAMES, HopSpec, Oracle, masked, setting
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interp.models.precision import exact
+from interp.models.bridge.precision import exact
 
 FAMILIES = tuple(family for family in tiny.FAMILIES if family != "t5")
 PLAINER = ("llama-mha", "mistral", "qwen2", "gemma2", "gemma3")

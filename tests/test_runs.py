@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 import interp
 from interp import runs
 from interp.core.errors import ResultsError
-from interp.core.identity import Unreadable
-from interp.core.results import Results
-from interp.core.sealed import read_note
+from interp.core.files.identity import Unreadable
+from interp.core.files.sealed import read_note
+from interp.core.tables.results import Results
 from interp.runs import config_hash, interval, open_run, report
 
 ROOT = Path(runs.__file__).parents[1]
@@ -297,7 +297,7 @@ def test_stage_that_reads_no_file_does_not_look_into_folders(tmp_path):
 
 
 def test_a_folder_of_too_many_files_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr("interp.core.identity.MANY", 2)
+    monkeypatch.setattr("interp.core.files.identity.MANY", 2)
     folder = tmp_path / "data"
     folder.mkdir()
     for name in "abc":

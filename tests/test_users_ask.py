@@ -17,7 +17,6 @@ from conftest import REPLAYED, hooks_on
 from torch import Tensor, nn
 
 import interp
-from interp.core.edges import Edge
 from interp.core.errors import (
     InterpError,
     MetricError,
@@ -27,22 +26,24 @@ from interp.core.errors import (
     Unsupported,
 )
 from interp.core.metrics import METRICS, Answers, Metric
-from interp.core.pairs import Pairs
-from interp.core.sites import Site, resolve
-from interp.engine import forward, hooks
-from interp.engine.edits import Edit
-from interp.engine.engines import choose, weights_of
-from interp.engine.explain import explain
+from interp.core.parts.edges import Edge
+from interp.core.parts.sites import Site, resolve
+from interp.core.prompts.pairs import Pairs
+from interp.engine.engines.choose import choose, weights_of
+from interp.engine.engines.hooked import run as hooks
+from interp.engine.engines.hooked.writes import write
 from interp.engine.interventions import Cell, Freeze, Hop, Intervention, Resample, Set, Value, Zero
-from interp.engine.run import run
-from interp.engine.sweep import Sweep
-from interp.engine.trace import Trace
-from interp.engine.weights import Weights
-from interp.engine.writes import write
-from interp.models.checks import output_of, output_weight
+from interp.engine.network import forward
+from interp.engine.network.trace import Trace
+from interp.engine.network.weights import Weights
+from interp.engine.plan.edits import Edit
+from interp.engine.plan.explain import explain
+from interp.engine.sweep.run import run
+from interp.engine.sweep.sweep import Sweep
+from interp.models.bridge.points import point
+from interp.models.bridge.precision import exact
 from interp.models.model import Model
-from interp.models.points import point
-from interp.models.precision import exact
+from interp.models.now.checks import output_of, output_weight
 
 TOLERANCE = 1e-9
 ENGINES = ("replay", "hooks")

@@ -20,14 +20,15 @@ import torch
 from safetensors.torch import save
 
 import interp
-from interp.core import atomic, sealed, table
-from interp.core.circuit import Circuit
 from interp.core.errors import InterpError
-from interp.core.sealed import open_tensors, read_note, write_note, write_tensors
-from interp.engine.checkpoint import Store
-from interp.models import shipped
-from interp.models.digest import digest
-from interp.models.native import Shape
+from interp.core.files import atomic, sealed
+from interp.core.files.sealed import open_tensors, read_note, write_note, write_tensors
+from interp.core.parts.circuit import Circuit
+from interp.core.tables import table
+from interp.engine.sweep.store import Store
+from interp.models.finding import shipped
+from interp.models.now.digest import digest
+from interp.models.small.native import Shape
 from interp.runs import open_run
 
 pytestmark = pytest.mark.plain

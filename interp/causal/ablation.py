@@ -4,17 +4,17 @@ from typing import Literal
 
 from interp.causal.averages import Averaging, averaged
 from interp.causal.targets import Sites, targets
-from interp.core.atomic import Checkpoint
-from interp.core.door import door
+from interp.core.door.door import door
+from interp.core.files.atomic import Checkpoint
 from interp.core.metrics import Metrics, resolve_metrics
-from interp.core.pairs import Pairs
-from interp.core.places import Positions
-from interp.core.results import Results
-from interp.engine.engines import EngineName
+from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.places import Positions
+from interp.core.tables.results import Results
+from interp.engine.engines.protocol import EngineName
 from interp.engine.interventions import Mean, Resample, Value, Zero
-from interp.engine.memory import Memory
-from interp.engine.run import run
-from interp.engine.sweep import Sweep
+from interp.engine.plan.memory import Memory
+from interp.engine.sweep.run import run
+from interp.engine.sweep.sweep import Sweep
 from interp.models.model import Model
 
 

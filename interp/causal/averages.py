@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from interp.core.pairs import Pairs, Side
-from interp.engine.collect.means import MeanReference
+from interp.core.prompts.pairs import Pairs, Side
 from interp.engine.interventions import Averaged, Reference
+from interp.engine.plain.means.means import MeanReference
 
 Ablated = Literal["resample", "mean", "zero"]
 Averaging = Side | Pairs | MeanReference

@@ -6,17 +6,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from interp.core.door import door
+from interp.core.door.door import door
 from interp.core.metrics import Metrics, resolve_metrics
-from interp.core.pairs import Pairs
-from interp.core.results import COLUMNS, Results, ordered, tiled
-from interp.engine.engines import EngineName, accept, choose
-from interp.engine.explain import proceed
-from interp.engine.memory import by_rows
-from interp.engine.plan import blocks, forward_plan
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.results import COLUMNS, Results, ordered, tiled
+from interp.engine.engines.choose import accept, choose
+from interp.engine.engines.protocol import EngineName
+from interp.engine.engines.resolution import named, resolution
+from interp.engine.plan.batches import forward_plan
+from interp.engine.plan.explain import proceed
+from interp.engine.plan.memory import by_rows
+from interp.engine.plan.positions import blocks
+from interp.engine.plan.score import Readout
 from interp.engine.provenance import provenance
-from interp.engine.resolution import named, resolution
-from interp.engine.score import Readout
 from interp.models.model import Model
 
 ROWS = 64

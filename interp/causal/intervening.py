@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 
-from interp.core.atomic import Checkpoint
-from interp.core.door import door
-from interp.core.edges import Edge
+from interp.core.door.door import door
 from interp.core.errors import SiteError
+from interp.core.files.atomic import Checkpoint
 from interp.core.metrics import Metrics, resolve_metrics
-from interp.core.pairs import Pairs, Side
-from interp.core.results import Results
-from interp.engine.engines import EngineName
+from interp.core.parts.edges import Edge
+from interp.core.prompts.pairs import Pairs, Side
+from interp.core.tables.results import Results
+from interp.engine.engines.protocol import EngineName
 from interp.engine.interventions import Cell, Hop, Intervention
-from interp.engine.memory import Memory
-from interp.engine.run import run
-from interp.engine.sweep import Sweep
+from interp.engine.plan.memory import Memory
+from interp.engine.sweep.run import run
+from interp.engine.sweep.sweep import Sweep
 from interp.models.model import Model
 
 

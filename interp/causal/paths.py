@@ -4,20 +4,20 @@ from collections.abc import Sequence
 
 from interp.causal.patching import RUNS, Direction
 from interp.causal.targets import Sites, targets
-from interp.core.atomic import Checkpoint
-from interp.core.door import door
-from interp.core.edges import readers
+from interp.core.door.door import door
 from interp.core.errors import SiteError, Unsupported
+from interp.core.files.atomic import Checkpoint
 from interp.core.metrics import Metrics, resolve_metrics
-from interp.core.pairs import Pairs
-from interp.core.places import Given, Positions, place_of
-from interp.core.results import Results
-from interp.core.sites import Site, resolve
-from interp.engine.engines import EngineName
+from interp.core.parts.edges import readers
+from interp.core.parts.sites import Site, resolve
+from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.places import Given, Positions, place_of
+from interp.core.tables.results import Results
+from interp.engine.engines.protocol import EngineName
 from interp.engine.interventions import LN, Hop, Resample, Through
-from interp.engine.memory import Memory
-from interp.engine.run import run
-from interp.engine.sweep import Sweep
+from interp.engine.plan.memory import Memory
+from interp.engine.sweep.run import run
+from interp.engine.sweep.sweep import Sweep
 from interp.models.model import Model
 
 Receivers = str | Site | Sequence[str | Site]

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from interp.core.door import door
-from interp.core.edges import Edge, edges, is_edge
+from interp.core.door.door import door
 from interp.core.errors import PairsError, PositionError, SiteError
-from interp.core.pairs import Pairs
-from interp.core.places import Place, Positions, listed
-from interp.core.sites import Site, resolve
+from interp.core.parts.edges import Edge, edges, is_edge
+from interp.core.parts.sites import Site, resolve
+from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.places import Place, Positions, listed
 from interp.engine.interventions import Cell, Hop, Intervention, Value
-from interp.engine.plan import decodes
+from interp.engine.plan.positions import decodes
 from interp.models.model import Model
 
 Selection = str | Site | Edge | Iterable[str | Site | Edge]
@@ -49,7 +49,7 @@ def targets(model: Model, pairs: Pairs, sites: Sites, positions: Positions) -> I
 
     `sites` is a selector, a site, an edge ("20.1 -> 23.3.q"), or a list of them: one cell each. A
     mapping from names to such selections makes one cell of each: all its parts change together.
-    `positions` is a place (`interp.core.places`): `"all"` (every position together),
+    `positions` is a place (`interp.core.prompts.places`): `"all"` (every position together),
     `"after first"` (all but the first), a name, an index, an array with one index for each row, a
     list of indices for each row, a mask; a list of names and indices (one intervention each), a
     mapping from what the table calls them to places; or `"each"` (one for each index; the prompts

@@ -1,54 +1,23 @@
-"""How it computes: what heads attend to, what they write, and which relations they carry.
+"""Which circuit it is: found edge by edge or from a ranking, run by itself, and proved.
 
-| question | names |
+| name | question |
 | --- | --- |
-| where does a head look | `attention`; `detect`, `head_types`; `repeated_tokens` |
-| does the model need these heads | `knock_out`, `beside_random` |
-| what does it look for | `qk_tokens`, `offset_curve`, `offset_pair`, `position_scores` |
-| what does it write | `ov_tokens`, `ov_directions`, `copying_scores` |
-| which head feeds which | `composition` |
-| what does each part say of the answer | `logit_lens`, `direct_logit_attribution` |
-| which relation does it carry | `attended`, `relations`, `choose_heads`, `compare_heads` |
-| attention as a kernel smoother | `smoothers`, `nadaraya_watson`, `lookup` |
+| `top_circuit`, `acdc`, `acdc_sweep` | from a ranking, or edge by edge, to a `Circuit` |
+| `run_circuits`, `faithfulness`, `faithfulness_curve` | what a circuit does by itself |
+| `completeness`, `minimality` | does anything outside take its place; does every part matter |
+| `random_circuits`, `null_test`, `stability` | what chance does; would other prompts choose it |
+| `fit_optimal` | constants under which a circuit loses least |
 """
 
-from interp.circuits.attended import attended
-from interp.circuits.attention import attention
-from interp.circuits.composition import composition
-from interp.circuits.detect import detect
-from interp.circuits.head_types import HeadTypes, head_types, types_of
-from interp.circuits.kernel import lookup, nadaraya_watson, smoothers
-from interp.circuits.knockout import beside_random, knock_out
-from interp.circuits.lens import direct_logit_attribution, logit_lens
-from interp.circuits.offsets import offset_curve, offset_pair, position_scores
-from interp.circuits.qk_ov import copying_scores, ov_directions, ov_tokens, qk_tokens
-from interp.circuits.relations import choose_heads, compare_heads, relations
-from interp.circuits.repeats import repeated_tokens
-
-__all__ = [
-    "HeadTypes",
-    "attended",
-    "attention",
-    "beside_random",
-    "choose_heads",
-    "compare_heads",
-    "composition",
-    "copying_scores",
-    "detect",
-    "direct_logit_attribution",
-    "head_types",
-    "knock_out",
-    "logit_lens",
-    "lookup",
-    "nadaraya_watson",
-    "offset_curve",
-    "offset_pair",
-    "ov_directions",
-    "ov_tokens",
-    "position_scores",
-    "qk_tokens",
-    "relations",
-    "repeated_tokens",
-    "smoothers",
-    "types_of",
-]
+from interp.circuits.discovery.acdc import acdc as acdc
+from interp.circuits.discovery.acdc import acdc_sweep as acdc_sweep
+from interp.circuits.discovery.top import top_circuit as top_circuit
+from interp.circuits.proof.completeness import completeness as completeness
+from interp.circuits.proof.completeness import minimality as minimality
+from interp.circuits.proof.curves import faithfulness_curve as faithfulness_curve
+from interp.circuits.proof.faithfulness import faithfulness as faithfulness
+from interp.circuits.proof.nulls import null_test as null_test
+from interp.circuits.proof.nulls import random_circuits as random_circuits
+from interp.circuits.proof.nulls import stability as stability
+from interp.circuits.proof.optimal import fit_optimal as fit_optimal
+from interp.circuits.proof.run import run_circuits as run_circuits

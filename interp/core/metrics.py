@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.door import door
+from interp.core.door.door import door
+from interp.core.door.taken import Told
 from interp.core.errors import InterpError, MetricError, is_short, nearest, said
-from interp.core.taken import Told
 
 ALONE = 1_000
 """Units in the last place by which an example by itself may differ from it in a batch."""

@@ -8,21 +8,21 @@ carries the cluster (its template) that the bootstrap resamples. `repeated`, `re
 are token sequences for models that are trained here.
 """
 
-from interp.datasets.agreement import agreement
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word, require_disjoint
-from interp.datasets.greater_than import greater_probability, greater_than
-from interp.datasets.homographs import homographs
-from interp.datasets.ioi import ioi
-from interp.datasets.minimal import MinimalPair, MinimalPairs
-from interp.datasets.modifiers import modifiers
-from interp.datasets.pronoun_pairs import pronoun_pairs
-from interp.datasets.pronouns import pronouns
-from interp.datasets.recall import lookup, recall
-from interp.datasets.registry import corpora, corpus
-from interp.datasets.repeated import repeated, repeated_pairs
-from interp.datasets.senses import senses
-from interp.datasets.subject_verb import subject_verb
-from interp.datasets.text import running_text
+from interp.datasets.made.homographs import homographs
+from interp.datasets.made.modifiers import modifiers
+from interp.datasets.made.pronouns import pronouns
+from interp.datasets.made.senses import senses
+from interp.datasets.named.registry import corpora, corpus
+from interp.datasets.readers.minimal import MinimalPair, MinimalPairs
+from interp.datasets.tasks.agreement import agreement
+from interp.datasets.tasks.greater_than import greater_probability, greater_than
+from interp.datasets.tasks.ioi import ioi
+from interp.datasets.tasks.pronoun_pairs import pronoun_pairs
+from interp.datasets.tasks.recall import lookup, recall
+from interp.datasets.tasks.repeated import repeated, repeated_pairs
+from interp.datasets.tasks.subject_verb import subject_verb
+from interp.datasets.words.running import running_text
 
 __all__ = [
     "corpus",

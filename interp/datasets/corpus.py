@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from interp.core.door import door
+from interp.core.door.door import door
+from interp.core.door.taken import Count, Seed, is_row, shown
 from interp.core.errors import CorpusError
-from interp.core.taken import Count, Seed, is_row, shown
 
 Layer = Literal["upos", "xpos", "lemma", "head", "relation", "mentions"]
 Repeated = Literal["refuse", "join"]

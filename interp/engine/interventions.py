@@ -16,13 +16,13 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from interp.core.door import door
-from interp.core.edges import READERS, Edge
+from interp.core.door.door import door
+from interp.core.door.taken import Finite, shown
 from interp.core.errors import InterpError, SiteError, Unsupported
-from interp.core.pairs import Pairs, Side
-from interp.core.places import AFTER_FIRST, Given, Place, place_of
-from interp.core.sites import Site
-from interp.core.taken import Finite, shown
+from interp.core.parts.edges import READERS, Edge
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs, Side
+from interp.core.prompts.places import AFTER_FIRST, Given, Place, place_of
 
 Through = Literal["direct", "mlps", "all"]
 LN = Literal["recompute", "freeze"]
@@ -165,7 +165,7 @@ class Erase:
     """The current value without what a map of low rank finds in it: `x - left right (x - mean)`.
 
     An affine map of whatever stands there, so several layers may be erased in one run. Made by
-    `interp.probing.erasure`. Computed in the wider of its own precision and the activation's.
+    `interp.probing.use.erasure`. Computed in the wider of its own precision and the activation's.
 
     Attributes:
         left, right: `d rank` and `rank d`.
@@ -222,8 +222,9 @@ class Intervention:  # no door: a sweep makes thousands of them
 
     Attributes:
         site: as text, too ("12.resid_post").
-        positions: a place (`interp.core.places`): `"all"`, `"after first"`, a named position of the
-            pairs, an index, indices row by row, or a mask. Of a pattern: the queries.
+        positions: a place (`interp.core.prompts.places`): `"all"`, `"after first"`, a named
+            position of the pairs, an index, indices row by row, or a mask. Of a pattern: the
+            queries.
         readers: who sees the value; None is everyone. For them alone the site's contribution to
             what they read is the new one, and the site itself keeps its value.
         normalise: refuse a pattern whose rows do not sum to 1.

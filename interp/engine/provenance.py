@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from interp.core.pairs import Pairs
+from interp.core.prompts.pairs import Pairs
 from interp.models.model import Model
 
 

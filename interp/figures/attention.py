@@ -9,13 +9,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from interp.core import stats
-from interp.core.door import door
+from interp.core.door.door import door
 from interp.core.errors import ResultsError
-from interp.core.results import Results
-from interp.figures import heat, style
-from interp.figures.given import figure_door
-from interp.figures.table import one_each, sample
+from interp.core.sampling import stats
+from interp.core.tables.results import Results
+from interp.figures.drawing import heat, style
+from interp.figures.drawing.given import figure_door
+from interp.figures.drawing.table import one_each, sample
 
 MOST_HEADS = 16
 MOST_TOKENS = 40

@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from interp.core.results import Results
-from interp.core.taken import Count
-from interp.figures import style
-from interp.figures.given import figure_door
-from interp.figures.table import label, one_each, sample, summarise
+from interp.core.door.taken import Count
+from interp.core.tables.results import Results
+from interp.figures.drawing import style
+from interp.figures.drawing.given import figure_door
+from interp.figures.drawing.table import label, one_each, sample, summarise
 
 Hue = Literal["position", "receiver", "method", "direction"]
 

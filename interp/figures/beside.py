@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from interp.figures import over_layers, style
-from interp.figures.given import figure_door
+from interp.figures.drawing import over_layers, style
+from interp.figures.drawing.given import figure_door
 
 
 @figure_door

@@ -8,18 +8,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from interp.core.attribution import Attribution
-from interp.core.circuit import Circuit
-from interp.core.edges import Edge
+from interp.core.door.taken import Count
 from interp.core.errors import ResultsError, nearest
-from interp.core.facts import Facts
-from interp.core.sites import Site
-from interp.core.taken import Count
-from interp.figures import style
-from interp.figures.drawn import DASHES, EMBED, LOGITS, Colour, Drawing, Line, Pen, light
-from interp.figures.given import figure_door
-from interp.figures.layered import Unit, place
-from interp.figures.table import label
+from interp.core.parts.circuit import Circuit
+from interp.core.parts.edges import Edge
+from interp.core.parts.facts import Facts
+from interp.core.parts.sites import Site
+from interp.core.tables.attribution import Attribution
+from interp.figures.drawing import style
+from interp.figures.drawing.drawn import DASHES, EMBED, LOGITS, Colour, Drawing, Line, Pen, light
+from interp.figures.drawing.given import figure_door
+from interp.figures.drawing.layered import Unit, place
+from interp.figures.drawing.table import label
 
 MOST = 60
 """Edges that can be told apart on a page."""

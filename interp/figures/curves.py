@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from interp.core.errors import ResultsError
-from interp.figures import style
-from interp.figures.given import figure_door, require
+from interp.figures.drawing import style
+from interp.figures.drawing.given import figure_door, require
 
 NUMBERS = ["value", "low", "high"]
 MARKERS = "osD^vPX*"

@@ -5,9 +5,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from interp.core.errors import ResultsError
-from interp.figures import style
 from interp.figures.curves import MARKERS, NUMBERS
-from interp.figures.given import figure_door, require
+from interp.figures.drawing import style
+from interp.figures.drawing.given import figure_door, require
 
 COLUMNS = ["method", "fraction", *NUMBERS]
 WIDE = 6

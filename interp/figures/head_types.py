@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from interp.core.errors import ResultsError, nearest
-from interp.figures import heat, style
-from interp.figures.given import figure_door, require
-from interp.figures.table import spread
+from interp.figures.drawing import heat, style
+from interp.figures.drawing.given import figure_door, require
+from interp.figures.drawing.table import spread
 
 MOST = 6
 """Panels that fit side by side."""
@@ -25,7 +25,7 @@ def head_types(
     A dot: the head passes the detector, chosen on one half of the rows and tested on the other.
 
     Args:
-        scores: of `interp.circuits.head_types` (`HeadTypes.scores`).
+        scores: of `interp.heads.head_types` (`HeadTypes.scores`).
         detectors: panels from left to right; by default those that some head passes, at most six,
             with the most such heads first.
         title: none by default; a paper's caption says it.
@@ -39,7 +39,7 @@ def head_types(
         numbers=["effect", "passes"],
         whole=["layer", "head"],
         names=["metric"],
-        remedy="Give HeadTypes.scores, of interp.circuits.head_types.",
+        remedy="Give HeadTypes.scores, of interp.heads.head_types.",
     )
     if len(twice := scores[scores.duplicated(["metric", "layer", "head"])]):
         row = twice.iloc[0]

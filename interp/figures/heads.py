@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from interp.core import stats
 from interp.core.errors import ResultsError, nearest
-from interp.core.results import Results
-from interp.core.sites import Site
-from interp.figures import heat, style
-from interp.figures.given import NUMBERED, figure_door, require
-from interp.figures.table import Column, label, one_each, spread, summarise
+from interp.core.parts.sites import Site
+from interp.core.sampling import stats
+from interp.core.tables.results import Results
+from interp.figures.drawing import heat, style
+from interp.figures.drawing.given import NUMBERED, figure_door, require
+from interp.figures.drawing.table import Column, label, one_each, spread, summarise
 
 
 @figure_door

@@ -5,12 +5,12 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from interp.core import stats
 from interp.core.errors import ResultsError
-from interp.core.results import Results
-from interp.figures import heat, style
-from interp.figures.given import NUMBERED, figure_door, require
-from interp.figures.table import Column, label, one_each, spread, summarise
+from interp.core.sampling import stats
+from interp.core.tables.results import Results
+from interp.figures.drawing import heat, style
+from interp.figures.drawing.given import NUMBERED, figure_door, require
+from interp.figures.drawing.table import Column, label, one_each, spread, summarise
 
 _NAMES = {
     "resid_pre": "resid pre",

@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from interp.core.errors import ResultsError
-from interp.figures import heat, style
-from interp.figures.given import figure_door, require
+from interp.figures.drawing import heat, style
+from interp.figures.drawing.given import figure_door, require
 
 NARROW = 0.05
 """Inches: a head's column that is narrower is marked by a ring, not by a frame."""

@@ -13,9 +13,9 @@ from numpy import ndarray
 from scipy import stats
 
 from interp.core.errors import ResultsError
-from interp.figures import style
 from interp.figures.curves import MARKERS, MOST
-from interp.figures.given import figure_door, require
+from interp.figures.drawing import style
+from interp.figures.drawing.given import figure_door, require
 
 Line = Literal["none", "fit", "identity"]
 TICKED, NAMED = -15.0, -28.0

@@ -21,14 +21,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from interp.core.door import door
+from interp.core.door.door import door
+from interp.core.door.taken import Seed
 from interp.core.errors import InterpError, ModelError, Unsupported, said
-from interp.core.taken import Seed
-from interp.models import bounds, compiled, folder, keys, native, recurrent, stored
-from interp.models.facts import facts_of
-from interp.models.find import find, refuse_revision
-from interp.models.model import Model
-from interp.models.place import (
+from interp.models import compiled
+from interp.models.bridge.facts import facts_of
+from interp.models.finding import bounds, folder, keys, stored
+from interp.models.finding.find import find, refuse_revision
+from interp.models.finding.place import (
     Device,
     Dtype,
     Name,
@@ -38,7 +38,9 @@ from interp.models.place import (
     name_of,
     revision_of,
 )
+from interp.models.model import Model
 from interp.models.quiet import quiet
+from interp.models.small import native, recurrent
 from interp.models.wrap import wrap
 
 _LOADING = threading.Lock()
@@ -64,7 +66,7 @@ def load(
     Args:
         name: a shipped model ("smollm2-135m", "minilm-l6"), one with known circuits
             ("compiled/induction": see `interp.models.compiled`), a folder that Hugging Face's
-            `save_pretrained` or `interp.models.native.save` (or `recurrent.save`) wrote, or a
+            `save_pretrained` or `interp.models.small.native.save` (or `recurrent.save`) wrote, or a
             Hugging Face hub id.
         device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes cuda where there is one, else cpu.
         dtype: of the parameters: float32, bfloat16, float16 or float64, torch's or by name.

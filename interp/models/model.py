@@ -13,14 +13,14 @@ from transformer_lens import HookedRootModule
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
-from interp.core.door import door
+from interp.core.door.door import door
+from interp.core.door.taken import Within
 from interp.core.errors import ModelError, Unsupported
-from interp.core.facts import Facts
-from interp.core.identity import Unreadable, identity
-from interp.core.sites import absent
-from interp.core.taken import Within
-from interp.models import tokens
-from interp.models.checks import (
+from interp.core.files.identity import Unreadable, identity
+from interp.core.parts.facts import Facts
+from interp.core.parts.sites import absent
+from interp.models.bridge import tokens
+from interp.models.now.checks import (
     EXPLAINING,
     Checks,
     Identity,
@@ -29,10 +29,10 @@ from interp.models.checks import (
     run_checks,
     sample_tokens,
 )
-from interp.models.digest import digest
-from interp.models.live import Live, Now
-from interp.models.truth import Itself, Truth, guarded
-from interp.models.versions import versions
+from interp.models.now.digest import digest
+from interp.models.now.live import Live, Now
+from interp.models.now.truth import Itself, Truth, guarded
+from interp.models.now.versions import versions
 
 TokenId = Annotated[int, Within(low=0, high=(1 << 31) - 1)]
 
@@ -115,7 +115,7 @@ class Model:
         Every parameter's and buffer's name, dtype, shape and numbers, under Hugging Face's names
         (so it does not depend on TransformerLens, and a tied parameter counts once), and, where
         there are any, changed settings, hooks and adapters. The same on every device. Numbers are
-        read again when a counter or a sample of them shows a change (`interp.models.watch`); to
+        read again when a counter or a sample of them shows a change (`interp.models.now.watch`); to
         read them whatever it shows, ask `identity(anew=True)`. Where a hook or an adapter cannot be
         read it is another one each time, so that nothing kept is taken for this model's.
         """
@@ -200,7 +200,7 @@ class Model:
 
     @door
     def encode(self, text: str, *, bos: tokens.Bos = "model") -> list[int]:
-        """Token ids of a text; see `interp.models.tokens.encode`."""
+        """Token ids of a text; see `interp.models.bridge.tokens.encode`."""
         return tokens.encode(self._text(), text, bos=bos)
 
     @door

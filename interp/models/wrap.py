@@ -12,17 +12,17 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 from transformers import PreTrainedTokenizerBase
 
-from interp.core.door import door
+from interp.core.door.door import door
+from interp.core.door.taken import Count
 from interp.core.errors import InterpError, ModelError, Unsupported
-from interp.core.facts import Facts
-from interp.core.taken import Count
-from interp.models.checks import off, output_of, sample_tokens
-from interp.models.fused import fused_in
-from interp.models.live import Live
+from interp.core.parts.facts import Facts
+from interp.models.bridge.precision import exact, rounding
 from interp.models.model import Model
-from interp.models.precision import exact, rounding
-from interp.models.truth import Truth, named_tensors, skeleton_of
-from interp.models.watch import Watch
+from interp.models.now.checks import off, output_of, sample_tokens
+from interp.models.now.fused import fused_in
+from interp.models.now.live import Live
+from interp.models.now.truth import Truth, named_tensors, skeleton_of
+from interp.models.now.watch import Watch
 
 
 @door
@@ -59,7 +59,7 @@ def wrap(
         lacks = "no config" if first is not None else "no parameters"
         raise Unsupported(
             f"a {type(module).__name__} has {lacks}, so it is no model that speaks as Hugging "
-            "Face's do. Give one of theirs, or make one with interp.models.native.build."
+            "Face's do. Give one of theirs, or make one with interp.models.small.native.build."
         )
     where, dtype = first.device, first.dtype
     skeleton, named = skeleton_of(module), named_tensors(module)

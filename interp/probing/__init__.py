@@ -15,30 +15,30 @@
 | from knowing to using | `amnesic`, `by_kind`, `beyond`; `steering_vector`, `steer` |
 """
 
-from interp.probing.amnesic import amnesic
-from interp.probing.beyond import beyond, by_kind
-from interp.probing.collect import collect
-from interp.probing.coreference import MentionPairs, mention_pairs
-from interp.probing.erasure import Erasers, erasers
-from interp.probing.examples import Examples
-from interp.probing.features import Features
-from interp.probing.given import sinks
-from interp.probing.linear import LinearProbe, fit_linear
-from interp.probing.mdl import description_length
-from interp.probing.mixing import centre_of_gravity, expected_layer
-from interp.probing.nets import Bilinear, Mlp
-from interp.probing.persistence import persistence
-from interp.probing.selectivity import selectivity
-from interp.probing.spans import SpanClassifier
-from interp.probing.split import Split
-from interp.probing.steering import steer, steering_vector
-from interp.probing.still_read import HeldOut, still_read
-from interp.probing.structural import fit_distance
-from interp.probing.tagger import Tagger
-from interp.probing.tagging import Tagging, tagging
-from interp.probing.trained import fit_probe
-from interp.probing.training import Schedule
-from interp.probing.trees import Trees
+from interp.probing.ask.coreference import MentionPairs, mention_pairs
+from interp.probing.ask.mdl import description_length
+from interp.probing.ask.selectivity import selectivity
+from interp.probing.ask.split import Split
+from interp.probing.ask.structural import fit_distance
+from interp.probing.ask.tagger import Tagger
+from interp.probing.ask.tagging import Tagging, tagging
+from interp.probing.ask.trees import Trees
+from interp.probing.fit.linear import LinearProbe, fit_linear
+from interp.probing.fit.nets.examples import Examples
+from interp.probing.fit.nets.mixing import centre_of_gravity, expected_layer
+from interp.probing.fit.nets.nets import Bilinear, Mlp
+from interp.probing.fit.nets.spans import SpanClassifier
+from interp.probing.fit.nets.trained import fit_probe
+from interp.probing.fit.nets.training import Schedule
+from interp.probing.read.collect import collect
+from interp.probing.read.features import Features
+from interp.probing.read.given import sinks
+from interp.probing.use.amnesic import amnesic
+from interp.probing.use.beyond import beyond, by_kind
+from interp.probing.use.erasure import Erasers, erasers
+from interp.probing.use.persistence import persistence
+from interp.probing.use.steering import steer, steering_vector
+from interp.probing.use.still_read import HeldOut, still_read
 
 __all__ = [
     "Bilinear",

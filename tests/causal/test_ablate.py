@@ -5,7 +5,7 @@ import torch
 from oracle import setting
 
 import interp
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import PairsError, PositionError, SiteError, Unsupported
 
 

@@ -9,15 +9,16 @@ import torch
 from slopes import DEEP, LINEAR, PLACES, far, four, make, sides, slope
 
 import interp
-from interp.causal.attribution import attribute
-from interp.causal.effects import exact
-from interp.core.circuit import Part
-from interp.core.edges import Edge
+from interp.causal.ranking.attribution import attribute
+from interp.causal.ranking.exact import exact
 from interp.core.errors import Unsupported
-from interp.core.sites import Site
+from interp.core.parts.circuit import Part
+from interp.core.parts.edges import Edge
+from interp.core.parts.sites import Site
 from interp.engine.interventions import Add, Freeze, Intervention
-from interp.models import compiled, native
+from interp.models import compiled
 from interp.models.model import Model
+from interp.models.small import native
 
 
 @pytest.fixture(scope="module")

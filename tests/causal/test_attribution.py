@@ -12,10 +12,9 @@ from transformer_lens.tools.analysis import EdgeAttributionConfig, attribution_p
 from transformer_lens.tools.analysis.attribution_patching import Node
 
 import interp
-from interp.causal.attribution import attribute
-from interp.causal.effects import exact
-from interp.core.circuit import Part
-from interp.core.door import ArgumentError
+from interp.causal.ranking.attribution import attribute
+from interp.causal.ranking.exact import exact
+from interp.core.door.door import ArgumentError
 from interp.core.errors import (
     MetricError,
     PairsError,
@@ -24,11 +23,12 @@ from interp.core.errors import (
     Unsupported,
 )
 from interp.core.metrics import Metric
-from interp.core.sites import Site
+from interp.core.parts.circuit import Part
+from interp.core.parts.sites import Site
 from interp.engine.interventions import Add, Intervention, Set
-from interp.models import native
 from interp.models.model import Model
-from interp.models.recurrent import RecurrentShape, build_recurrent
+from interp.models.small import native
+from interp.models.small.recurrent import RecurrentShape, build_recurrent
 
 
 @pytest.fixture(scope="module")

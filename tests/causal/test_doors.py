@@ -10,7 +10,7 @@ from doors import complaints
 
 import interp
 from interp import Attribution, Model, Pairs, causal
-from interp.causal.recovery import nodes_of
+from interp.causal.ranking.recovery import nodes_of
 
 
 def prompts() -> Pairs:
@@ -31,7 +31,7 @@ def cases(
     run = {**of, "engine": "auto", "memory": "1GB", "checkpoint": folder / "run"}
     mean = {"reference": "corrupt"}
     positions = {"positions": "end"}
-    circuit = causal.top_circuit(scores, size=4)
+    circuit = interp.circuits.top_circuit(scores, size=4)
     add = interp.interventions.Intervention("1.mlp", interp.interventions.Zero(), "end")
     yield interp.evaluate, {**of, "engine": "auto"}
     yield (
@@ -58,7 +58,7 @@ def cases(
     yield causal.verify, {**run, **mean, "attribution": scores, "k": 4, "seed": 1}
     size = {"size": 4, "fraction": None, "threshold": None}
     yield (
-        causal.top_circuit,
+        interp.circuits.top_circuit,
         {
             **{
                 "attribution": scores,
@@ -70,43 +70,46 @@ def cases(
         },
     )
     search = {"worse": None, **how, "positions": "all", "corruption": "names"}
-    yield causal.acdc, {**run, **search, "threshold": 0.5}
-    yield causal.acdc_sweep, {**run, **search, "thresholds": [0.5, 1.0]}
-    yield causal.run_circuits, {**run, **mean, "circuits": circuit}
-    yield causal.faithfulness, {**run, **mean, "circuits": {"mine": circuit}}
+    yield interp.circuits.acdc, {**run, **search, "threshold": 0.5}
+    yield interp.circuits.acdc_sweep, {**run, **search, "thresholds": [0.5, 1.0]}
+    yield interp.circuits.run_circuits, {**run, **mean, "circuits": circuit}
+    yield interp.circuits.faithfulness, {**run, **mean, "circuits": {"mine": circuit}}
     yield (
-        causal.faithfulness_curve,
+        interp.circuits.faithfulness_curve,
         {
             **{**run, **mean, "attributions": scores, "sizes": [0.1, 1.0], "closure": "greedy"},
             **{"random": 1, "seed": 1},
         },
     )
     sets = {"sets": "random", "n": 2, "candidates": 2, "seed": 1}
-    yield causal.completeness, {**run, **mean, "circuit": circuit, **sets}
-    yield causal.minimality, {**run, **mean, "circuit": circuit, "by": "parts"}
-    yield causal.random_circuits, {"circuit": circuit, "facts": model.facts, "n": 2, "seed": 1}
-    yield causal.null_test, {**run, **mean, "circuit": circuit, "n": 2, "seed": 1}
+    yield interp.circuits.completeness, {**run, **mean, "circuit": circuit, **sets}
+    yield interp.circuits.minimality, {**run, **mean, "circuit": circuit, "by": "parts"}
     yield (
-        causal.stability,
+        interp.circuits.random_circuits,
+        {"circuit": circuit, "facts": model.facts, "n": 2, "seed": 1},
+    )
+    yield interp.circuits.null_test, {**run, **mean, "circuit": circuit, "n": 2, "seed": 1}
+    yield (
+        interp.circuits.stability,
         {
-            **{"attribution": scores, "choose": lambda a: causal.top_circuit(a, size=4)},
+            **{"attribution": scores, "choose": lambda a: interp.circuits.top_circuit(a, size=4)},
             **{"n": 3, "seed": 1},
         },
     )
     fit = {"metric": "kl", "steps": 2, "rate": 0.1, "memory": "1GB"}
     optimal = replace(circuit, ablation="optimal")
-    yield causal.fit_optimal, {"model": model, "pairs": pairs, "circuit": optimal, **fit}
+    yield interp.circuits.fit_optimal, {"model": model, "pairs": pairs, "circuit": optimal, **fit}
     truth = frozenset(scores.parts[:4])
     yield causal.recovery, {"attribution": scores, "truth": truth, "noise": 1e-6}
     yield nodes_of, {"truth": truth}
-    found = causal.null_test(model, pairs, circuit, n=2)
-    kept = causal.faithfulness(model, pairs, circuit)
+    found = interp.circuits.null_test(model, pairs, circuit, n=2)
+    kept = interp.circuits.faithfulness(model, pairs, circuit)
     yield type(found), {"runs": found.runs}
     yield found.of, {"metric": "logit_diff"}
     yield type(kept), {"runs": kept.runs}
     yield kept.summary, {"seed": 1}
     yield kept.each, {"circuit": "circuit", "metric": "logit_diff"}
-    curve = causal.faithfulness_curve(model, pairs, scores, sizes=[0.1, 1.0], random=1)
+    curve = interp.circuits.faithfulness_curve(model, pairs, scores, sizes=[0.1, 1.0], random=1)
     yield curve.table, {"by": "abs", "seed": 1}
     yield curve.areas, {"seed": 1}
     yield causal.verify(scores, model, pairs, k=4).summary, {}

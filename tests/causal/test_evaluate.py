@@ -6,7 +6,7 @@ import torch
 
 import interp
 from interp.core.metrics import METRICS
-from interp.core.results import COLUMNS
+from interp.core.tables.results import COLUMNS
 
 ALL = ["logit_diff", "accuracy", "log_prob", "loss", "prob", "rank", "kl"]
 

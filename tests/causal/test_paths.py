@@ -4,10 +4,10 @@ import pytest
 from oracle import HopSpec, setting
 
 import interp
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import PositionError, SiteError, Unsupported
 from interp.engine.interventions import Hop
-from interp.engine.plan import places
+from interp.engine.plan.positions import places
 
 
 @pytest.mark.parametrize("engine", ["replay", "hooks"])

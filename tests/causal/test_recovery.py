@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import interp
-from interp.causal.recovery import Found, Recovery, nodes_of, recovery
-from interp.core.attribution import Attribution
-from interp.core.circuit import Part
+from interp.causal.ranking.recovery import Found, Recovery, nodes_of, recovery
 from interp.core.errors import ResultsError
-from interp.core.table import open_table
+from interp.core.parts.circuit import Part
+from interp.core.tables.attribution import Attribution
+from interp.core.tables.table import open_table
 from interp.models import compiled
 from interp.models.compiled.construction import Key
 

@@ -6,7 +6,7 @@ import torch
 
 import interp
 from interp.core.errors import SiteError
-from interp.core.sites import Site
+from interp.core.parts.sites import Site
 from interp.engine.interventions import Add, Hop, Intervention, Scale, Zero
 
 ENGINES = ("replay", "hooks")

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import interp
-from interp.causal.attribution import attribute
-from interp.causal.effects import exact
-from interp.causal.verification import Verified, agreement, verify
-from interp.core.attribution import Attribution
+from interp.causal.ranking.attribution import attribute
+from interp.causal.ranking.exact import exact
+from interp.causal.ranking.verification import Verified, agreement, verify
 from interp.core.errors import ResultsError
 from interp.core.metrics import Metric
-from interp.models import native
+from interp.core.tables.attribution import Attribution
 from interp.models.model import Model
-from interp.models.native import Shape
+from interp.models.small import native
+from interp.models.small.native import Shape
 
 SHAPE = Shape(n_layers=2, n_heads=3, d_model=10, d_head=4, d_vocab=23, n_ctx=12, d_mlp=7)
 

@@ -19,11 +19,12 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import bridge_core
 
 import interp
-from interp.circuits.lens import direct_logit_attribution
-from interp.circuits.qk_ov import copying_scores
-from interp.core import alone, settings
+from interp.core.door import alone, settings
 from interp.core.errors import InterpError, Unsupported
-from interp.models import live, placed, rotary, truth, watch
+from interp.heads.lens import direct_logit_attribution
+from interp.heads.weights.qk_ov import copying_scores
+from interp.models.bridge import placed, rotary
+from interp.models.now import live, truth, watch
 
 pytestmark = pytest.mark.plain
 

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from interp.core.attribution import Attribution
-from interp.core.circuit import Circuit, Part
-from interp.core.edges import Edge, edges
 from interp.core.errors import ResultsError, SiteError
-from interp.core.facts import Facts
-from interp.core.graph import Graph, nodes
-from interp.core.identity import identity
-from interp.core.sealed import write_note
-from interp.core.sites import Site
+from interp.core.files.identity import identity
+from interp.core.files.sealed import write_note
+from interp.core.parts.circuit import Circuit, Part
+from interp.core.parts.edges import Edge, edges
+from interp.core.parts.facts import Facts
+from interp.core.parts.graph import Graph, nodes
+from interp.core.parts.sites import Site
+from interp.core.tables.attribution import Attribution
 
 GROUPED = Facts(
     architecture="LlamaForCausalLM",

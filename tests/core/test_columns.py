@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from interp.core.columns import column, grid, id_rows, labels, shown, texts, unmasked, whole
 from interp.core.errors import PairsError
+from interp.core.prompts.columns import column, grid, id_rows, labels, shown, texts, unmasked, whole
 
 COLUMNS: dict[str, Callable[[list], object]] = {
     "list": list,

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.door import ArgumentError, door
-from interp.core.errors import InterpError, MetricError
-from interp.core.taken import (
+from interp.core.door.door import ArgumentError, door
+from interp.core.door.taken import (
     AtLeast0,
     Count,
     Finite,
@@ -30,6 +29,7 @@ from interp.core.taken import (
     fits,
     in_words,
 )
+from interp.core.errors import InterpError, MetricError
 
 T = TypeVar("T")
 

@@ -11,14 +11,14 @@ import torch
 from doors import complaints, untyped
 
 from interp import Attribution, Circuit, Edge, Measures, Pairs, Results, Scores, Site
-from interp.core.circuit import Part
 from interp.core.errors import ResultsError, SiteError
-from interp.core.facts import Facts
-from interp.core.graph import Graph
-from interp.core.results import ordered
-from interp.core.sequences import Sequences
-from interp.core.sites import resolve
-from interp.core.table import open_table
+from interp.core.parts.circuit import Part
+from interp.core.parts.facts import Facts
+from interp.core.parts.graph import Graph
+from interp.core.parts.sites import resolve
+from interp.core.prompts.sequences import Sequences
+from interp.core.tables.results import ordered
+from interp.core.tables.table import open_table
 
 FACTS = Facts(
     *("GPT2LMHeadModel", 2, 2, 2, 8, 4, 16, 32, 16),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from interp.core.draws import LEAST, beside_draws
 from interp.core.errors import ResultsError
+from interp.core.sampling.draws import LEAST, beside_draws
 
 
 def made(

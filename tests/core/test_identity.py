@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from interp.core.identity import Unreadable, identity, tensor_identity
+from interp.core.files.identity import Unreadable, identity, tensor_identity
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
 
 LIMIT = [0.5]

@@ -6,9 +6,9 @@ import pytest
 from scipy import stats
 
 from interp.core.errors import ResultsError
-from interp.core.measures import COLUMNS, Measures
-from interp.core.results import Results
-from interp.core.table import open_table
+from interp.core.tables.measures import COLUMNS, Measures
+from interp.core.tables.results import Results
+from interp.core.tables.table import open_table
 
 
 def table(**columns):

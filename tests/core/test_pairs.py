@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.core.errors import PairsError, PositionError
-from interp.core.halves import halves
-from interp.core.pairs import Pairs
+from interp.core.prompts.pairs import Pairs
+from interp.core.sampling.halves import halves
 
 CLEAN = [[5, 6, 7, 8], [5, 9, 1], [2, 0, 3, 4, 0]]
 CORRUPT = [[5, 1, 7, 8], [5, 2, 1], [2, 9, 3, 4, 7]]

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.core import places
 from interp.core.errors import PositionError
-from interp.core.places import AFTER_FIRST, ALL, PerRow, listed, place_of
+from interp.core.prompts import places
+from interp.core.prompts.places import AFTER_FIRST, ALL, PerRow, listed, place_of
 
 LENGTHS = torch.tensor([4, 6, 4])
 NAMED = {"end": torch.tensor([3, 5, 3]), "name": torch.tensor([1, 2, 0])}

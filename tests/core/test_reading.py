@@ -10,8 +10,8 @@ from tiny import word_tokenizer
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
 from interp.core.errors import PairsError
-from interp.core.pairs import Pairs
-from interp.models import tokens
+from interp.core.prompts.pairs import Pairs
+from interp.models.bridge import tokens
 
 
 class Reads:

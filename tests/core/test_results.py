@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 
-from interp.core import stats
 from interp.core.errors import ResultsError
-from interp.core.halves import halves
-from interp.core.results import CELL, COLUMNS, Results
-from interp.core.sealed import Damaged
-from interp.core.sites import Site
-from interp.core.table import UNSEALED, VERSION
+from interp.core.files.sealed import Damaged
+from interp.core.parts.sites import Site
+from interp.core.sampling import stats
+from interp.core.sampling.halves import halves
+from interp.core.tables.results import CELL, COLUMNS, Results
+from interp.core.tables.table import UNSEALED, VERSION
 
 CLUSTER = list("aabbbcd")
 N = len(CLUSTER)

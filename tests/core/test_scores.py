@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interp.core import stats
 from interp.core.errors import ResultsError
-from interp.core.results import Results
-from interp.core.scores import COLUMNS, Scores
+from interp.core.sampling import stats
+from interp.core.tables.results import Results
+from interp.core.tables.scores import COLUMNS, Scores
 
 DOCUMENTS = ["a", "a", "b", "b", "b", "c", "d", "d"]
 RIGHT = np.array([1, 1, 0, 1, 0, 1, 1, 0.0])

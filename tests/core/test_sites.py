@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.core.errors import SiteError
-from interp.core.facts import Facts
-from interp.core.sites import HEAD_KINDS, KINDS, STATES, Site, resolve
+from interp.core.parts.facts import Facts
+from interp.core.parts.sites import HEAD_KINDS, KINDS, STATES, Site, resolve
 
 FACTS = Facts(
     architecture="TinyForCausalLM",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats as scipy_stats
 
-from interp.core import stats
+from interp.core.sampling import stats
 
 
 def clustered(cells: int, sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

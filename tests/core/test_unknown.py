@@ -4,7 +4,7 @@ import transformers as hf
 from tiny import word_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from interp.core.unknown import unknown
+from interp.core.prompts.unknown import unknown
 
 
 def read(tokenizer, text: str) -> str | None:

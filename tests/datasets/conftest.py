@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from interp.datasets import Corpus, MinimalPairs, corpus
-from interp.datasets.sources import CORPORA
+from interp.datasets.named.sources import CORPORA
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,12 @@ import pytest
 from readers import WORD, Reader
 
 import interp
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import CorpusError, PairsError
-from interp.datasets.agreement import SUBJECT_VERB, agreement
-from interp.datasets.minimal import MinimalPairs, read_pairs
-from interp.datasets.registry import corpus
-from interp.models import tokens
+from interp.datasets.named.registry import corpus
+from interp.datasets.readers.minimal import MinimalPairs, read_pairs
+from interp.datasets.tasks.agreement import SUBJECT_VERB, agreement
+from interp.models.bridge import tokens
 
 SUBJECTS = {"sing": ("author", "pilot", "king"), "plur": ("authors", "pilots", "kings")}
 VERBS = (("laughs", "laugh"), ("swims", "swim"), ("is", "are"))

@@ -26,13 +26,13 @@ from tokenizers import (
 )
 
 from interp.core.errors import CorpusError, ModelError, PairsError
-from interp.datasets.alignment import Alignment, _ranges, align
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
-from interp.datasets.plain import split
-from interp.datasets.registry import corpus as find
-from interp.models import shipped
+from interp.datasets.named.registry import corpus as find
+from interp.datasets.words.alignment import Alignment, _ranges, align
+from interp.datasets.words.plain import split
+from interp.models.bridge.tokens import Offsets
+from interp.models.finding import shipped
 from interp.models.model import Model
-from interp.models.tokens import Offsets
 
 TEXT = [
     "The dogs don't see naïve cats, nor 12 cafés.",

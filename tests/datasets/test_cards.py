@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 import pytest
 
-from interp.datasets import Corpus, homographs, modifiers, pronouns, senses
-from interp.datasets.files import folder
-from interp.datasets.templates import lists
+from interp.datasets import Corpus
+from interp.datasets.made import homographs, modifiers, pronouns, senses
+from interp.datasets.made.templates import lists
+from interp.datasets.named.files import folder
 
 SPLITS = ("train", "dev", "test")
 Stated = dict[str, tuple[int, ...]]

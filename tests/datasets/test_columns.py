@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.core.errors import CorpusError
-from interp.datasets.brackets import match
-from interp.datasets.columns import read_homographs, read_tags
-from interp.datasets.coreference import read_coreference
 from interp.datasets.corpus import require_disjoint, stem
+from interp.datasets.readers.brackets import match
+from interp.datasets.readers.columns import read_homographs, read_tags
+from interp.datasets.readers.coreference import read_coreference
 
 
 def coref(name: str, *sentences: Sequence[tuple[str, str]]) -> str:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.core.errors import CorpusError
-from interp.datasets.conllu import read_conllu
 from interp.datasets.corpus import stem
+from interp.datasets.readers.conllu import read_conllu
 
 
 def row(id, form, *, lemma="_", upos="_", xpos="_", head="_", relation="_", misc="_") -> str:

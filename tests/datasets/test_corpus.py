@@ -7,7 +7,7 @@ import pytest
 from interp.core.errors import CorpusError
 from interp.datasets import Corpus, Document, Mention, Sentence, Word, require_disjoint
 from interp.datasets.corpus import annotated
-from interp.datasets.plain import split
+from interp.datasets.words.plain import split
 
 
 def sentence(id: str, text: str) -> Sentence:

@@ -12,9 +12,9 @@ from readers import Reader, speaking
 
 import interp.datasets as datasets
 from interp.datasets import Corpus, Document, Mention, MinimalPair, MinimalPairs, Sentence, Word
-from interp.datasets.files import folder
-from interp.datasets.greater_than import NOUNS, TEMPLATE, later_probability
-from interp.datasets.pronoun_pairs import wordings
+from interp.datasets.named.files import folder
+from interp.datasets.tasks.greater_than import NOUNS, TEMPLATE, later_probability
+from interp.datasets.tasks.pronoun_pairs import wordings
 from interp.models.model import Model
 
 PIECES = r" ?[A-Za-z']+| ?\d\d|[^\w\s]"
@@ -43,7 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
         "the",
         "he she they",
     ]
-    verbs = vars(import_module("interp.datasets.subject_verb"))
+    verbs = vars(import_module("interp.datasets.tasks.subject_verb"))
     words += [value for name, value in verbs.items() if name.isupper()]
     words += [[f"{noun}s" for noun in verbs["NOUNS"]], [f"{i:02}" for i in range(100)]]
     words += [TEMPLATE, NOUNS]

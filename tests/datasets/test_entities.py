@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import CorpusError
-from interp.datasets.conllu import read_conllu
+from interp.datasets.readers.conllu import read_conllu
 
 COUNT = "discontinuous mentions left out"
 

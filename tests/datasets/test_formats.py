@@ -7,12 +7,12 @@ from typing import get_args
 
 import pytest
 
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import CorpusError
 from interp.datasets import MinimalPairs, corpus
-from interp.datasets.formats import FORMATS, Format
-from interp.datasets.gap import COLUMNS
-from interp.datasets.winobias import LISTS
+from interp.datasets.named.formats import FORMATS, Format
+from interp.datasets.readers.gap import COLUMNS
+from interp.datasets.readers.winobias import LISTS
 
 CONLLU = "1\tHi\t_\tX\t_\t_\t0\troot\t_\t_\n\n"
 ONTONOTES = """#begin document (bc/cctv/00/cctv_0000); part 000

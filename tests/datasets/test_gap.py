@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from interp.core.errors import CorpusError
-from interp.datasets.conllu import read_conllu
-from interp.datasets.gap import COLUMNS, read_gap, roles
+from interp.datasets.readers.conllu import read_conllu
+from interp.datasets.readers.gap import COLUMNS, read_gap, roles
 
 TEXT = "Ann-Marie O'Neil's aunt ``met'' Bob. She left (her home)."
 ROW = {

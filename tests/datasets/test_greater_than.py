@@ -7,10 +7,10 @@ import pytest
 import torch
 from readers import WORD, Reader
 
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import MetricError, PairsError
 from interp.core.metrics import Answers
-from interp.datasets.greater_than import (
+from interp.datasets.tasks.greater_than import (
     CENTURIES,
     NOUNS,
     TEMPLATE,

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import CorpusError
 from interp.datasets.corpus import annotated, require_disjoint
-from interp.datasets.homographs import homographs
-from interp.datasets.modifiers import modifiers
-from interp.datasets.pronouns import pronouns
-from interp.datasets.templates import fill, lists, splits, targets
+from interp.datasets.made.homographs import homographs
+from interp.datasets.made.modifiers import modifiers
+from interp.datasets.made.pronouns import pronouns
+from interp.datasets.made.templates import fill, lists, splits, targets
 
-module = import_module("interp.datasets.homographs")  # the package has a function of that name
+module = import_module("interp.datasets.made.homographs")  # the package has a function of that name
 SPLITS = ("train", "dev", "test")
 
 

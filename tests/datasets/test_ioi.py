@@ -17,11 +17,12 @@ from tokenizers import (
     trainers,
 )
 
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import InterpError, PairsError
-from interp.datasets import files, ioi
-from interp.datasets.ioi import templates, vocabulary
-from interp.models import tokens
+from interp.datasets.named import files
+from interp.datasets.tasks import ioi
+from interp.datasets.tasks.ioi import templates, vocabulary
+from interp.models.bridge import tokens
 
 SPLIT = ("Michelle", "Benjamin", "Katherine", "castle", "guitar")
 SLOTS = ("IO", "S", "S2", "PLACE", "OBJECT")

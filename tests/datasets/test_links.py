@@ -8,9 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.core.errors import CorpusError
-from interp.datasets.alignment import Alignment
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word
-from interp.datasets.links import anaphors, begins_row, clusters, dependencies, numbered, placed
+from interp.datasets.words.alignment import Alignment
+from interp.datasets.words.links import (
+    anaphors,
+    begins_row,
+    clusters,
+    dependencies,
+    numbered,
+    placed,
+)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from interp.core.errors import CorpusError
-from interp.datasets.minimal import MinimalPair, MinimalPairs, read_pairs
+from interp.datasets.readers.minimal import MinimalPair, MinimalPairs, read_pairs
 
 
 def pair(good: str, bad: str, method: str = "one_prefix", bad2: str | None = None) -> MinimalPair:

@@ -5,12 +5,12 @@ from importlib import import_module
 
 import pytest
 
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.datasets.corpus import require_disjoint
-from interp.datasets.modifiers import modifiers
-from interp.datasets.templates import lists
+from interp.datasets.made.modifiers import modifiers
+from interp.datasets.made.templates import lists
 
-module = import_module("interp.datasets.modifiers")  # the package has a function of that name
+module = import_module("interp.datasets.made.modifiers")  # the package has a function of that name
 SPLITS = ("train", "dev", "test")
 
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.datasets.gap import COLUMNS, read_gap
-from interp.datasets.naming import GENDER, PRONOUNS, Gender, head_of, kind_of
-from interp.datasets.plain import join, split
-from interp.datasets.pronouns import Form
-from interp.datasets.templates import lists
-from interp.datasets.winobias import LISTS, read_winobias
+from interp.datasets.made.pronouns import Form
+from interp.datasets.made.templates import lists
+from interp.datasets.readers.gap import COLUMNS, read_gap
+from interp.datasets.readers.winobias import LISTS, read_winobias
+from interp.datasets.words.naming import GENDER, PRONOUNS, Gender, head_of, kind_of
+from interp.datasets.words.plain import join, split
 
 ROW = ["t-1", "Ann saw Bob. She", "She", "13", "Ann", "0", "TRUE", "Bob", "8", "FALSE", "http"]
 GAP = "\n".join("\t".join(line) for line in (COLUMNS, ROW))

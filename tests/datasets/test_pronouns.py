@@ -9,15 +9,15 @@ import pytest
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import PairsError
 from interp.datasets.corpus import require_disjoint
-from interp.datasets.pronoun_pairs import pronoun_pairs, wordings
-from interp.datasets.pronouns import PRONOUN, pronouns
-from interp.datasets.templates import lists
-from interp.models import tokens
+from interp.datasets.made.pronouns import PRONOUN, pronouns
+from interp.datasets.made.templates import lists
+from interp.datasets.tasks.pronoun_pairs import pronoun_pairs, wordings
+from interp.models.bridge import tokens
 
-module = import_module("interp.datasets.pronouns")  # the package has a function of that name
+module = import_module("interp.datasets.made.pronouns")  # the package has a function of that name
 SPLITS = ("train", "dev", "test")
 KINDS = ("gender", "number", "causality")
 ANSWERS = ("pronoun", "antecedent")

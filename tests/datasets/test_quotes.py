@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.datasets.plain import join
-from interp.datasets.quotes import opening
+from interp.datasets.words.plain import join
+from interp.datasets.words.quotes import opening
 
 
 @pytest.mark.parametrize(

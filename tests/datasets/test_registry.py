@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from interp.core.errors import CorpusError
-from interp.datasets import MinimalPairs, corpora, corpus, sources
-from interp.datasets.formats import FORMATS
-from interp.datasets.gap import COLUMNS
-from interp.datasets.sources import CORPORA, Entry, File
+from interp.datasets import MinimalPairs, corpora, corpus
+from interp.datasets.named import sources
+from interp.datasets.named.formats import FORMATS
+from interp.datasets.named.sources import CORPORA, Entry, File
+from interp.datasets.readers.gap import COLUMNS
 
 TEXT = "1\tHällo\t_\tX\t_\t_\t0\troot\t_\t_\n\n"
 SHA = hashlib.sha256(TEXT.encode()).hexdigest()

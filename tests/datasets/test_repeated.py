@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import PairsError
-from interp.core.sequences import UNSCORED, Sequences
-from interp.datasets.recall import lookup, recall
-from interp.datasets.repeated import repeated, repeated_pairs
+from interp.core.prompts.sequences import UNSCORED, Sequences
+from interp.datasets.tasks.recall import lookup, recall
+from interp.datasets.tasks.repeated import repeated, repeated_pairs
 
 
 def followers(row: list[int], i: int) -> list[int]:

@@ -6,12 +6,12 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.datasets.corpus import require_disjoint
-from interp.datasets.senses import SENSES, senses
-from interp.datasets.templates import lists
+from interp.datasets.made.senses import SENSES, senses
+from interp.datasets.made.templates import lists
 
-module = import_module("interp.datasets.senses")  # the package has a function of that name
+module = import_module("interp.datasets.made.senses")  # the package has a function of that name
 SPLITS = ("train", "dev", "test")
 
 

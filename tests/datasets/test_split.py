@@ -5,7 +5,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.datasets.plain import is_edge, join, split
+from interp.datasets.words.plain import is_edge, join, split
 
 WHOLE = [
     "e\u0301te\u0301",  # combining marks

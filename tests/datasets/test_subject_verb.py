@@ -6,9 +6,9 @@ import pytest
 import torch
 from readers import WORD, Reader
 
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import PairsError
-from interp.datasets.subject_verb import (
+from interp.datasets.tasks.subject_verb import (
     ADVERBS,
     DID,
     DOES,

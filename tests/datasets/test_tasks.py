@@ -3,10 +3,10 @@
 import pytest
 
 import interp
-from interp.datasets.greater_than import greater_probability, greater_than
-from interp.datasets.ioi import ioi
-from interp.datasets.pronoun_pairs import pronoun_pairs
-from interp.datasets.subject_verb import subject_verb
+from interp.datasets.tasks.greater_than import greater_probability, greater_than
+from interp.datasets.tasks.ioi import ioi
+from interp.datasets.tasks.pronoun_pairs import pronoun_pairs
+from interp.datasets.tasks.subject_verb import subject_verb
 from interp.models.model import Model
 
 pytestmark = pytest.mark.real

@@ -8,7 +8,7 @@ import torch
 import interp
 from interp.core.errors import CorpusError
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
-from interp.datasets.text import running_text
+from interp.datasets.words.running import running_text
 
 
 def sentence(text: str, id: str) -> Sentence:

@@ -8,8 +8,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from interp.core.errors import CorpusError
-from interp.datasets.conllu import read_conllu
-from interp.datasets.trees import require_tree
+from interp.datasets.readers.conllu import read_conllu
+from interp.datasets.readers.trees import require_tree
 
 
 def parsed(*heads: int | str) -> str:

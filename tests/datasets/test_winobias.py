@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from interp.core.errors import CorpusError
-from interp.datasets.winobias import counterparts, read_winobias
+from interp.datasets.readers.winobias import counterparts, read_winobias
 
 LISTS = {
     "female_occupations.txt": "nurse\nclerk",

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from oracle import Change, HopSpec, Oracle, masked
 from torch import Tensor
 
-from interp.core.edges import feeds
 from interp.core.metrics import METRICS, Metric
-from interp.core.pairs import Pairs
-from interp.core.sites import Kind, Site
+from interp.core.parts.edges import feeds
+from interp.core.parts.sites import Kind, Site
+from interp.core.prompts.pairs import Pairs
 from interp.engine.interventions import (
     SENDERS,
     Add,
@@ -27,9 +27,9 @@ from interp.engine.interventions import (
     Value,
     Zero,
 )
-from interp.engine.plan import places
-from interp.engine.run import run
-from interp.engine.sweep import Sweep
+from interp.engine.plan.positions import places
+from interp.engine.sweep.run import run
+from interp.engine.sweep.sweep import Sweep
 from interp.models.model import Model
 
 TOLERANCE = 1e-9

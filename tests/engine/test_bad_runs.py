@@ -6,8 +6,8 @@ import torch
 
 import interp
 from interp.core.errors import InterpError, MetricError, ModelError, Unsupported
-from interp.core.sites import Site
-from interp.engine import replay
+from interp.core.parts.sites import Site
+from interp.engine.engines.replay import wave as replay
 from interp.engine.interventions import Intervention, Scale, Set
 
 

@@ -20,14 +20,15 @@ from interp.core.errors import (
     SiteError,
     Unsupported,
 )
-from interp.core.pairs import Pairs
-from interp.core.sealed import read_note, write_note
-from interp.core.sites import Site, resolve
-from interp.engine.collect import capture as capturing
-from interp.engine.collect.capture import Captured, capture, load
-from interp.engine.collect.taps import FEWEST, MOST, Layout, rows_at_once
-from interp.engine.engines import Replay, choose
-from interp.engine.trace import KEPT, Trace
+from interp.core.files.sealed import read_note, write_note
+from interp.core.parts.sites import Site, resolve
+from interp.core.prompts.pairs import Pairs
+from interp.engine.engines.choose import choose
+from interp.engine.engines.replay.engine import Replay
+from interp.engine.network.trace import KEPT, Trace
+from interp.engine.plain.captures import capture as capturing
+from interp.engine.plain.captures.capture import Captured, capture, load
+from interp.engine.plain.taps import FEWEST, MOST, Layout, rows_at_once
 from interp.models.model import Model
 
 ENGINES = ("replay", "hooks")
@@ -491,7 +492,7 @@ def test_folders_that_cannot_be_read_or_written(llama, tmp_path):
 
 
 def test_shards_are_cut_to_what_may_be_lost(llama, monkeypatch, tmp_path):
-    from interp.engine.collect import shards
+    from interp.engine.plain.captures import shards
 
     monkeypatch.setattr(shards, "SHARD_TOKENS", 12)
     found = capture(llama, ids(5, 6), "1.1", folder=tmp_path)

@@ -16,11 +16,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from interp.core.metrics import METRICS, Answers, Metric
-from interp.core.sites import KINDS, Site
-from interp.engine.edits import Edit
-from interp.engine.engines import Replay, Route, choose
+from interp.core.parts.sites import KINDS, Site
+from interp.engine.engines.choose import choose
+from interp.engine.engines.protocol import Route
+from interp.engine.engines.replay.engine import Replay
 from interp.engine.interventions import Add, Freeze, Hop, Scale, Zero
-from interp.engine.score import Readout, Score
+from interp.engine.plan.edits import Edit
+from interp.engine.plan.score import Readout, Score
 
 BATCH, POS, START = 2, 7, 3
 

@@ -10,7 +10,7 @@ from doors import complaints
 
 import interp
 from interp import Model, Pairs
-from interp.engine.constants import Constants
+from interp.engine.circuits.constants import Constants
 from interp.engine.interventions import (
     Add,
     Erase,

@@ -10,11 +10,11 @@ from hooked import Runs, edit, edited, gap, runs_of, tokens
 from torch import Tensor, nn
 
 from interp.core.errors import Unsupported
-from interp.core.sites import Site, resolve
-from interp.engine import hooks
-from interp.engine.edits import Edit
+from interp.core.parts.sites import Site, resolve
+from interp.engine.engines.hooked import run as hooks
 from interp.engine.interventions import Add, Freeze, Hop, Resample, Scale, Zero
-from interp.models.precision import exact
+from interp.engine.plan.edits import Edit
+from interp.models.bridge.precision import exact
 
 PREFIX = (4, 7, 2)
 HEADS = ["enc.0.2", "enc.2.5", "dec.0.1", "dec.1.4", "dec.0.cross.3", "dec.1.cross.0"]

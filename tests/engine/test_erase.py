@@ -7,8 +7,7 @@ import torch
 import interp
 from interp.core.errors import InterpError, SiteError
 from interp.core.metrics import METRICS
-from interp.core.sites import Site
-from interp.engine.checkpoint import cell_identity
+from interp.core.parts.sites import Site
 from interp.engine.interventions import (
     AFTER_FIRST,
     Cell,
@@ -19,9 +18,10 @@ from interp.engine.interventions import (
     Set,
     Zero,
 )
-from interp.engine.plan import make_plan
-from interp.engine.run import run
-from interp.engine.sweep import Sweep
+from interp.engine.plan.batches import make_plan
+from interp.engine.sweep.run import run
+from interp.engine.sweep.store import cell_identity
+from interp.engine.sweep.sweep import Sweep
 
 SITES = ("embed", "0.resid_post", "1.resid_mid", "1.mlp", "0.attn", "2.resid_post")
 HEADS = ("1.2", "0.1.q", "1.kv0.k")

@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import interp
-from interp import Model, Pairs, causal, circuits
-from interp.core.circuit import Circuit
+from interp import Model, Pairs
 from interp.core.errors import InterpError
-from interp.core.graph import Graph
-from interp.engine import writes
+from interp.core.parts.circuit import Circuit
+from interp.core.parts.graph import Graph
+from interp.engine.engines.hooked import writes
 
 CALL = writes._call
 
@@ -53,14 +53,17 @@ def asked(model: Model, pairs: Pairs) -> Iterator[tuple[str, Callable[..., Any]]
             f"path {engine}",
             partial(interp.path_patch, model, pairs, senders="heads", engine=engine),
         )
-        yield f"circuits {engine}", partial(causal.run_circuits, model, pairs, half, engine=engine)
+        yield (
+            f"circuits {engine}",
+            partial(interp.circuits.run_circuits, model, pairs, half, engine=engine),
+        )
         yield f"evaluate {engine}", partial(interp.evaluate, model, pairs, engine=engine)
         yield f"capture {engine}", partial(interp.capture, model, pairs, "heads", engine=engine)
-    yield "faithfulness", partial(causal.faithfulness, model, pairs, half)
-    yield "acdc", partial(causal.acdc, model, pairs, threshold=0.1)
+    yield "faithfulness", partial(interp.circuits.faithfulness, model, pairs, half)
+    yield "acdc", partial(interp.circuits.acdc, model, pairs, threshold=0.1)
     yield "attention", partial(interp.attention, model, pairs, ["1.1"], query="end", keys=["mid"])
-    yield "lens", partial(circuits.logit_lens, model, pairs)
-    yield "dla", partial(circuits.direct_logit_attribution, model, pairs)
+    yield "lens", partial(interp.heads.logit_lens, model, pairs)
+    yield "dla", partial(interp.heads.direct_logit_attribution, model, pairs)
     for method in ("eap", "eap-ig-inputs", "eap-ig-activations"):
         yield method, partial(interp.attribute, model, pairs, method=method)
     for method in ("atp", "atp*"):
@@ -137,7 +140,7 @@ def test_passes_of_hooks_are_those_that_run(fresh, pairs, monkeypatch):
     for call, sides, sweeps in (
         (partial(interp.ablate, fresh, pairs, ["1.1"], method="zero"), 1, 1),
         (partial(interp.patch, fresh, pairs, ["1.1.pattern"]), 2, 1),
-        (partial(causal.run_circuits, fresh, pairs, half), 2, 2),
+        (partial(interp.circuits.run_circuits, fresh, pairs, half), 2, 2),
     ):
         plan = interp.explain(call.func, *call.args, **call.keywords, engine="hooks")
         call(engine="hooks")
@@ -163,7 +166,7 @@ def test_patterns_and_neurons_count(fresh, pairs):
 def test_what_has_no_plan_says_so(fresh):
     for call in (
         partial(interp.complement, fresh, "heads"),
-        partial(circuits.copying_scores, fresh),
+        partial(interp.heads.copying_scores, fresh),
     ):
         with _Products() as products, pytest.raises(InterpError, match="has no plan to show"):
             interp.explain(call.func, *call.args)

@@ -17,19 +17,20 @@ import torch
 import transformers as hf
 
 import interp
-from interp.causal import run_circuits
-from interp.core.circuit import Circuit
+from interp.circuits import run_circuits
 from interp.core.errors import InterpError, Unsupported
-from interp.core.graph import Graph
 from interp.core.metrics import METRICS, Metric
-from interp.core.pairs import Pairs
-from interp.core.results import Results
-from interp.core.sites import resolve
-from interp.engine import forward
-from interp.engine.engines import Replay, choose
-from interp.models.checks import output_of
+from interp.core.parts.circuit import Circuit
+from interp.core.parts.graph import Graph
+from interp.core.parts.sites import resolve
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.results import Results
+from interp.engine.engines.choose import choose
+from interp.engine.engines.replay.engine import Replay
+from interp.engine.network import forward
+from interp.models.bridge.precision import exact
 from interp.models.model import Model
-from interp.models.precision import exact
+from interp.models.now.checks import output_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "support.md"
 BLOOM = {"hidden_size": 24, "n_layer": 3, "n_head": 6, "vocab_size": tiny.VOCAB}

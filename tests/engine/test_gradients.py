@@ -9,14 +9,14 @@ from conftest import hooks_on
 from torch import Tensor
 
 import interp
-from interp.causal.attribution import attribute
-from interp.core.edges import Edge
+from interp.causal.ranking.attribution import attribute
 from interp.core.errors import Unsupported
-from interp.core.sites import Site
-from interp.engine.engines import choose, weights_of
-from interp.engine.gradients import pulled, pushed, tape, written
+from interp.core.parts.edges import Edge
+from interp.core.parts.sites import Site
+from interp.engine.engines.choose import choose, weights_of
+from interp.engine.gradients.tape import pulled, pushed, tape, written
 from interp.engine.interventions import Add, Intervention
-from interp.engine.weights import Norm
+from interp.engine.network.weights import Norm
 from interp.models.model import Model
 
 SUMMED = (

@@ -16,10 +16,10 @@ import torch
 from plain import outputs
 
 import interp
-from interp import Model, Pairs, causal, circuits
-from interp.core.circuit import Circuit
+from interp import Model, Pairs
 from interp.core.errors import InterpError
-from interp.core.graph import Graph
+from interp.core.parts.circuit import Circuit
+from interp.core.parts.graph import Graph
 
 HALVES = (torch.bfloat16, torch.float16)
 WHOLE = (
@@ -86,9 +86,9 @@ def calls(model: Model, pairs: Pairs, engine: str) -> Iterator[tuple[str, Callab
         options = {"senders": "heads", "through": "direct", "ln": ln}
         yield f"direct {ln}", partial(interp.path_patch, model, pairs, **options, **given)
     yield "edge", partial(interp.patch, model, pairs, "0.1 -> 2.1.q", **given)
-    yield "lens", partial(circuits.direct_logit_attribution, model, pairs)
+    yield "lens", partial(interp.heads.direct_logit_attribution, model, pairs)
     half = Circuit.of(Graph.of(facts).edges[::2], model=model.weight_hash)
-    yield "circuit", partial(causal.run_circuits, model, pairs, half, **given)
+    yield "circuit", partial(interp.circuits.run_circuits, model, pairs, half, **given)
     if engine == "hooks":
         return
     for method in ("eap", "eap-ig-inputs", "eap-ig-activations"):

@@ -23,9 +23,9 @@ from torch import Tensor
 
 import interp
 from interp.core.metrics import Answers, Metric
-from interp.core.pairs import Pairs
+from interp.core.prompts.pairs import Pairs
+from interp.models.bridge.precision import exact
 from interp.models.model import Model
-from interp.models.precision import exact
 
 TOLERANCE = 1e-11
 """In float64, of numbers as large as 10, whose sums are taken in another order in another batch."""

@@ -9,16 +9,17 @@ import torch
 from hooked import KINDS, ONE_STACK, Runs, edit, edited, gap, leaving_no_hooks, runs_of
 from torch import Tensor
 
-from interp.core.edges import feeds, readers
 from interp.core.errors import Unsupported
-from interp.core.sites import Site, resolve
-from interp.engine import frozen, hooks
-from interp.engine.edits import Edit
-from interp.engine.frozen import arriving, give
-from interp.engine.hooks import Output
+from interp.core.parts.edges import feeds, readers
+from interp.core.parts.sites import Site, resolve
+from interp.engine.engines.hooked import held as frozen
+from interp.engine.engines.hooked import run as hooks
+from interp.engine.engines.hooked.held import arriving, give
+from interp.engine.engines.hooked.run import Output
 from interp.engine.interventions import Add, Freeze, Hop, Resample, Scale, Set, Zero
+from interp.engine.plan.edits import Edit
+from interp.models.bridge.points import point
 from interp.models.model import Model
-from interp.models.points import point
 
 
 @pytest.fixture(scope="module", params=KINDS)

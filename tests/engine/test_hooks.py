@@ -9,13 +9,13 @@ from hooked import ONE_STACK, Runs, edit, edited, gap, leaving_no_hooks, runs_of
 from torch import Tensor
 
 from interp.core.errors import Unsupported
-from interp.core.sites import Site, resolve
-from interp.engine import hooks
-from interp.engine.edits import Edit
+from interp.core.parts.sites import Site, resolve
+from interp.engine.engines.hooked import run as hooks
+from interp.engine.engines.hooked.writes import write
 from interp.engine.interventions import Add, Freeze, Hop, Resample, Set, Zero
-from interp.engine.writes import write
-from interp.models.checks import output_of
+from interp.engine.plan.edits import Edit
 from interp.models.model import Model
+from interp.models.now.checks import output_of
 
 
 @pytest.fixture(scope="module", params=ONE_STACK)

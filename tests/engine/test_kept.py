@@ -13,8 +13,8 @@ from transformers import LlamaForCausalLM
 import interp
 from interp import Metric, Model, Pairs
 from interp.core.errors import InterpError
-from interp.core.identity import Unreadable
-from interp.models.precision import exact
+from interp.core.files.identity import Unreadable
+from interp.models.bridge.precision import exact
 
 HEAD = "1.1"
 CHOSEN = [3, 5]

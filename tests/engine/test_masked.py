@@ -9,9 +9,9 @@ import torch
 from budgets import least
 
 import interp
-from interp.causal.circuits import run_circuits
-from interp.core.circuit import Circuit, Part
-from interp.core.graph import Graph, nodes
+from interp.circuits.proof.run import run_circuits
+from interp.core.parts.circuit import Circuit, Part
+from interp.core.parts.graph import Graph, nodes
 from interp.engine.interventions import Intervention, Resample
 
 SUMMED = ("gpt2", "llama", "qwen3", "neox", "gptj")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import interp
 from interp import MeanReference
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import (
     InterpError,
     ModelError,
@@ -23,13 +23,13 @@ from interp.core.errors import (
     SiteError,
     Unsupported,
 )
-from interp.core.facts import Facts
-from interp.core.pairs import Pairs
-from interp.core.sites import Site, resolve
-from interp.engine.collect.capture import capture
-from interp.engine.collect.fitter import EXACT, Fitted, MeanFitter
-from interp.engine.collect.taps import Layout
-from interp.engine.engines import Replay
+from interp.core.parts.facts import Facts
+from interp.core.parts.sites import Site, resolve
+from interp.core.prompts.pairs import Pairs
+from interp.engine.engines.replay.engine import Replay
+from interp.engine.plain.captures.capture import capture
+from interp.engine.plain.means.fitter import EXACT, Fitted, MeanFitter
+from interp.engine.plain.taps import Layout
 from interp.models.model import Model
 
 TOLERANCE = 1e-12

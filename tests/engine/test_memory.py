@@ -9,9 +9,9 @@ from budgets import least
 
 import interp
 from interp.core.errors import InterpError
-from interp.engine import memory as budgets
-from interp.engine import trace as tracing
-from interp.engine.memory import budget, by_rows, free, parsed, require
+from interp.engine.network import trace as tracing
+from interp.engine.plan import memory as budgets
+from interp.engine.plan.memory import budget, by_rows, free, parsed, require
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)

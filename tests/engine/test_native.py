@@ -8,9 +8,9 @@ import torch
 
 import interp
 from interp.core.errors import PairsError, SiteError, Unsupported
-from interp.core.pairs import Pairs
-from interp.engine.engines import choose
-from interp.models.native import Native, Shape, build, shape_of
+from interp.core.prompts.pairs import Pairs
+from interp.engine.engines.choose import choose
+from interp.models.small.native import Native, Shape, build, shape_of
 
 VOCAB = 13
 MIXTURES = [

@@ -13,16 +13,16 @@ from torch.utils.flop_counter import FlopCounterMode
 import interp
 from interp.core.errors import MetricError, PairsError, Unsupported
 from interp.core.metrics import METRICS, Metric, resolve_metric
-from interp.core.pairs import Pairs
-from interp.core.sites import Site
-from interp.engine import score
-from interp.engine.block import Block
-from interp.engine.engines import choose
-from interp.engine.explain import explain
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.engine.engines.choose import choose
 from interp.engine.interventions import Add, Cell, Freeze, Hop, Intervention, Scale, Zero
-from interp.engine.plan import make_plan
-from interp.engine.run import run
-from interp.engine.sweep import Sweep
+from interp.engine.plan import score
+from interp.engine.plan.batches import make_plan
+from interp.engine.plan.explain import explain
+from interp.engine.sweep.block import Block
+from interp.engine.sweep.run import run
+from interp.engine.sweep.sweep import Sweep
 
 LOSS, ACCURACY = METRICS["next_token_loss"], METRICS["next_token_accuracy"]
 ENGINES = ("replay", "hooks")

@@ -27,10 +27,10 @@ from torch import Tensor
 import interp
 from interp.core.errors import InterpError, Unsupported
 from interp.core.metrics import Answers, Metric
-from interp.core.pairs import Pairs
-from interp.engine.engines import choose
+from interp.core.prompts.pairs import Pairs
+from interp.engine.engines.choose import choose
+from interp.models.bridge.precision import exact
 from interp.models.model import Model
-from interp.models.precision import exact
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}
 """Of numbers that are as large as 10."""

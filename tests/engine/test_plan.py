@@ -12,13 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 import interp
 from interp.core.errors import InterpError
 from interp.core.metrics import METRICS
-from interp.core.sites import Site
-from interp.engine.block import Block
-from interp.engine.engines import choose
-from interp.engine.explain import explain
+from interp.core.parts.sites import Site
+from interp.engine.engines.choose import choose
 from interp.engine.interventions import Cell, Hop, Intervention, Resample
-from interp.engine.plan import make_plan
-from interp.engine.sweep import Sweep
+from interp.engine.plan.batches import make_plan
+from interp.engine.plan.explain import explain
+from interp.engine.sweep.block import Block
+from interp.engine.sweep.sweep import Sweep
 
 MIXED = {"senders": ["embed", "0.1", "0.mlp", "1.2"], "receivers": ["2.0.q", "2.mlp"]}
 

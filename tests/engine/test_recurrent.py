@@ -17,13 +17,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import interp
-from interp.circuits.detect import detect
 from interp.core.errors import MetricError, SiteError, Unsupported
 from interp.core.metrics import METRICS, Metric
-from interp.core.sites import Site
+from interp.core.parts.sites import Site
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
-from interp.engine.block import Block
-from interp.engine.engines import choose, weights_of
+from interp.engine.engines.choose import choose, weights_of
 from interp.engine.interventions import (
     Add,
     Cell,
@@ -38,10 +36,12 @@ from interp.engine.interventions import (
     Value,
     Zero,
 )
-from interp.engine.plan import make_plan
-from interp.engine.sweep import Sweep
+from interp.engine.plan.batches import make_plan
+from interp.engine.sweep.block import Block
+from interp.engine.sweep.sweep import Sweep
+from interp.heads.types.detect import detect
 from interp.models.model import Model
-from interp.models.recurrent import RecurrentShape, build_recurrent, state_of
+from interp.models.small.recurrent import RecurrentShape, build_recurrent, state_of
 
 TOLERANCE = 1e-12
 SHAPE = RecurrentShape(n_layers=3, d_model=5, d_vocab=11, n_ctx=16)
@@ -236,7 +236,9 @@ def test_ablation(model, pairs, method, chosen):
     assert found.provenance["engine"] == "recurrent"
     assert found.provenance["null"] < TOLERANCE
     frame = found.frame
-    for site, place in product(interp.core.sites.resolve(chosen, model.facts), ("all", "mid")):
+    for site, place in product(
+        interp.core.parts.sites.resolve(chosen, model.facts), ("all", "mid")
+    ):
         mine = frame[(frame["site"] == str(site)) & (frame["position"] == place)]
         values = {
             "zero": Zero(),
@@ -383,7 +385,7 @@ def test_words_are_collected():
 
 def test_the_plan(model, pairs):
     """FLOPs against PyTorch's own count, but for the input of the layer where cells join."""
-    chosen = [*interp.core.sites.resolve("units", model.facts), Site("embed"), Site("c", 1)]
+    chosen = [*interp.core.parts.sites.resolve("units", model.facts), Site("embed"), Site("c", 1)]
     cells = [Cell(str(s), "mid", (Intervention(s, Zero(), "mid"),), site=s) for s in chosen]
     pairs, metric = pairs.select([1, 3]), METRICS["logit_diff"]
     plan = make_plan(

@@ -6,7 +6,7 @@ import tiny
 import torch
 
 import interp
-from interp.engine.resolution import FEW
+from interp.engine.engines.resolution import FEW
 
 HALF = (torch.bfloat16, torch.float16)
 

@@ -18,15 +18,15 @@ from budgets import least
 import interp
 from interp.core.errors import Unsupported
 from interp.core.metrics import METRICS, Metric
-from interp.core.pairs import Pairs
-from interp.core.results import COLUMNS
-from interp.core.sites import Site
-from interp.engine import writes
-from interp.engine.edits import Edit
-from interp.engine.explain import explain
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.results import COLUMNS
+from interp.engine.engines.hooked import writes
 from interp.engine.interventions import Add, Cell, Intervention, Scale, Set, Value
-from interp.engine.run import run
-from interp.engine.sweep import Sweep
+from interp.engine.plan.edits import Edit
+from interp.engine.plan.explain import explain
+from interp.engine.sweep.run import run
+from interp.engine.sweep.sweep import Sweep
 from interp.models.model import Model
 
 

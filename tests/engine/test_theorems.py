@@ -12,11 +12,11 @@ from conftest import hooks_on
 import interp
 from interp.core.errors import MetricError
 from interp.core.metrics import METRICS, Answers, Metric, resolve_metrics
-from interp.core.pairs import Pairs
-from interp.core.sites import Site
-from interp.engine.edits import Edit
-from interp.engine.engines import Replay, Route, choose
-from interp.engine.explain import explain
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.engine.engines.choose import choose
+from interp.engine.engines.protocol import Route
+from interp.engine.engines.replay.engine import Replay
 from interp.engine.interventions import (
     Cell,
     Freeze,
@@ -27,9 +27,11 @@ from interp.engine.interventions import (
     Value,
     Zero,
 )
-from interp.engine.run import run
-from interp.engine.score import Readout, Score
-from interp.engine.sweep import Sweep
+from interp.engine.plan.edits import Edit
+from interp.engine.plan.explain import explain
+from interp.engine.plan.score import Readout, Score
+from interp.engine.sweep.run import run
+from interp.engine.sweep.sweep import Sweep
 from interp.models.model import Model
 
 TOLERANCE = 1e-9
@@ -360,7 +362,7 @@ def test_replay_shares_the_bridges_weights(model):
             return [part]
         if isinstance(part, tuple):
             return [t for inner in part for t in tensors(inner)]
-        if type(part).__module__ == "interp.engine.weights":
+        if type(part).__module__ == "interp.engine.network.weights":
             return [t for inner in vars(part).values() for t in tensors(inner)]
         return []
 

@@ -17,11 +17,11 @@ from transformer_lens.tools.analysis import attribution_patch
 
 import interp
 from interp.core.metrics import METRICS
-from interp.core.pairs import Pairs
-from interp.core.sites import Site
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
 from interp.engine.interventions import Cell, Intervention, Resample
-from interp.engine.run import run
-from interp.engine.sweep import Sweep
+from interp.engine.sweep.run import run
+from interp.engine.sweep.sweep import Sweep
 from interp.models.model import Model
 
 TOLERANCE = 1e-6

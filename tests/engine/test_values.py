@@ -14,7 +14,7 @@ from torch import Tensor
 
 import interp
 from interp import Model, Pairs
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import InterpError, PositionError, SiteError
 from interp.engine.interventions import Add, Freeze, Intervention, Scale, Set, Zero
 

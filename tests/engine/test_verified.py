@@ -22,13 +22,13 @@ from torch import Tensor, nn
 import interp
 from interp.core.errors import Unsupported
 from interp.core.metrics import Answers, Metric
-from interp.core.pairs import Pairs
-from interp.engine import engines
-from interp.engine.engines import choose
-from interp.engine.verified import replay_gap
-from interp.engine.weights import MLP, Attention, Block, Ends, Linear, Norm, Weights, read
+from interp.core.prompts.pairs import Pairs
+from interp.engine.engines import choose as engines
+from interp.engine.engines.choose import choose
+from interp.engine.engines.verified import replay_gap
+from interp.engine.network.weights import MLP, Attention, Block, Ends, Linear, Norm, Weights, read
+from interp.models.bridge.precision import rounding
 from interp.models.model import Model
-from interp.models.precision import rounding
 
 HALF = (torch.bfloat16, torch.float16)
 PRECISIONS = (torch.float64, torch.float32, *HALF)

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from interp.core.results import Results
-from interp.core.sites import Site
+from interp.core.parts.sites import Site
+from interp.core.tables.results import Results
 
 COUPLES = ("king/queen", "man/woman", "boy/girl", "duke/duchess")
 

@@ -10,9 +10,9 @@ from circuit_study import SIZES, Study
 from readers import WORD, Reader, speaking
 
 import interp
-from interp.core.circuit import Circuit
-from interp.core.graph import Graph
-from interp.datasets.subject_verb import (
+from interp.core.parts.circuit import Circuit
+from interp.core.parts.graph import Graph
+from interp.datasets.tasks.subject_verb import (
     ADVERBS,
     DID,
     DOES,

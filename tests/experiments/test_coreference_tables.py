@@ -23,9 +23,9 @@ from coreference_panel import (
 from coreference_report import left_there, looks_there, loses
 from experiments.made import results
 
-from interp.core.results import Results
-from interp.core.scores import Scores
-from interp.probing.coreference import TASK
+from interp.core.tables.results import Results
+from interp.core.tables.scores import Scores
+from interp.probing.ask.coreference import TASK
 
 
 def clean(answer: str, value: float) -> Results:

@@ -22,9 +22,9 @@ from experiments.made import results
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
-from interp.core.sites import Site
-from interp.datasets.templates import lists
-from interp.models import tokens
+from interp.core.parts.sites import Site
+from interp.datasets.made.templates import lists
+from interp.models.bridge import tokens
 
 
 class Reader:

@@ -11,9 +11,9 @@ from circuit_study import SIZES, Study
 from readers import WORD, Reader, speaking
 
 import interp
-from interp.core.circuit import Circuit
-from interp.core.graph import Graph
-from interp.datasets.greater_than import NOUNS, TEMPLATE, greater_probability, greater_than
+from interp.core.parts.circuit import Circuit
+from interp.core.parts.graph import Graph
+from interp.datasets.tasks.greater_than import NOUNS, TEMPLATE, greater_probability, greater_than
 from interp.models.model import Model
 
 

@@ -12,11 +12,11 @@ from ground_truth_figures import dots, over_truths
 from ground_truth_report import means, standing, summarise
 from ground_truth_setting import Case, Level, Ranking, node_of, of_nodes, rankings, steepest
 
-from interp.causal.recovery import Recovery
-from interp.core.attribution import Attribution
-from interp.core.circuit import Part
-from interp.core.graph import Graph
-from interp.core.sites import Site
+from interp.causal.ranking.recovery import Recovery
+from interp.core.parts.circuit import Part
+from interp.core.parts.graph import Graph
+from interp.core.parts.sites import Site
+from interp.core.tables.attribution import Attribution
 from interp.models import compiled
 
 ZERO = Case("induction", "zero", "first")

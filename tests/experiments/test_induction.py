@@ -13,11 +13,11 @@ import torch
 
 import interp
 from interp.core.errors import ResultsError
-from interp.core.sequences import UNSCORED
-from interp.datasets.alignment import Alignment
+from interp.core.prompts.sequences import UNSCORED
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word
+from interp.datasets.words.alignment import Alignment
 from interp.models import compiled
-from interp.models.native import build
+from interp.models.small.native import build
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
@@ -300,7 +300,7 @@ def test_ranks_are_of_each_input_and_prompt():
     rows = [row | {"task": toys.RANKS, "seed": 0} for row in toys.ranks(model, size, 0)]
     scores = setting.of_seeds(rows, {})
     assert len(rows) == 2 * (2 * 3 * 4 + 3)  # prompts; numbers, inputs and pairs; correlations
-    composed = interp.circuits.composition(model).frame.set_index(["site", "other"])["excess"]
+    composed = interp.heads.composition(model).frame.set_index(["site", "other"])["excess"]
     frame = scores.frame
     for corruption in ("the first A", "all tokens"):
         for reader in toys.READERS:

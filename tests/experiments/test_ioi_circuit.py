@@ -13,12 +13,12 @@ from ioi_classes import written_by
 from ioi_heads import LOOKS, looking, movers, reported, sorted_out
 
 import interp
-from interp.causal.curves import Curve
-from interp.causal.faithfulness import EMPTY, Faithfulness
-from interp.core.circuit import Circuit
-from interp.core.pairs import Pairs
-from interp.core.results import COLUMNS, Results
-from interp.core.sites import Site
+from interp.circuits.proof.curves import Curve
+from interp.circuits.proof.faithfulness import EMPTY, Faithfulness
+from interp.core.parts.circuit import Circuit
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.results import COLUMNS, Results
 from interp.models.model import Model
 
 SMALL = Sizes((0.05, 0.4), steps=2, random=3, band=2, resamples=2, verified=4, removed=2)

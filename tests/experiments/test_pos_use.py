@@ -6,9 +6,9 @@ import torch
 from pos_use import at_words, reads, strength
 
 import interp
-from interp.core.results import COLUMNS, Results
+from interp.core.tables.results import COLUMNS, Results
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
-from interp.probing.collect import collect
+from interp.probing.read.collect import collect
 
 SITE = "1.resid_post"
 SENTENCES = (

@@ -27,10 +27,10 @@ from qk_ov_report import by_example, effects, kept, ratio, shares
 
 import interp
 from interp.core.errors import PairsError, ResultsError, Unsupported
-from interp.core.pairs import Pairs
-from interp.core.results import COLUMNS, Results
-from interp.core.sites import Site
-from interp.datasets.repeated import repeated_pairs
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.results import COLUMNS, Results
+from interp.datasets.tasks.repeated import repeated_pairs
 from interp.models.model import Model
 
 HEADS = [Site("z", 1, head=1), Site("z", 1, head=3), Site("z", 2, head=2)]

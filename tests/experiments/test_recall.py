@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from interp.core.scores import Scores
-from interp.core.sequences import UNSCORED, Sequences
+from interp.core.prompts.sequences import UNSCORED, Sequences
+from interp.core.tables.scores import Scores
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 

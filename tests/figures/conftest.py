@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from interp.core.results import Results
-from interp.core.sites import Site
-from interp.figures import style
+from interp.core.parts.sites import Site
+from interp.core.tables.results import Results
+from interp.figures.drawing import style
 
 N, CLUSTERS = 24, 8
 

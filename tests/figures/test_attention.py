@@ -3,9 +3,9 @@ import pytest
 from matplotlib.collections import LineCollection, QuadMesh
 
 from interp import figures
-from interp.core import stats
 from interp.core.errors import ResultsError
-from interp.core.results import Results
+from interp.core.sampling import stats
+from interp.core.tables.results import Results
 
 HEADS = ["23.3", "22.1", "9.10"]
 

@@ -5,17 +5,17 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyBboxPatch, PathPatch
 
-from interp.core.attribution import Attribution
-from interp.core.circuit import Circuit, Part
-from interp.core.door import ArgumentError
-from interp.core.edges import Edge
+from interp.core.door.door import ArgumentError
 from interp.core.errors import ResultsError
-from interp.core.facts import Facts
-from interp.core.graph import Graph, nodes
-from interp.core.sites import Site
-from interp.figures import style
+from interp.core.parts.circuit import Circuit, Part
+from interp.core.parts.edges import Edge
+from interp.core.parts.facts import Facts
+from interp.core.parts.graph import Graph, nodes
+from interp.core.parts.sites import Site
+from interp.core.tables.attribution import Attribution
 from interp.figures.circuit import MOST, circuit
-from interp.figures.drawn import THICK, THIN
+from interp.figures.drawing import style
+from interp.figures.drawing.drawn import THICK, THIN
 
 SMALL = {"n_layers": 2, "n_heads": 3, "n_kv_heads": 3}
 GROUPED = {"n_layers": 9, "n_heads": 9, "n_kv_heads": 3}

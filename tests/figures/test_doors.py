@@ -10,13 +10,13 @@ import pytest
 from doors import complaints
 
 from interp import figures
-from interp.core.attribution import Attribution
-from interp.core.circuit import Circuit, Part
 from interp.core.errors import ResultsError
-from interp.core.facts import Facts
-from interp.core.measures import Measures
-from interp.core.results import Results
-from interp.core.scores import Scores
+from interp.core.parts.circuit import Circuit, Part
+from interp.core.parts.facts import Facts
+from interp.core.tables.attribution import Attribution
+from interp.core.tables.measures import Measures
+from interp.core.tables.results import Results
+from interp.core.tables.scores import Scores
 
 FACTS = Facts(
     *("GPT2LMHeadModel", 2, 2, 2, 8, 4, 16, 32, 16),

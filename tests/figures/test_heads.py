@@ -6,7 +6,7 @@ from matplotlib.patches import Rectangle
 
 from interp import figures
 from interp.core.errors import ResultsError, SiteError
-from interp.core.results import Results
+from interp.core.tables.results import Results
 
 
 def meshes(figure) -> list[QuadMesh]:

@@ -6,8 +6,8 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from interp.core.errors import ResultsError
-from interp.figures import style
 from interp.figures.beside import beside
+from interp.figures.drawing import style
 from interp.figures.layers import layers
 
 

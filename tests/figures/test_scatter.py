@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from interp.core.errors import ResultsError
-from interp.figures import style
+from interp.figures.drawing import style
 from interp.figures.scatter import rank_correlation, scatter
 
 NAN = float("nan")

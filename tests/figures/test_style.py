@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from interp import figures, runs
-from interp.figures import style
+from interp.figures.drawing import style
 
 
 def page(figure, kind: str) -> bytes:

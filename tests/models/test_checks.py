@@ -5,7 +5,8 @@ import tiny
 import torch
 
 from interp.core.errors import Unsupported
-from interp.models import checks, load
+from interp.models import load
+from interp.models.now import checks
 
 FAMILIES = [name for name in tiny.FAMILIES if name != "opt-post"]
 """All that TransformerLens can load."""

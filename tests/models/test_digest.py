@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from interp.models import digest as module
-from interp.models.digest import WORDS, digest
+from interp.models.now import digest as module
+from interp.models.now.digest import WORDS, digest
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.bool]
 

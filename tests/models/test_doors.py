@@ -14,14 +14,15 @@ from torch import nn
 import interp
 import interp.models
 from interp import Model
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import ModelError, PairsError, Unsupported
-from interp.core.sequences import Sequences
-from interp.models import compiled, native, recurrent, toy
-from interp.models.facts import facts_of
-from interp.models.native import Shape
-from interp.models.recurrent import RecurrentShape
-from interp.models.training import Recipe, answers, log_steps
+from interp.core.prompts.sequences import Sequences
+from interp.models import compiled
+from interp.models.bridge.facts import facts_of
+from interp.models.small import native, recurrent, toy
+from interp.models.small.native import Shape
+from interp.models.small.recurrent import RecurrentShape
+from interp.models.small.training import Recipe, answers, log_steps
 from interp.models.wrap import wrap
 
 SHAPE = Shape(1, 2, 8, 4, 12, 8, 0)

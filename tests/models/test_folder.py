@@ -10,7 +10,8 @@ import transformers as hf
 from safetensors.torch import load_file, save_file
 
 from interp.core.errors import ModelError
-from interp.models import folder, load
+from interp.models import load
+from interp.models.finding import folder
 
 INDEX = "model.safetensors.index.json"
 

@@ -28,13 +28,13 @@ from torch.utils.hooks import RemovableHandle
 
 import interp
 from interp.core.errors import InterpError, ModelError, Unsupported
-from interp.core.identity import Unreadable
+from interp.core.files.identity import Unreadable
 from interp.core.metrics import Answers, Metric
-from interp.core.pairs import Pairs
-from interp.engine.engines import choose
+from interp.core.prompts.pairs import Pairs
+from interp.engine.engines.choose import choose
+from interp.models.bridge.precision import exact
 from interp.models.model import Model
-from interp.models.precision import exact
-from interp.models.watch import glimpse
+from interp.models.now.watch import glimpse
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4}
 """Of numbers as large as 10; in float32 of two runs that round differently."""

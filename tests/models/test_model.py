@@ -90,7 +90,7 @@ def test_smollm2_is_itself():
 
 @pytest.mark.real
 def test_minilm_matches_hugging_face():
-    from interp.models.shipped import folder
+    from interp.models.finding.shipped import folder
 
     model = load("minilm-l6")
     assert not model.facts.language_model

@@ -10,9 +10,9 @@ import torch
 
 import interp
 from interp.core.errors import ModelError, PairsError
-from interp.core.sealed import read_note, write_note
+from interp.core.files.sealed import read_note, write_note
 from interp.models import untrained
-from interp.models.native import (
+from interp.models.small.native import (
     SHAPE_FILE,
     WEIGHTS_FILE,
     Native,
@@ -81,7 +81,7 @@ def test_attention_only_has_no_parameters_of_an_mlp():
     assert not [name for name in names if "mlp" in name or "ln2" in name]
     assert [name for name in state_of(made()) if "mlp" in name]
     with pytest.raises(interp.core.errors.SiteError, match=r"'0\.mlp': the model has no MLPs"):
-        interp.core.sites.resolve("mlps", made(d_mlp=0).facts)
+        interp.core.parts.sites.resolve("mlps", made(d_mlp=0).facts)
 
 
 def test_fixed_positions_are_no_parameters():

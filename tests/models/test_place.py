@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from interp.core.errors import ModelError
-from interp.models.place import DTYPES, device_of, dtype_of, name_of, revision_of
+from interp.models.finding.place import DTYPES, device_of, dtype_of, name_of, revision_of
 
 CPU = torch.device("cpu")
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 import interp
 from interp.core.errors import ModelError
-from interp.core.sealed import read_note, write_note
+from interp.core.files.sealed import read_note, write_note
 from interp.models import untrained
-from interp.models.recurrent import (
+from interp.models.finding.stored import WEIGHTS_FILE
+from interp.models.small.recurrent import (
     LSTM,
     SHAPE_FILE,
     RecurrentShape,
@@ -21,7 +22,6 @@ from interp.models.recurrent import (
     state_of,
     width_for,
 )
-from interp.models.stored import WEIGHTS_FILE
 
 SHAPE = RecurrentShape(n_layers=2, d_model=6, d_vocab=11, n_ctx=16)
 

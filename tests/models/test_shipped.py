@@ -8,8 +8,8 @@ import safetensors.torch
 import torch
 
 from interp.core.errors import ModelError
-from interp.models import shipped
-from interp.models.digest import digest
+from interp.models.finding import shipped
+from interp.models.now.digest import digest
 
 WEIGHTS = {"a": torch.arange(6.0).view(2, 3)}
 

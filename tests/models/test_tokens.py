@@ -10,8 +10,8 @@ from matplotlib.ft2font import FT2Font
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from interp.core.errors import PairsError
-from interp.core.pairs import Pairs
-from interp.models import tokens
+from interp.core.prompts.pairs import Pairs
+from interp.models.bridge import tokens
 
 
 def test_bos_is_what_the_caller_says(tokenizer, plain_tokenizer):

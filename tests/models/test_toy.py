@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 import interp
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import ModelError
-from interp.core.sequences import UNSCORED
-from interp.datasets.recall import recall
-from interp.datasets.repeated import repeated
-from interp.models import toy
-from interp.models.native import Shape, build
-from interp.models.recurrent import RecurrentShape, build_recurrent
-from interp.models.toy import INDUCTION, Toy, train
-from interp.models.training import Recipe, answers, log_steps, update
+from interp.core.prompts.sequences import UNSCORED
+from interp.datasets.tasks.recall import recall
+from interp.datasets.tasks.repeated import repeated
+from interp.models.small import toy
+from interp.models.small.native import Shape, build
+from interp.models.small.recurrent import RecurrentShape, build_recurrent
+from interp.models.small.toy import INDUCTION, Toy, train
+from interp.models.small.training import Recipe, answers, log_steps, update
 
 SHAPE = Shape(
     n_layers=1, n_heads=2, d_model=12, d_head=6, d_vocab=14, n_ctx=16, d_mlp=0, positions="rotary"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from interp.datasets.corpus import Corpus
-from interp.probing.features import Features
+from interp.probing.read.features import Features
 
 
 def features(x: Mapping[str, torch.Tensor], corpus: Corpus | None = None) -> Features:

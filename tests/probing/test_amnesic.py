@@ -7,16 +7,16 @@ import tiny
 import torch
 
 import interp
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import PositionError, ProbeError, SiteError
-from interp.core.pairs import Pairs
-from interp.core.places import AFTER_FIRST
-from interp.core.results import COLUMNS, Results
-from interp.core.sites import Site
-from interp.engine.explain import explain
-from interp.probing.amnesic import amnesic
-from interp.probing.erasure import Erasers, erasers, leace
-from interp.probing.given import one_by_one
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.places import AFTER_FIRST
+from interp.core.tables.results import COLUMNS, Results
+from interp.engine.plan.explain import explain
+from interp.probing.read.given import one_by_one
+from interp.probing.use.amnesic import amnesic
+from interp.probing.use.erasure import Erasers, erasers, leace
 
 KINDS = [f"{kind} {i}" for kind in ("random", "same variance") for i in (1, 2, 3)]
 SITES = tuple(map(Site.parse, ("0.resid_post", "1.mlp", "2.resid_post")))

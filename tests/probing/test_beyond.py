@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interp.core.draws import beside_draws
 from interp.core.errors import ResultsError
-from interp.core.results import COLUMNS, Results
-from interp.probing.beyond import beyond, by_kind
+from interp.core.sampling.draws import beside_draws
+from interp.core.tables.results import COLUMNS, Results
+from interp.probing.use.beyond import beyond, by_kind
 
 ROWS = 12
 CLUSTER = np.array([*"abcdef"] * 2)

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import interp
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import (
     CorpusError,
     InterpError,
@@ -30,14 +30,14 @@ from interp.core.errors import (
     SiteError,
     Unsupported,
 )
-from interp.datasets.alignment import Alignment, align
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
-from interp.engine.collect.captured import Captured
-from interp.engine.engines import Replay
+from interp.datasets.words.alignment import Alignment, align
+from interp.engine.engines.replay.engine import Replay
+from interp.engine.plain.captures.captured import Captured
+from interp.models.bridge.precision import exact
 from interp.models.model import Model
-from interp.models.precision import exact
-from interp.probing.collect import collect
-from interp.probing.features import Features
+from interp.probing.read.collect import collect
+from interp.probing.read.features import Features
 
 collecting = import_module("interp.probing.collect")  # the package has the function by that name
 TOLERANCE = 1e-12
@@ -334,7 +334,7 @@ import torch
 import interp
 from importlib import import_module
 from interp.engine.collect.folder import Folder
-collecting = import_module("interp.probing.collect")
+collecting = import_module("interp.probing.read.collect")
 torch.set_num_threads(1)
 write = Folder.write
 def slowly(*args):

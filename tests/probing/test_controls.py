@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from interp.core.errors import ProbeError
-from interp.probing.controls import (
+from interp.probing.ask.controls import (
     Classes,
     control_task,
     control_tasks,

@@ -10,17 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import CorpusError, ProbeError
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word
-from interp.probing import coreference
-from interp.probing.controls import control_task
-from interp.probing.coreference import MentionPairs, agreement
-from interp.probing.features import Features
-from interp.probing.nets import Bilinear
-from interp.probing.spans import SpanClassifier
-from interp.probing.trained import fit_probe
-from interp.probing.training import Schedule
+from interp.probing.ask import coreference
+from interp.probing.ask.controls import control_task
+from interp.probing.ask.coreference import MentionPairs, agreement
+from interp.probing.fit.nets.nets import Bilinear
+from interp.probing.fit.nets.spans import SpanClassifier
+from interp.probing.fit.nets.trained import fit_probe
+from interp.probing.fit.nets.training import Schedule
+from interp.probing.read.features import Features
 
 mention_pairs = partial(coreference.mention_pairs, first="keep")
 

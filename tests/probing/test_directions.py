@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from interp.core.errors import ProbeError
 from interp.engine.interventions import Erase
-from interp.probing.directions import covariance, moved, overlap, same_variance
-from interp.probing.leace import leace
+from interp.probing.use.directions import covariance, moved, overlap, same_variance
+from interp.probing.use.leace import leace
 
 WIDTH = 24
 
@@ -77,7 +77,7 @@ def test_fewer_words_than_dimensions():
 def test_covariance_a_part_at_a_time(monkeypatch):
     x = spread()
     whole = covariance(x.float())
-    monkeypatch.setattr("interp.probing.directions.WORDS", 77)
+    monkeypatch.setattr("interp.probing.use.directions.WORDS", 77)
     torch.testing.assert_close(covariance(x.float()), whole)
     np.testing.assert_allclose(whole, np.cov(x.numpy().T, bias=True), rtol=1e-4, atol=1e-5)
 

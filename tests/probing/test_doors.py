@@ -12,19 +12,19 @@ from doors import complaints
 
 from interp import Model, Pairs, probing
 from interp.core.errors import ProbeError, SiteError
-from interp.core.sites import Site
+from interp.core.parts.sites import Site
 from interp.datasets import Corpus, Document, Mention, Sentence, Word
-from interp.probing.erasure import (
+from interp.probing.ask.trees import Trees, judge
+from interp.probing.fit.linear import LinearProbe
+from interp.probing.fit.nets.mixing import expected_layer_draws, expected_layer_interval, gains
+from interp.probing.read.features import Features
+from interp.probing.use.erasure import (
     leace,
     probe_directions,
     random_directions,
     same_variance,
     sinks,
 )
-from interp.probing.features import Features
-from interp.probing.linear import LinearProbe
-from interp.probing.mixing import expected_layer_draws, expected_layer_interval, gains
-from interp.probing.trees import Trees, judge
 
 FORMS = ("The", "Mary", "gave", "it", "The", "Mary", "gave", "it")
 TAGS = ("X", "Y", "X", "Y", "Y", "X", "Y", "X")

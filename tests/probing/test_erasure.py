@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from interp.core.errors import ProbeError
-from interp.core.sites import Site
+from interp.core.parts.sites import Site
 from interp.engine.interventions import Erase
-from interp.probing.erasure import erasers, leace, probe_directions, random_directions, sinks
+from interp.probing.use.erasure import erasers, leace, probe_directions, random_directions, sinks
 
 WORDS, WIDTH, CLASSES = 600, 13, 4
 
@@ -118,7 +118,7 @@ def test_it_is_the_formula_of_the_paper():
 def test_many_words_are_taken_a_part_at_a_time(monkeypatch):
     x, y = labelled()
     whole = leace(x, y).of(x)
-    monkeypatch.setattr("interp.probing.leace.WORDS", 77)
+    monkeypatch.setattr("interp.probing.use.leace.WORDS", 77)
     torch.testing.assert_close(leace(x, y).of(x), whole, rtol=1e-8, atol=1e-8)
 
 

@@ -6,8 +6,8 @@ import torch
 from probing.test_split import SITE, corpus
 
 from interp.core.errors import ProbeError, SiteError, Unsupported
-from interp.probing.erasure import erasers
-from interp.probing.features import Features
+from interp.probing.read.features import Features
+from interp.probing.use.erasure import erasers
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from interp.probing.lbfgs import minimise
+from interp.probing.fit.lbfgs import minimise
 
 
 def quadratics(n: int, size: int):

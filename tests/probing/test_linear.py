@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from interp.core.errors import ProbeError
-from interp.probing.linear import TOLERANCE, fit_linear
+from interp.probing.fit.linear import TOLERANCE, fit_linear
 
 SITES, WORDS, D, CLASSES = 3, 240, 6, 4
 

@@ -10,7 +10,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from interp.core.errors import ProbeError
-from interp.probing.mdl import mixture, online_code
+from interp.probing.ask.mdl import mixture, online_code
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.4, 1.0)
 ONE = torch.tensor([1e-3])

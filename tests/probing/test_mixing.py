@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import ProbeError
-from interp.probing import mixing
-from interp.probing.examples import Examples
-from interp.probing.mixing import centre_of_gravity, expected_layer
-from interp.probing.nets import Mlp
-from interp.probing.scoring import correct
-from interp.probing.spans import SpanClassifier
-from interp.probing.trained import fit_probe
-from interp.probing.training import Schedule
+from interp.probing.fit.nets import mixing
+from interp.probing.fit.nets.examples import Examples
+from interp.probing.fit.nets.mixing import centre_of_gravity, expected_layer
+from interp.probing.fit.nets.nets import Mlp
+from interp.probing.fit.nets.spans import SpanClassifier
+from interp.probing.fit.nets.trained import fit_probe
+from interp.probing.fit.nets.training import Schedule
+from interp.probing.fit.scoring import correct
 
 LAYERS, WORDS, D = 4, 600, 5
 FAST = Schedule(learning_rate=0.01, batch=50, epochs=40)

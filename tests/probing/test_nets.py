@@ -9,15 +9,15 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import ProbeError
-from interp.core.sites import Site
-from interp.probing.examples import Examples
-from interp.probing.nets import Bilinear, Mlp, layer
-from interp.probing.scoring import bits, correct, score
-from interp.probing.spans import SpanClassifier
-from interp.probing.trained import TrainedProbe, fit_probe
-from interp.probing.training import Schedule
+from interp.core.parts.sites import Site
+from interp.probing.fit.nets.examples import Examples
+from interp.probing.fit.nets.nets import Bilinear, Mlp, layer
+from interp.probing.fit.nets.spans import SpanClassifier
+from interp.probing.fit.nets.trained import TrainedProbe, fit_probe
+from interp.probing.fit.nets.training import Schedule
+from interp.probing.fit.scoring import bits, correct, score
 
 SITES, WORDS, D = 3, 360, 7
 FAST = Schedule(learning_rate=0.02, batch=40, epochs=40)
@@ -218,9 +218,9 @@ def test_turns_and_chunks_change_nothing(monkeypatch):
     train, dev = split(x, torch.stack([(x[i] @ gaussian(D, 3)).argmax(-1) for i in (0, 1)]))
     schedule = replace(FAST, epochs=2)
     expected = fit_probe(Mlp(8), train, dev, schedule=schedule).log_probs(dev.x)
-    monkeypatch.setattr("interp.probing.training.AT_ONCE", 4)
-    monkeypatch.setattr("interp.probing.trained.AT_ONCE", 5)
-    monkeypatch.setattr("interp.probing.trained.CHUNK", 7)
+    monkeypatch.setattr("interp.probing.fit.nets.training.AT_ONCE", 4)
+    monkeypatch.setattr("interp.probing.fit.nets.trained.AT_ONCE", 5)
+    monkeypatch.setattr("interp.probing.fit.nets.trained.CHUNK", 7)
     found = fit_probe(Mlp(8), train, dev, schedule=schedule).log_probs(dev.x)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 

@@ -6,7 +6,7 @@ import torch
 from probing.synthetic import features
 
 from interp.core.errors import ProbeError
-from interp.probing.persistence import persistence
+from interp.probing.use.persistence import persistence
 
 D, WORDS = 6, 4000
 

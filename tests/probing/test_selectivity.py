@@ -6,10 +6,10 @@ from numpy import ndarray
 from scipy.stats import t
 
 from interp.core.errors import ProbeError
-from interp.core.scores import Scores
-from interp.core.sites import Site
-from interp.probing.scoring import score
-from interp.probing.selectivity import selectivity, with_mean
+from interp.core.parts.sites import Site
+from interp.core.tables.scores import Scores
+from interp.probing.ask.selectivity import selectivity, with_mean
+from interp.probing.fit.scoring import score
 
 SITES = [Site.parse("0.resid_pre"), Site.parse("0.resid_post")]
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp.core.errors import ProbeError
-from interp.probing.examples import Examples
-from interp.probing.scoring import correct
-from interp.probing.spans import SpanClassifier, attend, flat
-from interp.probing.trained import fit_probe
-from interp.probing.training import Schedule
+from interp.probing.fit.nets.examples import Examples
+from interp.probing.fit.nets.spans import SpanClassifier, attend, flat
+from interp.probing.fit.nets.trained import fit_probe
+from interp.probing.fit.nets.training import Schedule
+from interp.probing.fit.scoring import correct
 
 SITES, WORDS, D = 2, 40, 6
 FAST = Schedule(learning_rate=0.01, batch=50, epochs=30)

@@ -7,8 +7,8 @@ import torch
 
 from interp.core.errors import CorpusError, ProbeError
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
-from interp.probing.features import Features
-from interp.probing.split import Split
+from interp.probing.ask.split import Split
+from interp.probing.read.features import Features
 
 SITE = "0.resid_post"
 TEXT = (("The", "dog", "barks"), ("Dogs", "bark"))

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 import interp
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import PositionError, ProbeError, SiteError
-from interp.core.sites import Site
+from interp.core.parts.sites import Site
 from interp.engine.interventions import Add, Intervention
-from interp.probing.steering import steer, steering_vector
+from interp.probing.use.steering import steer, steering_vector
 
 SITES = tuple(map(Site.parse, ("0.resid_post", "1.2")))
 
@@ -75,7 +75,7 @@ def test_it_is_what_adding_the_vector_does(model, pairs):
 
 def test_the_random_direction_is_as_long(model, pairs, monkeypatch):
     seen = []
-    monkeypatch.setattr("interp.probing.steering.Add", lambda d: seen.append(d) or Add(d))
+    monkeypatch.setattr("interp.probing.use.steering.Add", lambda d: seen.append(d) or Add(d))
     steer(model, pairs, vectors(), doses=[2.0])
     lengths = [delta.norm().item() for delta in seen]
     assert len(lengths) == 4

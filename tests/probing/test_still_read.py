@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from interp.core.errors import ProbeError
-from interp.core.sites import Site
-from interp.probing.erasure import HeldOut, erasers
-from interp.probing.leace import leace
-from interp.probing.still_read import still_read
+from interp.core.parts.sites import Site
+from interp.probing.use.erasure import HeldOut, erasers
+from interp.probing.use.leace import leace
+from interp.probing.use.still_read import still_read
 
 SITE = Site.parse("1.resid_post")
 WIDTH, CLASSES = 40, 4

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import ProbeError
-from interp.core.sites import Site
-from interp.probing.structural import SENTENCES, fit_distance
-from interp.probing.trees import Trees, judge
+from interp.core.parts.sites import Site
+from interp.probing.ask.structural import SENTENCES, fit_distance
+from interp.probing.ask.trees import Trees, judge
 
 MOST = 8
 

@@ -10,13 +10,13 @@ import torch
 from probing.test_split import corpus
 
 from interp.core.errors import ProbeError, ResultsError, SiteError
-from interp.core.sealed import Damaged, write_tensors
+from interp.core.files.sealed import Damaged, write_tensors
 from interp.models.model import Model
-from interp.probing.collect import collect
-from interp.probing.features import Features
-from interp.probing.split import Split
-from interp.probing.tagger import Tagger
-from interp.probing.tagging import tagging
+from interp.probing.ask.split import Split
+from interp.probing.ask.tagger import Tagger
+from interp.probing.ask.tagging import tagging
+from interp.probing.read.collect import collect
+from interp.probing.read.features import Features
 
 FORMS = ("The", "Mary", "gave", "it")
 KIND = {"The": "det", "Mary": "name", "gave": "verb", "it": "pronoun"}

@@ -9,12 +9,12 @@ from probing.synthetic import features
 
 from interp.core.errors import CorpusError, ProbeError
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
-from interp.probing.features import Features
-from interp.probing.mdl import description_length
-from interp.probing.selectivity import selectivity
-from interp.probing.split import Split
-from interp.probing.tagger import read
-from interp.probing.tagging import tagging
+from interp.probing.ask.mdl import description_length
+from interp.probing.ask.selectivity import selectivity
+from interp.probing.ask.split import Split
+from interp.probing.ask.tagger import read
+from interp.probing.ask.tagging import tagging
+from interp.probing.read.features import Features
 
 SITES = ("0.resid_pre", "0.resid_post", "1.resid_post")
 TYPES, D, TAGS = 60, 80, ("ADJ", "NOUN", "VERB")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import ProbeError
-from interp.probing.training import Schedule, Trained, initial, train
+from interp.probing.fit.nets.training import Schedule, Trained, initial, train
 
 EXAMPLES, DEV, D = 60, 20, 5
 
@@ -74,7 +74,7 @@ def test_a_stack_is_a_loop():
 
 def test_turns_are_a_stack(monkeypatch):
     together = regression(range(5), schedule=FAST)
-    monkeypatch.setattr("interp.probing.training.AT_ONCE", 2)
+    monkeypatch.setattr("interp.probing.fit.nets.training.AT_ONCE", 2)
     same(together, regression(range(5), schedule=FAST), range(5), atol=1e-12)
 
 

@@ -16,16 +16,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.core.circuit import Part
-from interp.core.door import door
+from interp.core.door.door import door
+from interp.core.door.taken import Count, Seed
 from interp.core.errors import ModelError, PairsError, nearest
-from interp.core.pairs import Pairs
-from interp.core.taken import Count, Seed
-from interp.models import native
+from interp.core.parts.circuit import Part
+from interp.core.prompts.pairs import Pairs
 from interp.models.compiled import frequency, induction, ioi, previous, reverse
 from interp.models.compiled.construction import Construction, Key
+from interp.models.finding.place import Device, Dtype
 from interp.models.model import Model
-from interp.models.place import Device, Dtype
+from interp.models.small import native
 
 CONSTRUCTIONS: Mapping[str, Construction] = {
     "previous": previous.MODEL,
@@ -78,7 +78,7 @@ def truth(name: str) -> Mapping[Key, frozenset[Part]]:
     """The edges whose cut changes what the model says, by how they are cut.
 
     Derived from the construction, with the reasons in the docstring of its file. All other edges
-    (`interp.core.edges.edges("edges", model.facts)`) do nothing under that key, at any of the
+    (`interp.core.parts.edges.edges("edges", model.facts)`) do nothing under that key, at any of the
     positions that the pairs name.
 
     Args:

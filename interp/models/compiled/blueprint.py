@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.native import Shape
+from interp.models.small.native import Shape
 
 HARD = 40.0
 """By how much the score of a key that is meant exceeds, at least, that of one that is not.
@@ -108,7 +108,8 @@ class Blueprint:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """The weights as `interp.models.native.build` takes them: matrices as nn.Linear has them.
+        """The weights as `interp.models.small.native.build` takes them: matrices as nn.Linear has
+        them.
 
         Queries are multiplied by the sqrt(d_head) that the model divides scores by. The sizes of
         heads are squares of whole numbers, so that this rounds nothing.

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from interp.core.circuit import Part
-from interp.core.edges import Edge
+from interp.core.parts.circuit import Part
+from interp.core.parts.edges import Edge
 from interp.models.compiled.blueprint import Blueprint
 
 Ablation = Literal["zero", "mean", "resample"]

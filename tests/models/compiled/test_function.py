@@ -7,11 +7,12 @@ import torch
 from by_hand import Run
 
 import interp
-from interp.core.door import ArgumentError
+from interp.core.door.door import ArgumentError
 from interp.core.errors import ModelError, PairsError
-from interp.models import compiled, native
+from interp.models import compiled
 from interp.models.compiled.blueprint import Blueprint
 from interp.models.compiled.construction import Construction
+from interp.models.small import native
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -2,7 +2,7 @@
 
 import torch
 
-from interp.core.pairs import Pairs
+from interp.core.prompts.pairs import Pairs
 from interp.models import compiled
 from interp.models.compiled.construction import Construction
 

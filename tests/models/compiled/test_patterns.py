@@ -5,7 +5,7 @@ import torch
 from by_hand import Run
 from torch import Tensor
 
-from interp.core.pairs import Pairs
+from interp.core.prompts.pairs import Pairs
 from interp.models import compiled
 from interp.models.compiled.blueprint import Blueprint
 

@@ -9,10 +9,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 import interp
-from interp.core.circuit import Part
-from interp.core.edges import Edge, edges
 from interp.core.metrics import Answers, Metric
-from interp.core.pairs import Pairs
+from interp.core.parts.circuit import Part
+from interp.core.parts.edges import Edge, edges
+from interp.core.prompts.pairs import Pairs
 from interp.models import compiled
 from interp.models.compiled.blueprint import Blueprint
 from interp.models.compiled.construction import Ablation, Construction, Key

@@ -1,0 +1,1 @@
+"""All parts at once: estimated, measured, held against each other and against a known circuit."""

@@ -1,0 +1,370 @@
+"""Attribution: what ablating each edge or node would do, estimated from gradients, for all at once.
+
+    scores = attribute(model, pairs)                      # every edge, two forwards, one backward
+    scores = attribute(model, pairs, "nodes", method="atp*")
+    verify(scores, model, pairs, k=100)                   # are they right? measured
+
+An estimate is first-order: it misses what saturates and what only acts together. `verify` (in
+`interp.causal.ranking.verification`) says by how much.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp.causal.averages import Ablated, Averaging, averaged
+from interp.core.door.door import door
+from interp.core.door.taken import Count
+from interp.core.errors import PositionError, Unsupported
+from interp.core.metrics import OneMetric, resolve_metric
+from interp.core.parts.circuit import REST, Part
+from interp.core.parts.facts import Facts
+from interp.core.parts.graph import Graph, nodes
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.attribution import Attribution
+from interp.engine.engines.choose import accept, choose
+from interp.engine.engines.replay.engine import Replay
+from interp.engine.gradients import atp_star
+from interp.engine.gradients.estimates import Flat, Rows, Writes, atp, eap, eap_activations
+from interp.engine.gradients.tape import require_sums
+from interp.engine.interventions import Averaged
+from interp.engine.network import forward
+from interp.engine.plain.means.means import MeanReference, taken
+from interp.engine.plan.batches import Batch, Plan
+from interp.engine.plan.cost import forward_flops
+from interp.engine.plan.explain import proceed
+from interp.engine.plan.memory import KEEP, Memory, budget, by_rows, require
+from interp.engine.plan.positions import blocks, places
+from interp.engine.plan.score import Score
+from interp.engine.provenance import provenance
+from interp.models.model import Model
+
+Parts = Literal["edges", "nodes"]
+Method = Literal["eap", "eap-ig-inputs", "eap-ig-activations", "atp", "atp*"]
+OF: dict[Parts, tuple[Method, ...]] = {
+    "edges": ("eap", "eap-ig-inputs", "eap-ig-activations", "atp*"),
+    "nodes": ("atp", "eap-ig-inputs", "eap-ig-activations", "atp*"),
+}
+"""Which methods there are for what; the first is taken if none is named."""
+
+
+@door
+@torch.inference_mode(mode=False)  # there is no gradient inside of it
+def attribute(
+    model: Model,
+    pairs: Pairs,
+    parts: Parts = "edges",
+    *,
+    method: Method | None = None,
+    steps: Count = 5,
+    ablation: Ablated = "resample",
+    reference: Averaging = "corrupt",
+    positions: str | Sequence[str] = "all",
+    metric: OneMetric = "logit_diff",
+    memory: Memory = None,
+) -> Attribution:
+    """Estimate the effect of ablating each part, all parts at once.
+
+    Args:
+        parts: `"edges"`, those of `interp.core.parts.graph.Graph`, or `"nodes"`, heads and MLPs.
+        method: `"eap"` of edges (the default), edge attribution patching (Syed et al. 2023): the
+            change of what the writer writes, times the gradient of the metric, at the clean run,
+            at what the reader reads, summed over positions; the norm of the reader is linearised
+            too, and one on the write (Gemma 2, OLMo 2). `"eap-ig-inputs"` (Hanna et al. 2024,
+            sec. 3): with the mean of the gradients at embeddings z' + k/m (z - z'), z' the ablated
+            one, k = 1 to m. That is the paper's formula; one step is EAP (the released code takes
+            k = 0 to m - 1, which leaves the clean run out and takes the ablated one in).
+            `"eap-ig-activations"` (Mueller et al. 2025): in place of the embedding, the heads of
+            one layer (or its MLP) go from ablated to clean in the same steps, with runs of their
+            own; that is two for each layer and step.
+            `"atp"` of nodes (the default): attribution patching, the change of what the node
+            writes, times the gradient there; it is the sum of the node's edges under EAP, and so
+            are its integrated forms. `"atp*"` (Kramár et al. 2024): attention probabilities of
+            changed queries and keys exact, and sizes averaged over gradients without one layer
+            each; see `interp.engine.gradients.atp_star`.
+        steps: m, of the integrated gradients.
+        ablation: what a part is set to: its value in the corrupt prompt of the row
+            (`"resample"`), its mean (`"mean"`), 0 (`"zero"`).
+        reference: whose mean, as in `interp.ablate`.
+        positions: `"all"`, or named positions, one row for each part and place; `"rest"` is all
+            positions that no name of the pairs covers.
+        memory: bytes that activations and gradients may take; prompts run in chunks that fit.
+
+    Returns:
+        One row for each part and place, with the score of each example: an estimate of what
+        `ablate` would measure as `effect`, so parts that help have a negative one.
+
+    Raises:
+        Unsupported: a model that the replay engine does not serve (recurrent, encoder-decoders,
+            post-norm), or an unknown method.
+        MetricError: a metric without a gradient, or with one of zero at the clean run (`"kl"`).
+        PairsError, PositionError: as their names say.
+        InterpError: a single prompt takes more than `memory`.
+    """
+    method = _method(parts, method)
+    metric = resolve_metric(metric)
+    pairs.require_one_kind("an attribution")
+    accept(model, pairs, metric)
+    engine = differentiable(model, pairs)
+    names = places_of(pairs, positions)
+    graph = Graph.of(model.facts)
+    allowed = budget(memory, model.device, KEEP)
+    source = averaged(pairs, reference)
+    chunks = _chunks(pairs, graph, model, method, len(names), allowed, memory)
+    proceed(_plan(model.facts, graph, pairs, chunks, method, steps, ablation))
+    means = _means(model, engine, pairs, ablation, source, graph)
+    chosen = graph.edges if parts == "edges" else nodes(model.facts)
+    wide, flat = np.float64 if model.dtype == torch.float64 else np.float32, 0
+    each = np.zeros((len(names), len(chosen), len(pairs)), dtype=wide)
+
+    def some(index: list[int]) -> None:
+        nonlocal flat
+        score = Score.of_rows(model, pairs, metric, index)
+        rows = _rows(engine, pairs, score, graph, index, names, ablation, means)
+        try:
+            found = _estimate(rows, parts, method, steps)
+        except Flat as refusal:
+            flat += len(index)  # and so their scores are 0, unless there are no others
+            if metric.needs_reference or flat == len(pairs):
+                raise refusal
+        else:
+            each[:, :, index] = found.cpu().to(torch.float64).numpy()  # NumPy has no bfloat16
+
+    with tqdm(total=len(pairs), desc=method, unit="prompt", delay=2, disable=None) as bar:
+        for index, _ in chunks:
+            by_rows(some, index, "the gradients")
+            bar.update(len(index))
+    note = provenance(
+        model,
+        pairs,
+        engine="replay",
+        plan={"batches": len(chunks), "memory": allowed},
+        method=method,
+        steps=steps if "ig" in method else 1,
+        ablation=ablation,
+        metric=metric.name,
+        **({} if means is None else {"reference": source.fingerprint}),
+    )
+    return Attribution.of(
+        [Part(part, place) for place in names for part in chosen],
+        each.reshape(-1, len(pairs)),
+        cluster=pairs.cluster,
+        method=method,
+        metric=metric.name,
+        provenance=note,
+    )
+
+
+def differentiable(model: Model, pairs: Pairs) -> Replay:
+    """The replay engine of a model, if gradients along its edges mean something.
+
+    Raises:
+        Unsupported: the engine does not serve it, or its residual stream is no sum.
+    """
+    try:
+        engine = choose(model, "replay", longest=pairs.longest)
+    except Unsupported as refusal:
+        raise Unsupported(
+            f"attribution takes gradients on the replay engine, which does not serve {model.name}: "
+            f"{refusal} The effects can be measured on any engine: interp.causal.exact."
+        ) from refusal
+    assert isinstance(engine, Replay)
+    require_sums(engine.weights, model.name)
+    return engine
+
+
+def places_of(pairs: Pairs, positions: str | Sequence[str]) -> list[str]:
+    """The places that parts are at: ["all"], or names of the pairs and "rest".
+
+    Raises:
+        PositionError: an unknown name, none, one twice, or "all" beside others.
+    """
+    names = [positions] if isinstance(positions, str) else list(positions)
+    if not names or len(set(names)) < len(names) or ("all" in names and len(names) > 1):
+        raise PositionError(
+            f"positions={positions!r}: give 'all', or each of some named positions once "
+            f"({', '.join(pairs.positions)}, and 'rest' for all that have no name)."
+        )
+    for name in names:
+        if name not in ("all", REST):
+            pairs.at(name)
+    return names
+
+
+def mask(pairs: Pairs, place: str, rows: Sequence[int]) -> Bool[Tensor, "batch pos"]:
+    """The positions of a place in rows of one length."""
+    if place != REST:
+        return places(pairs, place, rows)
+    named = [places(pairs, name, rows) for name in pairs.positions]
+    return ~torch.stack(named).any(0)
+
+
+def _method(parts: Parts, method: Method | None) -> Method:
+    known = OF[parts]
+    if method is not None and method not in known:
+        raise Unsupported(
+            f"method={method!r} is not one of {parts}, which have {', '.join(map(repr, known))}."
+        )
+    return known[0] if method is None else method
+
+
+def _plan(
+    facts: Facts,
+    graph: Graph,
+    pairs: Pairs,
+    chunks: Sequence[tuple[list[int], int]],
+    method: Method,
+    steps: int,
+    ablation: Ablated,
+) -> Plan:
+    """What gradients cost: a backward is one forward, since the weights have none, and each edge a
+    product.
+    """
+    n, readers, writers = facts.n_layers, len(graph.readers), len(graph.writers)
+    runs = {"eap": 1, "atp": 1, "eap-ig-inputs": steps, "atp*": 1}.get(method)
+    if runs is None:  # each layer's writers go their own way from there on: half of the layers
+        runs = 1 + (steps - 1) * (1 + n)
+    backwards = runs * (n if method == "atp*" else 1)
+    plain = int(ablation == "resample")
+    batches = []
+    for rows, held in chunks:
+        length = int(pairs.lengths[rows[0]])
+        forward = forward_flops(facts, length)
+        # about half of all readers and writers are an edge
+        products = length * readers * writers * facts.d_model * backwards
+        flops = (plain + runs + backwards) * forward + products
+        batches.append(
+            Batch(
+                tuple(rows),
+                (),
+                0,
+                length,
+                (0, n - 1),
+                held,
+                len(rows) * flops,
+                plain + runs + backwards,
+            )
+        )
+    full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
+    parts = len(graph.edges) if method.startswith("eap") else len(nodes(facts))
+    note = f"gradients in place of a forward for each of {parts} parts"
+    return Plan(tuple(batches), 0, parts * full, facts, "replay", note=note)
+
+
+def _means(
+    model: Model,
+    engine: Replay,
+    pairs: Pairs,
+    ablation: Ablated,
+    source: Averaged,
+    graph: Graph,
+) -> MeanReference | None:
+    """The means that mean ablation sets."""
+    if ablation != "mean":
+        return None
+    return taken(source, model, engine, graph.writers, pairs)
+
+
+def _chunks(
+    pairs: Pairs,
+    graph: Graph,
+    model: Model,
+    method: Method,
+    places: int,
+    allowed: int,
+    memory: Memory,
+) -> list[tuple[list[int], int]]:
+    """Rows of one length, as many at a time as the memory holds, and the bytes that they take.
+
+    Raises:
+        InterpError: it does not hold one.
+    """
+    facts, longest = model.facts, int(pairs.lengths.max())
+    writers, readers = len(graph.writers), len(graph.readers)
+    inputs = facts.n_heads + 2 * facts.n_kv_heads
+    gradients = facts.n_layers if method == "atp*" else 1  # that are held of one layer
+    token = facts.d_model * (writers + 8 * facts.n_layers + 4 * inputs * gradients)
+    wide = facts.n_heads * (facts.d_head + longest) + facts.d_mlp
+    token += facts.n_layers * 6 * wide
+    scores = places * writers * (2 * readers + inputs * gradients)
+    one = max(model.dtype.itemsize, 4) * (token * longest + scores)
+    what = f"one prompt of {longest} tokens, with activations and gradients,"
+    allowed = require(one, allowed, memory, model.device, what)
+    return [(rows, one * len(rows)) for rows in blocks(pairs.lengths, allowed // one)]
+
+
+@torch.no_grad()
+def _rows(
+    engine: Replay,
+    pairs: Pairs,
+    score: Score,
+    graph: Graph,
+    index: Sequence[int],
+    names: Sequence[str],
+    ablation: Ablated,
+    means: MeanReference | None,
+) -> Rows:
+    """Some rows of one length, with what ablation sets their writers to."""
+    w, length = engine.weights, int(pairs.lengths[index[0]])
+    device = w.embed.tokens.device
+    tokens = {
+        side: getattr(pairs, side)[list(index), :length].to(device) for side in ("clean", "corrupt")
+    }
+    clean = forward.embed(w, tokens["clean"])
+    shown = torch.stack([mask(pairs, name, index) for name in names]).to(device)
+    if ablation == "resample":
+        other = engine.trace(tokens["corrupt"], keep=("z", "mlp_out"))
+        embed = forward.embed(w, tokens["corrupt"])
+        ablated = Writes(embed, other.kept["z"], other.kept["mlp_out"])
+    elif means is None:
+        z = clean.new_zeros(*clean.shape[:2], w.facts.n_heads, w.facts.d_head)
+        none, n = torch.zeros_like(clean), w.facts.n_layers
+        ablated = Writes(none, (z,) * n, (none,) * n)
+    else:
+        groups = [(pairs.template[i], length) for i in index]
+        ablated = _averages(w.facts, lambda site: means.at(site, groups).to(clean))
+    if score.metric.needs_reference:
+        reference = engine.found(engine.trace(tokens["clean"], keep=()), score)
+        score = replace(score, answers=replace(score.answers, reference=reference))
+    return Rows(engine, score, clean, ablated, shown, graph)
+
+
+def _averages(facts: Facts, at: Callable[[Site], Tensor]) -> Writes:
+    """The means of every writer, in the layers' order."""
+    layers = range(facts.n_layers)
+    z = tuple(
+        torch.stack([at(Site("z", layer, head=h)) for h in range(facts.n_heads)], 2)
+        for layer in layers
+    )
+    mlp = tuple(at(Site("mlp_out", layer)) for layer in layers) if facts.d_mlp else ()
+    return Writes(at(Site("embed")), z, mlp)
+
+
+def _estimate(
+    rows: Rows, parts: Parts, method: Method, steps: int
+) -> Float[Tensor, "place part batch"]:
+    """The scores of some rows, in the order of the parts."""
+    match parts, method:
+        case "nodes", "atp" | "eap-ig-inputs":
+            found = atp(rows, steps=steps if method == "eap-ig-inputs" else 1)
+        case "nodes", "atp*":
+            found = atp_star.of_nodes(rows)
+        case "nodes", _:  # what a node does to its readers is the sum of its edges
+            found = eap_activations(rows, steps=steps).sum(2)
+        case _, "atp*":
+            found = atp_star.of_edges(rows)
+        case _, "eap-ig-activations":
+            found = eap_activations(rows, steps=steps)
+        case _:
+            found = eap(rows, steps=steps if method == "eap-ig-inputs" else 1)
+    if parts == "nodes":
+        return found[..., 1:].mT
+    edge = torch.from_numpy(rows.graph.feeds).to(found.device)
+    return found[:, :, edge].mT

@@ -1,0 +1,1 @@
+"""From a ranking, or edge by edge, to a circuit."""

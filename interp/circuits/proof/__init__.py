@@ -1,0 +1,1 @@
+"""What a circuit does by itself, beside what chance does."""

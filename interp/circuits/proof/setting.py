@@ -1,0 +1,271 @@
+"""Where circuits are run: the graph as arrays, the places they name, what is put in place."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int
+from numpy import ndarray
+
+from interp.causal.averages import Averaging, averaged
+from interp.core.errors import ResultsError, SiteError, Unsupported
+from interp.core.metrics import Metric, Metrics, resolve_metrics
+from interp.core.parts.circuit import REST, Ablation, Circuit, Granularity, Part
+from interp.core.parts.edges import Edge
+from interp.core.parts.facts import Facts
+from interp.core.parts.graph import Graph, nodes
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.core.tables.results import Results, ordered, tiled
+from interp.engine.circuits.by_interventions import outside
+from interp.engine.circuits.by_mask import isolate, served
+from interp.engine.circuits.constants import Constants
+from interp.engine.circuits.job import Isolated, Isolation, Source
+from interp.engine.circuits.wiring import Wiring
+from interp.engine.engines.protocol import EngineName
+from interp.engine.engines.resolution import named
+from interp.engine.plan.memory import Memory
+from interp.engine.provenance import provenance
+from interp.models.model import Model
+
+Given = Averaging | Constants
+METHOD = "circuit"
+
+
+class Kept(NamedTuple):
+    """A circuit as a set of edges at places; `lacking` if it is given by what it lacks.
+
+    Attributes:
+        place: in words: where its parts are.
+    """
+
+    name: str
+    mask: Bool[ndarray, "place reader writer"]
+    size: int
+    place: str
+    lacking: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """Where circuits are run: the model's graph, the places that they name, and the ablation."""
+
+    model: Model
+    pairs: Pairs
+    wiring: Wiring
+    places: tuple[str, ...]
+    ablation: Ablation
+    source: Source
+
+    @classmethod
+    def of(
+        cls, model: Model, pairs: Pairs, circuits: Sequence[Circuit], reference: Given
+    ) -> "Setting":
+        """For circuits of one model and one ablation.
+
+        Raises:
+            As `run_circuits`.
+        """
+        pairs.require_one_kind("a study of circuits")
+        for circuit in circuits:
+            _require(circuit, model)
+        ablations = sorted({circuit.ablation for circuit in circuits})
+        if len(ablations) > 1:
+            raise Unsupported(
+                f"circuits with the ablations {ablations} stand in one call; the same parts mean "
+                "something else under each. Run each kind by itself and join the tables "
+                "(interp.Results.concat)."
+            )
+        named = {place for circuit in circuits for place in circuit.places}
+        for place in named - {"all", REST}:
+            pairs.at(place)
+        places = ("all", *sorted(named - {"all"}))
+        source = _source(model, pairs, ablations[0], reference)
+        wiring = Wiring(model.facts, _graph(model.facts))
+        return cls(model, pairs, wiring, places, ablations[0], source)
+
+    def kept(self, name: str, circuit: Circuit) -> Kept:
+        """A circuit; of nodes the embedding is kept too, everywhere."""
+        return self.holding(name, self.marks(circuit.parts), circuit.granularity)
+
+    def holding(self, name: str, marks: Int[ndarray, "part 3"], granularity: Granularity) -> Kept:
+        """The same, of parts that `marks` has found."""
+        mask = self.marked(marks)
+        if granularity == "nodes":
+            mask[0, :, 0] = self.wiring.graph.feeds[:, 0]
+        return Kept(name, mask, len(marks), self._where(marks))
+
+    def without(self, name: str, parts: Collection[Part]) -> Kept:
+        """The whole model without some parts."""
+        marks = self.marks(parts)
+        return Kept(name, self.marked(marks), len(marks), self._where(marks), lacking=True)
+
+    def _where(self, marks: Int[ndarray, "part 3"]) -> str:
+        return ", ".join(self.places[i] for i in np.unique(marks[:, 0])) or "all"
+
+    def marks(self, parts: Iterable[Part]) -> Int[ndarray, "part 3"]:
+        """Place, reader and writer of each part, as numbers; of a node the reader is -1.
+
+        Raises:
+            SiteError: an edge or a node that the graph has not.
+        """
+        place = {name: i for i, name in enumerate(self.places)}
+        graph, found = self.wiring.graph, []
+        for of, where in parts:
+            if isinstance(of, Edge):
+                found.append((place[where], *graph.at(of)))
+            elif column := self._columns.get(of):  # the embedding, column 0, is no part
+                found.append((place[where], -1, column))
+            else:
+                raise SiteError(
+                    f"'{of}' is no node of this graph, which has the heads and MLPs of "
+                    f"{self.model.facts}. Write it as '23.3' or '12.mlp'."
+                )
+        return np.array(found, dtype=int).reshape(-1, 3)
+
+    def marked(self, marks: Int[ndarray, "part 3"]) -> Bool[ndarray, "place reader writer"]:
+        """The edges of parts that `marks` has found; those of a node are all that leave it."""
+        feeds = self.wiring.graph.feeds
+        mask = np.zeros((len(self.places), *feeds.shape), dtype=bool)
+        edges = marks[marks[:, 1] >= 0]
+        mask[tuple(edges.T)] = True
+        for place, _, column in marks[marks[:, 1] < 0].tolist():
+            mask[place, :, column] = feeds[:, column]
+        return mask
+
+    @cached_property
+    def _columns(self) -> dict[Site, int]:
+        return {site: i for i, site in enumerate(self.wiring.graph.writers)}
+
+    def run(
+        self,
+        circuits: Sequence[Kept],
+        *,
+        metric: Metrics = "logit_diff",
+        engine: EngineName = "auto",
+        memory: Memory = None,
+        checkpoint: Path | None = None,
+    ) -> Results:
+        """One row for each metric, circuit and example."""
+        metrics = resolve_metrics(metric)
+        job = Isolation(
+            self.model,
+            self.pairs,
+            self.wiring,
+            np.stack([circuit.mask for circuit in circuits]),
+            np.array([circuit.lacking for circuit in circuits]),
+            self.places,
+            self.ablation,
+            self.source,
+            metrics,
+            engine,
+            memory,
+            checkpoint,
+        )
+        replay = served(job)
+        found = outside(job) if replay is None else isolate(job, replay)
+        connected = self._connected(job)
+        note = provenance(
+            self.model,
+            self.pairs,
+            null=found.null,
+            resolution=named(metrics, found.resolution),
+            engine=found.engine,
+            plan=found.plan,
+            base="clean",
+            metric=[m.name for m in metrics] if len(metrics) > 1 else metrics[0].name,
+            ablation=self.ablation,
+            reference=self.source.fingerprint if self.source else "",
+        )
+        return Results(_table(self, circuits, metrics, found, connected), note)
+
+    def _connected(self, job: Isolation) -> Bool[ndarray, " circuit"]:
+        given = np.where(job.lacking[:, None, None], job.kept.all(1), job.kept.any(1))
+        kept = self.wiring.graph.feeds & (given ^ job.lacking[:, None, None])
+        return self.wiring.connected(kept)
+
+
+def _graph(facts: Facts) -> Graph:
+    """The graph of a model; of one without logits, what reads its last layer stands for them."""
+    graph = Graph.of(facts)
+    if facts.language_model:
+        return graph
+    writers = tuple(sorted({*graph.writers, *nodes(facts)}))
+    feeds = np.zeros((len(graph.readers) + 1, len(writers)), dtype=bool)
+    feeds[:-1, [writers.index(writer) for writer in graph.writers]] = graph.feeds
+    feeds[-1] = True
+    return Graph(writers, (*graph.readers, Site("logits")), feeds)
+
+
+def _require(circuit: Circuit, model: Model) -> None:
+    if circuit.model != model.weight_hash:
+        raise ResultsError(
+            f"the circuit is of a model with weights {circuit.model[:12]}, and {model.name} has "
+            f"{model.weight_hash[:12]}: its parts are those of another model. Load that model (in "
+            "the same dtype), or discover the circuit on this one."
+        )
+    if circuit.granularity == "edges" and not model.facts.language_model:
+        raise Unsupported(
+            f"{model.name} has no logits, and no edges lead into its embedding, so no circuit of "
+            "edges ends there. Take a circuit of nodes (granularity='nodes')."
+        )
+
+
+def _source(model: Model, pairs: Pairs, ablation: Ablation, reference: Given) -> Source:
+    if (ablation == "optimal") != isinstance(reference, Constants):
+        raise Unsupported(
+            f"the circuits' ablation is {ablation!r} and reference= is "
+            f"{type(reference).__name__}: constants are for the ablation 'optimal', and it needs "
+            "them. Fit them: constants = fit_optimal(model, training_pairs, circuit)."
+        )
+    if isinstance(reference, Constants):
+        reference.require(model)
+        return reference
+    source = averaged(pairs, reference)
+    return source if ablation == "mean" else None
+
+
+def _table(
+    setting: Setting,
+    circuits: Sequence[Kept],
+    metrics: Sequence[Metric],
+    found: Isolated,
+    connected: Bool[ndarray, " circuit"],
+) -> pd.DataFrame:
+    """Metric by metric, the circuits in their order, and the examples."""
+    n, pairs = len(circuits), setting.pairs
+    rows, examples = len(metrics) * n, len(pairs)
+
+    def words(column: Sequence[object]) -> ndarray:
+        return np.repeat(np.asarray(column, dtype=object), examples)
+
+    base = np.broadcast_to(found.base[:, None], found.found.shape).reshape(-1)
+    value = found.found.reshape(-1)
+    missing = pd.array([None] * (rows * examples), dtype="Int16")
+    frame = pd.DataFrame(
+        {
+            "method": f"{METHOD} {setting.ablation}",
+            "site": words([c.name for c in circuits] * len(metrics)),
+            "position": words([c.place for c in circuits] * len(metrics)),
+            "receiver": "",
+            "direction": "noise",
+            "metric": words([m.name for m in metrics for _ in range(n)]),
+            "kind": METHOD,
+            "layer": missing,
+            "head": missing,
+            "through": "",
+            "engine": found.engine,
+            "example": np.tile(np.arange(examples, dtype=np.int32), rows),
+            **tiled(pairs.units, rows),
+            "base": base,
+            "value": value,
+            "effect": value - base,
+            "size": words([c.size for c in circuits] * len(metrics)).astype(int),
+            "connected": words(list(connected) * len(metrics)).astype(bool),
+        }
+    )
+    return ordered(frame)

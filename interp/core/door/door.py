@@ -1,0 +1,179 @@
+"""The door of a public function: its arguments are looked at before anything else happens.
+
+What has the wrong type is refused in a sentence that says which argument, what came, what is taken
+and what the argument means, and so is a name that the function has not. What means the same in
+another dress is taken: a number of NumPy, a column of pandas, a path as text. What an annotation
+takes, `interp.core.door.taken` says; there are also rules for annotations, such as `Count` and
+`Seed`. Then the call runs alone (`interp.core.door.alone`), without the settings of torch that
+would change its numbers (`interp.core.door.settings`).
+"""
+
+import inspect
+import re
+import textwrap
+import typing
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar, get_args, get_origin, overload
+
+from interp.core.door.alone import alone, locks, put_back, running
+from interp.core.door.settings import settled, unsettled
+from interp.core.door.taken import (
+    LISTS,
+    Told,
+    a,
+    alternatives,
+    dressed,
+    fits,
+    in_words,
+    misspelt,
+    shown,
+    unruled,
+)
+from interp.core.errors import InterpError, nearest
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ArgumentError(InterpError, TypeError, ValueError):
+    """An argument that the function does not take, or none of its arguments."""
+
+
+@overload
+def door(function: type[T]) -> type[T]: ...
+@overload
+def door(function: Callable[P, T]) -> Callable[P, T]: ...
+def door(function: Any) -> Any:
+    """Check the arguments of a call against their annotations; of a class, what it is made of.
+
+    Raises:
+        ArgumentError: an argument that is not of its type, is missing, or that there is not.
+    """
+    if isinstance(function, type):
+        function.__init__ = _checked(function.__init__, function)
+        return function
+    return _checked(function, function)
+
+
+def _checked(function: Callable[P, T], told: Any) -> Callable[P, T]:
+    """The function behind its door; `told` has the docstring."""
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        signature, hints = _known(function)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise _unbound(told, signature, kwargs, error) from None
+        for name, value in bound.arguments.items():
+            kind = signature.parameters[name].kind
+            if name not in hints or kind is kind.VAR_KEYWORD:
+                continue
+            if kind is kind.VAR_POSITIONAL:
+                taken = tuple(_taken(told, name, each, hints[name]) for each in value)
+            else:
+                taken = _taken(told, name, value, hints[name])
+            bound.arguments[name] = taken
+        lock, asked = running(), locks(bound.arguments.values())
+        inside = lock._is_owned()
+        with lock:
+            if not inside:
+                put_back()
+            odd = not inside and unsettled()
+            if not asked and not odd:
+                return function(*bound.args, **bound.kwargs)
+            with settled() if odd else nullcontext():
+                return alone(lambda: function(*bound.args, **bound.kwargs), asked)
+
+    vars(checked)["__door__"] = True
+    return checked
+
+
+@cache
+def _known(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[str, Any]]:
+    """Its signature, and the annotations of its arguments with their rules."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    for name in ("self", "cls", "return"):
+        hints.pop(name, None)
+    return inspect.signature(function), hints
+
+
+def _taken(told: Any, name: str, value: Any, hint: Any) -> Any:
+    """The value in the dress of its annotation.
+
+    Raises:
+        ArgumentError: it does not fit.
+        InterpError: what the annotation is told by refuses it.
+    """
+    for rule in getattr(hint, "__metadata__", ()):
+        if isinstance(rule, Told):
+            rule.by(value)
+    taken = dressed(value, hint)
+    if not fits(taken, hint):
+        raise _wrong(told, name, value, hint)
+    return taken
+
+
+def _wrong(told: Any, name: str, value: Any, hint: Any) -> ArgumentError:
+    if (found := misspelt(value, hint)) is not None:
+        word, known = found
+        which = "" if word == value else f" has {word!r}"
+        listed = f" {name} is one of {', '.join(map(repr, known))}."
+        near = nearest(word, known)
+        why = f"{which};{listed}" if near.startswith("known") else f"{which}; {near}{listed}"
+    else:
+        why = f"{_odd(value, hint)}, and {name} takes {in_words(hint)}."
+    meant = _meaning(told).get(name, "")
+    if meant:
+        why += f" It means: {meant}{'' if meant.endswith(('.', ')', '?')) else '.'}"
+    return ArgumentError(f"{name_of(told)}: {name}={shown(value)}{why}")
+
+
+def _odd(value: Any, hint: Any) -> str:
+    """What is wrong about a value: its type, or an item of it; nothing to say of a wrong number."""
+    kinds = [unruled(kind) for kind in alternatives(hint)]
+    if any(fits(dressed(value, kind), kind) for kind in kinds):
+        return ""
+    inner = [get_args(kind)[0] for kind in kinds if get_origin(kind) in LISTS]
+    items = value if inner and isinstance(value, list | tuple) else ()
+    odd = [item for item in items if not fits(dressed(item, inner[0]), inner[0])]
+    if odd and shown(odd[0]) != shown(value):
+        return f" has {shown(odd[0])}, {a(type(odd[0]).__name__)}"
+    return f" is {a(type(value).__name__)}"
+
+
+def _unbound(
+    told: Any, signature: inspect.Signature, given: Mapping[str, Any], error: TypeError
+) -> ArgumentError:
+    known = [name for name in signature.parameters if name not in ("self", "cls")]
+    if unknown := [name for name in given if name not in signature.parameters]:
+        hint = f"there is no argument {unknown[0]!r}; {nearest(unknown[0], known)}"
+    else:
+        hint = f"{error}. It is called as {name_of(told)}({', '.join(known)})."
+    return ArgumentError(f"{name_of(told)}: {hint}")
+
+
+def name_of(function: Any) -> str:
+    """What a function is called, with its class."""
+    return getattr(function, "__qualname__", str(function)).rpartition("<locals>.")[2]
+
+
+@cache
+def _meaning(told: Any) -> dict[str, str]:
+    """What the docstring says of each argument, or of each attribute that a class is made of."""
+    found = re.search(
+        r"^(?:Args|Attributes):\n(.*?)(?:^\S|\Z)",
+        inspect.getdoc(told) or "",
+        re.DOTALL | re.MULTILINE,
+    )
+    if found is None:
+        return {}
+    body = textwrap.dedent(found[1])
+    entries = re.findall(r"^(\w[\w, ]*):\s*(.*?)(?=^\w|\Z)", body, re.DOTALL | re.MULTILINE)
+    return {
+        name.strip(): " ".join(meaning.split())
+        for names, meaning in entries
+        for name in names.split(",")
+    }

@@ -1,0 +1,173 @@
+"""Edges: a writer into the residual stream, and who reads it.
+
+`"20.1 -> 23.3.q"` is the output of head 20.1 as the query of head 23.3 reads it. What a reader
+reads is the sum of all writes before it (through the norms, where an architecture has them on the
+stream), so an edge is one term of one reader's sum.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import total_ordering
+
+from interp.core.door.taken import shown
+from interp.core.errors import SiteError, Unsupported
+from interp.core.parts.facts import Facts
+from interp.core.parts.sites import Site, require_facts, resolve
+
+WRITERS = ("embed", "z", "attn_out", "mlp_act", "mlp_out")
+READERS = ("q", "k", "v", "mlp_out", "logits")
+ARROW = "->"
+
+
+@total_ordering
+@dataclass(frozen=True)
+class Edge:
+    """One writer as one reader sees it. Hashable, ordered by its reader, prints as text.
+
+    Attributes:
+        writer: a head ("20.1"), an attention layer, an MLP, a neuron or "embed".
+        reader: q, k or v of a head ("23.3.q"), k or v of a group ("23.kv1.k"), an MLP ("12.mlp",
+            what enters it) or "logits".
+    """
+
+    writer: Site
+    reader: Site
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.writer, Site) or not isinstance(self.reader, Site):
+            raise SiteError(
+                f"an Edge is made of two Sites, not of {shown(self.writer)} and "
+                f"{shown(self.reader)}; text is read by Edge.parse('20.1 -> 23.3.q')."
+            )
+        if self.writer.kind not in WRITERS:
+            raise SiteError(
+                f"'{self.writer}' writes nothing of its own into the residual stream, so no edge "
+                "begins there; writers are heads ('20.1'), '20.attn', MLPs ('12.mlp'), neurons "
+                "('12.mlp[307]') and 'embed'."
+            )
+        if self.reader.kind not in READERS:
+            raise SiteError(
+                f"'{self.reader}' does not read the residual stream, so no edge ends there; "
+                "readers are the q, k, v of heads ('23.3.q'), MLPs ('12.mlp') and 'logits'."
+            )
+
+    @classmethod
+    def parse(cls, text: "str | Edge") -> "Edge":
+        """Read "writer -> reader".
+
+        Raises:
+            SiteError: not two sites, or sites that cannot be the ends of an edge.
+        """
+        if isinstance(text, Edge):
+            return text
+        if not isinstance(text, str):  # no door: edges are read by the ten thousand
+            raise SiteError(
+                f"an edge is text such as '20.1 -> 23.3.q', or an Edge, not {shown(text)}."
+            )
+        ends = [Site.parse(part) for part in text.split(ARROW)]
+        if len(ends) != 2:
+            raise SiteError(
+                f"{text!r} is no edge: an edge has two ends, 'writer -> reader'. A longer path is "
+                "a matter of path_patch: senders=, via= and receivers=."
+            )
+        return cls(*ends)
+
+    def __str__(self) -> str:
+        return f"{self.writer} {ARROW} {self.reader}"
+
+    @property
+    def order(self) -> tuple[tuple[int, ...], ...]:
+        """Sort key: by reader, then writer."""
+        return (self.reader.order, self.writer.order)
+
+    def __lt__(self, other: "Edge") -> bool:
+        if not isinstance(other, Edge):
+            return NotImplemented
+        return self.order < other.order
+
+    def check(self, facts: Facts) -> "Edge":
+        """Return the edge if a model of these facts has it.
+
+        Raises:
+            SiteError: it has not; says why.
+            Unsupported: the model has two stacks, or is recurrent.
+        """
+        require_facts(facts)
+        _require_sums(self, facts)
+        self.writer.check(facts)
+        self.reader.check(facts)
+        if not feeds(self.writer, self.reader, facts):
+            why = (
+                "attention and MLP of a layer run in parallel and read the same residual stream"
+                if self.writer.layer == self.reader.layer and facts.parallel
+                else "the writer is not computed before its reader"
+            )
+            raise SiteError(
+                f"there is no edge '{self}': {why}. Exchange the ends, or choose a later reader."
+            )
+        return self
+
+
+def _require_sums(text: "str | Edge", facts: Facts) -> None:
+    if facts.recurrent:
+        raise Unsupported(
+            f"'{text}': what an {facts.architecture} reads is no sum of what was written, so it "
+            "has no edges. Ablate or patch a state for all its readers: '0.c[3]'."
+        )
+    if facts.n_encoder_layers:
+        raise Unsupported(
+            f"edges of encoder-decoders are not supported ({facts}), so not '{text}' either; "
+            "ablate or patch the writer for all its readers."
+        )
+
+
+def feeds(writer: Site, reader: Site, facts: Facts) -> bool:
+    """Does what this site writes stand in the sum that this reader reads?"""
+    if reader.kind == "logits" or writer.kind == "embed":
+        return True
+    assert writer.layer is not None
+    assert reader.layer is not None
+    if writer.layer != reader.layer:
+        return writer.layer < reader.layer
+    inside = writer.kind in ("z", "attn_out") and reader.kind == "mlp_out"
+    return inside and not facts.parallel
+
+
+def readers(site: Site, facts: Facts) -> tuple[Site, ...]:
+    """The inputs that a part has: a head its q, k, v; an attention layer those of all its heads."""
+    if site.kind == "z":
+        return tuple(Site(kind, site.layer, head=site.head) for kind in ("q", "k", "v"))
+    if site.kind == "attn_out":
+        layer = site.layer
+        queries = [Site("q", layer, head=h) for h in range(facts.n_heads)]
+        groups = range(facts.n_kv_heads)
+        return (*queries, *(Site(kind, layer, group=g) for kind in ("k", "v") for g in groups))
+    return (site,)
+
+
+def edges(text: "str | Edge", facts: Facts) -> Iterator[Edge]:
+    """The edges that a text names: `"edges"` for all, else one for each input of the reader.
+
+    All edges: from the embedding, every head and every MLP to every later query, key and value
+    (of a whole group, where groups share them), MLP and the logits.
+    """
+    _require_sums(text, facts)
+    if isinstance(text, Edge):
+        yield text.check(facts)
+    elif text == "edges":
+        mlps = ["mlps"] if facts.d_mlp else []
+        writers = resolve(["embed", "heads", *mlps], facts)
+        ends = [r for s in resolve(["attn", *mlps], facts) for r in readers(s, facts)]
+        if facts.language_model:
+            ends.append(Site("logits"))
+        yield from (Edge(w, r) for r in ends for w in writers if feeds(w, r, facts))
+    else:
+        if not isinstance(text, str) or text.count(ARROW) != 1:
+            Edge.parse(text)
+        parts = [Site.parse(part) for part in text.split(ARROW)]
+        yield from (Edge(parts[0], r).check(facts) for r in readers(parts[1], facts))
+
+
+def is_edge(text: object) -> bool:
+    """Does this name edges, not sites?"""
+    return isinstance(text, Edge) or (isinstance(text, str) and (text == "edges" or ARROW in text))

@@ -1,0 +1,1 @@
+"""What chance does: intervals and tests over clusters, draws of controls, halves."""

@@ -1,0 +1,1 @@
+"""What comes out: long tables that know where they came from."""

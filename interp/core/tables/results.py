@@ -1,0 +1,354 @@
+"""Results: one row for each intervention and example, with where it came from."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal, cast
+
+import numpy as np
+import pandas as pd
+
+from interp.core.door.door import door
+from interp.core.door.taken import Count, Seed, no_numbers, shown
+from interp.core.errors import ResultsError, nearest
+from interp.core.parts.sites import depth_of
+from interp.core.sampling import stats
+from interp.core.tables.paired import require_same_prompts
+from interp.core.tables.table import Table
+from interp.core.tables.wide import (
+    CELL,
+    COLUMNS,
+    MEASURED,
+    Measured,
+    Wide,
+    cells_of,
+    difference,
+    kinds_of,
+    several,
+    shares,
+)
+
+log = logging.getLogger("interp")
+
+EXACT = 1e-9
+"""Rounding under this is that of float64, and nobody has to be told."""
+Family = Literal["whole", "rows"]
+
+
+@door
+@dataclass(frozen=True, eq=False, repr=False)
+class Results(Table):
+    """What interventions did: one row per intervention x example.
+
+    Attributes:
+        frame: `base` is the metric on the run that was intervened on, `value` under the
+            intervention, `effect = value - base`; `cluster` the independent unit of the example,
+            and `crossed`, where there is such a column, that of a second kind. `model`: by default
+            the name in the provenance; `named` gives another.
+        provenance: also tokens and the null control; `family`, of a table that was chosen from
+            others, how many tests those had.
+    """
+
+    columns = COLUMNS
+    numbers = MEASURED
+
+    def __post_init__(self) -> None:
+        if "model" not in self.frame:  # a table of an interp that told models apart by nothing
+            name = self.provenance.get("model", "")
+            told = name if isinstance(name, str) else " and ".join(map(str, name))
+            frame = self.frame.copy(deep=False)
+            frame.insert(0, "model", np.full(len(frame), told, dtype=object))
+            object.__setattr__(self, "frame", frame)
+        super().__post_init__()
+
+    @door
+    def query(self, expression: str, *, family: Family = "whole") -> "Results":
+        """The rows for which a pandas query holds.
+
+        Args:
+            expression: a condition on the columns, such as "layer > 3 and direction == 'noise'".
+            family: `"whole"`: how many tests there were is kept, so that choosing rows makes no q
+                smaller (see `summary`). `"rows"`: only these rows are tested, since they were
+                chosen without these numbers, beforehand or on the other half (`split`).
+
+        Raises:
+            ResultsError: it is no condition on these columns.
+        """
+        found = self._chosen(expression)
+        if family == "rows":
+            return Results(found, {k: v for k, v in self.provenance.items() if k != "family"})
+        return Results(found, {**self.provenance, "family": self._families})
+
+    @classmethod
+    @door
+    def concat(cls, parts: "Sequence[Table]") -> "Results":
+        """Several tables as one, as `Table.concat`; of tests that were not chosen, all are counted.
+
+        Args:
+            parts: tables of results, at least one.
+
+        Raises:
+            ResultsError: no tables, or one of another kind.
+        """
+        found = super().concat(parts)
+        chosen = [p for p in parts if isinstance(p, Results)]
+        if not any("family" in part.provenance for part in chosen):
+            return found
+        families = {name: n for part in chosen for name, n in part._families.items()}
+        return Results(found.frame, {**found.provenance, "family": families})
+
+    @property
+    def _families(self) -> Mapping[str, int]:
+        """Tests of each table that these rows were chosen from, by the hash of what it holds."""
+        known = self.provenance.get("family")
+        if isinstance(known, Mapping):
+            return known
+        _, first = cells_of(self.frame)
+        tested = self.frame.assign(tested=self.frame["effect"].notna()).groupby(
+            CELL, sort=False, dropna=False, observed=True
+        )["tested"]
+        effect = np.ascontiguousarray(self.frame["effect"], dtype=float)
+        digest = hashlib.sha256(effect.tobytes())
+        digest.update(first[CELL].astype(str).sort_values(CELL).to_csv(index=False).encode())
+        return {digest.hexdigest()[:12]: int(tested.any().sum())}
+
+    @door
+    def summary(self, *, seed: Seed = 0) -> pd.DataFrame:
+        """Mean effect of each intervention over the examples, with its uncertainty.
+
+        Columns: those that name the intervention, then `base`, `value` and `effect` (means),
+        `relative` (the effect as a share of the base; NaN of a base of 0), `low` and `high` (95 %
+        interval of the effect over clusters), `p` (two-sided paired sign flip of whole clusters;
+        over crossed ones a t test, see `stats.crossed_interval`), `q` (Benjamini-Hochberg over the
+        `family`: all tests of the tables that these rows were chosen from by `query`, those that
+        are not here counting as p = 1), `n`, `clusters` (of crossed ones those of the kind with
+        fewer), and `resolution`: what rounding alone does to the metric, in one example (NaN where
+        it was not measured). An effect that is smaller may be rounding, however small its p.
+        `depth` is `layer` on the axis of residual streams: layers that what stands there has
+        behind it, 0 for the embedding.
+
+        Where nothing was intervened on, so that no example has an effect (methods "evaluate" and
+        "attention"), `low` and `high` are of the value, and `p` and `q` are NaN: there is no
+        difference to test.
+
+        Raises:
+            ResultsError: an intervention that lacks examples, or has one twice.
+        """
+        if few := self._few():
+            log.warning("%s. More templates, or more independent units (cluster=), say more.", few)
+        return self._summarised(seed)
+
+    def _summarised(self, seed: int = 0) -> pd.DataFrame:
+        wide = Wide.of(self.frame)
+        effect = wide.measured["effect"]
+        outcome = np.where(
+            np.isnan(effect).all(axis=1, keepdims=True), wide.measured["value"], effect
+        )
+        low, high, p = wide.tested(outcome, seed=seed)
+        means = {name: wide.mean(name) for name in MEASURED}
+        p = np.where(np.isnan(means["effect"]), np.nan, p)
+        counted = int(np.sum(~np.isnan(p)))
+        if "family" in self.provenance:
+            counted = sum(self._families.values())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = np.where(means["base"] != 0, means["effect"] / means["base"], np.nan)
+        first = wide.first
+        return first[[*CELL, "kind", "layer", "head"]].assign(
+            depth=pd.array(list(map(depth_of, first["site"])), dtype="Int16"),
+            **means,
+            relative=relative,
+            low=low,
+            high=high,
+            p=p,
+            q=stats.fdr(p, family=counted),
+            family=counted,
+            n=outcome.shape[1],
+            clusters=wide.clusters,
+            resolution=first["metric"].map(self.resolution).astype(float),
+        )
+
+    @door
+    def minus(
+        self,
+        other: "Results",
+        *,
+        ignoring: Sequence[str] = (),
+        column: Measured = "effect",
+        alternative: stats.Alternative = "two-sided",
+        seed: Seed = 0,
+    ) -> pd.DataFrame:
+        """Paired difference of each intervention of this table and its counterpart in the other.
+
+        What an adapter changes is `after.named("after").minus(before, ignoring=["model"])`.
+
+        Args:
+            other: measured on the same examples.
+            ignoring: columns in which counterparts differ; all others that name an intervention
+                agree. A single intervention in `other` is everyone's counterpart.
+            column: whose means are compared; where nothing was intervened on, "value".
+            alternative: `"greater"` tests only whether this table's means are the higher ones.
+
+        Returns:
+            This table's interventions with `value` (the difference of the means), `low`, `high`
+            (its 95 % interval over clusters), `p`, `q` (Benjamini-Hochberg over the rows), `n`,
+            `clusters`.
+
+        Raises:
+            ResultsError: no counterpart, or one that was not measured on the same examples.
+        """
+        require_same_prompts(self.provenance, other.provenance)
+        mine, theirs = Wide.of(self.frame), Wide.of(other.frame)
+        return difference(
+            mine, theirs, ignoring=ignoring, column=column, alternative=alternative, seed=seed
+        )
+
+    @door
+    def relative(self, ends: "Results | None" = None, *, seed: Seed = 0) -> pd.DataFrame:
+        """Effects as shares, as others report them: ratios of means, with intervals.
+
+        Args:
+            ends: of `interp.evaluate(model, pairs, metric=...)`, for normalised patching:
+                (patched - corrupt) / (clean - corrupt), 0 where the model is as on the corrupt
+                prompt and 1 where it is as on the clean one (Heimersheim & Nanda 2024, sec. 4).
+                Without it, effect / base.
+
+        Returns:
+            The interventions with `value`, `low`, `high` (95 % interval over clusters of the
+            ratio of means), `n`, `clusters`. The test of no effect is that of `summary`.
+
+        Raises:
+            ResultsError: ends of other examples or metrics; what is divided by is not apart from
+                0 (its 95 % interval holds 0), so that no share of it means anything; crossed
+                clusters, of which a ratio has no interval here.
+        """
+        if ends is not None:
+            require_same_prompts(self.provenance, ends.provenance, of_one_model=True)
+        return shares(Wide.of(self.frame), None if ends is None else ends.frame, seed=seed)
+
+    @door
+    def named(self, model: str) -> "Results":
+        """The same with a name for the model: "before" and "after", or that of an adapter.
+
+        Tables of several models can then stand in one (`Results.concat`), and be compared
+        (`minus(..., ignoring=["model"])`).
+        """
+        return Results(self.frame.assign(model=model), self.provenance)
+
+    def _few(self) -> str:
+        """What so few clusters cannot say, where something is tested."""
+        tested = bool(self.frame["effect"].notna().any())
+        kinds = [self.frame[kind].nunique() for kind in kinds_of(self.frame)]
+        return stats.few_clusters(min(kinds), crossed=len(kinds) > 1) if tested else ""
+
+    @property
+    def resolution(self) -> dict[str, float]:
+        """What rounding alone does to each metric in one example, where that was measured."""
+        known = self.provenance.get("resolution")
+        found = known.items() if isinstance(known, Mapping) else ()
+        return {name: float(x) for name, x in found if x is not None}
+
+    @door
+    def top(self, n: Count = 10, *, by: str = "effect") -> pd.DataFrame:
+        """The n rows of `summary()` with the largest absolute value of column `by`.
+
+        By `value` where there is no effect to rank by.
+
+        Args:
+            n: how many rows.
+            by: a column of numbers: "effect", "value", "base", "low", "high", "p" or "q".
+
+        Raises:
+            ResultsError: a column that the summary has not, or that holds no numbers.
+        """
+        table = self._summarised()
+        if by not in (known := numbers_of(table)):
+            raise ResultsError(
+                f"the summary has no numbers called {by!r} to rank by; {nearest(by, known)}"
+            )
+        if by == "effect" and np.isnan(table["effect"]).all():
+            by = "value"
+        order = np.argsort(-np.abs(table[by].to_numpy(dtype=float)), kind="stable")  # NaN: last
+        return table.iloc[order[:n]].reset_index(drop=True)
+
+    @door
+    def grid(self, column: Measured = "effect") -> np.ndarray:
+        """Mean of a column as an array: layers x heads, or layers x positions, or layers.
+
+        Args:
+            column: `"effect"`, `"value"` or `"base"`. A place that was not measured is NaN.
+
+        Raises:
+            ResultsError: several interventions for one place, or sites without a layer only.
+        """
+        cell, first = cells_of(self.frame)
+        first["mean"] = self.frame[column].astype(float).groupby(cell).mean()
+        first = first.dropna(subset=["layer"])
+        if first.empty:
+            raise ResultsError("no row of the table has a layer, so there is no grid of layers.")
+        if odd := [*no_numbers(first["layer"]), *no_numbers(first["head"])]:
+            raise ResultsError(f"layers and heads of a grid are numbers, and here {shown(odd[0])}.")
+        of_heads = ~np.asarray(first["head"].isna())
+        if of_heads.any() and not of_heads.all():
+            raise several(first, ["kind"], "some sites are heads and some are not")
+        across = "head" if of_heads.any() else "position"
+        twice = np.flatnonzero(first.duplicated(["layer", across]))
+        if len(twice):
+            same = first.iloc[twice[:1]][["layer", across]].merge(first)
+            place = f"layer {same['layer'][0]}, {across} {same[across][0]}"
+            raise several(same, CELL, f"{place} has {len(same)} interventions")
+        rows = first["layer"].to_numpy(dtype=int)
+        if across == "head":
+            columns = first["head"].to_numpy(dtype=int)
+        else:
+            columns, _ = pd.factorize(first["position"], use_na_sentinel=False)
+        array = np.full((rows.max() + 1, columns.max() + 1), np.nan)
+        array[rows, columns] = first["mean"]
+        return array[:, 0] if across == "position" and array.shape[1] == 1 else array
+
+    def __repr__(self) -> str:
+        shown = self._shown().to_string(float_format="{:.4g}".format)
+        return "\n".join([f"Results: {len(self)} rows", shown, *self._notes()])
+
+    def _repr_html_(self) -> str:
+        title = f"<p><b>{len(self)} rows</b>, {escape(str(self.provenance.get('model', '')))}</p>"
+        notes = "".join(f"<p>{escape(line)}</p>" for line in self._notes())
+        return title + self._shown().to_html(float_format="{:.3g}".format) + notes
+
+    def _notes(self) -> list[str]:
+        """What is said under a table: of few clusters, and of numbers that are not exact."""
+        notes, known = [], {m: x for m, x in self.resolution.items() if x > EXACT}
+        if few := self._few():
+            notes.append(f"{few.capitalize()}.")
+        if known:
+            each = ", ".join(f"{metric} by {x:.1g}" for metric, x in known.items())
+            notes.append(f"Rounding alone moves {each}: smaller effects may be rounding.")
+        return notes
+
+    def _shown(self) -> pd.DataFrame:
+        """The strongest interventions, or the first rows of a table that has no summary."""
+        try:
+            table = self.top()[[*CELL, *MEASURED, "low", "high", "q", "n"]]
+            table = table.drop(columns="model") if table["model"].nunique() == 1 else table
+        except ResultsError:
+            table = self.frame.head(10)
+        nothing = {"", "nan", "None", "<NA>"}
+        empty = [c for c in table.columns if set(map(str, table[c])) <= nothing]
+        return cast(pd.DataFrame, table).drop(columns=empty)
+
+
+def tiled(units: Mapping[str, Sequence[str]], times: int) -> dict[str, np.ndarray]:
+    """The columns of independent units of a table that has all examples so many times."""
+    return {kind: np.tile(np.asarray(of, dtype=object), times) for kind, of in units.items()}
+
+
+def ordered(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns of every table first, in their order, then what a table has beside them."""
+    own = [c for c in frame if c not in COLUMNS]
+    return frame[[*(c for c in COLUMNS if c in frame), *own]]
+
+
+def numbers_of(table: pd.DataFrame) -> list[str]:
+    """The columns that hold numbers."""
+    return [str(c) for c in table if not no_numbers(table[c])]

@@ -1,0 +1,1 @@
+"""This project's own sentences, from templates: every label is exact."""

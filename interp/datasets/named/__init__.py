@@ -1,0 +1,1 @@
+"""Corpora by name or by path: where they come from and which reader they need."""

@@ -1,0 +1,1 @@
+"""Tasks that make prompts for a model, each with known answers."""

@@ -1,0 +1,1 @@
+"""Three engines that answer the same questions, and which of them serves a model."""

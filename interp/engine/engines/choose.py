@@ -1,0 +1,254 @@
+"""The engines behind one call, and which of them serves a model."""
+
+import logging
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from interp.core.errors import PairsError, Unsupported
+from interp.core.metrics import Metric
+from interp.core.prompts.pairs import Pairs
+from interp.engine.engines.hooked.engine import Hooks
+from interp.engine.engines.protocol import Engine, EngineName
+from interp.engine.engines.recurrent.engine import Recurrent
+from interp.engine.engines.recurrent.lstm import recurrence_of
+from interp.engine.engines.replay.engine import Replay
+from interp.engine.engines.verified import (
+    SHORT,
+    Gap,
+    bridge_gap,
+    length_for,
+    lengths_of,
+    recurrent_gap,
+    replay_gap,
+)
+from interp.engine.network.weights import Weights, read
+from interp.engine.plan.explain import explaining, require_running
+from interp.models.bridge import tokens
+from interp.models.model import Model
+
+log = logging.getLogger("interp")
+
+_SAID: WeakKeyDictionary[Model, set[str]] = WeakKeyDictionary()
+"""Why hooks serve, each said once of a model."""
+
+
+def accept(model: Model, pairs: Pairs, metric: Metric | None) -> None:
+    """Refuse pairs that the model cannot run, and a metric that it or they have nothing for.
+
+    Raises:
+        Unsupported: logits are read and the model has none, or next tokens of a model that reads
+            them.
+        PairsError: no answers, no next token, ids outside the vocabulary, or prompts longer than
+            the positions learned.
+    """
+    facts = model.facts
+    if metric is not None and metric.reads != "embedding" and not facts.language_model:
+        raise Unsupported(
+            f"{model.name} has no trained language-model head, so there are no logits for the "
+            f"metric {metric.name!r} to read. Take one of its embedding (metric='cosine'), or load "
+            f"a model with a head. ({facts})"
+        )
+    if metric is not None and metric.everywhere:
+        _accept_text(model, pairs, metric)
+    elif metric is not None and metric.needs_answers and bool((pairs.correct < 0).all()):
+        raise PairsError(
+            f"the metric {metric.name!r} compares answers and the pairs have none. Give correct= "
+            "and wrong= when they are built, or take a metric without ('cosine', 'kl', "
+            "'next_token_loss')."
+        )
+    answers = ("correct", "wrong") if bool((pairs.correct >= 0).any()) else ()
+    for name in ("clean", "corrupt", *answers):
+        ids: Tensor = getattr(pairs, name)
+        bad = ((ids < 0) | (ids >= facts.d_vocab)).nonzero().tolist()
+        if bad:
+            raise PairsError(
+                f"row {bad[0][0]} of {name} has token {int(ids[tuple(bad[0])])}, and the model's "
+                f"vocabulary ends at {facts.d_vocab - 1}. Were the pairs made with another model's "
+                "tokenizer?"
+            )
+    tokens.require_text(pairs, model.tokenizer)
+    longest = int(pairs.lengths.max())
+    if facts.positions in ("learned", "sinusoidal") and longest > facts.n_ctx:
+        raise PairsError(
+            f"row {int(pairs.lengths.argmax())} has {longest} tokens, and the model has "
+            f"{facts.positions} positions for {facts.n_ctx}. Shorten the prompts."
+        )
+
+
+def _accept_text(model: Model, pairs: Pairs, metric: Metric) -> None:
+    facts = model.facts
+    if not facts.causal or facts.n_encoder_layers:
+        raise Unsupported(
+            f"the metric {metric.name!r} scores each token of a row by those before it, and "
+            f"{model.name} reads the whole row at once, the answer with it. Take a causal model, "
+            f"or a metric at one position. ({facts})"
+        )
+    if int(pairs.lengths.min()) < 2:
+        raise PairsError(
+            f"row {int(pairs.lengths.argmin())} has a single token, so nothing follows that the "
+            f"metric {metric.name!r} could score. Leave such rows out (pairs.select)."
+        )
+
+
+def choose(
+    model: Model,
+    engine: EngineName = "auto",
+    *,
+    longest: int = SHORT,
+    prefix: tuple[int, ...] = (),
+) -> Engine:
+    """The engine that serves a model as it is now: its own of a recurrent one; of a transformer
+    replay where it computes what Hugging Face does, else hooks, saying so once, if those do.
+
+    Args:
+        longest: tokens in the longest row that will be run.
+        prefix: what an encoder-decoder's decoder has written already.
+
+    Raises:
+        ModelError: a submodule is in training mode.
+        Unsupported: an engine was asked for by name and cannot serve, or none can.
+    """
+    model.require_eval()
+    _require_sort(model, engine)
+    if model.facts.recurrent:
+        _require_recurrence(model)
+        return Recurrent(recurrence_of(model))
+    refusals = []
+    if engine != "hooks":
+        found = replay_of(model, longest)
+        if isinstance(found, Weights):
+            return Replay(found)
+        if engine == "replay":
+            raise Unsupported(found)
+        refusals.append(found)
+    if wrong := _no_hooks(model, longest):
+        refusals.append(wrong)
+        raise Unsupported(
+            f"no engine computes what Hugging Face's {model.facts.architecture} does"
+            f" ({model.name}): {' '.join(refusals)} Its numbers would not be this model's."
+            if engine != "hooks"
+            else wrong
+        )
+    if refusals and refusals[0] not in _SAID.setdefault(model, set()):
+        _SAID[model].add(refusals[0])
+        log.warning("%s Running through hooks, one forward for each intervention.", refusals[0])
+    return Hooks(model, prefix)
+
+
+def weights_of(model: Model) -> Weights:
+    """The model's own weights as they are, from which replay computes what Hugging Face does.
+
+    Raises:
+        Unsupported: an architecture or an option that replay does not have, or a hook or an adapter
+            beside the weights.
+    """
+    require_running()
+    found = replay_of(model, SHORT)
+    if isinstance(found, str):
+        raise Unsupported(found)
+    return found
+
+
+def replay_of(model: Model, longest: int) -> Weights | str:
+    """The weights that replay computes with, or why it does not serve rows of so many tokens."""
+    now = model.now()
+    if now.foreign:
+        return (
+            f"the replay engine computes from the weights alone and cannot read {now.foreign[0]}"
+            + (f" and {len(now.foreign) - 1} more" if len(now.foreign) > 1 else "")
+            + ", which came onto the model after it was loaded. Remove it, merge an adapter into "
+            "the weights (merge_and_unload), or use engine='hooks', which runs through it."
+        )
+    found = now.once("weights", lambda: _built(model))
+    if isinstance(found, str):
+        return found
+    lengths = now.once("lengths of replay", lambda: lengths_of(model, found))
+    length = length_for(model.facts, lengths, longest)
+    wrong = _passed(model, ("replay", length), lambda: replay_gap(model, found, length))
+    if wrong:
+        return (
+            f"the replay engine does not reproduce this {model.facts.architecture} in rows of "
+            f"{length} tokens: {wrong}."
+        )
+    return found
+
+
+def _built(model: Model) -> Weights | str:
+    try:
+        return read(model)
+    except Unsupported as refusal:
+        return str(refusal)
+    except Exception as error:  # whatever a part is that stands where a plain one is expected
+        return (
+            f"the replay engine cannot read the weights of this {model.facts.architecture}: "
+            f"{type(error).__name__}: {error}."
+        )
+
+
+def _require_recurrence(model: Model) -> None:
+    """Refuse a recurrent model whose numbers are not those of its cells' weights alone."""
+    foreign = model.now().foreign
+    wrong = str(foreign[0]) if foreign else ""
+    if not foreign:
+        wrong = _passed(model, ("recurrent", SHORT), lambda: recurrent_gap(model, SHORT))
+    if wrong:
+        raise Unsupported(
+            f"the engine 'recurrent' computes {model.name} from the weights of its cells, and that "
+            f"is not what the model computes now: {wrong}. Take off what was put on it "
+            "(interp.load loads it anew), and intervene with interp.ablate, patch or intervene."
+        )
+
+
+def _no_hooks(model: Model, longest: int) -> str:
+    """Why the bridge is not what Hugging Face computes; nothing if it is."""
+    lengths = model.now().once("lengths of hooks", lambda: lengths_of(model))
+    length = length_for(model.facts, lengths, longest)
+    wrong = _passed(model, ("hooks", length), lambda: bridge_gap(model, length))
+    if not wrong:
+        return ""
+    idle = [str(one) for one in model.now().foreign if not one.point]
+    why = (
+        f"Likely {idle[0]} stands where TransformerLens computes by itself."
+        if idle
+        else "TransformerLens does not carry this architecture over as it is configured."
+    )
+    return (
+        f"the bridge of TransformerLens does not reproduce this {model.facts.architecture} in rows "
+        f"of {length} tokens: {wrong}. {why}"
+    )
+
+
+def _passed(model: Model, key: tuple[str, int], gap: Callable[[], Gap | None]) -> str:
+    """What is wrong with an engine in rows of a length, found out once; nothing if it is right."""
+    if explaining():
+        return model.now().found.get(key, "")
+
+    def find() -> str:
+        try:
+            found = gap()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # then it is not right either
+            return f"it fails with {type(error).__name__}: {error}"
+        return "" if found is None else str(found)
+
+    return model.now().once(key, find)
+
+
+def _require_sort(model: Model, engine: EngineName) -> None:
+    """Refuse an engine of another sort of model."""
+    facts = model.facts
+    if facts.recurrent and engine in ("replay", "hooks"):
+        raise Unsupported(
+            f"the {engine} engine is of transformers, and {model.name} is an {facts.architecture}, "
+            "whose layers hand a state from position to position. Leave engine= out: the engine "
+            "'recurrent' intervenes inside of that."
+        )
+    if engine == "recurrent" and not facts.recurrent:
+        raise Unsupported(
+            f"the engine 'recurrent' is of LSTMs, and {model.name} is a {facts.architecture}, "
+            "which hands no state from position to position. Leave engine= out."
+        )

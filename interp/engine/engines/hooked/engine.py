@@ -1,0 +1,69 @@
+"""The engine: full forwards of the bridge, one cell after the other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.parts.sites import Kind
+from interp.engine.engines.hooked.run import run, trace, walk
+from interp.engine.engines.hooked.writes import require_open
+from interp.engine.engines.protocol import Engine, Route
+from interp.engine.network.trace import KEPT, See, Trace
+from interp.engine.plan.edits import Edit
+from interp.engine.plan.score import Readout, Score
+from interp.models.bridge.points import n_layers, point
+from interp.models.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Hooks(Engine):
+    """One full forward a cell.
+
+    `prefix`: what an encoder-decoder's decoder has written already.
+    """
+
+    model: Model
+    prefix: tuple[int, ...] = ()
+    name = "hooks"
+
+    def trace(self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] = KEPT) -> Trace:
+        return trace(self.model, tokens, keep=keep, prefix=self.prefix)
+
+    def walk(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        see: See,
+        *,
+        shelves: Sequence[str],
+        layers: int | None = None,
+    ) -> None:
+        facts = self.model.facts
+        shown = [(s, layer) for s in shelves for layer in range(layers or n_layers(facts, s))]
+        require_open(self.model, [point(facts, shelf, layer) for shelf, layer in shown])
+        walk(self.model, tokens, see, shelves=shelves, prefix=self.prefix)
+
+    def found(self, run: Trace, score: Score) -> Float[Tensor, "batch columns"]:
+        return score.found(run.logits, run.final)
+
+    def plain(self, run: Trace, readout: Readout) -> Float[Tensor, "metrics batch"]:
+        return readout.of_run(run.logits, run.final)[:, 0]
+
+    def run(
+        self,
+        base: Trace,
+        tokens: Int[Tensor, "batch pos"],
+        cells: Sequence[Sequence[Edit]],
+        *,
+        route: Route,
+        readout: Readout,
+        watch: bool = False,
+    ) -> Float[Tensor, "metrics cells batch"]:
+        """The metrics of each cell, one after the other."""
+        found = []
+        for edits in cells:
+            ran = run(self.model, base, tokens, edits, route.hops, route.receiving, self.prefix)
+            found.append(readout.of_run(ran.logits, ran.final))
+        return torch.cat(found, 1)

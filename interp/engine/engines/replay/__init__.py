@@ -1,0 +1,1 @@
+"""The fast engine: only what an intervention can change is computed again."""

@@ -1,0 +1,322 @@
+"""What a wave does in each layer, for the cells that have joined it by then."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.parts.sites import Kind, Site
+from interp.engine.engines.replay.stack import Stack
+from interp.engine.engines.replay.streams import Ledger
+from interp.engine.interventions import LN, Through
+from interp.engine.network import forward
+from interp.engine.network.trace import Trace
+from interp.engine.network.weights import Linear, Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """The steps of one layer, each for the cells that have joined by then."""
+
+    w: Weights
+    base: Trace
+    stack: Stack
+    through: Through
+    ln: LN
+    turn: forward.Rotations
+    start: int
+
+    def enter(self, resid: Tensor, layer: int, window: Tensor) -> Tensor:
+        """The residual stream that the layer reads."""
+        resid = self.stack.join(resid, "resid_pre", layer, "resid_pre", window)
+        resid = self.stack.apply(resid, layer, ("embed", "resid_pre"), window)
+        if layer == 0 and len(resid):
+            self.stack.note(0, "embed", resid, resid)
+        return resid
+
+    def input(self, resid: Tensor, site: Site, window: Tensor) -> Tensor:
+        """The query, key or value that a receiver computes from a residual stream."""
+        assert site.layer is not None
+        p = self.w.blocks[site.layer].attention
+        x = forward.norm(resid, p.ends.read, self._like("resid_pre", site.layer, window))
+        return _projection(self.w, site)(x)
+
+    def attention(
+        self,
+        resid: Tensor,
+        layer: int,
+        window: Tensor,
+        query: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Residual stream before the layer and what attention writes, at the query positions."""
+        stack, p = self.stack, self.w.blocks[layer].attention
+        if self.through == "all":
+            resid, z = self._attend(resid, layer, window, query)
+            z = stack.apply(stack.join(z, "z", layer, "z", query), layer, ("z",), query)
+            attn_out = forward.attention_write(z, p, self._like("z", layer, query))
+        else:
+            z = resid[:0]
+            attn_out = stack.join(resid[:0], "attn_out", layer, "z", query)
+            if rows := stack.rows(layer, "q", "k", "v", "pattern", "z"):
+                z = self._frozen(rows, layer, query)
+                like = self._like("z", layer, query)
+                index = torch.tensor(rows, device=resid.device)
+                attn_out = attn_out.index_copy(0, index, forward.attention_write(z, p, like))
+        resid = stack.join(resid, "resid_pre", layer, "attn_out", query)
+        attn_out = stack.join(attn_out, "attn_out", layer, "attn_out", query)
+        attn_out = stack.apply(attn_out, layer, ("attn_out",), query)
+        stack.note(layer, "attn_out", z, attn_out)
+        return resid, attn_out
+
+    def mlp(
+        self,
+        resid: Tensor,
+        attn_out: Tensor,
+        layer: int,
+        window: Tensor,
+        receivers: Sequence[Site],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The stream after attention, what the MLP writes, and what it computed of its input."""
+        stack, block = self.stack, self.w.blocks[layer]
+        like = None
+        if self.ln == "freeze":
+            like = stack.held("resid_pre", layer, window) + stack.held("attn_out", layer, window)
+        mid = forward.add(resid, attn_out, block.attention.ends, like)
+        mid = stack.join(mid, "resid_mid", layer, "resid_mid", window)
+        mid = stack.apply(mid, layer, ("resid_mid",), window)
+        source: Kind = "resid_pre" if self.w.facts.parallel else "resid_mid"
+        x = resid if self.w.facts.parallel else mid
+        x = stack.join(x, source, layer, "resid_mid", window)
+        computed = mlp_out = mid[:0]
+        if self.through != "direct" or Site("mlp_out", layer) in receivers:
+            x = self._named_mlp(x, layer)
+            computed = forward.mlp(x, block.mlp, self._like(source, layer, window))
+        if self.through != "direct":
+            mlp_out = computed if Site("mlp_out", layer) not in receivers else computed.clone()
+        mid = stack.join(mid, "resid_mid", layer, "mlp_act", window)
+        mlp_out = stack.join(mlp_out, "mlp_out", layer, "mlp_act", window)
+        mlp_out = self._neurons(x, mlp_out, layer, window)
+        mid = stack.join(mid, "resid_mid", layer, "mlp_out", window)
+        mlp_out = stack.join(mlp_out, "mlp_out", layer, "mlp_out", window)
+        mlp_out = stack.apply(mlp_out, layer, ("mlp_out",), window)
+        stack.note(layer, "mlp_out", x, mlp_out)
+        return mid, mlp_out, computed
+
+    def _named_mlp(self, x: Tensor, layer: int) -> Tensor:
+        """What the MLP reads, where it reads a stream of its own."""
+        reader = Site("mlp_out", layer)
+        own = {
+            row: ledger.streams([reader], x[row])[0]
+            for row, ledger in self.stack.ledgers.items()
+            if reader in ledger.of and row < len(x)
+        }
+        if own:
+            x = x.clone()  # in a parallel block it is the stream itself
+        for row, stream in own.items():
+            x[row] = stream
+        return x
+
+    def _neurons(self, x: Tensor, mlp_out: Tensor, layer: int, window: Tensor) -> Tensor:
+        """Edit neurons: each moves the sum that the down projection makes by its own column."""
+        stack, p = self.stack, self.w.blocks[layer].mlp
+        source: Kind = "resid_pre" if self.w.facts.parallel else "resid_mid"
+        frozen = self._like(source, layer, window)
+        for row in stack.rows(layer, "mlp_act"):
+            edits = [edit for r, edit in stack.edits[layer, "mlp_act"] if r == row]
+            base = stack.held(source, layer, window)
+            mine = x[row] if row < len(x) and self.through != "direct" else base
+            neurons = torch.tensor([edit.site.neuron for edit in edits], device=x.device)
+            act = forward.hidden(mine, p, frozen, neurons=neurons)
+            new = torch.stack([e(act[..., i], window) for i, e in enumerate(edits)], -1)
+            change = (new - act) @ p.down.weight.index_select(1, neurons).T
+            if p.ends.write is None:
+                mlp_out[row] = mlp_out[row] + change
+                continue
+            like = None if frozen is None else p.down(forward.hidden(frozen, p))
+            down = p.down(forward.hidden(mine, p, frozen)) + change
+            mlp_out[row] = forward.norm(down, p.ends.write, like)
+        return mlp_out
+
+    def leave(self, mid: Tensor, mlp_out: Tensor, layer: int, window: Tensor) -> Tensor:
+        """The residual stream after the layer."""
+        like = None
+        if self.ln == "freeze":
+            like = self.stack.held("resid_mid", layer, window)
+            like = like + self.stack.held("mlp_out", layer, window)
+        resid = forward.add(mid, mlp_out, self.w.blocks[layer].mlp.ends, like)
+        resid = self.stack.join(resid, "resid_post", layer, "resid_post", window)
+        return self.stack.apply(resid, layer, ("resid_post",), window)
+
+    def _like(self, kind: Kind, layer: int, window: Tensor) -> Tensor | None:
+        """What entered a norm in the base run, where norms are frozen."""
+        return self.stack.held(kind, layer, window) if self.ln == "freeze" else None
+
+    def _attend(
+        self, resid: Tensor, layer: int, window: Tensor, query: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Residual stream and z at the query positions, for the cells that have joined by then."""
+        stack, p, d_head = self.stack, self.w.blocks[layer].attention, self.w.facts.d_head
+        x = forward.norm(resid, p.ends.read, self._like("resid_pre", layer, window))
+        resid = stack.join(resid, "resid_pre", layer, "q", window)
+        keys = {}
+        for kind, part in (("k", p.k), ("v", p.v)):
+            t = stack.join(forward.project(x, part, d_head), kind, layer, kind, window)
+            t = self._named(t, kind, layer, resid)
+            t = stack.apply(t, layer, (kind,), window)
+            past = stack.base.kept[kind][layer][:, : self.start]
+            keys[kind] = forward.Keys(past, t), self._own(t, kind, layer, resid, window)
+        if query is not window:
+            x, resid = (pick(t, window, query) for t in (x, resid))
+            for ledger in stack.ledgers.values():
+                ledger.narrow(query)
+        q = stack.join(forward.project(x, p.q, d_head), "q", layer, "q", query)
+        q = self._named(q, "q", layer, resid)
+        q = stack.apply(q, layer, ("q",), query)
+        return resid, self._mix(q, *keys["k"], *keys["v"], layer, query)
+
+    def _frozen(self, rows: Sequence[int], layer: int, query: Tensor) -> Tensor:
+        """z of some cells where attention is frozen, but for the heads that are edited."""
+        stack, base = self.stack, self.base
+        n = stack.joined(layer, "z")
+
+        def held(kind: Kind, window: Tensor) -> Tensor:
+            one = stack.held(kind, layer, window)
+            return one.expand(n, *one.shape).clone()
+
+        z = held("z", query)
+        if stack.rows(layer, "q", "k", "v", "pattern"):
+            every = torch.arange(base.final.shape[1], device=query.device).expand(len(query), -1)
+            q = stack.apply(held("q", query), layer, ("q",), query)
+            keys = []
+            for kind in ("k", "v"):
+                t = stack.apply(held(kind, every), layer, (kind,), every)
+                own = self._own(t, kind, layer, None, every)
+                keys += [forward.Keys(t[0, :, :0], t), own]
+            again = self._mix(q, *keys, layer, query)
+            for row, head in self._touched(layer):
+                z[row, :, :, head] = again[row, :, :, head]
+        z = stack.apply(z, layer, ("z",), query)
+        return z.index_select(0, torch.tensor(rows, device=z.device))
+
+    def _touched(self, layer: int) -> set[tuple[int, int]]:
+        """Cells and heads whose query, key, value or pattern is edited in a layer."""
+        size, found = self.w.facts.group_size, set()
+        for kind in ("q", "k", "v", "pattern"):
+            for row, edit in self.stack.edits.get((layer, kind), ()):
+                group = edit.site.group
+                heads = [edit.site.head]
+                if group is not None:
+                    heads = list(range(group * size, (group + 1) * size))
+                found |= {(row, head) for head in heads if head is not None}
+        return found
+
+    def _named(self, t: Tensor, kind: Kind, layer: int, resid: Tensor) -> Tensor:
+        """Queries, or keys and values of groups, that read a stream of their own; in place."""
+        for row, ledger in self.stack.ledgers.items():
+            readers = ledger.readers.get((layer, kind), [])
+            readers = [r for r in readers if kind == "q" or r.group is not None]
+            if readers and row < len(resid):
+                for site, value in zip(
+                    readers, self._read(ledger, readers, resid[row]), strict=True
+                ):
+                    t[row, :, :, _index(site, self.w)] = value
+        return t
+
+    def _read(self, ledger: Ledger, readers: Sequence[Site], resid: Tensor) -> Tensor:
+        """What readers of one layer and kind compute, each from the stream that it sees."""
+        [layer] = {site.layer for site in readers}
+        assert layer is not None
+        x = forward.norm(ledger.streams(readers, resid), self.w.blocks[layer].attention.ends.read)
+        parts = [_projection(self.w, site) for site in readers]
+        weight = torch.stack([part.weight for part in parts])
+        values = torch.einsum("rbpd,rhd->rbph", x.to(weight.dtype), weight)
+        if parts[0].bias is None:
+            return values
+        return (
+            values
+            + torch.stack([b for part in parts if (b := part.bias) is not None])[:, None, None]
+        )
+
+    def _own(
+        self, t: Tensor, kind: Kind, layer: int, resid: Tensor | None, window: Tensor
+    ) -> dict[tuple[int, int], Tensor]:
+        """Keys or values that a query head reads otherwise than its group: by cell and head."""
+        found: dict[tuple[int, int], Tensor] = {}
+        for row, ledger in self.stack.ledgers.items():
+            readers = [r for r in ledger.readers.get((layer, kind), []) if r.head is not None]
+            if readers and resid is not None and row < len(resid):
+                values = self._read(ledger, readers, resid[row])
+                found |= {(row, r.head or 0): v for r, v in zip(readers, values, strict=True)}
+        for row, edit in self.stack.own_keys(layer, kind):
+            head = edit.site.head or 0
+            current = found.get((row, head), t[row, :, :, _index(edit.site, self.w)])
+            found[row, head] = edit(current, window)
+        return found
+
+    def _mix(
+        self,
+        q: Tensor,
+        k: forward.Keys,
+        own_k: dict[tuple[int, int], Tensor],
+        v: forward.Keys,
+        own_v: dict[tuple[int, int], Tensor],
+        layer: int,
+        query: Tensor,
+    ) -> Float[Tensor, "cells batch query head d_head"]:
+        """z of every head, with the patterns edited on the way."""
+        p, facts = self.w.blocks[layer].attention, self.w.facts
+        normed = forward.Keys(*(forward.head_norm(t, p.k_norm) for t in k))
+        if own_k or own_v:  # give every query head a key and a value of its own, for this layer
+            size = facts.group_size
+            normed, values = (
+                forward.Keys(*(repeat(t, "... g d -> ... (g i) d", i=size) for t in both))
+                for both in (normed, v)
+            )
+            for (row, head), key in own_k.items():
+                beside = k.own[row].clone()
+                beside[:, :, head // size] = key
+                normed.own[row, :, :, head] = forward.head_norm(beside, p.k_norm)[
+                    :, :, head // size
+                ]
+            for (row, head), value in own_v.items():
+                values.own[row, :, :, head] = value
+        else:
+            values = v
+        q = forward.head_norm(q, p.q_norm)
+        turn = self.turn.get(p.rotary)
+        probabilities = forward.pattern(p, q, normed, turn, query, causal=facts.causal)
+        by_head = probabilities.flatten(2, 3)
+        for row, edit in self.stack.edits.get((layer, "pattern"), ()):
+            head = edit.site.head
+            by_head[row, :, head] = edit(by_head[row, :, head], query)
+        return forward.mix(by_head.view(probabilities.shape), values)
+
+
+def _projection(w: Weights, site: Site) -> Linear:
+    """What makes the query, key or value of a site out of the normed residual stream."""
+    assert site.layer is not None
+    p = w.blocks[site.layer].attention
+    part = {"q": p.q, "k": p.k, "v": p.v}[site.kind]
+    start = _index(site, w) * w.facts.d_head
+    return part.rows(start, start + w.facts.d_head)
+
+
+def _index(site: Site, w: Weights) -> int:
+    """Place of a site among the heads or groups that its projection writes."""
+    if site.group is not None:
+        return site.group
+    assert site.head is not None
+    return site.head if site.kind == "q" else site.head // w.facts.group_size
+
+
+def pick(
+    x: Float[Tensor, "cells batch window d"],
+    window: Int[Tensor, "batch window"],
+    chosen: Int[Tensor, "batch chosen"],
+) -> Float[Tensor, "cells batch chosen d"]:
+    """The chosen positions of a contiguous window."""
+    index = (chosen - window[:, :1])[None, ..., None]
+    return x.gather(2, index.expand(x.shape[0], -1, -1, x.shape[-1]))

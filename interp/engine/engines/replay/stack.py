@@ -1,0 +1,119 @@
+"""The cells of a wave: who has joined by which step, and the edits to make there."""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.parts.sites import HEAD_KINDS, Kind, Site
+from interp.engine.engines.replay.streams import Ledger
+from interp.engine.network.trace import Trace
+from interp.engine.network.weights import Weights
+from interp.engine.plan.edits import STEPS, Edit, entry, take
+
+
+class Stack:
+    """Cells in the order of their entry, and their edits by layer and kind."""
+
+    def __init__(
+        self,
+        w: Weights,
+        base: Trace,
+        cells: Sequence[Sequence[Edit]],
+        window: Int[Tensor, "batch window"],
+    ) -> None:
+        n_layers = w.facts.n_layers
+        never = (n_layers - 1, STEPS["resid_post"])  # a cell without edits is the base run
+        first = [
+            min((entry(e.site, e.readers, n_layers) for e in cell), default=never) for cell in cells
+        ]
+        self.base, self.facts = base, w.facts
+        self.order = sorted(range(len(cells)), key=lambda i: first[i])
+        self.entries = [first[i] for i in self.order]
+        self.start = self.entries[0][0]
+        self.edits: dict[tuple[int, Kind], list[tuple[int, Edit]]] = defaultdict(list)
+        self.ledgers: dict[int, Ledger] = {}
+        for row, cell in enumerate(self.order):
+            for edit in cells[cell]:
+                if edit.readers is None:
+                    self.edits[edit.site.layer or 0, edit.site.kind].append((row, edit))
+            if named := [edit for edit in cells[cell] if edit.readers is not None]:
+                neurons = [
+                    edit
+                    for edit in cells[cell]
+                    if edit.readers is None and edit.site.kind == "mlp_act"
+                ]
+                self.ledgers[row] = Ledger(w, base, named, neurons, first[cell], window)
+
+    def joined(self, layer: int, step: Kind) -> int:
+        """How many cells have joined by this step."""
+        return bisect_right(self.entries, (layer, STEPS[step]))
+
+    def join(
+        self,
+        x: Float[Tensor, "cells batch window *axes"],
+        kind: Kind,
+        layer: int,
+        step: Kind,
+        window: Int[Tensor, "batch window"],
+    ) -> Float[Tensor, "more batch window *axes"]:
+        """Append the base run's `kind` for the cells that have joined by this step."""
+        new = self.joined(layer, step) - len(x)
+        if not new:
+            return x
+        held = self.held(kind, layer, window)
+        held = held.expand(new, *held.shape)
+        return torch.cat([x, held]) if len(x) else held.clone()
+
+    def held(
+        self, kind: Kind, layer: int, window: Int[Tensor, "batch window"]
+    ) -> Float[Tensor, "batch window *axes"]:
+        """The base run's activations at a window."""
+        if kind == "resid_post":
+            return take(self.base.at(Site("resid_post", layer)), window)
+        return take(self.base.kept[kind][layer], window)
+
+    def apply(
+        self,
+        x: Float[Tensor, "cells batch window *axes"],
+        layer: int,
+        kinds: Sequence[Kind],
+        window: Int[Tensor, "batch window"],
+    ) -> Float[Tensor, "cells batch window *axes"]:
+        """Make the edits at this layer's sites of these kinds, in place: x is the wave's own."""
+        for kind in kinds:
+            for row, edit in self.edits.get((layer, kind), ()):
+                head = edit.site.group if edit.site.group is not None else edit.site.head
+                if kind not in HEAD_KINDS:
+                    x[row] = edit(x[row], window)
+                elif kind not in ("k", "v") or edit.site.group is not None:
+                    x[row, :, :, head] = edit(x[row, :, :, head], window)
+        return x
+
+    def rows(self, layer: int, *kinds: Kind) -> list[int]:
+        """Rows with an edit of these kinds."""
+        return sorted({row for kind in kinds for row, _ in self.edits.get((layer, kind), ())})
+
+    def own_keys(self, layer: int, kind: Kind) -> list[tuple[int, Edit]]:
+        """Edits of a key or value as one query head of a group reads it."""
+        found = self.edits.get((layer, kind), ())
+        return [(row, edit) for row, edit in found if edit.site.head is not None]
+
+    def note(self, layer: int, part: Kind, inside: Tensor, written: Tensor) -> None:
+        """Tell the ledgers of joined cells what a part wrote; `inside` may lack late cells."""
+        for row, ledger in self.ledgers.items():
+            if row >= len(written):
+                continue
+            mine = inside[row] if row < len(inside) else self.inside(layer, part, ledger.window)
+            ledger.note(layer, part, mine, written[row])
+
+    def inside(
+        self, layer: int, part: Kind, window: Int[Tensor, "batch window"]
+    ) -> Float[Tensor, "batch window *axes"]:
+        """What the base run's part made its write of."""
+        if part == "attn_out":
+            return self.held("z", layer, window)
+        return self.held("resid_pre" if self.facts.parallel else "resid_mid", layer, window)

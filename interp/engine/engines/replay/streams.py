@@ -1,0 +1,210 @@
+"""What named readers see: the residual stream with some writes exchanged for them alone.
+
+A `Ledger` belongs to one cell. As the wave goes up the layers it notes what each writer wrote, and
+for a reader it rebuilds the stream from those writes. Where the stream is a plain sum, that is the
+stream plus the changes of the writes; where a write is normed, the layer's write is made again;
+where the sum is normed (BERT), the whole stream is.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.parts.sites import Kind, Site
+from interp.engine.network import forward
+from interp.engine.network.trace import Trace
+from interp.engine.network.weights import Weights
+from interp.engine.plan.edits import STEPS, Edit, take
+
+ATTENTION: tuple[Kind, ...] = ("z", "attn_out")
+MLP: tuple[Kind, ...] = ("mlp_act", "mlp_out")
+PARTS: tuple[Kind, ...] = ("embed", "attn_out", "mlp_out")
+"""The three kinds of writes; a head belongs to attn_out and a neuron to mlp_out."""
+
+
+class Ledger:
+    """The writes of one cell that some readers see otherwise.
+
+    Args:
+        edits: those with readers.
+        neurons: those of neurons for everyone.
+        entry: layer and step at which the cell joins; before it the base run's writes hold.
+        window: the positions that are computed, `batch window`.
+    """
+
+    def __init__(
+        self,
+        w: Weights,
+        base: Trace,
+        edits: Sequence[Edit],
+        neurons: Sequence[Edit],
+        entry: tuple[int, int],
+        window: Int[Tensor, "batch window"],
+    ) -> None:
+        self.w, self.base, self.window = w, base, window
+        self.edits = sorted(edits, key=lambda edit: edit.site)
+        self.neurons = neurons
+        self.readers: dict[tuple[int, Kind], list[Site]] = defaultdict(list)
+        self.of: dict[Site, list[int]] = defaultdict(list)
+        for i, edit in enumerate(self.edits):
+            for reader in edit.readers or ():
+                self.of[reader].append(i)
+        for reader in sorted(self.of):
+            self.readers[reader.layer or 0, reader.kind].append(reader)
+        self.groups: dict[tuple[int, Kind], list[int]] = defaultdict(list)
+        for i, edit in enumerate(self.edits):
+            self.groups[edit.site.layer or 0, _part(edit.site)].append(i)
+        self.folds = w.blocks[0].attention.ends.sum is not None
+        self.written: dict[tuple[int, Kind], tuple[Tensor, Tensor]] = {}
+        self.summed = self._splits()
+        self.changes = base.final.new_zeros(
+            len(self.edits) if self.summed else 0, *window.shape, w.facts.d_model
+        )
+        for layer in range(w.facts.n_layers):
+            for part in PARTS if layer == 0 else PARTS[1:]:
+                if (layer, STEPS[part]) < entry:
+                    self._from_base(layer, part)
+
+    def _splits(self) -> bool:
+        """Does every edit change the stream by itself, whatever the others do?"""
+        ends = [e for block in self.w.blocks for e in (block.attention.ends, block.mlp.ends)]
+        if any(e.write is not None or e.sum is not None for e in ends):
+            return False
+        return all(
+            len({self.edits[i].site.kind for i in group}) == 1 for group in self.groups.values()
+        )
+
+    def _from_base(self, layer: int, part: Kind) -> None:
+        if not self.folds and (layer, part) not in self.groups:
+            return
+        kept = self.base.kept
+        if part == "embed":
+            inside = written = kept["resid_pre"][0]
+        elif part == "attn_out":
+            inside, written = kept["z"][layer], kept["attn_out"][layer]
+        else:
+            source = "resid_pre" if self.w.facts.parallel else "resid_mid"
+            inside, written = kept[source][layer], kept["mlp_out"][layer]
+        self.note(layer, part, take(inside, self.window), take(written, self.window))
+
+    def note(
+        self,
+        layer: int,
+        part: Kind,
+        inside: Float[Tensor, "batch window *axes"],
+        written: Float[Tensor, "batch window d_model"],
+    ) -> None:
+        """A part has written; `inside` is z for attention, what was read for an MLP."""
+        group = self.groups.get((layer, part), ())
+        if self.folds or (group and not self.summed):
+            self.written[layer, part] = inside, written
+        if not self.summed:
+            return
+        for i in group:
+            self.changes[i] = self._change(self.edits[i], inside, written)
+
+    def narrow(self, chosen: Int[Tensor, "batch chosen"]) -> None:
+        """Go on with fewer positions."""
+        index = (chosen - self.window[:, :1])[None, ..., None]
+        self.changes = self.changes.gather(
+            2, index.expand(len(self.changes), -1, -1, self.changes.shape[-1])
+        )
+        local = index[0, ..., 0]
+        self.written = {
+            key: (take(inside, local), take(written, local))
+            for key, (inside, written) in self.written.items()
+        }
+        self.window = chosen
+
+    def streams(
+        self, readers: Sequence[Site], resid: Float[Tensor, "batch window d_model"]
+    ) -> Float[Tensor, "readers batch window d_model"]:
+        """The residual stream as each of these readers of one place sees it; resid: as all do."""
+        if self.summed:
+            before = 1 + max(self.of[reader][-1] for reader in readers)  # edits stand in order
+            use = torch.zeros(len(readers), before)
+            for row, reader in enumerate(readers):
+                use[row, self.of[reader]] = 1
+            return resid + torch.einsum("re,ebpd->rbpd", use.to(resid), self.changes[:before])
+        rebuilt = self._fold if self.folds else self._resum
+        return torch.stack([rebuilt(reader, resid) for reader in readers])
+
+    def _change(self, edit: Edit, inside: Tensor, written: Tensor) -> Tensor:
+        """By how much one edit alone moves the stream."""
+        site, layer = edit.site, edit.site.layer or 0
+        if site.kind == "z":
+            z = inside[:, :, site.head]
+            width = self.w.facts.d_head
+            start = (site.head or 0) * width
+            o = self.w.blocks[layer].attention.o.weight[:, start : start + width]
+            return (edit(z, self.window) - z) @ o.T
+        if site.kind == "mlp_act":
+            mlp, neuron = self.w.blocks[layer].mlp, _index(site.neuron, inside)
+            act = forward.hidden(inside, mlp, neurons=neuron)[..., 0]
+            change = edit(act, self.window) - act
+            return change[..., None] * mlp.down.weight.index_select(1, neuron)[:, 0]
+        return edit(written, self.window) - written
+
+    def _rewrite(self, layer: int, part: Kind, chosen: Sequence[int]) -> Tensor:
+        """What a part writes when these edits are made."""
+        inside, written = self.written[layer, part]
+        block = self.w.blocks[layer]
+        within = [self.edits[i] for i in chosen if self.edits[i].site.kind in ("z", "mlp_act")]
+        if within and part == "attn_out":
+            z = inside.clone()
+            for edit in within:
+                head = edit.site.head
+                z[:, :, head] = edit(z[:, :, head], self.window)
+            written = forward.attention_write(z, block.attention)
+        elif within:
+            act = forward.hidden(inside, block.mlp)
+            self._set(act, [edit for edit in self.neurons if edit.site.layer == layer])
+            self._set(act, within)
+            written = forward.norm(block.mlp.down(act), block.mlp.ends.write)
+        for i in chosen:
+            if self.edits[i].site.kind in PARTS:
+                written = self.edits[i](written, self.window)
+        return written
+
+    def _set(self, act: Float[Tensor, "batch window d_mlp"], edits: Sequence[Edit]) -> None:
+        for edit in edits:
+            act[..., edit.site.neuron] = edit(act[..., edit.site.neuron], self.window)
+
+    def _resum(self, reader: Site, resid: Tensor) -> Tensor:
+        """The stream plus the changes of each layer's writes."""
+        seen = set(self.of[reader])
+        for (layer, part), group in self.groups.items():
+            if chosen := [i for i in group if i in seen]:
+                written = self.written[layer, part][1]
+                resid = resid + self._rewrite(layer, part, chosen) - written
+        return resid
+
+    def _fold(self, reader: Site, resid: Tensor) -> Tensor:
+        """The stream from the embedding on: every write added and normed again."""
+        seen = set(self.of[reader])
+
+        def write(layer: int, part: Kind) -> Tensor:
+            chosen = [i for i in self.groups.get((layer, part), ()) if i in seen]
+            return self._rewrite(layer, part, chosen) if chosen else self.written[layer, part][1]
+
+        stream = write(0, "embed")
+        last = self.w.facts.n_layers if reader.layer is None else reader.layer
+        for layer, block in enumerate(self.w.blocks[: last + 1]):
+            if layer == last and reader.kind != "mlp_out":
+                break
+            stream = forward.add(stream, write(layer, "attn_out"), block.attention.ends)
+            if layer == last:
+                break
+            stream = forward.add(stream, write(layer, "mlp_out"), block.mlp.ends)
+        return stream
+
+
+def _part(site: Site) -> Kind:
+    return "attn_out" if site.kind in ATTENTION else "mlp_out" if site.kind in MLP else "embed"
+
+
+def _index(neuron: int | None, like: Tensor) -> Int[Tensor, " one"]:
+    return torch.tensor([neuron], device=like.device)

@@ -1,0 +1,111 @@
+"""The fast engine: re-run only what an intervention can change.
+
+A *wave* is one pass up the layers with many cells stacked on an axis of their own. A cell
+joins the wave where its first intervention stands, with the base run's activations; what lies
+before is never computed. Under a causal mask, positions before the first changed one are not
+computed either: their keys and values are the base run's, shared by all cells. In the last
+layer only the read positions are computed. Along a path, attention is frozen, so a change stays
+at its position and only the positions that a receiver reads are computed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.parts.sites import Kind, Site
+from interp.engine.engines.protocol import NotFinite
+from interp.engine.engines.replay.layers import Layers, pick
+from interp.engine.engines.replay.stack import Stack
+from interp.engine.interventions import LN, Through
+from interp.engine.network import forward
+from interp.engine.network.trace import Trace
+from interp.engine.network.weights import Weights
+from interp.engine.plan.edits import Edit
+
+
+@dataclass(frozen=True, eq=False)
+class Arrived:
+    """What a wave brings to its end.
+
+    Attributes:
+        final: the final residual stream at the read positions, in the order of the cells given;
+            None when the wave ends at receivers.
+        received: for each receiver the cells that reach it, and the query, key, value or MLP
+            output that it computes from their residual stream, `cells batch window *axes`.
+    """
+
+    final: Float[Tensor, "cells batch read d_model"] | None
+    received: dict[Site, tuple[list[int], Tensor]]
+
+
+def wave(
+    w: Weights,
+    base: Trace,
+    cells: Sequence[Sequence[Edit]],
+    *,
+    window: Int[Tensor, "batch window"],
+    start: int,
+    read: Int[Tensor, "batch read"],
+    through: Through = "all",
+    receivers: Sequence[Site] = (),
+    ln: LN = "recompute",
+    watch: bool = False,
+) -> Arrived:
+    """Run stacked cells from where they join.
+
+    Args:
+        base: the run that is intervened on, complete.
+        cells: the edits of each cell.
+        window: the positions that are computed. With `through="all"` all positions from some
+            start on; else any positions, since nothing moves between them.
+        start: the first of them; a number, so that no device is waited for.
+        read: positions whose final residual stream is returned.
+        through: "all" recomputes everything; "mlps" freezes attention, "direct" MLPs too.
+        receivers: where a path ends; the logits when empty.
+        ln: "freeze" keeps the base run's scale in every norm of the residual stream.
+        watch: raise NotFinite at the first site that is not.
+    """
+    turn = forward.rotations(w, base.final.shape[1])
+    run = Layers(w, base, Stack(w, base, cells, window), through, ln, turn, start)
+    last = w.facts.n_layers - 1
+    end = max((site.layer or 0 for site in receivers), default=last)
+    reaches_mlp = not receivers or Site("mlp_out", end) in receivers
+    received: dict[Site, tuple[list[int], Tensor]] = {}
+    resid = base.final.new_empty(0, *window.shape, w.facts.d_model)
+
+    def see(kind: Kind, activation: Tensor) -> None:
+        if watch and not activation.isfinite().all():
+            bad = ~activation.isfinite().flatten(2).all(2).all(0)
+            raise NotFinite(Site(kind, layer), int(bad.int().argmax()))
+
+    for layer in range(run.stack.start, end + 1):
+        resid = run.enter(resid, layer, window)
+        see("resid_pre", resid)
+        for site in receivers:
+            if site.layer == layer and site.kind != "mlp_out":
+                received[site] = run.stack.order[: len(resid)], run.input(resid, site, window)
+        if layer == end and not reaches_mlp:
+            break
+        query = read if layer == last and through == "all" and not receivers else window
+        resid, attn_out = run.attention(resid, layer, window, query)
+        window = query
+        see("attn_out", attn_out)
+        resid, mlp_out, computed = run.mlp(resid, attn_out, layer, window, receivers)
+        see("mlp_out", mlp_out)
+        site = Site("mlp_out", layer)
+        if site in receivers:
+            received[site] = run.stack.order[: len(computed)], computed
+        resid = run.leave(resid, mlp_out, layer, window)
+        see("resid_post", resid)
+    if receivers:
+        return Arrived(None, received)
+    for row, ledger in run.stack.ledgers.items():
+        if Site("logits") in ledger.of:
+            resid[row] = ledger.streams([Site("logits")], resid[row])[0]
+    if resid.shape[2] != read.shape[1]:
+        resid = pick(resid, window, read)
+    back = torch.tensor(run.stack.order, device=resid.device).argsort()
+    return Arrived(resid.index_select(0, back), {})

@@ -1,0 +1,109 @@
+"""What rounding alone does to a metric.
+
+In float32 and float64 it is how far the metric is from that of Hugging Face's own run, which adds
+up in another order. In half precision that run rounds as much itself, and so the same weights are
+run once in float32: what an engine gives is as far from that as rounding moved it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from interp.core.errors import MetricError, ModelError
+from interp.core.metrics import Metric
+from interp.core.prompts.pairs import Pairs, Side
+from interp.engine.engines.hooked.writes import start_of
+from interp.engine.engines.verified import last_norm
+from interp.engine.plan.memory import SHARE, total
+from interp.engine.plan.score import Readout
+from interp.models.model import Model
+
+FEW = 2
+"""Prompts that are compared."""
+FEW_BYTES = 1 << 28
+"""Bytes of logits that this may take."""
+WIDE_BYTES = 1 << 32
+"""Bytes of the weights in float32 that this may take for a moment."""
+HALF = (torch.float16, torch.bfloat16)
+
+
+@torch.inference_mode()
+def resolution(
+    model: Model,
+    pairs: Pairs,
+    side: Side,
+    rows: Sequence[int],
+    readout: Readout,
+    ours: Float[ndarray, "metrics batch"],
+) -> Float[ndarray, " metrics"]:
+    """The largest distance of each metric from Hugging Face's in the first of some rows.
+
+    At least a unit in the last place. NaN where it is not known: an embedding of which Hugging
+    Face's model gives the norm or the logits alone, hooks that only the bridge has, more logits or
+    weights than are worth it, and a metric that compares a run with itself here, where it is flat.
+
+    Args:
+        rows: of one length.
+        readout, ours: the metrics, and what an engine found in a plain run of these rows.
+    """
+    rows, metrics = list(rows[:FEW]), [score.metric for score in readout.scores]
+    found = np.full(len(metrics), np.nan)
+    length = int(pairs.lengths[rows[0]])
+    size = len(rows) * length * model.facts.d_vocab * model.dtype.itemsize
+    if size > FEW_BYTES or any(one.point for one in model.now().foreign):
+        return found
+    known = _known(model, pairs, getattr(pairs, side)[rows, :length].to(model.device))
+    if known is None:
+        return found
+    few = Readout.of_rows(model, pairs, metrics, rows)
+    for m, (score, whole) in enumerate(zip(few.scores, readout.scores, strict=True)):
+        embedding = not model.facts.language_model and not last_norm(model)
+        if (score.metric.reads == "embedding") != embedding:
+            continue
+        if score.metric.needs_reference and side == "clean":
+            continue
+        if (reference := whole.answers.reference) is not None:
+            answers = replace(score.answers, reference=reference[: len(rows)])
+            score = replace(score, answers=answers)
+        try:
+            theirs = score.of(known, known)[0].double().cpu().numpy()
+        except MetricError:  # theirs overflows where ours, in float32, does not
+            continue
+        least = torch.finfo(model.dtype).eps * np.abs(theirs).max()
+        found[m] = max(np.abs(ours[m, : len(rows)] - theirs).max(), least)
+    return found
+
+
+def _known(model: Model, pairs: Pairs, tokens: Tensor) -> Float[Tensor, "batch _ out"] | None:
+    """What Hugging Face's own model says: logits, or the last hidden state without a head.
+
+    None of a model of half precision that cannot be run in float32 here.
+    """
+    wide = model.dtype in HALF
+    size = 4 * sum(tensor.numel() for tensor in model.truth.tensors().values())
+    if wide and size > min(WIDE_BYTES, total(model.device) // SHARE):
+        return None
+    inputs: dict[str, Tensor] = {}
+    if model.facts.n_encoder_layers:
+        ids = tokens.new_tensor([start_of(model), *pairs.decoder])
+        inputs["decoder_input_ids"] = ids.expand(len(tokens), -1)
+    foreign = model.now().foreign
+    try:
+        return model.truth.run(tokens, foreign=foreign, wide=wide, **inputs).output
+    except (RuntimeError, ModelError):  # some of it, or a hook, keeps its own precision
+        if wide:
+            return None
+        raise
+
+
+def named(
+    metrics: Sequence[Metric], found: Float[ndarray, " metrics"]
+) -> Mapping[str, float | None]:
+    """By the metrics' names; None where it is not known."""
+    known = [None if np.isnan(x) else float(x) for x in found]
+    return dict(zip((metric.name for metric in metrics), known, strict=True))

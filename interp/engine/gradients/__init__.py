@@ -1,0 +1,1 @@
+"""Gradients of a metric at every writer and reader, and what they say of each edge."""

@@ -1,0 +1,288 @@
+"""Estimates of what ablating each edge or node does: changes of writers times gradients at readers.
+
+All are first-order: for an edge, the change that ablation makes to what its writer writes, times
+the gradient of the metric at what its reader reads; for a node, times that at what it writes. They
+differ in the run at which the gradient is taken.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd import grad
+
+from interp.core.errors import MetricError
+from interp.core.parts.graph import Graph
+from interp.engine.engines.replay.engine import Replay
+from interp.engine.gradients.tape import Reading, Tape, back, tape, written
+from interp.engine.network.trace import Trace
+from interp.engine.network.weights import Weights
+from interp.engine.plan.score import Readout, Score
+
+
+class Flat(MetricError):
+    """A metric that is flat in all rows at hand, where the gradient is taken."""
+
+
+class Writes(NamedTuple):
+    """What every writer of some rows holds, layer by layer: a run's, or what ablation sets."""
+
+    embed: Float[Tensor, "batch pos d_model"]
+    z: tuple[Float[Tensor, "batch pos head d_head"], ...]
+    mlp: tuple[Float[Tensor, "batch pos d_model"], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of one length, to be estimated.
+
+    Attributes:
+        clean: what the embedding writes in the clean run.
+        ablated: what ablation sets each writer to.
+        places: the positions that each part of the result is about.
+        graph: of the model.
+    """
+
+    engine: Replay
+    score: Score
+    clean: Float[Tensor, "batch pos d_model"]
+    ablated: Writes
+    places: Bool[Tensor, "place batch pos"]
+    graph: Graph
+
+    @property
+    def weights(self) -> Weights:
+        return self.engine.weights
+
+    def mixed(self, share: float) -> Float[Tensor, "batch pos d_model"]:
+        """The embedding between the ablated (share 0) and the clean one (share 1)."""
+        return torch.lerp(self.ablated.embed, self.clean, share)
+
+
+def top(rows: Rows, final: Float[Tensor, "batch pos d_model"]) -> Tensor:
+    """The gradient of the metric at the final residual stream, `batch pos d_model`.
+
+    Raises:
+        MetricError: it has none, or one that is not finite.
+    """
+    name = rows.score.metric.name
+    leaf = final.detach().requires_grad_()
+    with torch.enable_grad():
+        run = Trace(rows.weights.facts, {}, leaf)
+        value = rows.engine.plain(run, Readout.of(rows.score))[0]
+    if not value.requires_grad:
+        raise MetricError(
+            f"the metric {name!r} has no gradient (it counts or compares), so no attribution can "
+            "be taken of it. Take a smooth one ('logit_diff', 'log_prob', 'prob'), or measure the "
+            "effects: interp.causal.exact."
+        )
+    (found,) = grad(value, leaf, torch.ones_like(value))
+    if not found.isfinite().all():
+        raise MetricError(
+            f"the gradient of the metric {name!r} holds NaN or infinity in row "
+            f"{int((~found.isfinite()).flatten(1).any(1).int().argmax())} of a batch; likely it "
+            "divides by zero or takes the logarithm of 0 there. Take another metric."
+        )
+    return found
+
+
+def require_slope(rows: Rows, final: Tensor, found: Tensor) -> None:
+    """Refuse a metric that is flat at the run where the gradient is taken.
+
+    A distance from the clean run has its minimum there, so that its gradient is rounding alone:
+    less than the square root of the precision, as it changes when the final residual stream does
+    by a part of itself.
+
+    Raises:
+        Flat: says what to take instead.
+    """
+    metric, slope = rows.score.metric, found.norm(dim=(1, 2))
+    if metric.needs_reference:
+        flat = (slope * final.norm(dim=(1, 2))).max() <= torch.finfo(final.dtype).eps ** 0.5
+    else:
+        flat = slope.max() == 0
+    if flat:
+        why = (
+            "it compares a run with the clean run, and the clean run differs from itself by "
+            "nothing: there the metric has its extreme"
+            if metric.needs_reference
+            else "nothing that it reads moves it"
+        )
+        raise Flat(
+            f"the metric {metric.name!r} has a gradient of zero at the clean run ({why}), so every "
+            "first-order estimate would be zero or rounding. Take the task's own metric "
+            "('logit_diff', 'log_prob'), method='eap-ig-inputs' with several steps, which takes "
+            "gradients between the runs, or measure the effects: interp.causal.exact."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """Scores of all edges, filled reader by reader.
+
+    Attributes:
+        changes: how ablation changes what each writer writes, in the order of the graph.
+        scores: of readers and writers that are no edge, 0.
+    """
+
+    rows: Rows
+    changes: Float[Tensor, "batch writer pos d_model"]
+    scores: Float[Tensor, "place batch reader writer"]
+
+    @classmethod
+    def of(cls, rows: Rows, clean: Tape) -> "Edges":
+        """Nothing yet. `clean`: the run that is ablated, whole."""
+        w, ablated, graph = rows.weights, rows.ablated, rows.graph
+        batch, pos, d_model = rows.clean.shape
+        changes = rows.clean.new_empty(batch, len(graph.writers), pos, d_model)
+        changes[:, 0] = ablated.embed - rows.clean
+        for taped in clean.layers:
+            heads, mlp = columns(w, taped.layer)
+            z = taped.z.detach()
+            changes[:, heads] = written(w, taped.layer, z, ablated.z[taped.layer] - z)
+            if w.facts.d_mlp:
+                changes[:, mlp] = (ablated.mlp[taped.layer] - taped.mlp_out.detach())[:, None]
+        shape = (len(rows.places), batch, len(graph.readers), len(graph.writers))
+        return cls(rows, changes, rows.clean.new_zeros(shape))
+
+    def add(
+        self,
+        run: Tape,
+        after: Float[Tensor, "batch pos d_model"],
+        share: float,
+        writers: slice = slice(None),
+    ) -> None:
+        """A share of the linear scores with the gradients of a run; only of some writers."""
+        last = len(self.rows.graph.readers) - 1
+        self._term(slice(last, last + 1), after[:, None], share, writers)
+        for reading in sweep(self.rows.weights, run, after):
+            inputs, mlp = lines(self.rows.weights, reading.layer)
+            if self.rows.weights.facts.d_mlp:
+                self._term(mlp, reading.mlp[:, None], share, writers)
+            if reading.readers is not None:
+                self._term(inputs, reading.readers, share, writers)
+
+    def _term(
+        self,
+        readers: slice,
+        at: Float[Tensor, "batch reader pos d_model"],
+        share: float,
+        writers: slice,
+    ) -> None:
+        before = int(self.rows.graph.feeds[readers.start].sum())  # writers stand in order
+        start, stop, _ = writers.indices(before)
+        if start < stop:
+            term = product(at, self.changes[:, start:stop], self.rows.places)
+            self.scores[:, :, readers, start:stop] += share * term
+
+
+def sweep(w: Weights, run: Tape, after: Float[Tensor, "batch pos d_model"]) -> Iterator[Reading]:
+    """Back through the layers of a run, whose graphs are gone afterwards."""
+    for taped in reversed(run.layers):
+        reading = back(w, taped, after)
+        yield reading
+        after = reading.resid
+
+
+def columns(w: Weights, layer: int) -> tuple[slice, slice]:
+    """Where the graph has the heads of a layer and its MLP among the writers."""
+    heads = w.facts.n_heads
+    start = 1 + layer * (heads + bool(w.facts.d_mlp))
+    return slice(start, start + heads), slice(start + heads, start + heads + bool(w.facts.d_mlp))
+
+
+def lines(w: Weights, layer: int) -> tuple[slice, slice]:
+    """... and the queries, keys and values of a layer and its MLP among the readers."""
+    inputs = w.facts.n_heads + 2 * w.facts.n_kv_heads
+    start = layer * (inputs + bool(w.facts.d_mlp))
+    return slice(start, start + inputs), slice(start + inputs, start + inputs + bool(w.facts.d_mlp))
+
+
+def product(
+    readers: Float[Tensor, "batch reader pos d_model"],
+    changes: Float[Tensor, "batch writer pos d_model"],
+    places: Bool[Tensor, "place batch pos"],
+) -> Float[Tensor, "place batch reader writer"]:
+    """Gradients times changes, summed over the positions of each place."""
+    if bool(places.all()):
+        whole = torch.bmm(readers.flatten(2), changes.flatten(2).mT)
+        return whole.expand(len(places), *whole.shape)
+    each = torch.einsum("brpd,bwpd->brwp", readers, changes)
+    return torch.einsum("brwp,mbp->mbrw", each, places.to(each))
+
+
+def runs(rows: Rows, clean: Tape, steps: int) -> Iterator[tuple[Tape, Tensor]]:
+    """Runs whose embedding is `k / steps` of the way from ablated to clean, with their gradients.
+
+    k = 1 to `steps` (Hanna et al. 2024, sec. 3): the last is the clean run, so a single step is
+    plain attribution patching, and the ablated run itself is left out.
+    """
+    for k in range(steps, 0, -1):
+        run = clean if k == steps else tape(rows.weights, rows.mixed(k / steps))
+        after = top(rows, run.final)
+        if steps == 1:
+            require_slope(rows, run.final, after)
+        yield run, after
+
+
+@torch.no_grad()
+def eap(rows: Rows, *, steps: int = 1) -> Float[Tensor, "place batch reader writer"]:
+    """Edge attribution patching; of several steps EAP-IG over inputs."""
+    clean = tape(rows.weights, rows.clean)
+    edges = Edges.of(rows, clean)
+    for run, after in runs(rows, clean, steps):
+        edges.add(run, after, 1 / steps)
+    return edges.scores
+
+
+@torch.no_grad()
+def atp(rows: Rows, *, steps: int = 1) -> Float[Tensor, "place batch writer"]:
+    """Attribution patching of every head and MLP (and 0 of the embedding)."""
+    w = rows.weights
+    clean = tape(w, rows.clean)
+    found = rows.clean.new_zeros(len(rows.places), len(rows.clean), len(rows.graph.writers))
+    for run, after in runs(rows, clean, steps):
+        for reading in sweep(w, run, after):
+            taped, (heads, own) = clean.layers[reading.layer], columns(w, reading.layer)
+            z = rows.ablated.z[reading.layer] - taped.z.detach()
+            each = torch.einsum("bphe,bphe,mbp->mbh", reading.z, z, rows.places.to(z))
+            found[..., heads] += each / steps
+            if w.facts.d_mlp:
+                mlp = rows.ablated.mlp[reading.layer] - taped.mlp_out.detach()
+                slope = reading.mlp_out.to(mlp.dtype)
+                each = torch.einsum("bpd,bpd,mbp->mb", slope, mlp, rows.places.to(mlp))
+                found[..., own] += each[..., None] / steps
+    return found
+
+
+@torch.no_grad()
+def eap_activations(rows: Rows, *, steps: int) -> Float[Tensor, "place batch reader writer"]:
+    """EAP-IG over activations: the writers of one layer go from ablated to clean together.
+
+    The embedding, the heads of a layer and its MLP have runs of their own, `k / steps` of the way,
+    k = 1 to `steps`, from there on; all before them is clean. The last is the clean run for all.
+    """
+    w, ablated = rows.weights, rows.ablated
+    clean = tape(w, rows.clean)
+    edges = Edges.of(rows, clean)
+    after = top(rows, clean.final)
+    if steps == 1:
+        require_slope(rows, clean.final, after)
+    edges.add(clean, after, 1 / steps)
+    for share in [k / steps for k in range(1, steps)]:
+        run = tape(w, rows.mixed(share))
+        edges.add(run, top(rows, run.final), 1 / steps, slice(0, 1))
+        for taped in clean.layers:
+            heads, mlp = columns(w, taped.layer)
+            z = torch.lerp(ablated.z[taped.layer], taped.z.detach(), share)
+            run = tape(w, taped.resid, start=taped.layer, z=z)
+            edges.add(run, top(rows, run.final), 1 / steps, heads)
+            if w.facts.d_mlp:
+                wrote = torch.lerp(ablated.mlp[taped.layer], taped.mlp_out.detach(), share)
+                after = taped.resid + taped.attn_out.detach() + wrote
+                run = tape(w, after, start=taped.layer + 1)
+                edges.add(run, top(rows, run.final), 1 / steps, mlp)
+    return edges.scores

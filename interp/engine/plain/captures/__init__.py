@@ -1,0 +1,1 @@
+"""Activations that are kept, in memory or in a folder."""

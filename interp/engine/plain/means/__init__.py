@@ -1,0 +1,1 @@
+"""Activations that are averaged: what mean ablation sets."""

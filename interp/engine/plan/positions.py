@@ -1,0 +1,123 @@
+"""Which rows run together, and the positions that places, metrics and receivers mean in them."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.core.errors import PositionError
+from interp.core.metrics import Metric
+from interp.core.parts.facts import Facts
+from interp.core.parts.sites import Site
+from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.places import AFTER_FIRST, ALL, Place, mask
+from interp.engine.interventions import Cell
+
+
+def blocks(lengths: Int[Tensor, " batch"], most: int) -> list[list[int]]:
+    """Rows of one length together, at most `most` at a time: so no row is ever padded."""
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for row, length in enumerate(lengths.tolist()):
+        by_length[length].append(row)
+    return [
+        rows[i : i + most]
+        for _, rows in sorted(by_length.items())
+        for i in range(0, len(rows), most)
+    ]
+
+
+def decodes(site: Site) -> bool:
+    """Does the site stand at the decoder's positions? Cross-attention reads the encoder's keys."""
+    return site.stack == "dec" and not (site.cross and site.kind in ("k", "v"))
+
+
+def places(
+    pairs: Pairs, positions: Place, rows: Sequence[int], site: Site | None = None
+) -> Bool[Tensor, "batch pos"]:
+    """Which positions of these rows (all of one length) a place means.
+
+    Raises:
+        PositionError: a name at a site of a decoder, whose positions the pairs do not name, or what
+            a row has not.
+    """
+    if site is None or not decodes(site):
+        return mask(positions, pairs.positions, pairs.lengths, rows)
+    written = torch.full_like(pairs.lengths, 1 + len(pairs.decoder))
+    named = isinstance(positions, str) and positions not in (ALL, AFTER_FIRST)
+    if named and not positions.isdigit():
+        raise PositionError(
+            f"position {positions!r} is one of the encoder's tokens, and '{site}' stands in the "
+            f"decoder, which has {int(written[0])}; give 'all' or an index."
+        )
+    return mask(positions, {}, written, rows)
+
+
+def reading(
+    facts: Facts, pairs: Pairs, metric: Metric, rows: Sequence[int]
+) -> Int[Tensor, "batch read"]:
+    """The positions that a metric reads, row by row: one for logits, all for a mean.
+
+    Of running text all but the last, after which nothing stands.
+
+    Raises:
+        PositionError: a name that the pairs have not, or of a token that a decoder does not have.
+    """
+    if facts.n_encoder_layers and metric.position not in ("end", "mean"):
+        raise PositionError(
+            f"metric {metric.name!r} reads {metric.position!r}, one of the encoder's tokens, and "
+            "the output stands in the decoder: read its last position ('end'), or end "
+            "Pairs.decoder where you want to read."
+        )
+    if facts.n_encoder_layers and metric.position == "mean":
+        return torch.arange(1 + len(pairs.decoder)).expand(len(rows), -1)
+    if facts.n_encoder_layers:
+        return torch.full((len(rows), 1), len(pairs.decoder))
+    length = int(pairs.lengths[rows[0]])
+    if metric.position == "mean" or metric.everywhere:
+        return torch.arange(length - metric.everywhere).expand(len(rows), -1)
+    return pairs.at(metric.position)[list(rows)][:, None]
+
+
+def readings(
+    facts: Facts, pairs: Pairs, metrics: Sequence[Metric], rows: Sequence[int]
+) -> Int[Tensor, "batch read"]:
+    """The positions that several metrics read; those that they share stand once."""
+    parts = {m.position: reading(facts, pairs, m, rows) for m in metrics}
+    return torch.cat([*parts.values()], 1)
+
+
+def route(
+    facts: Facts, pairs: Pairs, cell: Cell, rows: Sequence[int], metrics: Sequence[Metric]
+) -> tuple[list[Int[Tensor, "batch _"]], tuple[int, ...]]:
+    """Where the receivers of each hop read, and the first position that each wave computes."""
+    receiving = []
+    for hop in cell.hops:
+        if hop.ends:
+            receiving.append(readings(facts, pairs, metrics, rows))
+        else:
+            mask = places(pairs, hop.positions, rows)
+            receiving.append(mask.nonzero()[:, 1].view(len(rows), -1))
+    return receiving, first_changed(facts, pairs, cell, rows, metrics)
+
+
+def first_changed(
+    facts: Facts, pairs: Pairs, cell: Cell, rows: Sequence[int], metrics: Sequence[Metric]
+) -> tuple[int, ...]:
+    """First position that changes in each wave, in any row; never after the read position."""
+    last = int(readings(facts, pairs, metrics, rows).min())
+    masks = [places(pairs, i.positions, rows, i.site) for i in cell.interventions]
+    changed, found = min(_first(mask) for mask in masks), []
+    for hop in cell.hops:
+        ends = last if hop.ends else _first(places(pairs, hop.positions, rows))
+        # where attention is frozen, only what the receivers read is computed
+        found.append(changed if hop.through == "all" else ends)
+        changed = ends
+    if not (cell.hops and cell.hops[-1].ends):
+        found.append(changed)
+    return tuple(min(start, last) if facts.causal else 0 for start in found)
+
+
+def _first(mask: Bool[Tensor, "batch pos"]) -> int:
+    return int(mask.int().argmax(-1).min())

@@ -1,0 +1,1 @@
+"""A sweep: cells over prompts, batch by batch, into one table."""

@@ -1,0 +1,214 @@
+"""Rows of one length: their traces, and the metric of cells that start from them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.core.errors import InterpError, MetricError, ModelError
+from interp.core.metrics import METRICS, Answers, Metric
+from interp.core.parts.sites import KINDS
+from interp.engine.engines.protocol import Engine, NotFinite, Route
+from interp.engine.engines.resolution import resolution
+from interp.engine.interventions import Averaged, Cell, Freeze, Intervention
+from interp.engine.network.trace import Trace
+from interp.engine.plain.means.means import Group, MeanReference
+from interp.engine.plan.batches import Batch, kept_kinds
+from interp.engine.plan.edits import Edit
+from interp.engine.plan.positions import places, route
+from interp.engine.plan.score import Readout, Score
+from interp.engine.plan.values import rows_of
+from interp.engine.sweep.sweep import Sweep
+
+NULL_TOLERANCE = 16
+"""Units in the last place of the largest logit that a null intervention may move a logit: what is
+set is the value that stands there, so that honest runs move nothing at all."""
+CONTROL = Metric("logits of both answers", lambda logits, _: logits.sum(-1), reads="answers")
+
+
+class Block:
+    """Rows of one length: their traces, and what turns interventions into edits."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        engine: Engine,
+        rows: tuple[int, ...],
+        references: dict[Averaged, MeanReference],
+    ) -> None:
+        self.sweep, self.engine, self.rows, self.references = sweep, engine, rows, references
+        pairs, device = sweep.pairs, sweep.model.device
+        index = list(rows)
+        self.length = int(pairs.lengths[index[0]])
+        self.groups: list[Group] = [(pairs.template[i], self.length) for i in index]
+        self.tokens = {
+            side: getattr(pairs, side)[index, : self.length].to(device)
+            for side in ("clean", "corrupt")
+        }
+        self.traces: dict[str, Trace] = {
+            side: engine.trace(self.tokens[side], keep=keep)
+            for side, keep in sorted(kept_kinds(sweep.model.facts, sweep.cells, sweep.base).items())
+        }
+        for side, trace in self.traces.items():
+            _require_finite(trace, rows, side)
+        readout = Readout.of_rows(sweep.model, pairs, sweep.metrics, rows)
+        if any(metric.needs_reference for metric in sweep.metrics):
+            clean = self.traces.get("clean") or engine.trace(self.tokens["clean"], keep=())
+            readout = readout.referring(partial(engine.found, clean))
+        self.readout = readout
+
+    @property
+    def base(self) -> Trace:
+        return self.traces[self.sweep.base]
+
+    def plain(self) -> Float[np.ndarray, "metrics batch"]:
+        """The metrics of the run that is intervened on."""
+        return self.engine.plain(self.base, self.readout).double().cpu().numpy()
+
+    def run(self, cells: Sequence[Cell], batch: Batch) -> Float[np.ndarray, "metrics cells batch"]:
+        """The metrics of the batch's cells."""
+        return self._run([cells[i] for i in batch.cells], batch, self.readout)
+
+    def null(self, cells: Sequence[Cell], batch: Batch) -> float:
+        """Largest effect of giving sites of the batch the values that they have anyway.
+
+        Judged by the logits of the answers: a rank or an accuracy jumps at the least noise.
+
+        Raises:
+            InterpError: the logits move by more than float noise.
+        """
+        chosen = sorted({batch.cells[i * (len(batch.cells) - 1) // 2] for i in range(3)})
+        frozen = [
+            Cell(
+                name=cells[i].name,
+                position=cells[i].position,
+                interventions=tuple(replace(x, value=Freeze()) for x in cells[i].interventions),
+                hops=cells[i].hops,
+            )
+            for i in chosen
+        ]
+        scores = self.readout.scores
+        both = Readout.of(*scores, *map(_control, scores))
+        plain = self.engine.plain(self.base, both).double().cpu().numpy()
+        moves = np.abs(self._run(frozen, batch, both) - plain[:, None])
+        effect, moved = moves[: len(scores)], float(moves[len(scores) :].max())
+        largest = max(1.0, float(np.abs(plain[len(scores) :]).max()))
+        noise = torch.finfo(self.sweep.model.dtype).eps * largest
+        if moved > NULL_TOLERANCE * noise:
+            raise InterpError(
+                f"null control failed: giving {', '.join(c.name for c in frozen)} the values "
+                f"of the run itself moved the logits by {moved:.2e}, more than float noise. The "
+                f"{self.engine.name} engine is wrong on this model; use the other one."
+            )
+        return float(effect.max())
+
+    def resolution(self) -> Float[np.ndarray, " metrics"]:
+        """What rounding alone does to each metric of the run that is intervened on."""
+        sweep = self.sweep
+        return resolution(
+            sweep.model, sweep.pairs, sweep.base, self.rows, self.readout, self.plain()
+        )
+
+    def _run(
+        self, cells: Sequence[Cell], batch: Batch, readout: Readout
+    ) -> Float[np.ndarray, "metrics cells batch"]:
+        try:
+            return self._measure(cells, batch, readout)
+        except MetricError as error:
+            if found := self._not_finite(cells, batch):
+                raise MetricError(f"{found} ({error})") from error
+            raise
+
+    def _not_finite(self, cells: Sequence[Cell], batch: Batch) -> str:
+        """Where a cell first leaves the finite numbers, in words; nothing if it does not."""
+        if self.engine.name == "hooks":
+            return ""
+        control = Readout.of(*map(_control, self.readout.scores))
+        for cell in cells:
+            try:
+                self._measure([cell], batch, control, watch=True)
+            except NotFinite as bad:
+                return (
+                    f"under the intervention on {cell.name}, {bad.site} is the first to hold NaN "
+                    f"or infinity, in prompt {self.rows[bad.row]}. Likely its value is far out of "
+                    "range for the model's precision"
+                )
+            except MetricError:
+                continue
+        return ""
+
+    def _measure(
+        self, cells: Sequence[Cell], batch: Batch, readout: Readout, *, watch: bool = False
+    ) -> Float[np.ndarray, "metrics cells batch"]:
+        sweep, device = self.sweep, self.sweep.model.device
+        receiving, starts = route(
+            sweep.model.facts, sweep.pairs, cells[0], self.rows, sweep.metrics
+        )
+        values = self.engine.run(
+            self.base,
+            self.tokens[self.sweep.base],
+            [[self._edit(i) for i in cell.interventions] for cell in cells],
+            route=Route(cells[0].hops, tuple(x.to(device) for x in receiving), starts),
+            readout=readout,
+            watch=watch,
+        )
+        return values.double().cpu().numpy()
+
+    def _edit(self, intervention: Intervention) -> Edit:
+        site, value = intervention.site, intervention.value
+        mask = places(self.sweep.pairs, intervention.positions, self.rows, site)
+        source = value.source
+        found: Tensor | None = None
+        if isinstance(source, Averaged):
+            found = self.references[source].at(site, self.groups).to(self.base.final)
+        elif isinstance(source, Tensor):
+            facts, pairs = self.sweep.model.facts, self.sweep.pairs
+            found = rows_of(source, site, facts, pairs, self.rows, mask.shape[1])
+            found = found.to(self.base.final)
+        elif source is not None:
+            found = (self.base if source == "base" else self.traces[source]).at(site)
+        mask = mask.to(self.base.final.device)
+        return Edit(site, value, mask, found, intervention.readers, intervention.normalise)
+
+
+def _control(score: Score) -> Score:
+    """What the null control is judged by: smooth, and read where the metric is.
+
+    Of the logits those of the answers, or any two; of running text the loss.
+    """
+    if score.metric.everywhere:
+        loss = METRICS["next_token_loss"]
+        return replace(score, metric=replace(loss, position=score.metric.position))
+    if score.metric.reads == "embedding":
+        return score
+    answers = score.answers
+    if not bool((answers.correct >= 0).all()):
+        ids = torch.zeros_like(answers.correct)
+        answers = Answers(ids, ids + 1)
+    control = replace(CONTROL, position=score.metric.position)
+    return replace(score, metric=control, answers=answers)
+
+
+def _require_finite(trace: Trace, rows: Sequence[int], side: str) -> None:
+    """Refuse a plain run that holds NaN or infinity anywhere.
+
+    Raises:
+        ModelError: naming the first site and prompt.
+    """
+    if trace.final.isfinite().all():
+        return
+    layered = {kind: layers for kind, layers in trace.kept.items() if layers}
+    for layer in range(trace.facts.n_layers):
+        for kind in (kind for kind in KINDS if kind in layered):
+            bad = ~layered[kind][layer].isfinite().flatten(1).all(1)
+            if bad.any():
+                row = rows[int(bad.int().argmax())]
+                raise ModelError(
+                    f"the {side} run holds NaN or infinity: first in {kind} of layer {layer}, "
+                    f"prompt {row}. Likely the weights are damaged, or {trace.final.dtype} is too "
+                    "narrow for this model: load it with dtype=torch.float32."
+                )

@@ -1,0 +1,284 @@
+"""What the residual stream says of the answer: after each layer, and by who wrote it."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from interp.core.door.door import door
+from interp.core.door.taken import Told
+from interp.core.errors import MetricError, Unsupported
+from interp.core.metrics import Metric, Metrics, resolve_metric, resolve_metrics
+from interp.core.parts.sites import Kind, Site
+from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.places import Given, place_of
+from interp.core.tables.results import COLUMNS, Results, ordered, tiled
+from interp.engine.engines.choose import accept, choose, weights_of
+from interp.engine.engines.protocol import Engine, EngineName
+from interp.engine.network import forward
+from interp.engine.network.trace import Trace
+from interp.engine.network.weights import Norm, Weights
+from interp.engine.plan.batches import forward_plan
+from interp.engine.plan.edits import take
+from interp.engine.plan.explain import proceed
+from interp.engine.plan.memory import by_rows
+from interp.engine.plan.positions import blocks
+from interp.engine.plan.score import Readout, Score
+from interp.engine.provenance import provenance
+from interp.heads.weights.factors import require_logits, scale, wide
+from interp.models.model import Model
+
+ROWS = 64
+"""Prompts in one forward."""
+
+
+@door
+@torch.inference_mode()
+def logit_lens(
+    model: Model,
+    pairs: Pairs,
+    *,
+    metric: Metrics = "logit_diff",
+    engine: EngineName = "auto",
+) -> Results:
+    """Metrics of the logits that each layer's residual stream would give (nostalgebraist 2020).
+
+    The stream on the clean prompts goes through the final norm, which takes its own scale, and
+    through the unembedding.
+
+    Args:
+        metric: one of `interp.core.metrics` or your own, or several, read off the same runs.
+
+    Returns:
+        One row for each metric, for the embedding (`site="embed"`) and the stream after each layer
+        (`"3.resid_post"`), and example: `method="logit_lens"`, the metric in `value`. The last
+        layer's is the model's own. Nothing is changed: `base` and `effect` are NaN.
+
+    Raises:
+        Unsupported: no logits, post-norm blocks, or a model that replay cannot read.
+        MetricError: one that reads no logits.
+        PairsError, PositionError: pairs that the model or the metric cannot take.
+    """
+    require_logits(model, "the logit lens")
+    metrics = resolve_metrics(metric)
+    if odd := [m.name for m in metrics if m.reads == "embedding"]:
+        raise MetricError(
+            f"the logit lens reads logits and the metric {odd[0]!r} an embedding; take "
+            "'logit_diff', 'log_prob' or 'kl' (to the model's own logits)."
+        )
+    served = _served(model, pairs, metrics, engine)
+    sites = [Site("embed")]
+    sites += [Site("resid_post", layer) for layer in range(model.facts.n_layers)]
+    values, w = np.full((len(metrics), len(sites), len(pairs)), np.nan), weights_of(model)
+
+    def unembed(score: Score, place: slice, resid: Tensor, columns: Tensor | None, at: slice):
+        return forward.unembed(w, resid, columns)
+
+    def see(rows: list[int], run: Trace) -> None:
+        readout = Readout.of_rows(model, pairs, metrics, rows)
+        readout = readout.referring(partial(served.found, run))
+        for i, site in enumerate(sites):
+            stream = take(run.at(site), readout.read)[None]
+            found = readout.of_final(stream, unembed, model.facts.d_vocab)[:, 0]
+            values[:, i, rows] = found.double().numpy(force=True)
+
+    _each(model, pairs, served, ("resid_pre",), see)
+    frames = [
+        _frame(
+            sites, of_metric, pairs, served, method="logit_lens", metric=m.name, position=m.position
+        )
+        for m, of_metric in zip(metrics, values, strict=True)
+    ]
+    frame = pd.concat(frames, ignore_index=True).assign(base=np.nan, effect=np.nan)
+    return Results(ordered(frame), provenance(model, pairs, engine=served.name))
+
+
+@door
+@torch.inference_mode()
+def direct_logit_attribution(
+    model: Model,
+    pairs: Pairs,
+    *,
+    position: Annotated[Given, Told(place_of)] = "end",
+    engine: EngineName = "auto",
+) -> Results:
+    """What each part adds by itself to the difference of the answers' logits.
+
+    The residual stream is a sum and the unembedding linear, so the logit difference is a sum over
+    what was written, once norms are frozen at the scale that they have in this run (the final norm;
+    of Gemma 2 and OLMo 2 also those on the parts' outputs). What a part does by way of later parts
+    is left out; `interp.path_patch(..., receivers="logits")` measures it.
+
+    Args:
+        position: where logits are read, one position of each row: a name, an index, or an index
+            for each row.
+
+    Returns:
+        One row for each part and example, `method="direct_logit_attribution"`: `"embed"` (with
+        added positions), each head, each MLP, `"3.attn"` for the bias of an attention output, and
+        `"logits"` for the biases of final norm and unembedding. The `value`s of an example sum to
+        its logit difference. `base` is 0, so that `summary()` tests the mean against 0.
+
+    Raises:
+        Unsupported: no logits, post-norm blocks, a cap on the logits, or a model that replay cannot
+            read.
+        PairsError, PositionError: pairs without two answers, or without the position.
+    """
+    require_logits(model, "direct logit attribution")
+    metric, place = resolve_metric("logit_diff"), place_of(position)
+    read = pairs.at(place)
+    served = _served(model, pairs, (metric,), engine)
+    w = weights_of(model)
+    assert w.unembed is not None
+    if w.unembed.cap is not None:
+        raise Unsupported(
+            f"{model.name} caps its logits ({w.unembed.cap} tanh(logit / {w.unembed.cap})), so "
+            "their difference is no sum of what the parts write. Path patching needs no sum: "
+            f"interp.path_patch(..., receivers='logits'). ({model.facts})"
+        )
+    sites = _parts(w)
+    values = np.full((len(sites), len(pairs)), np.nan)
+
+    def see(rows: list[int], run: Trace) -> None:
+        places = (x[rows].to(model.device) for x in (read[:, None], pairs.correct, pairs.wrong))
+        added = _added(w, run, *places)
+        for i, site in enumerate(sites):
+            values[i, rows] = added[site].double().numpy(force=True)
+
+    _each(model, pairs, served, ("resid_pre", "z", "mlp_out"), see)
+    name = metric.name if place == metric.position else f"{metric.name}@{place}"
+    said = {"method": "direct_logit_attribution", "metric": name, "position": str(place)}
+    frame = _frame(sites, values, pairs, served, **said, receiver="logits")
+    frame = frame.assign(base=0.0, effect=frame["value"])
+    return Results(ordered(frame), provenance(model, pairs, engine=served.name))
+
+
+def _parts(w: Weights) -> list[Site]:
+    """Everything that writes into the logits."""
+    sites = [Site("embed")]
+    for layer, block in enumerate(w.blocks):
+        sites += [Site("z", layer, head=head) for head in range(w.facts.n_heads)]
+        write = block.attention.ends.write
+        if block.attention.o.bias is not None or (write is not None and write.bias is not None):
+            sites.append(Site("attn_out", layer))
+        if w.facts.d_mlp:
+            sites.append(Site("mlp_out", layer))
+    p = w.unembed
+    assert p is not None
+    if p.linear.bias is not None or (p.norm is not None and p.norm.bias is not None):
+        sites.append(Site("logits"))
+    return sites
+
+
+def _added(
+    w: Weights,
+    run: Trace,
+    read: Int[Tensor, "batch 1"],
+    correct: Int[Tensor, " batch"],
+    wrong: Int[Tensor, " batch"],
+) -> dict[Site, Float[Tensor, " batch"]]:
+    """The part of the logit difference that each site adds, in float32 at least."""
+    p = w.unembed
+    assert p is not None
+
+    def at(x: Tensor) -> Tensor:
+        return wide(take(x, read)[:, 0])
+
+    def apart(x: Tensor) -> Tensor:
+        return wide(x[correct]) - wide(x[wrong])
+
+    u = apart(p.linear.weight)
+    rest = u.new_zeros(len(u)) if p.linear.bias is None else apart(p.linear.bias)
+    into, bias = _before(u, p.norm, at(run.final))
+    found = {Site("logits"): rest + bias, Site("embed"): (at(run.at(Site("embed"))) * into).sum(-1)}
+    for layer, block in enumerate(w.blocks):
+        part, z = block.attention, at(run.kept["z"][layer])
+        o, o_bias = wide(part.o.weight), 0 if part.o.bias is None else wide(part.o.bias)
+        heads, bias = _before(into, part.ends.write, z.flatten(-2) @ o.T + o_bias)
+        by_head = ((heads @ o).view(z.shape) * z).sum(-1)
+        found |= {Site("z", layer, head=h): by_head[:, h] for h in range(w.facts.n_heads)}
+        found[Site("attn_out", layer)] = bias + (heads * o_bias).sum(-1)
+        if w.facts.d_mlp:
+            found[Site("mlp_out", layer)] = (at(run.kept["mlp_out"][layer]) * into).sum(-1)
+    return found
+
+
+def _before(
+    direction: Float[Tensor, "batch d"], norm: Norm | None, x: Float[Tensor, "batch d"]
+) -> tuple[Float[Tensor, "batch d"], Float[Tensor, " batch"]]:
+    """A direction behind a norm as one before it, its scale frozen at x; and what its bias adds."""
+    if norm is None:
+        return direction, direction.new_zeros(len(direction))
+    bias = direction.new_zeros(len(direction))
+    if norm.bias is not None:
+        bias = direction @ wide(norm.bias)
+    direction = direction * (wide(norm.weight) + norm.offset)
+    if norm.kind == "layer":
+        direction = direction - direction.mean(-1, keepdim=True)
+    return direction / scale(x, norm), bias
+
+
+def _served(model: Model, pairs: Pairs, metrics: Sequence[Metric], engine: EngineName) -> Engine:
+    """The engine that makes the clean runs, once all else is known to be right."""
+    for metric in metrics:
+        accept(model, pairs, metric)
+    served = choose(model, engine, longest=pairs.longest)
+    proceed(
+        forward_plan(
+            *(model.facts, pairs.lengths),
+            rows=ROWS,
+            runs=1,
+            itemsize=model.dtype.itemsize,
+            engine=served.name,
+        )
+    )
+    return served
+
+
+def _each(
+    model: Model,
+    pairs: Pairs,
+    served: Engine,
+    keep: Sequence[Kind],
+    see: Callable[[list[int], Trace], None],
+) -> None:
+    """Show the clean runs, block by block."""
+
+    def some(rows: list[int]) -> None:
+        tokens = pairs.clean[rows, : int(pairs.lengths[rows[0]])].to(model.device)
+        see(rows, served.trace(tokens, keep=keep))
+
+    for rows in blocks(pairs.lengths, ROWS):
+        by_rows(some, rows, "a plain run")
+
+
+def _frame(
+    sites: Sequence[Site],
+    values: Float[ndarray, "sites batch"],
+    pairs: Pairs,
+    served: Engine,
+    **said: str,
+) -> pd.DataFrame:
+    """A row for each site and example."""
+    n = len(pairs)
+    index = np.repeat(np.arange(len(sites)), n)
+    layers, heads = ([getattr(site, axis) for site in sites] for axis in ("layer", "head"))
+    columns = {
+        **dict.fromkeys(COLUMNS, ""),
+        **said,
+        "engine": served.name,
+        "site": np.array([str(site) for site in sites])[index],
+        "kind": np.array([site.kind for site in sites])[index],
+        "layer": pd.array(layers, dtype="Int16")[index],
+        "head": pd.array(heads, dtype="Int16")[index],
+        "example": np.tile(np.arange(n, dtype=np.int32), len(sites)),
+        **tiled(pairs.units, len(sites)),
+        "value": values.ravel(),
+    }
+    return pd.DataFrame(columns)

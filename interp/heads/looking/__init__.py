@@ -1,0 +1,1 @@
+"""Where heads look: patterns, words, and the relations between words."""

@@ -1,0 +1,1 @@
+"""Which heads are of a known type, each detector beside its null."""

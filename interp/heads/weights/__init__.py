@@ -1,0 +1,1 @@
+"""What heads look for and write, from their weights."""

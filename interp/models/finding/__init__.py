@@ -1,0 +1,1 @@
+"""From a name to files that are looked at before anything is made of them."""

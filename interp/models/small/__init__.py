@@ -1,0 +1,1 @@
+"""Models that are made here: of any shape, trained, or recurrent."""

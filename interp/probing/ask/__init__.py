@@ -1,0 +1,1 @@
+"""What probes are asked, with every control in the same table."""

@@ -1,0 +1,1 @@
+"""Probes, fitted to all sites and problems at once."""

@@ -1,0 +1,1 @@
+"""Probes that are networks, trained step by step."""
