@@ -10,8 +10,8 @@ from interp.core.prompts.sequences import UNSCORED, Sequences
 from interp.core.tables.scores import CELL, COLUMNS, Scores
 from interp.datasets.tasks.repeated import repeated
 from interp.models.small.native import Shape
-from interp.models.small.toy import INDUCTION
 from interp.models.small.training import Recipe
+from interp.models.toy import INDUCTION
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from interp.datasets.tasks.repeated import repeated_pairs
 from interp.engine.engines.protocol import EngineName
 from interp.heads.types.detectors import INDUCTION
 from interp.models.now.versions import versions
-from interp.models.small.toy import Toy, train
 from interp.models.small.training import answers
+from interp.models.toy import Toy, train
 
 TRAINED_ON = 20_000
 ICL, PREFIX, ACCURACY = "in-context score", "prefix matching", "accuracy"

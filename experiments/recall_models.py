@@ -15,8 +15,8 @@ from interp.datasets.tasks.recall import MARK, lookup, recall
 from interp.models.now.versions import versions
 from interp.models.small.native import Native, Shape
 from interp.models.small.recurrent import RecurrentShape, width_for
-from interp.models.small.toy import train
 from interp.models.small.training import Recipe, answers
+from interp.models.toy import train
 
 Task = Literal["recall", "prefix", "suffix"]
 TASKS: tuple[Task, ...] = ("recall", "suffix", "prefix")

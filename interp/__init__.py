@@ -51,3 +51,6 @@ from interp.engine.plan.explain import explain as explain
 from interp.heads import attention as attention
 from interp.models import Model as Model
 from interp.models import load as load
+from interp.moved import install as _old_names
+
+_old_names()

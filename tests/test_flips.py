@@ -21,12 +21,13 @@ from interp.core.errors import InterpError
 from interp.core.files.sealed import open_tensors, write_tensors
 from interp.core.parts.circuit import Circuit, Part
 from interp.core.tables.attribution import Attribution
+from interp.engine.checkpoint import Store
 from interp.engine.plain.captures.captured import Captured
 from interp.engine.plain.means.means import MeanReference
-from interp.engine.sweep.store import Store
+from interp.models import toy
 from interp.models.finding import shipped, stored
 from interp.models.now.digest import digest
-from interp.models.small import native, toy
+from interp.models.small import native
 from interp.models.small.native import Shape
 from interp.models.small.training import Recipe
 from interp.probing.read.features import Features

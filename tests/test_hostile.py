@@ -27,9 +27,9 @@ import interp
 from interp.core.errors import InterpError
 from interp.core.files.sealed import BLANK, read_note, seal, write_note, write_tensors
 from interp.core.parts.circuit import Circuit
+from interp.engine.checkpoint import Store
 from interp.engine.plain.captures.captured import Captured
 from interp.engine.plain.means.means import MeanReference
-from interp.engine.sweep.store import Store
 from interp.models.small import native
 from interp.models.small.native import Shape
 from interp.probing.read.features import Features

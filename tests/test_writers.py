@@ -25,7 +25,7 @@ from interp.core.files import atomic, sealed
 from interp.core.files.sealed import open_tensors, read_note, write_note, write_tensors
 from interp.core.parts.circuit import Circuit
 from interp.core.tables import table
-from interp.engine.sweep.store import Store
+from interp.engine.checkpoint import Store
 from interp.models.finding import shipped
 from interp.models.now.digest import digest
 from interp.models.small.native import Shape

@@ -10,15 +10,37 @@
 | `recovery` | how well a ranking finds a circuit that is known |
 """
 
-from interp.causal.ablation import ablate as ablate
-from interp.causal.evaluation import evaluate as evaluate
-from interp.causal.intervening import intervene as intervene
-from interp.causal.knockout import beside_random as beside_random
-from interp.causal.knockout import knock_out as knock_out
-from interp.causal.patching import patch as patch
-from interp.causal.paths import path_patch as path_patch
-from interp.causal.ranking.attribution import attribute as attribute
-from interp.causal.ranking.exact import exact as exact
-from interp.causal.ranking.recovery import recovery as recovery
-from interp.causal.ranking.verification import verify as verify
-from interp.causal.targets import complement as complement
+from typing import TYPE_CHECKING
+
+from interp import moved
+from interp.causal.ablation import ablate
+from interp.causal.evaluation import evaluate
+from interp.causal.intervening import intervene
+from interp.causal.knockout import beside_random, knock_out
+from interp.causal.patching import patch
+from interp.causal.paths import path_patch
+from interp.causal.ranking.attribution import attribute
+from interp.causal.ranking.exact import exact
+from interp.causal.ranking.recovery import recovery
+from interp.causal.ranking.verification import verify
+from interp.causal.targets import complement
+
+__all__ = [
+    "ablate",
+    "attribute",
+    "beside_random",
+    "complement",
+    "evaluate",
+    "exact",
+    "intervene",
+    "knock_out",
+    "patch",
+    "path_patch",
+    "recovery",
+    "verify",
+]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        return moved.name(__name__, name)

@@ -9,15 +9,34 @@
 | `fit_optimal` | constants under which a circuit loses least |
 """
 
-from interp.circuits.discovery.acdc import acdc as acdc
-from interp.circuits.discovery.acdc import acdc_sweep as acdc_sweep
-from interp.circuits.discovery.top import top_circuit as top_circuit
-from interp.circuits.proof.completeness import completeness as completeness
-from interp.circuits.proof.completeness import minimality as minimality
-from interp.circuits.proof.curves import faithfulness_curve as faithfulness_curve
-from interp.circuits.proof.faithfulness import faithfulness as faithfulness
-from interp.circuits.proof.nulls import null_test as null_test
-from interp.circuits.proof.nulls import random_circuits as random_circuits
-from interp.circuits.proof.nulls import stability as stability
-from interp.circuits.proof.optimal import fit_optimal as fit_optimal
-from interp.circuits.proof.run import run_circuits as run_circuits
+from typing import TYPE_CHECKING
+
+from interp import moved
+from interp.circuits.discovery.acdc import acdc, acdc_sweep
+from interp.circuits.discovery.top import top_circuit
+from interp.circuits.proof.completeness import completeness, minimality
+from interp.circuits.proof.curves import faithfulness_curve
+from interp.circuits.proof.faithfulness import faithfulness
+from interp.circuits.proof.nulls import null_test, random_circuits, stability
+from interp.circuits.proof.optimal import fit_optimal
+from interp.circuits.proof.run import run_circuits
+
+__all__ = [
+    "acdc",
+    "acdc_sweep",
+    "completeness",
+    "faithfulness",
+    "faithfulness_curve",
+    "fit_optimal",
+    "minimality",
+    "null_test",
+    "random_circuits",
+    "run_circuits",
+    "stability",
+    "top_circuit",
+]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        return moved.name(__name__, name)

@@ -8,6 +8,7 @@ import interp
 from interp.core.errors import InterpError, SiteError
 from interp.core.metrics import METRICS
 from interp.core.parts.sites import Site
+from interp.engine.checkpoint import cell_identity
 from interp.engine.interventions import (
     AFTER_FIRST,
     Cell,
@@ -20,7 +21,6 @@ from interp.engine.interventions import (
 )
 from interp.engine.plan.batches import make_plan
 from interp.engine.sweep.run import run
-from interp.engine.sweep.store import cell_identity
 from interp.engine.sweep.sweep import Sweep
 
 SITES = ("embed", "0.resid_post", "1.resid_mid", "1.mlp", "0.attn", "2.resid_post")

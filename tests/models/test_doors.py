@@ -17,9 +17,9 @@ from interp import Model
 from interp.core.door.door import ArgumentError
 from interp.core.errors import ModelError, PairsError, Unsupported
 from interp.core.prompts.sequences import Sequences
-from interp.models import compiled
+from interp.models import compiled, toy
 from interp.models.bridge.facts import facts_of
-from interp.models.small import native, recurrent, toy
+from interp.models.small import native, recurrent
 from interp.models.small.native import Shape
 from interp.models.small.recurrent import RecurrentShape
 from interp.models.small.training import Recipe, answers, log_steps

@@ -12,11 +12,11 @@ from interp.core.errors import ModelError
 from interp.core.prompts.sequences import UNSCORED
 from interp.datasets.tasks.recall import recall
 from interp.datasets.tasks.repeated import repeated
-from interp.models.small import toy
+from interp.models import toy
 from interp.models.small.native import Shape, build
 from interp.models.small.recurrent import RecurrentShape, build_recurrent
-from interp.models.small.toy import INDUCTION, Toy, train
 from interp.models.small.training import Recipe, answers, log_steps, update
+from interp.models.toy import INDUCTION, Toy, train
 
 SHAPE = Shape(
     n_layers=1, n_heads=2, d_model=12, d_head=6, d_vocab=14, n_ctx=16, d_mlp=0, positions="rotary"

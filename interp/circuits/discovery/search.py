@@ -9,6 +9,7 @@ from numpy import ndarray
 from tqdm.auto import tqdm
 
 from interp.core.errors import InterpError
+from interp.engine.checkpoint import Store, begin, metric_identity
 from interp.engine.circuits.by_interventions import outside
 from interp.engine.circuits.by_mask import Isolation, served
 from interp.engine.circuits.onward import Suffix
@@ -19,7 +20,6 @@ from interp.engine.plan.cost import forward_flops
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import KEEP, budget, free, require
 from interp.engine.plan.positions import blocks
-from interp.engine.sweep.store import Store, begin, metric_identity
 
 Run = Callable[[Bool[ndarray, "cell place writer"]], Float[ndarray, "cell example"]]
 TOKENS = 4096

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
+from interp.engine.checkpoint import Measured, Store, begin, metric_identity
 from interp.engine.circuits import masked
 from interp.engine.circuits.constants import Constants
 from interp.engine.circuits.job import Isolated, Isolation
@@ -27,7 +28,6 @@ from interp.engine.plan.cost import circuit_flops, forward_flops, trace_bytes
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import SWEEP, budget, by_rows, halving, require
 from interp.engine.plan.positions import blocks
-from interp.engine.sweep.store import Measured, Store, begin, metric_identity
 
 FEW = 2
 """Prompts that the null control runs."""

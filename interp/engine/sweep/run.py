@@ -16,6 +16,7 @@ from interp.core.errors import SiteError
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.results import Results, ordered, tiled
+from interp.engine.checkpoint import Measured, Store, begin, cell_identity, metric_identity
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.protocol import Engine
 from interp.engine.engines.resolution import named
@@ -28,7 +29,6 @@ from interp.engine.plan.positions import places
 from interp.engine.plan.values import require_fit
 from interp.engine.provenance import provenance
 from interp.engine.sweep.block import Block
-from interp.engine.sweep.store import Measured, Store, begin, cell_identity, metric_identity
 from interp.engine.sweep.sweep import Sweep
 
 

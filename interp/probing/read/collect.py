@@ -20,6 +20,7 @@ from interp.core.errors import InterpError, SiteError, Unsupported
 from interp.core.parts.sites import Site, resolve
 from interp.datasets.corpus import Corpus
 from interp.datasets.words.alignment import align
+from interp.engine.checkpoint import kept_of
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.protocol import Engine, EngineName
 from interp.engine.plain.captures import folder as folders
@@ -30,7 +31,6 @@ from interp.engine.plan.batches import forward_plan
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import HOST, KEEP, budget
 from interp.engine.plan.memory import Memory as Bytes
-from interp.engine.sweep.store import kept_of
 from interp.models.bridge.tokens import Bos
 from interp.models.model import Model
 from interp.probing.read.features import FEATURES, Features

@@ -13,6 +13,7 @@ from interp.core.files.atomic import Checkpoint
 from interp.core.parts.sites import Site, resolve
 from interp.core.prompts.pairs import Side
 from interp.core.prompts.places import Positions, listed
+from interp.engine.checkpoint import kept_of
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.protocol import Engine, EngineName
 from interp.engine.plain.captures import shards
@@ -25,7 +26,6 @@ from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import HOST, KEEP, Memory, budget, by_rows
 from interp.engine.plan.positions import blocks
 from interp.engine.provenance import provenance
-from interp.engine.sweep.store import kept_of
 from interp.models.model import Model
 
 log = logging.getLogger("interp")

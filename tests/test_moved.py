@@ -1,0 +1,69 @@
+"""Names of version 0.1 still work, mean the same, and say where they stand now."""
+
+import importlib
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+import interp
+from interp import moved
+
+
+@pytest.mark.parametrize("old", sorted(moved.MODULES))
+def test_old_modules_are_the_new_ones(old: str):
+    new = moved.MODULES[old]
+    home = importlib.import_module(new)
+    spec = home.__spec__
+    sys.modules.pop(old, None)
+    with pytest.warns(FutureWarning, match=rf"^{old} is {new} now; .* version 0\.3\.$") as said:
+        assert importlib.import_module(old) is home
+    assert home.__spec__ is spec and home.__name__ == new
+    assert len(said) == 1
+    sys.modules.pop(old, None)
+
+
+@pytest.mark.parametrize(
+    "package, name, new",
+    [
+        ("circuits", "head_types", "heads"),
+        ("circuits", "relations", "heads"),
+        ("circuits", "knock_out", "causal"),
+        ("causal", "faithfulness", "circuits"),
+        ("causal", "acdc", "circuits"),
+    ],
+)
+def test_old_faces(package: str, name: str, new: str):
+    with pytest.warns(
+        FutureWarning, match=rf"interp\.{package}\.{name} is interp\.{new}\.{name} "
+    ) as said:
+        found = getattr(getattr(interp, package), name)
+    assert found is getattr(getattr(interp, new), name)
+    assert said[0].filename == __file__
+
+
+def test_the_face_of_version_0_1_is_whole():
+    """Every public name of the two packages, as they were."""
+    heads = [*interp.heads.__all__, "beside_random", "knock_out"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        assert all(callable(getattr(interp.circuits, name)) for name in heads)
+        assert all(callable(getattr(interp.causal, name)) for name in interp.circuits.__all__)
+
+
+def test_a_name_that_never_was_is_no_attribute():
+    with pytest.raises(AttributeError, match=r"module 'interp\.circuits' has no attribute 'nope'"):
+        _ = interp.circuits.nope
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("interp.circuits.nope")
+
+
+def test_the_library_itself_uses_no_old_name():
+    done = subprocess.run(
+        [sys.executable, "-W", "error::FutureWarning:interp", "-c", "import interp, interp.moved"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
