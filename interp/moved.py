@@ -13,6 +13,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 ROOMS = (
+    ("interp.engine", "interp.engine", "collect>plain"),
     ("interp.core", "interp.core.door", "door taken alone settings"),
     ("interp.core", "interp.core.files", "atomic sealed identity"),
     ("interp.core", "interp.core.sampling", "stats draws halves"),
@@ -157,7 +158,7 @@ def name(package: str, wanted: str) -> object:
 
 
 class _Moved(MetaPathFinder, Loader):
-    """Asked last, so only for modules that are not where they were."""
+    """Asked first: a package that moved would find its old modules at its new place, once more."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -189,4 +190,4 @@ def _say(old: str, new: str, *, stacklevel: int) -> None:
 def install() -> None:
     """Let the old modules be imported."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
-        sys.meta_path.append(_Moved())
+        sys.meta_path.insert(0, _Moved())
