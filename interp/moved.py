@@ -157,6 +157,16 @@ def name(package: str, wanted: str) -> object:
     raise AttributeError(f"module {package!r} has no attribute {wanted!r}")
 
 
+class _Face(ModuleType):
+    """A package where importing an old module does not hide the function of the same name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        homes = map(importlib.import_module, FACES[self.__name__])
+        hides = isinstance(value, ModuleType) and f"{self.__name__}.{name}" in MODULES
+        if not (hides and any(name in home.__all__ for home in homes)):
+            super().__setattr__(name, value)
+
+
 class _Moved(MetaPathFinder, Loader):
     """Asked first: a package that moved would find its old modules at its new place, once more."""
 
@@ -191,3 +201,5 @@ def install() -> None:
     """Let the old modules be imported."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Moved())
+        for package in FACES:
+            sys.modules[package].__class__ = _Face
