@@ -8,10 +8,15 @@ EXPERIMENTS := ioi pos homographs number relations coreference induction recall 
 	ground_truth ioi_circuit agreement_circuit greater_than
 
 demo: .venv/ready
-	$(BIN)/python experiments/ioi.py
+	$(BIN)/python -m experiments.ioi
 
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+CHECKS := --jaxtyping-packages=interp,beartype.beartype
+
+# types and shapes are checked in the first case of each test; all others run as users do
 test: .venv/ready
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(PYTEST) --cases others
+	$(PYTEST) --cases first $(CHECKS)
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -32,7 +37,7 @@ imports: .venv/ready
 smoke: $(EXPERIMENTS:%=smoke-%)
 
 smoke-%: .venv/ready
-	$(BIN)/python experiments/$*.py --size smoke --out runs/smoke
+	$(BIN)/python -m experiments.$* --size smoke --out runs/smoke
 
 AS_PY := $(BIN)/jupytext -q --opt notebook_metadata_filter=-all --to py:percent --output -
 

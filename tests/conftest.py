@@ -1,10 +1,8 @@
 """Tiny models and pairs that every part is tested on; hooks on a bridge must not outlive a test."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 
-import jaxtyping
 import pytest
 import tiny
 import torch
@@ -21,24 +19,29 @@ REPLAYED = tuple(name for name in tiny.FAMILIES if name not in ("opt-post", "t5"
 """What replay supports."""
 
 
-CHECKED = 6
-"""Of so many cases of a test one checks types and shapes at run time, which take two thirds of the
-time; the others run as users do."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cases",
+        choices=("all", "first", "others"),
+        default="all",
+        help="of each test the first case, or all but the first: types and shapes are checked at "
+        "run time in the first ones alone (--jaxtyping-packages), for that takes most of the time",
+    )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first case of each test is checked, then every sixth."""
-    cases = Counter[str]()
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what another run has."""
+    wanted = config.getoption("--cases")
+    if wanted == "all":
+        return
+    seen: set[str] = set()
+    parts: dict[bool, list[pytest.Item]] = {True: [], False: []}
     for item in items:
         test = item.nodeid.partition("[")[0]
-        if cases[test] % CHECKED:
-            item.add_marker("plain")
-        cases[test] += 1
-
-
-@pytest.fixture(autouse=True)
-def _types_and_shapes(request: pytest.FixtureRequest) -> None:
-    jaxtyping.config.update("jaxtyping_disable", "plain" in request.keywords)
+        parts[test not in seen and "plain" not in item.keywords].append(item)
+        seen.add(test)
+    items[:] = parts[wanted == "first"]
+    config.hook.pytest_deselected(items=parts[wanted != "first"])
 
 
 @pytest.fixture(autouse=True)
