@@ -22,7 +22,7 @@ from interp.core.parts.circuit import REST, Part
 from interp.core.parts.edges import Edge
 from interp.core.parts.graph import Graph
 from interp.engine.circuits.masks import Masks
-from interp.engine.circuits.onward import Suffix
+from interp.engine.circuits.onward import Onward
 from interp.engine.circuits.passes import Passes
 from interp.engine.circuits.wiring import Wiring
 from interp.engine.engines.choose import choose
@@ -149,7 +149,7 @@ def test_a_run_from_a_reader_on_is_the_whole_run(tiny_model, pairs, family, plac
     """Any cuts into a reader, any cuts into the later ones: against the pass of whole circuits."""
     model = tiny_model(family)
     rng = np.random.default_rng(len(family))
-    suffix = Suffix(passes(model, pairs, places, SUMMED[family], "kl", [0, 2, 4]))
+    suffix = Onward(passes(model, pairs, places, SUMMED[family], "kl", [0, 2, 4]))
     feeds = suffix.graph.feeds
     kept = np.stack([feeds] * len(places))
     chosen = [0, len(feeds) - 1, *rng.choice(np.arange(1, len(feeds) - 1), 4, replace=False)]
@@ -272,15 +272,15 @@ def test_the_order_is_that_which_is_said(small):
 
 
 def test_a_killed_run_goes_on(small, pairs, tmp_path, monkeypatch):
-    few, settled = pairs.select([0, 1]), Suffix.settle
+    few, settled = pairs.select([0, 1]), Onward.settle
     whole = acdc(small, few, threshold=0.02)
 
-    def killed(suffix: Suffix, row: int, kept: np.ndarray) -> None:
+    def killed(suffix: Onward, row: int, kept: np.ndarray) -> None:
         if row == 8:
             raise KeyboardInterrupt
         settled(suffix, row, kept)
 
-    monkeypatch.setattr(Suffix, "settle", killed)
+    monkeypatch.setattr(Onward, "settle", killed)
     with pytest.raises(KeyboardInterrupt):
         acdc(small, few, threshold=0.02, checkpoint=tmp_path)
     monkeypatch.undo()
@@ -345,7 +345,7 @@ def test_a_metric_of_ones_own_says_where_worse_is(small, pairs):
 def test_what_is_refused(small, pairs, tiny_model, monkeypatch):
     with pytest.raises(Unsupported, match=r"has no logits, so no edge leads to an answer"):
         acdc(tiny_model("bert-headless"), pairs, threshold=0.1)
-    monkeypatch.setattr(Suffix, "held_by", staticmethod(lambda *of: 1 << 60))
+    monkeypatch.setattr(Onward, "held_by", staticmethod(lambda *of: 1 << 60))
     with pytest.raises(InterpError, match=r"reads in 5 prompts, \d+ MB, and \d+ MB are free"):
         acdc(small, pairs, threshold=0.1)
     with pytest.raises(InterpError, match=r"threshold=nan"):

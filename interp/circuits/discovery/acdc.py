@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from interp.causal.averages import Ablated, Averaging, averaged
+from interp.causal.averages import Averaging, PlainAblation, averaged
 from interp.circuits.discovery.search import Search
 from interp.circuits.discovery.worse import Worse, harm
 from interp.core.door.door import door
@@ -71,7 +71,7 @@ def acdc(
     threshold: Finite,
     metric: OneMetric = "kl",
     worse: Worse | None = None,
-    ablation: Ablated = "resample",
+    ablation: PlainAblation = "resample",
     reference: Averaging = "corrupt",
     positions: Where = "all",
     corruption: str = "corrupt prompts",
@@ -131,7 +131,7 @@ def acdc_sweep(
     thresholds: Sequence[Finite],
     metric: OneMetric = "kl",
     worse: Worse | None = None,
-    ablation: Ablated = "resample",
+    ablation: PlainAblation = "resample",
     reference: Averaging = "corrupt",
     positions: Where = "all",
     corruption: str = "corrupt prompts",
@@ -195,7 +195,7 @@ def _job(
     model: Model,
     pairs: Pairs,
     metric: Metric,
-    ablation: Ablated,
+    ablation: PlainAblation,
     source: Averaged,
     positions: Where,
     engine: EngineName,

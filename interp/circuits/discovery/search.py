@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from interp.core.errors import InterpError
 from interp.engine.checkpoint import Store, begin, metric_identity
 from interp.engine.circuits.masks import NOTHING, Masks
-from interp.engine.circuits.onward import Suffix
+from interp.engine.circuits.onward import Onward
 from interp.engine.circuits.passes import Passes, averaged_now, served
 from interp.engine.circuits.wiring import Wiring
 from interp.engine.interventions import Cell
@@ -23,7 +23,7 @@ from interp.engine.plan.positions import blocks
 from interp.engine.sweep.run import measure
 from interp.engine.sweep.sweep import Sweep
 
-Run = Callable[[Bool[ndarray, "cell place writer"]], Float[ndarray, "cell example"]]
+Test = Callable[[Bool[ndarray, "cell place writer"]], Float[ndarray, "cell example"]]
 TOKENS = 4096
 """Cells x tokens in a pass: more makes it no faster."""
 FIRST = 8
@@ -31,7 +31,7 @@ FIRST = 8
 
 
 def settle(
-    run: Run,
+    run: Test,
     kept: Bool[ndarray, "place writer"],
     candidates: Sequence[tuple[int, int]],
     now: Float[ndarray, " example"],
@@ -112,7 +112,7 @@ class Search:
         self.begun = [] if job.checkpoint is None else begin(job.model)
         self.runs = self.waves = 0
         self.likely = True
-        self.blocks: list[tuple[list[int], Suffix]] = []
+        self.blocks: list[tuple[list[int], Onward]] = []
         proceed(_plan(job, self.masks))
         replay = served(job.model, job.pairs, job.metrics, job.engine)
         self.moves = np.ones((shape[0], shape[2]), dtype=bool)
@@ -122,7 +122,7 @@ class Search:
             return
         source = averaged_now(self.masks, job.model, replay, job.pairs)
         _require_room(job, self.wiring)
-        device, one = job.model.device, Suffix.bytes_of(job.model, job.pairs, self.wiring)
+        device, one = job.model.device, Onward.bytes_of(job.model, job.pairs, self.wiring)
         room, what = (
             budget(job.memory, device, KEEP),
             f"one test of acdc in {len(job.pairs)} prompts",
@@ -130,7 +130,7 @@ class Search:
         room = require(one, room, job.memory, device, what)
         for rows in blocks(job.pairs.lengths, len(job.pairs)):
             held = Passes(job.model, job.pairs, job.metrics, self.masks, replay, rows, source)
-            self.blocks.append((rows, Suffix(held)))
+            self.blocks.append((rows, Onward(held)))
         self.width = max(1, min(room // one, TOKENS // int(job.pairs.lengths.sum())))
         self.moves = np.any([suffix.moves() for _, suffix in self.blocks], 0)
         self.now = np.empty(len(job.pairs))
@@ -165,7 +165,7 @@ class Search:
         for _, suffix in self.blocks:
             suffix.settle(row, self.kept[:, row])
 
-    def _decide(self, row: int, candidates: Sequence[tuple[int, int]], run: Run) -> None:
+    def _decide(self, row: int, candidates: Sequence[tuple[int, int]], run: Test) -> None:
         """Test the edges into a reader, or read what an earlier run found."""
         places, writers = np.array(candidates).T
         store = Store(self.job.checkpoint, self._key(row) if self.begun else ())
@@ -218,7 +218,7 @@ class Search:
         cells = [Cell(str(i), "all", (NOTHING,)) for i in range(len(kept))]
         return measure(replace(self.job, cells=cells, masks=self.masks.of(kept))).measured[0]
 
-    def _run(self, row: int, heard: Bool[ndarray, " writer"]) -> Run:
+    def _run(self, row: int, heard: Bool[ndarray, " writer"]) -> Test:
         def run(
             cells: Bool[ndarray, "cell place writer"],
         ) -> Float[ndarray, "cell example"]:
@@ -244,8 +244,8 @@ def _plan(job: Sweep, masks: Masks) -> Plan:
         layers = 0 if site.layer is None else facts.n_layers - site.layer
         tests, flops = tests + edges, flops + edges * full * layers // facts.n_layers
     rows, longest = tuple(range(len(pairs))), int(pairs.lengths.max())
-    one = Suffix.bytes_of(job.model, pairs, masks.wiring)
-    held = Suffix.held_by(job.model, pairs, masks.wiring) + one
+    one = Onward.bytes_of(job.model, pairs, masks.wiring)
+    held = Onward.held_by(job.model, pairs, masks.wiring) + one
     batch = Batch(rows, (), 0, longest, (0, facts.n_layers - 1), held, flops, tests)
     note = f"at most: {tests} edges are tested, fewer where cuts leave readers unheard"
     return Plan((batch,), 0, tests * full, facts, "replay", one, note)
@@ -257,7 +257,7 @@ def _require_room(job: Sweep, wiring: Wiring) -> None:
     Raises:
         InterpError: says how many bytes there are for how many prompts.
     """
-    held = Suffix.held_by(job.model, job.pairs, wiring)
+    held = Onward.held_by(job.model, job.pairs, wiring)
     there = free(job.model.device)
     if held > there:
         raise InterpError(

@@ -34,7 +34,7 @@ Given = Averaging | Constants
 METHOD = "circuit"
 
 
-class Kept(NamedTuple):
+class Mask(NamedTuple):
     """A circuit as a set of edges at places; `lacking` if it is given by what it lacks.
 
     Attributes:
@@ -86,21 +86,21 @@ class Setting:
         wiring = Wiring(model.facts, _graph(model.facts))
         return cls(model, pairs, wiring, places, ablations[0], source)
 
-    def kept(self, name: str, circuit: Circuit) -> Kept:
+    def kept(self, name: str, circuit: Circuit) -> Mask:
         """A circuit; of nodes the embedding is kept too, everywhere."""
         return self.holding(name, self.marks(circuit.parts), circuit.granularity)
 
-    def holding(self, name: str, marks: Int[ndarray, "part 3"], granularity: Granularity) -> Kept:
+    def holding(self, name: str, marks: Int[ndarray, "part 3"], granularity: Granularity) -> Mask:
         """The same, of parts that `marks` has found."""
         mask = self.marked(marks)
         if granularity == "nodes":
             mask[0, :, 0] = self.wiring.graph.feeds[:, 0]
-        return Kept(name, mask, len(marks), self._where(marks))
+        return Mask(name, mask, len(marks), self._where(marks))
 
-    def without(self, name: str, parts: Collection[Part]) -> Kept:
+    def without(self, name: str, parts: Collection[Part]) -> Mask:
         """The whole model without some parts."""
         marks = self.marks(parts)
-        return Kept(name, self.marked(marks), len(marks), self._where(marks), lacking=True)
+        return Mask(name, self.marked(marks), len(marks), self._where(marks), lacking=True)
 
     def _where(self, marks: Int[ndarray, "part 3"]) -> str:
         return ", ".join(self.places[i] for i in np.unique(marks[:, 0])) or "all"
@@ -141,7 +141,7 @@ class Setting:
 
     def run(
         self,
-        circuits: Sequence[Kept],
+        circuits: Sequence[Mask],
         *,
         metric: Metrics = "logit_diff",
         engine: EngineName = "auto",

@@ -10,7 +10,7 @@ from interp.core.door.door import door
 from interp.core.errors import Unsupported
 from interp.core.files.identity import tensor_identity
 from interp.core.parts.sites import Site
-from interp.engine.circuits.masked import Ablated
+from interp.engine.network.ablated import Ablated
 from interp.models.model import Model
 
 

@@ -62,7 +62,7 @@ class View:
         return found
 
 
-class Suffix:
+class Onward:
     """Rows of one length, and the cuts that stand in them; at first there are none."""
 
     def __init__(self, rows: Passes) -> None:
@@ -193,7 +193,7 @@ class _Wave:
 
     def __init__(
         self,
-        suffix: Suffix,
+        suffix: Onward,
         row: int,
         entering: Float[Tensor, "cell token d_model"],
         heard: Bool[ndarray, " writer"],

@@ -16,7 +16,6 @@ from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs, Side
 from interp.engine.circuits import masked
 from interp.engine.circuits.constants import Constants
-from interp.engine.circuits.masked import Ablated
 from interp.engine.circuits.masks import Masks, classes
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.protocol import Engine, EngineName
@@ -24,6 +23,7 @@ from interp.engine.engines.replay.engine import Replay
 from interp.engine.engines.resolution import resolution
 from interp.engine.interventions import Averaged
 from interp.engine.network import forward
+from interp.engine.network.ablated import Ablated
 from interp.engine.network.trace import Trace
 from interp.engine.plain.means.means import MeanReference, taken
 from interp.engine.plan.batches import TOKENS_AT_ONCE, Batch, Plan
@@ -212,9 +212,8 @@ class Passes:
             return self._means(source, like), None
         if self.resampled:
             run = self.engine.trace(other, keep=("z", "mlp_out"))
-            embed = forward.embed(self.w, other)
-            return Ablated(embed, run.kept["z"], run.kept["mlp_out"]), run
-        return Constants.zeros(self.model).ablated(like), None
+            return Ablated.of_run(forward.embed(self.w, other), run), run
+        return Ablated.zeros(self.model.facts, like), None
 
     def _means(self, source: MeanReference, like: Tensor) -> Ablated:
         """Means where some cell lacks a writer; elsewhere nothing stands in its place."""
@@ -229,12 +228,7 @@ class Passes:
             width = facts.d_head if site.kind == "z" else facts.d_model
             return like.new_zeros(len(groups), self.length, width)
 
-        heads, layers = range(facts.n_heads), range(facts.n_layers)
-        return Ablated(
-            mean(Site("embed")),
-            tuple(torch.stack([mean(Site("z", n, head=h)) for h in heads], 2) for n in layers),
-            tuple(mean(Site("mlp_out", n)) for n in layers if facts.d_mlp),
-        )
+        return Ablated.at_each(facts, mean)
 
 
 def plan_passes(masks: Masks, model: Model, pairs: Pairs, *, room: int) -> Plan:

@@ -40,7 +40,7 @@ from interp.engine.sweep.sweep import Sweep
 
 
 @dataclass(eq=False)
-class Found:
+class Numbers:
     """The numbers of a sweep.
 
     Attributes:
@@ -58,7 +58,7 @@ class Found:
     references: Mapping[str, int]
 
     @classmethod
-    def of(cls, sweep: Sweep, engine: Engine, plan: Plan) -> "Found":
+    def of(cls, sweep: Sweep, engine: Engine, plan: Plan) -> "Numbers":
         metrics, n = len(sweep.metrics), len(sweep.pairs)
         values = np.full((metrics, len(sweep.cells), n), np.nan)
         base, rounding = np.full((metrics, n), np.nan), np.full(metrics, np.nan)
@@ -98,7 +98,7 @@ def run(sweep: Sweep) -> Results:
 
 
 @torch.inference_mode()
-def measure(sweep: Sweep) -> Found:
+def measure(sweep: Sweep) -> Numbers:
     """The numbers of a sweep.
 
     Raises:
@@ -116,7 +116,7 @@ def measure(sweep: Sweep) -> Found:
     if (enough := require(plan.least, room, sweep.memory, device, what)) > room:
         plan = _plan(sweep, engine, enough)
     proceed(_with_means(plan, sweep))
-    make, found = _Maker.for_sweep(sweep, engine), Found.of(sweep, engine, plan)
+    make, found = _Maker.for_sweep(sweep, engine), Numbers.of(sweep, engine, plan)
     begun = [] if sweep.checkpoint is None else begin(sweep.model)
     with tqdm(
         total=len(sweep.cells) * len(pairs), desc=sweep.method, unit="run", delay=2, disable=None
@@ -211,7 +211,7 @@ class _Rows:
     begun: Sequence[object]
     room: int
 
-    def into(self, found: Found, bar: tqdm) -> None:
+    def into(self, found: Numbers, bar: tqdm) -> None:
         """Run what is not kept, and fill in the numbers."""
         block: Block | Passes | None = None
         null, resolution = found.null, found.resolution  # what is kept knows those of its run
@@ -355,7 +355,7 @@ def _key(sweep: Sweep, engine: Engine, batch: Batch, begun: Sequence[object]) ->
     ]
 
 
-def _table(sweep: Sweep, found: Found) -> pd.DataFrame:
+def _table(sweep: Sweep, found: Numbers) -> pd.DataFrame:
     """The long table: metrics, then cells in the order of the list, then examples."""
     cells, n, metrics = sweep.cells, len(sweep.pairs), sweep.metrics
     direction = "noise" if sweep.base == "clean" else "denoise"
