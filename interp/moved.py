@@ -53,7 +53,7 @@ ROOMS = (
         "capture captured kept shards folder",
     ),
     ("interp.engine.collect", "interp.engine.plain.means", "means fitter"),
-    ("interp.engine", "interp.engine.sweep", "sweep block run"),
+    ("interp.engine", "interp.engine.sweep", "sweep block>traced run"),
     (
         "interp.engine",
         "interp.engine.circuits",

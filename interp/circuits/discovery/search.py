@@ -9,7 +9,7 @@ from numpy import ndarray
 from tqdm.auto import tqdm
 
 from interp.core.errors import InterpError
-from interp.engine.checkpoint import Store, begin, metric_identity
+from interp.engine.checkpoint import Finished, begin, metric_identity
 from interp.engine.circuits.masks import NOTHING, Masks
 from interp.engine.circuits.onward import Onward
 from interp.engine.circuits.passes import Passes, averaged_now, served
@@ -168,7 +168,7 @@ class Search:
     def _decide(self, row: int, candidates: Sequence[tuple[int, int]], run: Test) -> None:
         """Test the edges into a reader, or read what an earlier run found."""
         places, writers = np.array(candidates).T
-        store = Store(self.job.checkpoint, self._key(row) if self.begun else ())
+        store = Finished(self.job.checkpoint, self._key(row) if self.begun else ())
         lines = store.load()
         if lines is None:
             kept, now, changes, passes = settle(

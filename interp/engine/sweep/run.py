@@ -20,7 +20,7 @@ from interp.core.errors import SiteError
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.results import Results, ordered, tiled
-from interp.engine.checkpoint import Measured, Store, begin, cell_identity, metric_identity
+from interp.engine.checkpoint import Finished, Measured, begin, cell_identity, metric_identity
 from interp.engine.circuits.masks import masks_of
 from interp.engine.circuits.passes import Passes, able, averaged_now, plan_passes
 from interp.engine.engines.choose import accept, choose
@@ -35,8 +35,8 @@ from interp.engine.plan.memory import SWEEP, budget, by_rows, fitting, halving, 
 from interp.engine.plan.positions import places
 from interp.engine.plan.values import require_fit
 from interp.engine.provenance import provenance
-from interp.engine.sweep.block import Block
 from interp.engine.sweep.sweep import Sweep
+from interp.engine.sweep.traced import Traced
 
 
 @dataclass(eq=False)
@@ -177,7 +177,7 @@ class _Maker:
         said: fingerprints of the mean references, and how many prompts the smallest mean is of.
     """
 
-    of: Callable[[tuple[int, ...]], Block | Passes]
+    of: Callable[[tuple[int, ...]], Traced | Passes]
     said: dict[str, int]
 
     @classmethod
@@ -186,7 +186,7 @@ class _Maker:
         if masks is None:
             means = _references(sweep, engine)
             said = {r.fingerprint: min(m.sizes.values()) for r, m in means.items()}
-            return cls(lambda rows: Block(sweep, engine, rows, means), said)
+            return cls(lambda rows: Traced(sweep, engine, rows, means), said)
         assert isinstance(engine, Replay)
         model, pairs = sweep.model, sweep.pairs
         source = averaged_now(masks, model, engine, pairs)
@@ -207,17 +207,17 @@ class _Rows:
     sweep: Sweep
     engine: Engine
     batches: Sequence[Batch]
-    make: Callable[[tuple[int, ...]], Block | Passes]
+    make: Callable[[tuple[int, ...]], Traced | Passes]
     begun: Sequence[object]
     room: int
 
     def into(self, found: Numbers, bar: tqdm) -> None:
         """Run what is not kept, and fill in the numbers."""
-        block: Block | Passes | None = None
+        block: Traced | Passes | None = None
         null, resolution = found.null, found.resolution  # what is kept knows those of its run
         for batch in self.batches:
             key = _key(self.sweep, self.engine, batch, self.begun) if self.begun else ()
-            store, rows = Store(self.sweep.checkpoint, key), list(batch.rows)
+            store, rows = Finished(self.sweep.checkpoint, key), list(batch.rows)
             kept = store.load()
             if kept is None:
                 if block is None:
@@ -235,7 +235,7 @@ class _Rows:
             found.resolution = np.fmax(found.resolution, said.resolution)
             bar.update(len(batch.cells) * len(rows))
 
-    def _null(self, block: Block | Passes, batch: Batch) -> float:
+    def _null(self, block: Traced | Passes, batch: Batch) -> float:
         """The null control of a batch, of one cell where the memory does not last for three."""
         found = fitting(partial(block.null, batch), batch, self.room)
         if found is not None:

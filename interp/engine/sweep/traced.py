@@ -30,7 +30,7 @@ set is the value that stands there, so that honest runs move nothing at all."""
 CONTROL = Metric("logits of both answers", lambda logits, _: logits.sum(-1), reads="answers")
 
 
-class Block:
+class Traced:
     """Rows of one length: their traces, and what turns interventions into edits."""
 
     def __init__(
