@@ -57,8 +57,7 @@ ROOMS = (
     (
         "interp.engine",
         "interp.engine.circuits",
-        "wiring isolation>job isolate>by_mask rows masked outside>by_interventions "
-        "suffix>onward constants",
+        "wiring masked rows>passes suffix>onward constants",
     ),
     ("interp.engine", "interp.engine.gradients", "gradients>tape estimates atp_star"),
     (

@@ -192,7 +192,7 @@ def test_flops_are_those_of_the_run(model, text, site):
     with torch.inference_mode():
         block = Traced(sweep, choose(model, "replay"), batch.rows, {})
         with FlopCounterMode(display=False) as counter:
-            block.run([cell], batch)
+            block.run(batch)
     assert plan.flops == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 

@@ -172,7 +172,7 @@ def test_flops_are_those_of_the_run(model, pairs, what, positions):
     with torch.inference_mode():
         block = Traced(sweep, served, batch.rows, {})
         with FlopCounterMode(display=False) as counter:
-            block.run([cell], batch)
+            block.run(batch)
     assert plan.flops == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 

@@ -397,7 +397,7 @@ def test_the_plan(model, pairs):
     with torch.inference_mode():
         block = Traced(sweep, choose(model), batch.rows, {})
         with FlopCounterMode(display=False) as counter:
-            block.run(cells, batch)
+            block.run(batch)
     shared = 2 * 2 * 6 * 4 * 5 * 5  # layers 1 and 2, rows, positions
     inputs = 6 * 2 * 6 * 2 * 4 * 5 * 5  # of layer 0, which the embedding's cell makes nobody share
     assert 0 < plan.flops <= counter.get_total_flops() <= plan.flops + 2 * shared + inputs
