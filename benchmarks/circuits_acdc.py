@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from interp.engine.circuits.by_mask import Isolation, Rows
 
 import interp
 from interp.circuits.discovery.acdc import acdc
 from interp.core.metrics import METRICS
 from interp.core.parts.graph import Graph
-from interp.engine.circuits.by_mask import Isolation, Rows
 from interp.engine.circuits.wiring import Wiring
 from interp.engine.engines.choose import choose
 from interp.engine.engines.replay.engine import Replay

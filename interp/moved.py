@@ -53,12 +53,11 @@ ROOMS = (
         "capture captured kept shards folder",
     ),
     ("interp.engine.collect", "interp.engine.plain.means", "means fitter"),
-    ("interp.engine", "interp.engine.sweep", "sweep block run"),
+    ("interp.engine", "interp.engine.sweep", "sweep block>traced run"),
     (
         "interp.engine",
         "interp.engine.circuits",
-        "wiring isolation>job isolate>by_mask rows masked outside>by_interventions "
-        "suffix>onward constants",
+        "wiring masked rows>passes suffix>onward constants",
     ),
     ("interp.engine", "interp.engine.gradients", "gradients>tape estimates atp_star"),
     (

@@ -21,7 +21,7 @@ from interp.core.errors import InterpError
 from interp.core.files.sealed import open_tensors, write_tensors
 from interp.core.parts.circuit import Circuit, Part
 from interp.core.tables.attribution import Attribution
-from interp.engine.checkpoint import Store
+from interp.engine.checkpoint import Finished
 from interp.engine.plain.captures.captured import Captured
 from interp.engine.plain.means.means import MeanReference
 from interp.models import toy
@@ -100,7 +100,7 @@ def kinds(tiny_model, pairs):
         return read
 
     def a_checkpoint(folder: Path):
-        store = Store(folder, ["a question"])
+        store = Finished(folder, ["a question"])
         store.save(np.linspace(0, 1, 12).reshape(3, 4))
 
         def read():
@@ -243,7 +243,7 @@ def test_what_belongs_elsewhere_is_refused(kinds, tmp_path):
         read()
     shards[1].write_bytes(second)
     read()
-    one, other = Store(tmp_path, ["one"]), Store(tmp_path, ["other"])
+    one, other = Finished(tmp_path, ["one"]), Finished(tmp_path, ["other"])
     one.save(np.zeros((2, 3)))
     other.path.write_bytes(one.path.read_bytes())
     assert other.load() is None

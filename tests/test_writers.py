@@ -25,7 +25,7 @@ from interp.core.files import atomic, sealed
 from interp.core.files.sealed import open_tensors, read_note, write_note, write_tensors
 from interp.core.parts.circuit import Circuit
 from interp.core.tables import table
-from interp.engine.checkpoint import Store
+from interp.engine.checkpoint import Finished
 from interp.models.finding import shipped
 from interp.models.now.digest import digest
 from interp.models.small.native import Shape
@@ -165,7 +165,7 @@ def test_threads_that_write_one_file(results, tmp_path):
         _note(tmp_path, number, results)
         _tensors(tmp_path, number, results)
         results.save(tmp_path / "results.parquet")
-        Store(tmp_path, ["a question"]).save(np.ones((2, 3)))
+        Finished(tmp_path, ["a question"]).save(np.ones((2, 3)))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(60)))

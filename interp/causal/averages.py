@@ -6,7 +6,7 @@ from interp.core.prompts.pairs import Pairs, Side
 from interp.engine.interventions import Averaged, Reference
 from interp.engine.plain.means.means import MeanReference
 
-Ablated = Literal["resample", "mean", "zero"]
+PlainAblation = Literal["resample", "mean", "zero"]
 Averaging = Side | Pairs | MeanReference
 """Whose mean: a side of the pairs, the corrupt side of others, or means taken before."""
 

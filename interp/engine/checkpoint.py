@@ -35,7 +35,7 @@ class Measured:
     resolution: Float[np.ndarray, " metrics"]
 
     def packed(self) -> Float[np.ndarray, "metrics columns"]:
-        """In one array, as a `Store` keeps it."""
+        """In one array, as a `Finished` keeps it."""
         said = np.stack([np.full(len(self.resolution), self.null), self.resolution], 1)
         return np.concatenate([self.lines.reshape(len(self.lines), -1), said], 1)
 
@@ -46,7 +46,7 @@ class Measured:
         return cls(lines, float(kept[0, -2]), kept[:, -1])
 
 
-class Store:
+class Finished:
     """One finished batch on disk, under a name that says everything its numbers depend on."""
 
     def __init__(self, folder: Path | None, key: Sequence[object]) -> None:

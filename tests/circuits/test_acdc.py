@@ -21,8 +21,9 @@ from interp.core.metrics import METRICS, Metric
 from interp.core.parts.circuit import REST, Part
 from interp.core.parts.edges import Edge
 from interp.core.parts.graph import Graph
-from interp.engine.circuits.by_mask import Isolation, Rows
-from interp.engine.circuits.onward import Suffix
+from interp.engine.circuits.masks import Masks
+from interp.engine.circuits.onward import Onward
+from interp.engine.circuits.passes import Passes
 from interp.engine.circuits.wiring import Wiring
 from interp.engine.engines.choose import choose
 from interp.engine.engines.replay.engine import Replay
@@ -56,36 +57,31 @@ def small() -> interp.Model:
     return model
 
 
-def isolation(model, pairs, places, ablation, metric) -> Isolation:
+def uncut(model, places, ablation) -> Masks:
     graph = Graph.of(model.facts)
-    return Isolation(
-        model=model,
-        pairs=pairs,
-        wiring=Wiring(model.facts, graph),
-        kept=np.zeros((0, len(places), *graph.feeds.shape), dtype=bool),
-        lacking=np.zeros(0, dtype=bool),
-        places=places,
-        ablation=ablation,
-        source=None,
-        metrics=(METRICS[metric],),
-    )
+    none = np.zeros((0, len(places), *graph.feeds.shape), dtype=bool)
+    return Masks(Wiring(model.facts, graph), none, none.any((1, 2, 3)), places, ablation, None)
 
 
-def whole(rows: Rows, kept: np.ndarray) -> np.ndarray:
+def passes(model, pairs, places, ablation, metric, rows) -> Passes:
+    engine = choose(model)
+    assert isinstance(engine, Replay)
+    masks = uncut(model, places, ablation)
+    return Passes(model, pairs, (METRICS[metric],), masks, engine, rows, None)
+
+
+def whole(rows: Passes, kept: np.ndarray) -> np.ndarray:
     """The metric of circuits by whole forwards of the masked model."""
-    full = replace(rows.job, kept=kept, lacking=np.zeros(len(kept), dtype=bool))
-    final = rows.final(full.by_class(rows.which, range(len(kept))))
+    final = rows.final(rows.masks.of(kept).by_class(rows.which, range(len(kept))))
     return rows.measured(final)[0].numpy()
 
 
 def by_full_runs(model, pairs, threshold, metric, worse, ablation, places) -> list[Part]:
     """The edges that are kept, by one run of the whole masked model for each test."""
-    job = isolation(model, pairs, places, ablation, metric)
-    engine, graph = choose(model), job.wiring.graph
-    assert isinstance(engine, Replay)
-    lengths = pairs.lengths.numpy()
+    graph, lengths = Graph.of(model.facts), pairs.lengths.numpy()
     blocks = [
-        Rows(job, engine, np.flatnonzero(lengths == n).tolist(), None) for n in np.unique(lengths)
+        passes(model, pairs, places, ablation, metric, np.flatnonzero(lengths == n).tolist())
+        for n in np.unique(lengths)
     ]
     kept = np.stack([graph.feeds] * len(places))
 
@@ -152,16 +148,14 @@ def test_hooks_find_the_same():
 def test_a_run_from_a_reader_on_is_the_whole_run(tiny_model, pairs, family, places):
     """Any cuts into a reader, any cuts into the later ones: against the pass of whole circuits."""
     model = tiny_model(family)
-    rng, engine = np.random.default_rng(len(family)), choose(model)
-    assert isinstance(engine, Replay)
-    job = isolation(model, pairs, places, SUMMED[family], "kl")
-    suffix = Suffix(Rows(job, engine, [0, 2, 4], None), job.wiring)
-    feeds = job.wiring.graph.feeds
+    rng = np.random.default_rng(len(family))
+    suffix = Onward(passes(model, pairs, places, SUMMED[family], "kl", [0, 2, 4]))
+    feeds = suffix.graph.feeds
     kept = np.stack([feeds] * len(places))
     chosen = [0, len(feeds) - 1, *rng.choice(np.arange(1, len(feeds) - 1), 4, replace=False)]
     for row in range(len(feeds))[::-1]:
         if row in chosen:
-            heard = job.wiring.read(kept.any(0)[None])[0]
+            heard = suffix.wiring.read(kept.any(0)[None])[0]
             cells = kept[:, row] & (rng.random((3, *kept[:, row].shape)) < 0.5)
             circuits = np.stack([kept] * 3)
             circuits[:, :, row] = cells
@@ -278,15 +272,15 @@ def test_the_order_is_that_which_is_said(small):
 
 
 def test_a_killed_run_goes_on(small, pairs, tmp_path, monkeypatch):
-    few, settled = pairs.select([0, 1]), Suffix.settle
+    few, settled = pairs.select([0, 1]), Onward.settle
     whole = acdc(small, few, threshold=0.02)
 
-    def killed(suffix: Suffix, row: int, kept: np.ndarray) -> None:
+    def killed(suffix: Onward, row: int, kept: np.ndarray) -> None:
         if row == 8:
             raise KeyboardInterrupt
         settled(suffix, row, kept)
 
-    monkeypatch.setattr(Suffix, "settle", killed)
+    monkeypatch.setattr(Onward, "settle", killed)
     with pytest.raises(KeyboardInterrupt):
         acdc(small, few, threshold=0.02, checkpoint=tmp_path)
     monkeypatch.undo()
@@ -351,7 +345,7 @@ def test_a_metric_of_ones_own_says_where_worse_is(small, pairs):
 def test_what_is_refused(small, pairs, tiny_model, monkeypatch):
     with pytest.raises(Unsupported, match=r"has no logits, so no edge leads to an answer"):
         acdc(tiny_model("bert-headless"), pairs, threshold=0.1)
-    monkeypatch.setattr(Suffix, "held_by", staticmethod(lambda job: 1 << 60))
+    monkeypatch.setattr(Onward, "held_by", staticmethod(lambda *of: 1 << 60))
     with pytest.raises(InterpError, match=r"reads in 5 prompts, \d+ MB, and \d+ MB are free"):
         acdc(small, pairs, threshold=0.1)
     with pytest.raises(InterpError, match=r"threshold=nan"):

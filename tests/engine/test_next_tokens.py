@@ -20,9 +20,9 @@ from interp.engine.interventions import Add, Cell, Freeze, Hop, Intervention, Sc
 from interp.engine.plan import score
 from interp.engine.plan.batches import make_plan
 from interp.engine.plan.explain import explain
-from interp.engine.sweep.block import Block
 from interp.engine.sweep.run import run
 from interp.engine.sweep.sweep import Sweep
+from interp.engine.sweep.traced import Traced
 
 LOSS, ACCURACY = METRICS["next_token_loss"], METRICS["next_token_accuracy"]
 ENGINES = ("replay", "hooks")
@@ -190,9 +190,9 @@ def test_flops_are_those_of_the_run(model, text, site):
     )
     [batch] = plan.batches
     with torch.inference_mode():
-        block = Block(sweep, choose(model, "replay"), batch.rows, {})
+        block = Traced(sweep, choose(model, "replay"), batch.rows, {})
         with FlopCounterMode(display=False) as counter:
-            block.run([cell], batch)
+            block.run(batch)
     assert plan.flops == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 

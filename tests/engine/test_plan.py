@@ -17,8 +17,8 @@ from interp.engine.engines.choose import choose
 from interp.engine.interventions import Cell, Hop, Intervention, Resample
 from interp.engine.plan.batches import make_plan
 from interp.engine.plan.explain import explain
-from interp.engine.sweep.block import Block
 from interp.engine.sweep.sweep import Sweep
+from interp.engine.sweep.traced import Traced
 
 MIXED = {"senders": ["embed", "0.1", "0.mlp", "1.2"], "receivers": ["2.0.q", "2.mlp"]}
 
@@ -170,9 +170,9 @@ def test_flops_are_those_of_the_run(model, pairs, what, positions):
     )
     [batch] = plan.batches
     with torch.inference_mode():
-        block = Block(sweep, served, batch.rows, {})
+        block = Traced(sweep, served, batch.rows, {})
         with FlopCounterMode(display=False) as counter:
-            block.run([cell], batch)
+            block.run(batch)
     assert plan.flops == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 

@@ -37,8 +37,8 @@ from interp.engine.interventions import (
     Zero,
 )
 from interp.engine.plan.batches import make_plan
-from interp.engine.sweep.block import Block
 from interp.engine.sweep.sweep import Sweep
+from interp.engine.sweep.traced import Traced
 from interp.heads.types.detect import detect
 from interp.models.model import Model
 from interp.models.small.recurrent import RecurrentShape, build_recurrent, state_of
@@ -395,9 +395,9 @@ def test_the_plan(model, pairs):
     assert (batch.start, batch.positions, batch.layers) == (1, 6, (0, 2))
     sweep = Sweep(model, pairs, cells, "test", "clean", (metric,))
     with torch.inference_mode():
-        block = Block(sweep, choose(model), batch.rows, {})
+        block = Traced(sweep, choose(model), batch.rows, {})
         with FlopCounterMode(display=False) as counter:
-            block.run(cells, batch)
+            block.run(batch)
     shared = 2 * 2 * 6 * 4 * 5 * 5  # layers 1 and 2, rows, positions
     inputs = 6 * 2 * 6 * 2 * 4 * 5 * 5  # of layer 0, which the embedding's cell makes nobody share
     assert 0 < plan.flops <= counter.get_total_flops() <= plan.flops + 2 * shared + inputs

@@ -16,7 +16,7 @@ from interp.engine.engines.choose import weights_of
 from interp.engine.network.weights import Linear, Norm
 from interp.heads.looking import patterns as patterns_module
 from interp.heads.looking.patterns import Patterns
-from interp.heads.types.activation_copying import Unembedding, copying, raised
+from interp.heads.types.activation_copying import Directions, copying, raised
 from interp.heads.types.detect import detect
 from interp.heads.types.detectors import (
     DETECTORS,
@@ -175,7 +175,7 @@ def test_a_head_that_copies_scores_one_and_its_negative_minus_one(tiny_model, si
     attention = replace(w.blocks[0].attention, o=Linear(o, None))
     block = replace(w.blocks[0], attention=attention)
     w = replace(w, blocks=(block, *w.blocks[1:]))
-    unembedding = Unembedding(w, None, table.mean(0))
+    unembedding = Directions(w, None, table.mean(0))
     unembedding = replace(
         unembedding, weights=replace(w, unembed=replace(w.unembed, linear=Linear(table, None)))
     )

@@ -8,7 +8,7 @@ An estimate is first-order: it misses what saturates and what only acts together
 `interp.causal.ranking.verification`) says by how much.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from interp.causal.averages import Ablated, Averaging, averaged
+from interp.causal.averages import Averaging, PlainAblation, averaged
 from interp.core.door.door import door
 from interp.core.door.taken import Count
 from interp.core.errors import PositionError, Unsupported
@@ -26,16 +26,16 @@ from interp.core.metrics import OneMetric, resolve_metric
 from interp.core.parts.circuit import REST, Part
 from interp.core.parts.facts import Facts
 from interp.core.parts.graph import Graph, nodes
-from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.attribution import Attribution
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.replay.engine import Replay
 from interp.engine.gradients import atp_star
-from interp.engine.gradients.estimates import Flat, Rows, Writes, atp, eap, eap_activations
+from interp.engine.gradients.estimates import Estimated, Flat, atp, eap, eap_activations
 from interp.engine.gradients.tape import require_sums
 from interp.engine.interventions import Averaged
 from interp.engine.network import forward
+from interp.engine.network.ablated import Ablated
 from interp.engine.plain.means.means import MeanReference, taken
 from interp.engine.plan.batches import Batch, Plan
 from interp.engine.plan.cost import forward_flops
@@ -64,7 +64,7 @@ def attribute(
     *,
     method: Method | None = None,
     steps: Count = 5,
-    ablation: Ablated = "resample",
+    ablation: PlainAblation = "resample",
     reference: Averaging = "corrupt",
     positions: str | Sequence[str] = "all",
     metric: OneMetric = "logit_diff",
@@ -222,7 +222,7 @@ def _plan(
     chunks: Sequence[tuple[list[int], int]],
     method: Method,
     steps: int,
-    ablation: Ablated,
+    ablation: PlainAblation,
 ) -> Plan:
     """What gradients cost: a backward is one forward, since the weights have none, and each edge a
     product.
@@ -262,7 +262,7 @@ def _means(
     model: Model,
     engine: Replay,
     pairs: Pairs,
-    ablation: Ablated,
+    ablation: PlainAblation,
     source: Averaged,
     graph: Graph,
 ) -> MeanReference | None:
@@ -281,7 +281,7 @@ def _chunks(
     allowed: int,
     memory: Memory,
 ) -> list[tuple[list[int], int]]:
-    """Rows of one length, as many at a time as the memory holds, and the bytes that they take.
+    """Estimated of one length, as many at a time as the memory holds, and the bytes that they take.
 
     Raises:
         InterpError: it does not hold one.
@@ -308,9 +308,9 @@ def _rows(
     graph: Graph,
     index: Sequence[int],
     names: Sequence[str],
-    ablation: Ablated,
+    ablation: PlainAblation,
     means: MeanReference | None,
-) -> Rows:
+) -> Estimated:
     """Some rows of one length, with what ablation sets their writers to."""
     w, length = engine.weights, int(pairs.lengths[index[0]])
     device = w.embed.tokens.device
@@ -321,34 +321,20 @@ def _rows(
     shown = torch.stack([mask(pairs, name, index) for name in names]).to(device)
     if ablation == "resample":
         other = engine.trace(tokens["corrupt"], keep=("z", "mlp_out"))
-        embed = forward.embed(w, tokens["corrupt"])
-        ablated = Writes(embed, other.kept["z"], other.kept["mlp_out"])
+        ablated = Ablated.of_run(forward.embed(w, tokens["corrupt"]), other)
     elif means is None:
-        z = clean.new_zeros(*clean.shape[:2], w.facts.n_heads, w.facts.d_head)
-        none, n = torch.zeros_like(clean), w.facts.n_layers
-        ablated = Writes(none, (z,) * n, (none,) * n)
+        ablated = Ablated.zeros(w.facts, clean)
     else:
         groups = [(pairs.template[i], length) for i in index]
-        ablated = _averages(w.facts, lambda site: means.at(site, groups).to(clean))
+        ablated = Ablated.at_each(w.facts, lambda site: means.at(site, groups).to(clean))
     if score.metric.needs_reference:
         reference = engine.found(engine.trace(tokens["clean"], keep=()), score)
         score = replace(score, answers=replace(score.answers, reference=reference))
-    return Rows(engine, score, clean, ablated, shown, graph)
-
-
-def _averages(facts: Facts, at: Callable[[Site], Tensor]) -> Writes:
-    """The means of every writer, in the layers' order."""
-    layers = range(facts.n_layers)
-    z = tuple(
-        torch.stack([at(Site("z", layer, head=h)) for h in range(facts.n_heads)], 2)
-        for layer in layers
-    )
-    mlp = tuple(at(Site("mlp_out", layer)) for layer in layers) if facts.d_mlp else ()
-    return Writes(at(Site("embed")), z, mlp)
+    return Estimated(engine, score, clean, ablated, shown, graph)
 
 
 def _estimate(
-    rows: Rows, parts: Parts, method: Method, steps: int
+    rows: Estimated, parts: Parts, method: Method, steps: int
 ) -> Float[Tensor, "place part batch"]:
     """The scores of some rows, in the order of the parts."""
     match parts, method:

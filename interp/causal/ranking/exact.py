@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from interp.causal.averages import Ablated, Averaging, averaged
+from interp.causal.averages import Averaging, PlainAblation, averaged
 from interp.core.door.door import door
 from interp.core.errors import PairsError, SiteError
 from interp.core.files.atomic import Checkpoint
@@ -40,7 +40,7 @@ def exact(
     pairs: Pairs,
     parts: str | Iterable[str | Edge | Site | Part],
     *,
-    ablation: Ablated = "resample",
+    ablation: PlainAblation = "resample",
     reference: Averaging = "corrupt",
     metric: OneMetric = "logit_diff",
     engine: EngineName = "auto",
@@ -125,7 +125,7 @@ def _parts(model: Model, given: str | Iterable[str | Edge | Site | Part]) -> lis
     return found
 
 
-def _value(ablation: Ablated, source: Averaged) -> Zero | Resample | Mean:
+def _value(ablation: PlainAblation, source: Averaged) -> Zero | Resample | Mean:
     match ablation:
         case "zero":
             return Zero()

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from interp.causal.averages import Ablated, Averaging, averaged
+from interp.causal.averages import Averaging, PlainAblation, averaged
 from interp.circuits.discovery.search import Search
 from interp.circuits.discovery.worse import Worse, harm
 from interp.core.door.door import door
@@ -26,12 +26,13 @@ from interp.core.parts.edges import Edge
 from interp.core.parts.graph import Graph
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.attribution import Attribution
-from interp.engine.circuits.by_mask import Isolation
+from interp.engine.circuits.masks import Masks
 from interp.engine.circuits.wiring import Wiring
 from interp.engine.engines.protocol import EngineName
 from interp.engine.interventions import Averaged
 from interp.engine.plan.memory import Memory
 from interp.engine.provenance import provenance
+from interp.engine.sweep.sweep import Sweep
 from interp.models.model import Model
 
 log = logging.getLogger("interp")
@@ -70,7 +71,7 @@ def acdc(
     threshold: Finite,
     metric: OneMetric = "kl",
     worse: Worse | None = None,
-    ablation: Ablated = "resample",
+    ablation: PlainAblation = "resample",
     reference: Averaging = "corrupt",
     positions: Where = "all",
     corruption: str = "corrupt prompts",
@@ -130,7 +131,7 @@ def acdc_sweep(
     thresholds: Sequence[Finite],
     metric: OneMetric = "kl",
     worse: Worse | None = None,
-    ablation: Ablated = "resample",
+    ablation: PlainAblation = "resample",
     reference: Averaging = "corrupt",
     positions: Where = "all",
     corruption: str = "corrupt prompts",
@@ -194,13 +195,13 @@ def _job(
     model: Model,
     pairs: Pairs,
     metric: Metric,
-    ablation: Ablated,
+    ablation: PlainAblation,
     source: Averaged,
     positions: Where,
     engine: EngineName,
     memory: Memory,
     checkpoint: Path | None,
-) -> Isolation:
+) -> Sweep:
     """What is searched.
 
     Raises:
@@ -213,35 +214,42 @@ def _job(
         )
     pairs.require_one_kind("a search for circuits")
     graph = Graph.of(model.facts)
-    return Isolation(
+    masks = Masks(
+        Wiring(model.facts, graph),
+        np.zeros((0, 1, *graph.feeds.shape), dtype=bool),
+        np.zeros(0, dtype=bool),
+        ("all",) if positions == "all" else (*sorted(pairs.positions), REST),
+        ablation,
+        source if ablation == "mean" else None,
+    )
+    return Sweep(
         model=model,
         pairs=pairs,
-        wiring=Wiring(model.facts, graph),
-        kept=np.zeros((0, 1, *graph.feeds.shape), dtype=bool),
-        lacking=np.zeros(0, dtype=bool),
-        places=("all",) if positions == "all" else (*sorted(pairs.positions), REST),
-        ablation=ablation,
-        source=source if ablation == "mean" else None,
+        cells=(),
+        method="acdc",
+        base="clean",
         metrics=(metric,),
         engine=engine,
         memory=memory,
         checkpoint=checkpoint,
+        masks=masks,
     )
 
 
 def _found(search: Search, corruption: str) -> Discovered:
     """The circuit, and the change that each edge made."""
     job, graph, metric = search.job, search.graph, search.job.metrics[0]
+    masks = search.masks
     at = [(place, *graph.at(edge)) for place in range(len(search.kept)) for edge in graph.edges]
     parts = [
-        Part(Edge(graph.writers[w], graph.readers[r]), job.places[place]) for place, r, w in at
+        Part(Edge(graph.writers[w], graph.readers[r]), masks.places[place]) for place, r, w in at
     ]
     index = tuple(np.array(at).T)
     kept = search.kept[index]
     circuit = Circuit.of(
         [part for part, inside in zip(parts, kept, strict=True) if inside],
         model=job.model.weight_hash,
-        ablation=job.ablation,
+        ablation=masks.ablation,
         corruption=corruption,
         granularity="edges",
     )
@@ -260,12 +268,12 @@ def _found(search: Search, corruption: str) -> Discovered:
         plan={"tests at once": search.width},
         method="acdc",
         threshold=search.threshold,
-        ablation=job.ablation,
+        ablation=masks.ablation,
         corruption=corruption,
         metric=metric.name,
         kept=int(kept.sum()),
         runs=search.runs,
-        **({} if job.source is None else {"reference": job.source.fingerprint}),
+        **({} if masks.source is None else {"reference": masks.source.fingerprint}),
     )
     ranking = Attribution.of(
         parts,

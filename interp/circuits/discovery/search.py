@@ -9,19 +9,21 @@ from numpy import ndarray
 from tqdm.auto import tqdm
 
 from interp.core.errors import InterpError
-from interp.engine.checkpoint import Store, begin, metric_identity
-from interp.engine.circuits.by_interventions import outside
-from interp.engine.circuits.by_mask import Isolation, served
-from interp.engine.circuits.onward import Suffix
-from interp.engine.interventions import Averaged
-from interp.engine.plain.means.means import taken
+from interp.engine.checkpoint import Finished, begin, metric_identity
+from interp.engine.circuits.masks import NOTHING, Masks
+from interp.engine.circuits.onward import Onward
+from interp.engine.circuits.passes import Passes, averaged_now, served
+from interp.engine.circuits.wiring import Wiring
+from interp.engine.interventions import Cell
 from interp.engine.plan.batches import Batch, Plan
 from interp.engine.plan.cost import forward_flops
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import KEEP, budget, free, require
 from interp.engine.plan.positions import blocks
+from interp.engine.sweep.run import measure
+from interp.engine.sweep.sweep import Sweep
 
-Run = Callable[[Bool[ndarray, "cell place writer"]], Float[ndarray, "cell example"]]
+Test = Callable[[Bool[ndarray, "cell place writer"]], Float[ndarray, "cell example"]]
 TOKENS = 4096
 """Cells x tokens in a pass: more makes it no faster."""
 FIRST = 8
@@ -29,7 +31,7 @@ FIRST = 8
 
 
 def settle(
-    run: Run,
+    run: Test,
     kept: Bool[ndarray, "place writer"],
     candidates: Sequence[tuple[int, int]],
     now: Float[ndarray, " example"],
@@ -97,37 +99,38 @@ class Search:
             the threshold is NaN.
     """
 
-    def __init__(self, job: Isolation, threshold: float, harm: int) -> None:
+    def __init__(self, job: Sweep, threshold: float, harm: int) -> None:
         if np.isnan(threshold):
             raise InterpError("threshold=nan: nothing is less than it, so nothing would be cut")
-        self.job, self.graph, self.wiring = job, job.wiring.graph, job.wiring
+        assert job.masks is not None
+        self.job, self.masks, self.wiring = job, job.masks, job.masks.wiring
+        self.graph = self.wiring.graph
         self.threshold, self.harm = threshold, harm
-        shape = (len(job.places), *self.graph.feeds.shape)
+        shape = (len(self.masks.places), *self.graph.feeds.shape)
         self.kept = np.broadcast_to(self.graph.feeds, shape).copy()
         self.changes = np.zeros((*shape, len(job.pairs)))
         self.begun = [] if job.checkpoint is None else begin(job.model)
         self.runs = self.waves = 0
         self.likely = True
-        self.blocks: list[tuple[list[int], Suffix]] = []
-        proceed(_plan(job))
-        replay, self.moves = served(job), np.ones((shape[0], shape[2]), dtype=bool)
+        self.blocks: list[tuple[list[int], Onward]] = []
+        proceed(_plan(job, self.masks))
+        replay = served(job.model, job.pairs, job.metrics, job.engine)
+        self.moves = np.ones((shape[0], shape[2]), dtype=bool)
         self.engine = "hooks" if replay is None else replay.name
         if replay is None:
-            empty = replace(job, kept=self.kept[None], lacking=np.zeros(1, dtype=bool))
-            self.now, self.width = outside(empty).found[0, 0], 64
+            self.now, self.width = self._measured(self.kept[None])[0], 64
             return
-        source = job.source
-        if isinstance(source, Averaged):
-            source = taken(source, job.model, replay, self.graph.writers, job.pairs)
-        _require_room(job)
-        device, one = job.model.device, Suffix.bytes_of(job)
+        source = averaged_now(self.masks, job.model, replay, job.pairs)
+        _require_room(job, self.wiring)
+        device, one = job.model.device, Onward.bytes_of(job.model, job.pairs, self.wiring)
         room, what = (
             budget(job.memory, device, KEEP),
             f"one test of acdc in {len(job.pairs)} prompts",
         )
         room = require(one, room, job.memory, device, what)
         for rows in blocks(job.pairs.lengths, len(job.pairs)):
-            self.blocks.append((rows, Suffix.of(job, replay, rows, source)))
+            held = Passes(job.model, job.pairs, job.metrics, self.masks, replay, rows, source)
+            self.blocks.append((rows, Onward(held)))
         self.width = max(1, min(room // one, TOKENS // int(job.pairs.lengths.sum())))
         self.moves = np.any([suffix.moves() for _, suffix in self.blocks], 0)
         self.now = np.empty(len(job.pairs))
@@ -162,10 +165,10 @@ class Search:
         for _, suffix in self.blocks:
             suffix.settle(row, self.kept[:, row])
 
-    def _decide(self, row: int, candidates: Sequence[tuple[int, int]], run: Run) -> None:
+    def _decide(self, row: int, candidates: Sequence[tuple[int, int]], run: Test) -> None:
         """Test the edges into a reader, or read what an earlier run found."""
         places, writers = np.array(candidates).T
-        store = Store(self.job.checkpoint, self._key(row) if self.begun else ())
+        store = Finished(self.job.checkpoint, self._key(row) if self.begun else ())
         lines = store.load()
         if lines is None:
             kept, now, changes, passes = settle(
@@ -189,7 +192,7 @@ class Search:
         job, metric = self.job, self.job.metrics[0]
         return [
             *(*self.begun, "acdc", job.pairs.fingerprint),
-            *(job.ablation, job.source and job.source.fingerprint, job.places, self.engine),
+            *(*self.masks.key(()), self.engine),
             *metric_identity(metric),
             *(self.threshold, self.harm, row),
         ]
@@ -208,15 +211,21 @@ class Search:
         assert site.group is not None
         return bool(heads[site.group * size : (site.group + 1) * size].any())
 
-    def _run(self, row: int, heard: Bool[ndarray, " writer"]) -> Run:
+    def _measured(
+        self, kept: Bool[ndarray, "cell place reader writer"]
+    ) -> Float[ndarray, "cell example"]:
+        """The metric of circuits, each a run of its own."""
+        cells = [Cell(str(i), "all", (NOTHING,)) for i in range(len(kept))]
+        return measure(replace(self.job, cells=cells, masks=self.masks.of(kept))).measured[0]
+
+    def _run(self, row: int, heard: Bool[ndarray, " writer"]) -> Test:
         def run(
             cells: Bool[ndarray, "cell place writer"],
         ) -> Float[ndarray, "cell example"]:
             if not self.blocks:
                 kept = np.broadcast_to(self.kept, (len(cells), *self.kept.shape)).copy()
                 kept[:, :, row] = cells
-                lacking = np.zeros(len(cells), dtype=bool)
-                return outside(replace(self.job, kept=kept, lacking=lacking)).found[0]
+                return self._measured(kept)
             values = np.empty((len(cells), len(self.now)))
             for rows, suffix in self.blocks:
                 values[:, rows] = suffix.run(row, cells, heard)
@@ -225,29 +234,30 @@ class Search:
         return run
 
 
-def _plan(job: Isolation) -> Plan:
+def _plan(job: Sweep, masks: Masks) -> Plan:
     """At most one partial run for each edge and place, from its reader on."""
-    facts, graph, pairs = job.model.facts, job.wiring.graph, job.pairs
+    facts, graph, pairs = job.model.facts, masks.wiring.graph, job.pairs
     full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
     tests = flops = 0
     for row, site in enumerate(graph.readers):
-        edges = int(graph.feeds[row].sum()) * len(job.places)
+        edges = int(graph.feeds[row].sum()) * len(masks.places)
         layers = 0 if site.layer is None else facts.n_layers - site.layer
         tests, flops = tests + edges, flops + edges * full * layers // facts.n_layers
     rows, longest = tuple(range(len(pairs))), int(pairs.lengths.max())
-    held = Suffix.held_by(job) + Suffix.bytes_of(job)
+    one = Onward.bytes_of(job.model, pairs, masks.wiring)
+    held = Onward.held_by(job.model, pairs, masks.wiring) + one
     batch = Batch(rows, (), 0, longest, (0, facts.n_layers - 1), held, flops, tests)
     note = f"at most: {tests} edges are tested, fewer where cuts leave readers unheard"
-    return Plan((batch,), 0, tests * full, facts, "replay", Suffix.bytes_of(job), note)
+    return Plan((batch,), 0, tests * full, facts, "replay", one, note)
 
 
-def _require_room(job: Isolation) -> None:
+def _require_room(job: Sweep, wiring: Wiring) -> None:
     """Refuse prompts whose clean runs cannot be held.
 
     Raises:
         InterpError: says how many bytes there are for how many prompts.
     """
-    held = Suffix.held_by(job)
+    held = Onward.held_by(job.model, job.pairs, wiring)
     there = free(job.model.device)
     if held > there:
         raise InterpError(

@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from interp.circuits.proof.setting import Given, Kept, Setting
+from interp.circuits.proof.setting import Given, Mask, Setting
 from interp.core.door.door import door
 from interp.core.door.taken import Count, Seed
 from interp.core.errors import ResultsError, SiteError, Unsupported
@@ -45,7 +45,7 @@ class _Runner:
     memory: Memory
     checkpoint: Path | None
 
-    def __call__(self, circuits: Sequence[Kept]) -> Results:
+    def __call__(self, circuits: Sequence[Mask]) -> Results:
         return self.setting.run(
             circuits,
             metric=self.metric,

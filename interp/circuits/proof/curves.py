@@ -17,7 +17,7 @@ from numpy import ndarray
 from interp.circuits.discovery.closure import Wires
 from interp.circuits.discovery.top import By, Closure, circuit_of, merit
 from interp.circuits.proof.faithfulness import Faithfulness, Wide, by_metric, empty
-from interp.circuits.proof.setting import Given, Kept, Setting
+from interp.circuits.proof.setting import Given, Mask, Setting
 from interp.core.door.door import door
 from interp.core.door.taken import Index, Seed
 from interp.core.errors import ResultsError
@@ -212,7 +212,7 @@ def faithfulness_curve(
     rng = np.random.default_rng(seed)
     rankings = [(name, by, merit(one, by)) for name, one in attributions.items() for by in RANKINGS]
     rankings += [(f"{RANDOM} {i}", BOTH, rng.random(n)) for i in range(random)]
-    kept: list[Kept] = []
+    kept: list[Mask] = []
     about: list[tuple[str, str, float]] = []
     for name, by, helps in rankings:
         order = _order(helps, wires)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Integer
 from numpy import ndarray
 
 from interp.circuits.proof.run import warn_of_unconnected
-from interp.circuits.proof.setting import Given, Kept, Setting
+from interp.circuits.proof.setting import Given, Mask, Setting
 from interp.core.door.door import door
 from interp.core.door.taken import Seed
 from interp.core.errors import ResultsError, Unsupported, nearest
@@ -279,7 +279,7 @@ def faithfulness(
     return Faithfulness(runs)
 
 
-def empty(setting: Setting, like: Circuit) -> Kept:
+def empty(setting: Setting, like: Circuit) -> Mask:
     """The circuit without parts; of nodes it still has the embedding."""
     return setting.kept(EMPTY, like.holding(frozenset()))
 

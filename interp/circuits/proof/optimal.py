@@ -22,10 +22,9 @@ from interp.core.errors import MetricError, ProbeError, Unsupported
 from interp.core.metrics import resolve_metric
 from interp.core.parts.circuit import Circuit
 from interp.core.prompts.pairs import Pairs
-from interp.engine.circuits.by_mask import row_bytes, served
 from interp.engine.circuits.constants import Constants
-from interp.engine.circuits.job import Isolation
-from interp.engine.circuits.rows import Rows
+from interp.engine.circuits.masks import Masks
+from interp.engine.circuits.passes import Passes, row_bytes, served
 from interp.engine.plan.batches import Batch, Plan
 from interp.engine.plan.cost import circuit_flops
 from interp.engine.plan.explain import proceed
@@ -106,40 +105,36 @@ def fit_optimal(
             "the loss does not depend on the constants: the circuit keeps every edge, so nothing "
             "is cut and there is nothing to fit."
         )
-    job = Isolation(
-        model,
-        pairs,
-        setting.wiring,
-        kept.mask[None],
-        np.array([False]),
-        setting.places,
-        "optimal",
-        start,
-        (resolve_metric(metric),),
+    masks = Masks(
+        setting.wiring, kept.mask[None], np.array([False]), setting.places, "optimal", start
     )
-    engine = served(job)
+    metrics = (resolve_metric(metric),)
+    engine = served(model, pairs, metrics, "auto")
     if engine is None:
         raise Unsupported(
             f"constants are fitted through the masked pass, which a {model.facts.architecture} "
             "cannot use (its writes or their sums are normed, or it has no logits). Use "
             "ablation='mean'."
         )
-    proceed(_plan(job, steps))
+    proceed(_plan(masks, model, pairs, steps))
     with torch.no_grad():
         # gradients keep about three times what a forward holds
-        row = 6 * row_bytes(job, int(pairs.lengths.max()))
+        row = 6 * row_bytes(masks, model, pairs.longest)
         room = budget(memory, model.device, SWEEP)
         most = require(row, room, memory, model.device, "one prompt of the fit") // row
-        parts = [Rows(job, engine, rows, start) for rows in blocks(pairs.lengths, most)]
-        first = _means(job, parts)
+        parts = [
+            Passes(model, pairs, metrics, masks, engine, rows, start)
+            for rows in blocks(pairs.lengths, most)
+        ]
+        first = _means(parts)
     return _descend(start, first, parts, SIGNS[metric], steps, rate)
 
 
-def _plan(job: Isolation, steps: int) -> Plan:
+def _plan(masks: Masks, model: Model, pairs: Pairs, steps: int) -> Plan:
     """A forward and a backward of the circuit for each step, of all prompts."""
-    facts, lengths = job.model.facts, job.pairs.lengths.tolist()
+    facts, lengths = model.facts, pairs.lengths.tolist()
     flops = sum(circuit_flops(facts, length) for length in lengths)
-    held = 6 * row_bytes(job, max(lengths))
+    held = 6 * row_bytes(masks, model, max(lengths))
     batch = Batch(
         tuple(range(len(lengths))),
         (0,),
@@ -154,13 +149,15 @@ def _plan(job: Isolation, steps: int) -> Plan:
     return Plan((batch,), 0, 3 * (steps + 1) * flops, facts, "replay", held, note)
 
 
-def _means(job: Isolation, parts: Sequence[Rows]) -> list[Tensor]:
+def _means(parts: Sequence[Passes]) -> list[Tensor]:
     """Means over the positions of all corrupt prompts: embedding, z and MLP outputs."""
-    resampled = replace(job, ablation="resample", source=None)
     total: list[Tensor] = []
     count = 0
     for part in parts:
-        other = Rows(resampled, part.engine, part.rows, None).ablated
+        resampled = replace(part.masks, ablation="resample", source=None)
+        other = Passes(
+            part.model, part.pairs, part.metrics, resampled, part.engine, part.rows, None
+        ).ablated
         count += other.embed.shape[0] * other.embed.shape[1]
         sums = [
             other.embed.sum((0, 1)),
@@ -174,7 +171,7 @@ def _means(job: Isolation, parts: Sequence[Rows]) -> list[Tensor]:
 def _descend(
     start: Constants,
     first: Sequence[Tensor],
-    parts: Sequence[Rows],
+    parts: Sequence[Passes],
     sign: float,
     steps: int,
     rate: float,
@@ -192,7 +189,7 @@ def _descend(
             with torch.enable_grad():
                 now = replace(start, embed=found[0], z=found[1], mlp_out=found[2])
                 part.ablated = now.ablated(part.clean.final)
-                kept = part.job.by_class(part.which, [0])
+                kept = part.masks.by_class(part.which, [0])
                 value = sign * part.measured(part.final(kept)).sum() / n
                 slopes = torch.autograd.grad(value, found, allow_unused=True)
             if all(slope is None or not slope.any() for slope in slopes):

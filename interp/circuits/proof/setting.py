@@ -7,36 +7,34 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Int
 from numpy import ndarray
 
 from interp.causal.averages import Averaging, averaged
 from interp.core.errors import ResultsError, SiteError, Unsupported
-from interp.core.metrics import Metric, Metrics, resolve_metrics
+from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.parts.circuit import REST, Ablation, Circuit, Granularity, Part
 from interp.core.parts.edges import Edge
 from interp.core.parts.facts import Facts
 from interp.core.parts.graph import Graph, nodes
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
-from interp.core.tables.results import Results, ordered, tiled
-from interp.engine.circuits.by_interventions import outside
-from interp.engine.circuits.by_mask import isolate, served
+from interp.core.tables.results import Results
 from interp.engine.circuits.constants import Constants
-from interp.engine.circuits.job import Isolated, Isolation, Source
+from interp.engine.circuits.masks import NOTHING, Masks, Source
 from interp.engine.circuits.wiring import Wiring
 from interp.engine.engines.protocol import EngineName
-from interp.engine.engines.resolution import named
+from interp.engine.interventions import Cell
 from interp.engine.plan.memory import Memory
-from interp.engine.provenance import provenance
+from interp.engine.sweep.run import run
+from interp.engine.sweep.sweep import Sweep
 from interp.models.model import Model
 
 Given = Averaging | Constants
 METHOD = "circuit"
 
 
-class Kept(NamedTuple):
+class Mask(NamedTuple):
     """A circuit as a set of edges at places; `lacking` if it is given by what it lacks.
 
     Attributes:
@@ -88,21 +86,21 @@ class Setting:
         wiring = Wiring(model.facts, _graph(model.facts))
         return cls(model, pairs, wiring, places, ablations[0], source)
 
-    def kept(self, name: str, circuit: Circuit) -> Kept:
+    def kept(self, name: str, circuit: Circuit) -> Mask:
         """A circuit; of nodes the embedding is kept too, everywhere."""
         return self.holding(name, self.marks(circuit.parts), circuit.granularity)
 
-    def holding(self, name: str, marks: Int[ndarray, "part 3"], granularity: Granularity) -> Kept:
+    def holding(self, name: str, marks: Int[ndarray, "part 3"], granularity: Granularity) -> Mask:
         """The same, of parts that `marks` has found."""
         mask = self.marked(marks)
         if granularity == "nodes":
             mask[0, :, 0] = self.wiring.graph.feeds[:, 0]
-        return Kept(name, mask, len(marks), self._where(marks))
+        return Mask(name, mask, len(marks), self._where(marks))
 
-    def without(self, name: str, parts: Collection[Part]) -> Kept:
+    def without(self, name: str, parts: Collection[Part]) -> Mask:
         """The whole model without some parts."""
         marks = self.marks(parts)
-        return Kept(name, self.marked(marks), len(marks), self._where(marks), lacking=True)
+        return Mask(name, self.marked(marks), len(marks), self._where(marks), lacking=True)
 
     def _where(self, marks: Int[ndarray, "part 3"]) -> str:
         return ", ".join(self.places[i] for i in np.unique(marks[:, 0])) or "all"
@@ -143,7 +141,7 @@ class Setting:
 
     def run(
         self,
-        circuits: Sequence[Kept],
+        circuits: Sequence[Mask],
         *,
         metric: Metrics = "logit_diff",
         engine: EngineName = "auto",
@@ -151,42 +149,37 @@ class Setting:
         checkpoint: Path | None = None,
     ) -> Results:
         """One row for each metric, circuit and example."""
-        metrics = resolve_metrics(metric)
-        job = Isolation(
-            self.model,
-            self.pairs,
+        masks = Masks(
             self.wiring,
             np.stack([circuit.mask for circuit in circuits]),
             np.array([circuit.lacking for circuit in circuits]),
             self.places,
             self.ablation,
             self.source,
-            metrics,
-            engine,
-            memory,
-            checkpoint,
         )
-        replay = served(job)
-        found = outside(job) if replay is None else isolate(job, replay)
-        connected = self._connected(job)
-        note = provenance(
-            self.model,
-            self.pairs,
-            null=found.null,
-            resolution=named(metrics, found.resolution),
-            engine=found.engine,
-            plan=found.plan,
-            base="clean",
-            metric=[m.name for m in metrics] if len(metrics) > 1 else metrics[0].name,
-            ablation=self.ablation,
-            reference=self.source.fingerprint if self.source else "",
+        return run(
+            Sweep(
+                model=self.model,
+                pairs=self.pairs,
+                cells=[Cell(c.name, c.place, (NOTHING,)) for c in circuits],
+                method=f"{METHOD} {self.ablation}",
+                base="clean",
+                metrics=resolve_metrics(metric),
+                engine=engine,
+                memory=memory,
+                checkpoint=checkpoint,
+                masks=masks,
+                kind=METHOD,
+                columns={
+                    "size": [circuit.size for circuit in circuits],
+                    "connected": self.wiring.connected(masks.whole()),
+                },
+                note={
+                    "ablation": self.ablation,
+                    "reference": self.source.fingerprint if self.source else "",
+                },
+            )
         )
-        return Results(_table(self, circuits, metrics, found, connected), note)
-
-    def _connected(self, job: Isolation) -> Bool[ndarray, " circuit"]:
-        given = np.where(job.lacking[:, None, None], job.kept.all(1), job.kept.any(1))
-        kept = self.wiring.graph.feeds & (given ^ job.lacking[:, None, None])
-        return self.wiring.connected(kept)
 
 
 def _graph(facts: Facts) -> Graph:
@@ -227,45 +220,3 @@ def _source(model: Model, pairs: Pairs, ablation: Ablation, reference: Given) ->
         return reference
     source = averaged(pairs, reference)
     return source if ablation == "mean" else None
-
-
-def _table(
-    setting: Setting,
-    circuits: Sequence[Kept],
-    metrics: Sequence[Metric],
-    found: Isolated,
-    connected: Bool[ndarray, " circuit"],
-) -> pd.DataFrame:
-    """Metric by metric, the circuits in their order, and the examples."""
-    n, pairs = len(circuits), setting.pairs
-    rows, examples = len(metrics) * n, len(pairs)
-
-    def words(column: Sequence[object]) -> ndarray:
-        return np.repeat(np.asarray(column, dtype=object), examples)
-
-    base = np.broadcast_to(found.base[:, None], found.found.shape).reshape(-1)
-    value = found.found.reshape(-1)
-    missing = pd.array([None] * (rows * examples), dtype="Int16")
-    frame = pd.DataFrame(
-        {
-            "method": f"{METHOD} {setting.ablation}",
-            "site": words([c.name for c in circuits] * len(metrics)),
-            "position": words([c.place for c in circuits] * len(metrics)),
-            "receiver": "",
-            "direction": "noise",
-            "metric": words([m.name for m in metrics for _ in range(n)]),
-            "kind": METHOD,
-            "layer": missing,
-            "head": missing,
-            "through": "",
-            "engine": found.engine,
-            "example": np.tile(np.arange(examples, dtype=np.int32), rows),
-            **tiled(pairs.units, rows),
-            "base": base,
-            "value": value,
-            "effect": value - base,
-            "size": words([c.size for c in circuits] * len(metrics)).astype(int),
-            "connected": words(list(connected) * len(metrics)).astype(bool),
-        }
-    )
-    return ordered(frame)

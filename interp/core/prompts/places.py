@@ -198,7 +198,7 @@ def mask(
         _require_rows(place, lengths)
         found = torch.zeros(len(rows), length, dtype=torch.bool)
         for i, row in enumerate(rows):
-            if (last := place.rows[row][-1]) >= length:
+            if place.rows[row] and (last := place.rows[row][-1]) >= length:
                 raise PositionError(
                     f"there is no position {last} in row {row}: its {length} tokens are counted "
                     "from 0. Give indices that the row has."

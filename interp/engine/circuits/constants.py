@@ -9,7 +9,8 @@ from torch import Tensor
 from interp.core.door.door import door
 from interp.core.errors import Unsupported
 from interp.core.files.identity import tensor_identity
-from interp.engine.circuits.masked import Ablated
+from interp.core.parts.sites import Site
+from interp.engine.network.ablated import Ablated
 from interp.models.model import Model
 
 
@@ -45,6 +46,14 @@ class Constants:
                 f"the constants were fitted on a model with weights {self.model[:12]}, and "
                 f"{model.name} has {model.weight_hash[:12]}. Fit them on this one."
             )
+
+    def at(self, writer: Site) -> Tensor:
+        """The vector of one writer."""
+        if writer.kind == "embed":
+            return self.embed
+        if writer.kind == "z":
+            return self.z[writer.layer or 0, writer.head or 0]
+        return self.mlp_out[writer.layer or 0]
 
     def ablated(self, like: Tensor) -> Ablated:
         """As the masked pass takes them."""

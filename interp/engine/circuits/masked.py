@@ -15,20 +15,12 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from interp.engine.circuits.wiring import Reading, Wiring
+from interp.engine.circuits.wiring import QKV, Wiring
 from interp.engine.network import forward
+from interp.engine.network.ablated import Ablated
 from interp.engine.network.trace import Trace
 from interp.engine.network.weights import Linear, Norm, Weights
 from interp.engine.plan.edits import take
-
-
-@dataclass(frozen=True, eq=False)
-class Ablated:
-    """What stands in the place of each writer's value: of heads z, of the others their write."""
-
-    embed: Float[Tensor, "#batch #pos d_model"]
-    z: tuple[Float[Tensor, "#batch #pos head d_head"], ...]
-    mlp_out: tuple[Float[Tensor, "#batch #pos d_model"], ...]
 
 
 def servable(w: Weights) -> bool:
@@ -151,7 +143,7 @@ class _Pass:
         p = self.w.blocks[layer].attention
         on = np.flatnonzero(self.active[:, self.wiring.heads[layer]].any(1)).tolist()
         compute = on if not clean else []
-        both: list[Reading] = ["k", "v"] if last else ["q", "k", "v"]
+        both: list[QKV] = ["k", "v"] if last else ["q", "k", "v"]
         made = [self.project(circuit, layer, both) for circuit in compute]
         if last:
             self.narrow()
@@ -199,8 +191,8 @@ class _Pass:
         return self.order.unsorted(parts[0] if len(parts) == 1 else torch.cat(parts, 1))
 
     def project(
-        self, circuit: int, layer: int, kinds: Sequence[Reading]
-    ) -> dict[Reading, Float[Tensor, "batch window index d_head"]]:
+        self, circuit: int, layer: int, kinds: Sequence[QKV]
+    ) -> dict[QKV, Float[Tensor, "batch window index d_head"]]:
         """Queries, keys or values of the heads that count; 0 for the others."""
         p, facts = self.w.blocks[layer].attention, self.w.facts
         heads = self.active[circuit, self.wiring.heads[layer]]
@@ -218,7 +210,7 @@ class _Pass:
         }
 
     def attend(
-        self, layer: int, made: Sequence[dict[Reading, Tensor]]
+        self, layer: int, made: Sequence[dict[QKV, Tensor]]
     ) -> Float[Tensor, "circuit batch window head d_head"]:
         p = self.w.blocks[layer].attention
         q, k, v = (torch.stack([found[kind] for found in made]) for kind in ("q", "k", "v"))

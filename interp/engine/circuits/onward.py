@@ -16,14 +16,13 @@ from numpy import ndarray
 from torch import Tensor
 
 from interp.core.parts.sites import Site
-from interp.engine.circuits.by_mask import Isolation, Rows
-from interp.engine.circuits.constants import Constants
+from interp.core.prompts.pairs import Pairs
+from interp.engine.circuits.passes import Passes
 from interp.engine.circuits.wiring import Wiring
-from interp.engine.engines.replay.engine import Replay
 from interp.engine.network import forward
 from interp.engine.network.weights import Linear
-from interp.engine.plain.means.means import MeanReference
 from interp.engine.plan.edits import take
+from interp.models.model import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +62,12 @@ class View:
         return found
 
 
-class Suffix:
+class Onward:
     """Rows of one length, and the cuts that stand in them; at first there are none."""
 
-    def __init__(self, rows: Rows, wiring: Wiring) -> None:
-        self.rows, self.w, self.wiring, self.graph = rows, rows.w, wiring, wiring.graph
+    def __init__(self, rows: Passes) -> None:
+        self.rows, self.w, self.wiring = rows, rows.w, rows.masks.wiring
+        self.graph = self.wiring.graph
         self.last = self.w.facts.n_layers - 1
         self.turn = forward.rotations(self.w, rows.length)
         keep = ("resid_pre", "resid_mid", "z", "mlp_out")
@@ -82,31 +82,20 @@ class Suffix:
         self.kept = np.broadcast_to(self.graph.feeds, shape).copy()
         self.base = [self._stream(row) for row in range(len(self.graph.readers))]
 
-    @classmethod
-    def of(
-        cls,
-        job: Isolation,
-        engine: Replay,
-        rows: Sequence[int],
-        source: MeanReference | Constants | None,
-    ) -> "Suffix":
-        """For rows of one length; `source` is the job's, averaged."""
-        return cls(Rows(job, engine, rows, source), job.wiring)
-
     @staticmethod
-    def bytes_of(job: Isolation) -> int:
+    def bytes_of(model: Model, pairs: Pairs, wiring: Wiring) -> int:
         """What one cell holds at most: the change of every writer, and the scores of a layer."""
-        facts, tokens = job.model.facts, int(job.pairs.lengths.sum())
-        wide = (len(job.wiring.graph.writers) + 3 * facts.n_heads + 8) * facts.d_model
-        wide += 4 * facts.d_mlp + 4 * facts.n_heads * int(job.pairs.lengths.max())
-        return wide * tokens * job.model.dtype.itemsize
+        facts, tokens = model.facts, int(pairs.lengths.sum())
+        wide = (len(wiring.graph.writers) + 3 * facts.n_heads + 8) * facts.d_model
+        wide += 4 * facts.d_mlp + 4 * facts.n_heads * int(pairs.lengths.max())
+        return wide * tokens * model.dtype.itemsize
 
     @staticmethod
-    def held_by(job: Isolation) -> int:
+    def held_by(model: Model, pairs: Pairs, wiring: Wiring) -> int:
         """Bytes of all rows: what writers write, readers read, and the traces."""
-        facts, graph = job.model.facts, job.wiring.graph
+        facts, graph = model.facts, wiring.graph
         vectors = len(graph.writers) + len(graph.readers) + 8 * facts.n_layers
-        return int(job.pairs.lengths.sum()) * vectors * facts.d_model * job.model.dtype.itemsize
+        return int(pairs.lengths.sum()) * vectors * facts.d_model * model.dtype.itemsize
 
     def moves(self) -> Bool[ndarray, "place writer"]:
         """At which places does cutting a writer change anything?"""
@@ -204,7 +193,7 @@ class _Wave:
 
     def __init__(
         self,
-        suffix: Suffix,
+        suffix: Onward,
         row: int,
         entering: Float[Tensor, "cell token d_model"],
         heard: Bool[ndarray, " writer"],

@@ -16,7 +16,7 @@ from interp.core.parts.facts import Facts
 from interp.core.parts.graph import Graph
 from interp.core.parts.sites import Site
 
-Reading = Literal["q", "k", "v"]
+QKV = Literal["q", "k", "v"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Wiring:
     graph: Graph
 
     @cached_property
-    def rows(self) -> list[dict[Reading, Int[ndarray, " index"]]]:
+    def rows(self) -> list[dict[QKV, Int[ndarray, " index"]]]:
         """Of each layer, the rows of its queries, and of its groups' keys and values."""
         at = {site: i for i, site in enumerate(self.graph.readers)}
         heads, groups = range(self.facts.n_heads), range(self.facts.n_kv_heads)

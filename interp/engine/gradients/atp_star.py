@@ -27,14 +27,14 @@ from torch import Tensor
 from interp.core.errors import Unsupported
 from interp.engine.gradients.estimates import (
     Edges,
-    Rows,
+    Estimated,
     columns,
     lines,
     product,
     require_slope,
     top,
 )
-from interp.engine.gradients.tape import Reading, Taped, back, pushed, tape
+from interp.engine.gradients.tape import Slopes, Taped, back, pushed, tape
 from interp.engine.network import forward
 from interp.engine.network.weights import Weights
 
@@ -58,7 +58,7 @@ class Terms(NamedTuple):
 
 
 @torch.no_grad()
-def of_edges(rows: Rows) -> Float[Tensor, "place batch reader writer"]:
+def of_edges(rows: Estimated) -> Float[Tensor, "place batch reader writer"]:
     """AtP* of every edge."""
     shape = (len(rows.places), len(rows.clean), len(rows.graph.readers), len(rows.graph.writers))
     found = rows.clean.new_zeros(shape)
@@ -72,7 +72,7 @@ def of_edges(rows: Rows) -> Float[Tensor, "place batch reader writer"]:
 
 
 @torch.no_grad()
-def of_nodes(rows: Rows) -> Float[Tensor, "place batch writer"]:
+def of_nodes(rows: Estimated) -> Float[Tensor, "place batch writer"]:
     """AtP* of every head and MLP (and 0 of the embedding)."""
     w, layers = rows.weights, rows.weights.facts.n_layers
     shape = (len(rows.places), len(rows.clean), len(rows.graph.writers))
@@ -98,7 +98,7 @@ def _signed(size: Tensor, plain: Tensor) -> Tensor:
     return torch.where(plain < 0, -size, size)
 
 
-def terms(rows: Rows) -> Iterator[Terms]:
+def terms(rows: Estimated) -> Iterator[Terms]:
     """The edges into the readers of each layer and kind, from the logits down."""
     w = rows.weights
     _require_own_norms(w)
@@ -130,10 +130,10 @@ def terms(rows: Rows) -> Iterator[Terms]:
 
 
 def _fixed(
-    rows: Rows,
+    rows: Estimated,
     taped: Taped,
     changes: Float[Tensor, "batch writer pos d_model"],
-    readings: Sequence[Reading],
+    readings: Sequence[Slopes],
 ) -> list[Float[Tensor, "place batch reader writer"]]:
     """Edges into the queries, keys and values of a layer, for each of several gradients."""
     w, p = rows.weights, rows.weights.blocks[taped.layer].attention
@@ -202,7 +202,7 @@ def _moved(
 
 
 def _worth(
-    moved: Moved, reading: Reading, places: Bool[Tensor, "place batch pos"]
+    moved: Moved, reading: Slopes, places: Bool[Tensor, "place batch pos"]
 ) -> Float[Tensor, "place batch reader writer"]:
     """What changed probabilities do to the metric, by query and by key."""
     assert reading.pattern is not None

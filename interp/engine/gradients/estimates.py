@@ -7,7 +7,6 @@ differ in the run at which the gradient is taken.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,7 +16,8 @@ from torch.autograd import grad
 from interp.core.errors import MetricError
 from interp.core.parts.graph import Graph
 from interp.engine.engines.replay.engine import Replay
-from interp.engine.gradients.tape import Reading, Tape, back, tape, written
+from interp.engine.gradients.tape import Slopes, Tape, back, tape, written
+from interp.engine.network.ablated import Ablated
 from interp.engine.network.trace import Trace
 from interp.engine.network.weights import Weights
 from interp.engine.plan.score import Readout, Score
@@ -27,17 +27,9 @@ class Flat(MetricError):
     """A metric that is flat in all rows at hand, where the gradient is taken."""
 
 
-class Writes(NamedTuple):
-    """What every writer of some rows holds, layer by layer: a run's, or what ablation sets."""
-
-    embed: Float[Tensor, "batch pos d_model"]
-    z: tuple[Float[Tensor, "batch pos head d_head"], ...]
-    mlp: tuple[Float[Tensor, "batch pos d_model"], ...]
-
-
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows of one length, to be estimated.
+class Estimated:
+    """Estimated of one length, to be estimated.
 
     Attributes:
         clean: what the embedding writes in the clean run.
@@ -49,7 +41,7 @@ class Rows:
     engine: Replay
     score: Score
     clean: Float[Tensor, "batch pos d_model"]
-    ablated: Writes
+    ablated: Ablated
     places: Bool[Tensor, "place batch pos"]
     graph: Graph
 
@@ -62,7 +54,7 @@ class Rows:
         return torch.lerp(self.ablated.embed, self.clean, share)
 
 
-def top(rows: Rows, final: Float[Tensor, "batch pos d_model"]) -> Tensor:
+def top(rows: Estimated, final: Float[Tensor, "batch pos d_model"]) -> Tensor:
     """The gradient of the metric at the final residual stream, `batch pos d_model`.
 
     Raises:
@@ -89,7 +81,7 @@ def top(rows: Rows, final: Float[Tensor, "batch pos d_model"]) -> Tensor:
     return found
 
 
-def require_slope(rows: Rows, final: Tensor, found: Tensor) -> None:
+def require_slope(rows: Estimated, final: Tensor, found: Tensor) -> None:
     """Refuse a metric that is flat at the run where the gradient is taken.
 
     A distance from the clean run has its minimum there, so that its gradient is rounding alone:
@@ -128,12 +120,12 @@ class Edges:
         scores: of readers and writers that are no edge, 0.
     """
 
-    rows: Rows
+    rows: Estimated
     changes: Float[Tensor, "batch writer pos d_model"]
     scores: Float[Tensor, "place batch reader writer"]
 
     @classmethod
-    def of(cls, rows: Rows, clean: Tape) -> "Edges":
+    def of(cls, rows: Estimated, clean: Tape) -> "Edges":
         """Nothing yet. `clean`: the run that is ablated, whole."""
         w, ablated, graph = rows.weights, rows.ablated, rows.graph
         batch, pos, d_model = rows.clean.shape
@@ -144,7 +136,7 @@ class Edges:
             z = taped.z.detach()
             changes[:, heads] = written(w, taped.layer, z, ablated.z[taped.layer] - z)
             if w.facts.d_mlp:
-                changes[:, mlp] = (ablated.mlp[taped.layer] - taped.mlp_out.detach())[:, None]
+                changes[:, mlp] = (ablated.mlp_out[taped.layer] - taped.mlp_out.detach())[:, None]
         shape = (len(rows.places), batch, len(graph.readers), len(graph.writers))
         return cls(rows, changes, rows.clean.new_zeros(shape))
 
@@ -179,7 +171,7 @@ class Edges:
             self.scores[:, :, readers, start:stop] += share * term
 
 
-def sweep(w: Weights, run: Tape, after: Float[Tensor, "batch pos d_model"]) -> Iterator[Reading]:
+def sweep(w: Weights, run: Tape, after: Float[Tensor, "batch pos d_model"]) -> Iterator[Slopes]:
     """Back through the layers of a run, whose graphs are gone afterwards."""
     for taped in reversed(run.layers):
         reading = back(w, taped, after)
@@ -214,7 +206,7 @@ def product(
     return torch.einsum("brwp,mbp->mbrw", each, places.to(each))
 
 
-def runs(rows: Rows, clean: Tape, steps: int) -> Iterator[tuple[Tape, Tensor]]:
+def runs(rows: Estimated, clean: Tape, steps: int) -> Iterator[tuple[Tape, Tensor]]:
     """Runs whose embedding is `k / steps` of the way from ablated to clean, with their gradients.
 
     k = 1 to `steps` (Hanna et al. 2024, sec. 3): the last is the clean run, so a single step is
@@ -229,7 +221,7 @@ def runs(rows: Rows, clean: Tape, steps: int) -> Iterator[tuple[Tape, Tensor]]:
 
 
 @torch.no_grad()
-def eap(rows: Rows, *, steps: int = 1) -> Float[Tensor, "place batch reader writer"]:
+def eap(rows: Estimated, *, steps: int = 1) -> Float[Tensor, "place batch reader writer"]:
     """Edge attribution patching; of several steps EAP-IG over inputs."""
     clean = tape(rows.weights, rows.clean)
     edges = Edges.of(rows, clean)
@@ -239,7 +231,7 @@ def eap(rows: Rows, *, steps: int = 1) -> Float[Tensor, "place batch reader writ
 
 
 @torch.no_grad()
-def atp(rows: Rows, *, steps: int = 1) -> Float[Tensor, "place batch writer"]:
+def atp(rows: Estimated, *, steps: int = 1) -> Float[Tensor, "place batch writer"]:
     """Attribution patching of every head and MLP (and 0 of the embedding)."""
     w = rows.weights
     clean = tape(w, rows.clean)
@@ -251,7 +243,7 @@ def atp(rows: Rows, *, steps: int = 1) -> Float[Tensor, "place batch writer"]:
             each = torch.einsum("bphe,bphe,mbp->mbh", reading.z, z, rows.places.to(z))
             found[..., heads] += each / steps
             if w.facts.d_mlp:
-                mlp = rows.ablated.mlp[reading.layer] - taped.mlp_out.detach()
+                mlp = rows.ablated.mlp_out[reading.layer] - taped.mlp_out.detach()
                 slope = reading.mlp_out.to(mlp.dtype)
                 each = torch.einsum("bpd,bpd,mbp->mb", slope, mlp, rows.places.to(mlp))
                 found[..., own] += each[..., None] / steps
@@ -259,7 +251,7 @@ def atp(rows: Rows, *, steps: int = 1) -> Float[Tensor, "place batch writer"]:
 
 
 @torch.no_grad()
-def eap_activations(rows: Rows, *, steps: int) -> Float[Tensor, "place batch reader writer"]:
+def eap_activations(rows: Estimated, *, steps: int) -> Float[Tensor, "place batch reader writer"]:
     """EAP-IG over activations: the writers of one layer go from ablated to clean together.
 
     The embedding, the heads of a layer and its MLP have runs of their own, `k / steps` of the way,
@@ -281,7 +273,7 @@ def eap_activations(rows: Rows, *, steps: int) -> Float[Tensor, "place batch rea
             run = tape(w, taped.resid, start=taped.layer, z=z)
             edges.add(run, top(rows, run.final), 1 / steps, heads)
             if w.facts.d_mlp:
-                wrote = torch.lerp(ablated.mlp[taped.layer], taped.mlp_out.detach(), share)
+                wrote = torch.lerp(ablated.mlp_out[taped.layer], taped.mlp_out.detach(), share)
                 after = taped.resid + taped.attn_out.detach() + wrote
                 run = tape(w, after, start=taped.layer + 1)
                 edges.add(run, top(rows, run.final), 1 / steps, mlp)

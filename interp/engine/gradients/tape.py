@@ -50,7 +50,7 @@ class Tape(NamedTuple):
     final: Float[Tensor, "batch pos d_model"]
 
 
-class Reading(NamedTuple):
+class Slopes(NamedTuple):
     """Gradients at one layer.
 
     Attributes:
@@ -139,7 +139,7 @@ def back(
     after: Float[Tensor, "batch pos d_model"],
     *,
     again: bool = False,
-) -> Reading:
+) -> Slopes:
     """The gradients at a layer, from that at the residual stream after it.
 
     `again`: keep the layer's graphs for another gradient.
@@ -152,7 +152,7 @@ def back(
     mid = after if w.facts.parallel else after + mlp
     if taped.read is None or taped.pattern is None:
         (z,) = grad(taped.attn_out, taped.z, mid, retain_graph=again)
-        return Reading(taped.layer, None, mlp, None, z, after, mid)
+        return Slopes(taped.layer, None, mlp, None, z, after, mid)
     inner = (taped.z, taped.pattern, *taped.read)
     z, pattern, *made = grad(taped.attn_out, inner, mid, retain_graph=again)
     parts = [
@@ -161,7 +161,7 @@ def back(
     ]
     readers = pulled(taped.resid, p.ends.read, torch.cat(parts, 1))
     resid = after + mlp + readers.sum(1)
-    return Reading(taped.layer, readers, mlp, pattern, z, after, resid)
+    return Slopes(taped.layer, readers, mlp, pattern, z, after, resid)
 
 
 def pulled(

@@ -1,6 +1,10 @@
-"""Run a list of cells: traces once, batches by plan, one number per metric, cell and example."""
+"""Run a list of cells: traces once, batches by plan, one number per metric, cell and example.
 
-from collections.abc import Iterator, Sequence
+Cells that are sets of edges go up with masks where the engine can and it pays; all others, and
+these on other models, as interventions.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -16,9 +20,12 @@ from interp.core.errors import SiteError
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.results import Results, ordered, tiled
-from interp.engine.checkpoint import Measured, Store, begin, cell_identity, metric_identity
+from interp.engine.checkpoint import Finished, Measured, begin, cell_identity, metric_identity
+from interp.engine.circuits.masks import masks_of
+from interp.engine.circuits.passes import Passes, able, averaged_now, plan_passes
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.protocol import Engine
+from interp.engine.engines.replay.engine import Replay
 from interp.engine.engines.resolution import named
 from interp.engine.interventions import Averaged, Cell, Intervention, Reference
 from interp.engine.plain.means.means import MeanReference, require_mean, taken
@@ -28,8 +35,34 @@ from interp.engine.plan.memory import SWEEP, budget, by_rows, fitting, halving, 
 from interp.engine.plan.positions import places
 from interp.engine.plan.values import require_fit
 from interp.engine.provenance import provenance
-from interp.engine.sweep.block import Block
 from interp.engine.sweep.sweep import Sweep
+from interp.engine.sweep.traced import Traced
+
+
+@dataclass(eq=False)
+class Numbers:
+    """The numbers of a sweep.
+
+    Attributes:
+        null: the largest effect of a null control.
+        resolution: of each metric what rounding alone does, the largest that was seen.
+        engine, plan, references: for the provenance.
+    """
+
+    base: Float[np.ndarray, "metrics examples"]
+    measured: Float[np.ndarray, "metrics cells examples"]
+    null: float
+    resolution: Float[np.ndarray, " metrics"]
+    engine: str
+    plan: Mapping[str, int]
+    references: Mapping[str, int]
+
+    @classmethod
+    def of(cls, sweep: Sweep, engine: Engine, plan: Plan) -> "Numbers":
+        metrics, n = len(sweep.metrics), len(sweep.pairs)
+        values = np.full((metrics, len(sweep.cells), n), np.nan)
+        base, rounding = np.full((metrics, n), np.nan), np.full(metrics, np.nan)
+        return cls(base, values, 0.0, rounding, engine.name, plan.told, {})
 
 
 @torch.inference_mode()
@@ -46,84 +79,125 @@ def run(sweep: Sweep) -> Results:
             less memory than the least that is needed.
         ResultsError: the checkpoint folder cannot be written.
     """
+    found = measure(sweep)
+    cells = sweep.cells
+    note = provenance(
+        sweep.model,
+        sweep.pairs,
+        null=found.null,
+        resolution=named(sweep.metrics, found.resolution),
+        engine=found.engine,
+        plan=found.plan,
+        base=sweep.base,
+        metric=[m.name for m in sweep.metrics] if len(sweep.metrics) > 1 else sweep.metrics[0].name,
+        **({} if sweep.masks else {"references": found.references}),
+        **sweep.note,
+        **_unnormalised(cells),
+    )
+    return Results(_table(sweep, found), note)
+
+
+@torch.inference_mode()
+def measure(sweep: Sweep) -> Numbers:
+    """The numbers of a sweep.
+
+    Raises:
+        As `run`.
+    """
     for metric in sweep.metrics:
         accept(sweep.model, sweep.pairs, metric)
     _require_interventions(sweep)
-    pairs, cells, device = sweep.pairs, list(sweep.cells), sweep.model.device
+    pairs, device = sweep.pairs, sweep.model.device
     engine = choose(sweep.model, sweep.engine, longest=pairs.longest, prefix=pairs.decoder)
+    sweep = _served(sweep, engine)
     room = budget(sweep.memory, device, SWEEP)
-    planned = partial(
-        make_plan,
-        sweep.model.facts,
-        pairs,
-        cells,
-        itemsize=sweep.model.dtype.itemsize,
-        metrics=sweep.metrics,
-        engine=engine.name,
-        base=sweep.base,
-    )
-    plan = planned(budget=room)
-    what = f"one cell of {sweep.method} in one prompt of {int(pairs.lengths.max())} tokens"
+    plan = _plan(sweep, engine, room)
+    what = f"one cell of {sweep.method} in one prompt of {pairs.longest} tokens"
     if (enough := require(plan.least, room, sweep.memory, device, what)) > room:
-        plan = planned(budget=enough)
+        plan = _plan(sweep, engine, enough)
     proceed(_with_means(plan, sweep))
-    references = _references(sweep, engine)
-    found = _Found.of(sweep)
+    make, found = _Maker.for_sweep(sweep, engine), Numbers.of(sweep, engine, plan)
     begun = [] if sweep.checkpoint is None else begin(sweep.model)
     with tqdm(
-        total=len(cells) * len(pairs), desc=sweep.method, unit="run", delay=2, disable=None
+        total=len(sweep.cells) * len(pairs), desc=sweep.method, unit="run", delay=2, disable=None
     ) as bar:
         for _, same in groupby(plan.batches, key=lambda batch: batch.rows):
             batches = list(same)
 
             def some(rows: list[int], batches: list[Batch] = batches) -> None:
                 chosen = [replace(batch, rows=tuple(rows)) for batch in batches]
-                _Rows(sweep, engine, chosen, references, begun, plan.budget).into(found, bar)
+                _Rows(sweep, engine, chosen, make.of, begun, plan.budget).into(found, bar)
 
             by_rows(some, batches[0].rows, "the traces")
-    note = provenance(
-        sweep.model,
-        pairs,
-        null=found.null,
-        resolution=named(sweep.metrics, found.resolution),
-        engine=engine.name,
-        plan=plan.told,
-        base=sweep.base,
-        metric=[m.name for m in sweep.metrics] if len(sweep.metrics) > 1 else sweep.metrics[0].name,
-        references={r.fingerprint: min(m.sizes.values()) for r, m in references.items()},
-        **_unnormalised(cells),
-    )
-    return Results(_table(sweep, engine.name, found), note)
+    found.references = make.said
+    return found
 
 
 def _with_means(plan: Plan, sweep: Sweep) -> Plan:
     """A plan that says what is averaged before it."""
     sources = {i.value.source for c in sweep.cells for i in c.interventions}
+    sources |= {sweep.masks.source} if sweep.masks else set()
     prompts = sum(len(source.pairs) for source in sources if isinstance(source, Reference))
     if not prompts:
         return plan
-    return replace(plan, note=f"before it, {prompts} prompts are run plainly for their means")
+    said = f"before it, {prompts} prompts are run plainly for their means"
+    return replace(plan, note=f"{plan.note}; {said}" if plan.note else said)
 
 
-@dataclass(eq=False)
-class _Found:
-    """The numbers so far.
+def _served(sweep: Sweep, engine: Engine) -> Sweep:
+    """Sets of edges as masks where the engine can and it pays, else as interventions."""
+    if sweep.masks is None and able(engine):
+        return replace(sweep, masks=masks_of(sweep.cells, sweep.model.facts, sweep.base))
+    if sweep.masks is not None and not able(engine):
+        cells = sweep.masks.as_interventions(sweep.cells, sweep.pairs)
+        return replace(sweep, cells=cells, masks=None)
+    return sweep
+
+
+def _plan(sweep: Sweep, engine: Engine, room: int) -> Plan:
+    if sweep.masks is not None:
+        return plan_passes(sweep.masks, sweep.model, sweep.pairs, room=room)
+    return make_plan(
+        sweep.model.facts,
+        sweep.pairs,
+        sweep.cells,
+        budget=room,
+        itemsize=sweep.model.dtype.itemsize,
+        metrics=sweep.metrics,
+        engine=engine.name,
+        base=sweep.base,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Maker:
+    """What makes the block of some rows.
 
     Attributes:
-        null: the largest effect of a null control.
-        resolution: of each metric what rounding alone does, the largest that was seen.
+        said: fingerprints of the mean references, and how many prompts the smallest mean is of.
     """
 
-    base: Float[np.ndarray, "metrics examples"]
-    measured: Float[np.ndarray, "metrics cells examples"]
-    null: float
-    resolution: Float[np.ndarray, " metrics"]
+    of: Callable[[tuple[int, ...]], Traced | Passes]
+    said: dict[str, int]
 
     @classmethod
-    def of(cls, sweep: Sweep) -> "_Found":
-        metrics, n = len(sweep.metrics), len(sweep.pairs)
-        values = np.full((metrics, len(sweep.cells), n), np.nan)
-        return cls(np.full((metrics, n), np.nan), values, 0.0, np.full(metrics, np.nan))
+    def for_sweep(cls, sweep: Sweep, engine: Engine) -> "_Maker":
+        masks = sweep.masks
+        if masks is None:
+            means = _references(sweep, engine)
+            said = {r.fingerprint: min(m.sizes.values()) for r, m in means.items()}
+            return cls(lambda rows: Traced(sweep, engine, rows, means), said)
+        assert isinstance(engine, Replay)
+        model, pairs = sweep.model, sweep.pairs
+        source = averaged_now(masks, model, engine, pairs)
+        said = {}
+        if isinstance(masks.source, Averaged) and isinstance(source, MeanReference):
+            said = {masks.source.fingerprint: min(source.sizes.values())}
+
+        def passes(rows: tuple[int, ...]) -> Passes:
+            return Passes(model, pairs, sweep.metrics, masks, engine, rows, source, side=sweep.base)
+
+        return cls(passes, said)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,26 +207,25 @@ class _Rows:
     sweep: Sweep
     engine: Engine
     batches: Sequence[Batch]
-    references: dict[Averaged, MeanReference]
+    make: Callable[[tuple[int, ...]], Traced | Passes]
     begun: Sequence[object]
     room: int
 
-    def into(self, found: _Found, bar: tqdm) -> None:
+    def into(self, found: Numbers, bar: tqdm) -> None:
         """Run what is not kept, and fill in the numbers."""
-        block: Block | None = None
+        block: Traced | Passes | None = None
         null, resolution = found.null, found.resolution  # what is kept knows those of its run
         for batch in self.batches:
             key = _key(self.sweep, self.engine, batch, self.begun) if self.begun else ()
-            store, rows = Store(self.sweep.checkpoint, key), list(batch.rows)
+            store, rows = Finished(self.sweep.checkpoint, key), list(batch.rows)
             kept = store.load()
             if kept is None:
                 if block is None:
-                    block = Block(self.sweep, self.engine, batch.rows, self.references)
+                    block = self.make(batch.rows)
                     if np.isnan(found.base).all():
                         null = self._null(block, batch)
                         resolution = block.resolution()
-                cells = self.sweep.cells
-                ran = halving(partial(block.run, cells), batch, self.room)
+                ran = halving(block.run, batch, self.room)
                 lines = np.concatenate([block.plain()[:, None], ran], 1)
                 kept = store.save(Measured(lines, null, resolution).packed())
             said = Measured.unpacked(kept, batch=len(rows))
@@ -162,9 +235,9 @@ class _Rows:
             found.resolution = np.fmax(found.resolution, said.resolution)
             bar.update(len(batch.cells) * len(rows))
 
-    def _null(self, block: Block, batch: Batch) -> float:
+    def _null(self, block: Traced | Passes, batch: Batch) -> float:
         """The null control of a batch, of one cell where the memory does not last for three."""
-        found = fitting(partial(block.null, self.sweep.cells, batch), batch, self.room)
+        found = fitting(partial(block.null, batch), batch, self.room)
         if found is not None:
             return found
         return self._null(block, replace(batch, cells=batch.cells[:1]))
@@ -274,11 +347,15 @@ def _key(sweep: Sweep, engine: Engine, batch: Batch, begun: Sequence[object]) ->
         *(engine.name, sweep.method, sweep.base, batch.rows),
         *map(metric_identity, sweep.metrics),
         sweep.pairs.decoder,
-        *(cell_identity(sweep.cells[i]) for i in batch.cells),
+        *(
+            ["masks", *sweep.masks.key(batch.cells)]
+            if sweep.masks
+            else map(cell_identity, (sweep.cells[i] for i in batch.cells))
+        ),
     ]
 
 
-def _table(sweep: Sweep, engine: str, found: _Found) -> pd.DataFrame:
+def _table(sweep: Sweep, found: Numbers) -> pd.DataFrame:
     """The long table: metrics, then cells in the order of the list, then examples."""
     cells, n, metrics = sweep.cells, len(sweep.pairs), sweep.metrics
     direction = "noise" if sweep.base == "clean" else "denoise"
@@ -300,16 +377,20 @@ def _table(sweep: Sweep, engine: str, found: _Found) -> pd.DataFrame:
             "receiver": words([" -> ".join(map(str, c.hops)) for c in cells]),
             "direction": direction,
             "metric": np.repeat(np.asarray([m.name for m in metrics], object), n * len(cells)),
-            "kind": words([c.site.kind if c.site else "set" for c in cells]),
+            "kind": words([c.site.kind if c.site else sweep.kind for c in cells]),
             "layer": numbers([c.site.layer if c.site else None for c in cells]),
             "head": numbers([c.site.head if c.site else None for c in cells]),
             "through": words([_through(c) for c in cells]),
-            "engine": engine,
+            "engine": found.engine,
             "example": np.tile(np.arange(n, dtype=np.int32), lines),
             **tiled(sweep.pairs.units, lines),
             "base": base,
             "value": value,
             "effect": value - base,
+            **{
+                name: np.tile(np.repeat(np.asarray(column), n), len(metrics))
+                for name, column in sweep.columns.items()
+            },
         }
     )
     return ordered(frame)

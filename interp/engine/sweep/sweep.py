@@ -1,11 +1,12 @@
 """A sweep: a list of cells, and everything that their numbers depend on."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from interp.core.metrics import Metric
 from interp.core.prompts.pairs import Pairs, Side
+from interp.engine.circuits.masks import Masks
 from interp.engine.engines.protocol import EngineName
 from interp.engine.interventions import Cell
 from interp.engine.plan.memory import Memory
@@ -23,6 +24,11 @@ class Sweep:
         memory: bytes that the run may hold beside the weights; None takes 1 GiB, or a quarter
             of what there is if that is less.
         checkpoint: a folder for finished batches; a run that was killed goes on from there.
+        masks: the edges that each cell keeps, where that is what the cells are: then these have
+            names and positions, and `NOTHING` as their intervention.
+        kind: in the table, of cells that are about no one site.
+        columns: more columns of the table, with a value for each cell.
+        note: more of the provenance.
     """
 
     model: Model
@@ -34,3 +40,7 @@ class Sweep:
     engine: EngineName = "auto"
     memory: Memory = None
     checkpoint: Path | None = None
+    masks: Masks | None = None
+    kind: str = "set"
+    columns: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    note: Mapping[str, object] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from matplotlib.path import Path
 
 from interp.core.parts.sites import Site
 from interp.figures.drawing import style
-from interp.figures.drawing.layered import INSIDE, LETTERS, Layout, Unit
+from interp.figures.drawing.layered import INSIDE, LETTERS, Arrangement, Unit
 
 THIN, THICK = 0.4, 3.0
 """Points: a line of score 0, and of the largest."""
@@ -75,7 +75,7 @@ class Drawing:
     """
 
     axes: Axes
-    layout: Layout
+    layout: Arrangement
     pen: Pen
     fills: Mapping[Site, Colour]
 

@@ -46,7 +46,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Arrangement:
     """Centres of the nodes.
 
     Attributes:
@@ -76,7 +76,7 @@ def place(
     tallest: float,
     embed: bool,
     logits: bool,
-) -> Layout:
+) -> Arrangement:
     """Place units in their layers.
 
     The heads of a layer are a row, or more where one does not hold them; its MLP stands above
@@ -113,7 +113,7 @@ def place(
     named: dict[int, float] = {}
     for i, row in enumerate(rows):
         named.setdefault(row[0].layer, ground[i])
-    return Layout(at, box, 0.8 * (width - left), size, named, height)
+    return Arrangement(at, box, 0.8 * (width - left), size, named, height)
 
 
 def _rows(units: Sequence[Unit], fit: int) -> list[list[Unit]]:

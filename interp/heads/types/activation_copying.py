@@ -23,7 +23,7 @@ COPYING = "copying"
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class Raised:
     """What the tokens of some rows read of the residual stream before its last norm.
 
     Attributes:
@@ -39,7 +39,7 @@ class Reading:
 
 
 @dataclass(frozen=True, eq=False)
-class Unembedding:
+class Directions:
     """The unembedding with the last norm's weight folded in and its vocabulary mean taken off."""
 
     weights: Weights
@@ -47,7 +47,7 @@ class Unembedding:
     mean: Float[Tensor, " d_model"]
 
     @classmethod
-    def of(cls, model: Model) -> "Unembedding":
+    def of(cls, model: Model) -> "Directions":
         """Of a model in which heads add to the logits by a direct path.
 
         Raises:
@@ -69,7 +69,7 @@ class Unembedding:
             )
         return cls(w, w.unembed.norm, w.unembed.linear.weight.mean(0, dtype=summed_in(model.dtype)))
 
-    def read(self, tokens: Int[Tensor, "row pos"]) -> Reading:
+    def read(self, tokens: Int[Tensor, "row pos"]) -> Raised:
         """The directions of the distinct tokens after the first position of each row."""
         distinct = [row[1:].unique() for row in tokens]
         ids = torch.nn.utils.rnn.pad_sequence(distinct, batch_first=True, padding_value=-1)
@@ -79,7 +79,7 @@ class Unembedding:
         found = self.scaled(table.index_select(0, ids.clamp(min=0).flatten()) - self.mean)
         found = found.view(*ids.shape, -1) * (ids >= 0)[..., None]
         even = uniform(tokens.shape[1], causal=self.weights.facts.causal).to(place)
-        return Reading(found, place, torch.einsum("ds,rts->rdt", even, place))
+        return Raised(found, place, torch.einsum("ds,rts->rdt", even, place))
 
     def scaled(self, directions: Float[Tensor, "some d_model"]) -> Float[Tensor, "some d_model"]:
         """Through the norm's weight, and through what LayerNorm takes off: the mean of features."""
@@ -101,8 +101,8 @@ class Unembedding:
 
 
 def raised(
-    unembedding: Unembedding,
-    reading: Reading,
+    unembedding: Directions,
+    reading: Raised,
     layer: int,
     pattern: Float[Tensor, "row destination head source"],
     z: Float[Tensor, "row destination head d_head"],
@@ -141,7 +141,7 @@ def copying(
 class Copied:
     """The copying scores of the rows of one forward, put together layer by layer."""
 
-    def __init__(self, unembedding: Unembedding, tokens: Int[Tensor, "row pos"]) -> None:
+    def __init__(self, unembedding: Directions, tokens: Int[Tensor, "row pos"]) -> None:
         self.unembedding, self.reading = unembedding, unembedding.read(tokens)
         self.parts: dict[int, Tensor] = {}
         self.held: dict[str, Tensor] = {}

@@ -39,7 +39,7 @@ from interp.engine.plain.prompts import Tokens
 from interp.engine.plan.memory import by_rows
 from interp.engine.provenance import provenance
 from interp.heads.looking.patterns import Patterns, require_patterns
-from interp.heads.types.activation_copying import COPYING, Copied, Unembedding
+from interp.heads.types.activation_copying import COPYING, Copied, Directions
 from interp.heads.types.detectors import (
     DETECTORS,
     ENTROPY,
@@ -141,10 +141,10 @@ def detect(
     return Results(_table(metrics, values, base, pairs, shown.engine.name), note)
 
 
-def _unembedding(model: Model) -> tuple[Unembedding | None, str]:
+def _unembedding(model: Model) -> tuple[Directions | None, str]:
     """What reads a head's output, or why nothing does."""
     try:
-        return Unembedding.of(model), ""
+        return Directions.of(model), ""
     except Unsupported as refusal:
         return None, str(refusal)
 

@@ -19,7 +19,7 @@ TOKENS_AT_ONCE = 4096
 
 
 Ids = slice | Int[Tensor, " token"]
-Rows = Callable[[slice], Float[Tensor, "token d_model"]]
+Blockwise = Callable[[slice], Float[Tensor, "token d_model"]]
 Seen = Callable[[Float[Tensor, "token d_model"]], Float[Tensor, "token d_model"]]
 
 
@@ -58,7 +58,11 @@ class Vocabulary:
         return folded(p.linear.weight[part].T, p.norm)[0].T
 
     def products(
-        self, rows: Rows, vectors: Float[Tensor, "d_model vector"], *, meets: Seen = lambda x: x
+        self,
+        rows: Blockwise,
+        vectors: Float[Tensor, "d_model vector"],
+        *,
+        meets: Seen = lambda x: x,
     ) -> Products:
         """Every token's row, of `embedded`, `read` or `logit`, times the vectors.
 
@@ -94,7 +98,7 @@ class Vocabulary:
         )
         return (found - found.mean()) * w.blocks[layer].attention.scale
 
-    def _mean(self, rows: Rows) -> Float[Tensor, " d_model"]:
+    def _mean(self, rows: Blockwise) -> Float[Tensor, " d_model"]:
         sums = torch.stack([rows(part).sum(0) for part in self._blocks()])
         return sums.sum(0) / self.w.facts.d_vocab
 

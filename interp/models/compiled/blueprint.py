@@ -63,7 +63,7 @@ class Head:
 
 
 @dataclass(frozen=True, eq=False)
-class Mlp:
+class Neurons:
     """`relu(x w_in + b_in) w_out`."""
 
     w_in: Float[Tensor, "d_model d_mlp"]
@@ -88,7 +88,7 @@ class Blueprint:
     layers: tuple[tuple[Head, ...], ...]
     unembed: Float[Tensor, "d_model d_vocab"]
     n_ctx: int
-    mlps: tuple[Mlp, ...] = ()
+    mlps: tuple[Neurons, ...] = ()
 
     @property
     def shape(self) -> Shape:

@@ -44,7 +44,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from interp.models.compiled.blueprint import HARD, Blueprint, Head, Mlp, Stream, eye, zeros
+from interp.models.compiled.blueprint import HARD, Blueprint, Head, Neurons, Stream, eye, zeros
 from interp.models.compiled.construction import BOS, Construction, Example, keyed, other
 from interp.models.compiled.heads import copies, idle
 
@@ -65,13 +65,13 @@ def equal_tokens() -> Head:
     return copies(head, STREAM, source="token", into="spare")
 
 
-def pick() -> Mlp:
+def pick() -> Neurons:
     """The share of the current token."""
     w_in, w_out = zeros(STREAM.width, N), zeros(N, STREAM.width)
     w_in[STREAM["token"]] = eye(N)
     w_in[STREAM["share"]] = eye(N)
     w_out[:, STREAM["mine"]] = 1
-    return Mlp(w_in, zeros(N) - 1, w_out)
+    return Neurons(w_in, zeros(N) - 1, w_out)
 
 
 def blueprint() -> Blueprint:

@@ -97,7 +97,7 @@ def update(
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class Said:
     """What a model said at each position.
 
     Attributes:
@@ -123,7 +123,7 @@ class Answers:
 
 @door
 @torch.no_grad()
-def answers(module: nn.Module, sequences: Sequences) -> Answers:
+def answers(module: nn.Module, sequences: Sequences) -> Said:
     """What a model that gives `.logits` says to sequences.
 
     Args:
@@ -139,7 +139,7 @@ def answers(module: nn.Module, sequences: Sequences) -> Answers:
         hits.append(logits.argmax(-1) == labels)
     scored = sequences.scored
     loss = torch.cat(losses).masked_fill(~scored, math.nan)
-    return Answers(loss, torch.cat(hits) & scored, scored)
+    return Said(loss, torch.cat(hits) & scored, scored)
 
 
 def _parts(sequences: Sequences) -> Iterable[tuple[Tensor, Tensor]]:

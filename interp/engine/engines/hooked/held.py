@@ -201,7 +201,7 @@ def _to(value: Tensor) -> Hook:
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class Frozen:
     """The base run's values that hops freeze, and the scales of its norms."""
 
     kept: Mapping[str, Sequence[Tensor]]
@@ -245,7 +245,7 @@ def along(
     return forward(model, tokens, changes)
 
 
-def _freezes(model: Model, held: Held, hop: Hop, given: Sequence[Site]) -> Iterator[Write]:
+def _freezes(model: Model, held: Frozen, hop: Hop, given: Sequence[Site]) -> Iterator[Write]:
     """Everything that a hop does not pass through, as in the base run.
 
     A head whose query, key or value is given is computed, from the base run's where none is.
@@ -266,7 +266,7 @@ def _freezes(model: Model, held: Held, hop: Hop, given: Sequence[Site]) -> Itera
             yield _freeze(facts, held, _neurons(model, layer))
 
 
-def _freeze(facts: Facts, held: Held, site: Site, live: set[int] | None = None) -> Write:
+def _freeze(facts: Facts, held: Frozen, site: Site, live: set[int] | None = None) -> Write:
     """The whole tensor that a site is part of, but for some heads."""
     assert site.layer is not None
     value = held.kept[site.kind][site.layer]
@@ -288,14 +288,14 @@ def _heads(facts: Facts, site: Site) -> range:
     return range(site.head, site.head + 1)
 
 
-def _held(model: Model, base: Trace, tokens: Tokens, hops: Sequence[Hop]) -> Held:
+def _held(model: Model, base: Trace, tokens: Tokens, hops: Sequence[Hop]) -> Frozen:
     """The base run's trace, with neurons and scales from one more plain run if hops need them."""
     facts = model.facts
     scaled = any(hop.ln == "freeze" for hop in hops)
     sites = [_neurons(model, layer) for layer in range(facts.n_layers)]
     inner = sites if any(hop.through == "direct" for hop in hops) else []
     if not inner and not scaled:
-        return Held(base.kept, {})
+        return Frozen(base.kept, {})
     neurons: list[Tensor] = []
     names = list(norms(facts, model.bridge.hook_dict)) if scaled else []
     if scaled:
@@ -305,10 +305,10 @@ def _held(model: Model, base: Trace, tokens: Tokens, hops: Sequence[Hop]) -> Hel
     hooks = [(name, noting(store)) for name, store in scales.items()]
     forward(model, tokens, writes, hooks=hooks)
     kept = {**base.kept, **({inner[0].kind: neurons} if inner else {})}
-    return Held(kept, {name: store[0] for name, store in scales.items()})
+    return Frozen(kept, {name: store[0] for name, store in scales.items()})
 
 
-def _scales(held: Held) -> list[tuple[str, Hook]]:
+def _scales(held: Frozen) -> list[tuple[str, Hook]]:
     return [(name, _to(value)) for name, value in held.scales.items()]
 
 

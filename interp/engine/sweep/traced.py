@@ -30,7 +30,7 @@ set is the value that stands there, so that honest runs move nothing at all."""
 CONTROL = Metric("logits of both answers", lambda logits, _: logits.sum(-1), reads="answers")
 
 
-class Block:
+class Traced:
     """Rows of one length: their traces, and what turns interventions into edits."""
 
     def __init__(
@@ -69,11 +69,11 @@ class Block:
         """The metrics of the run that is intervened on."""
         return self.engine.plain(self.base, self.readout).double().cpu().numpy()
 
-    def run(self, cells: Sequence[Cell], batch: Batch) -> Float[np.ndarray, "metrics cells batch"]:
+    def run(self, batch: Batch) -> Float[np.ndarray, "metrics cells batch"]:
         """The metrics of the batch's cells."""
-        return self._run([cells[i] for i in batch.cells], batch, self.readout)
+        return self._run([self.sweep.cells[i] for i in batch.cells], self.readout)
 
-    def null(self, cells: Sequence[Cell], batch: Batch) -> float:
+    def null(self, batch: Batch) -> float:
         """Largest effect of giving sites of the batch the values that they have anyway.
 
         Judged by the logits of the answers: a rank or an accuracy jumps at the least noise.
@@ -81,6 +81,7 @@ class Block:
         Raises:
             InterpError: the logits move by more than float noise.
         """
+        cells = self.sweep.cells
         chosen = sorted({batch.cells[i * (len(batch.cells) - 1) // 2] for i in range(3)})
         frozen = [
             Cell(
@@ -94,7 +95,7 @@ class Block:
         scores = self.readout.scores
         both = Readout.of(*scores, *map(_control, scores))
         plain = self.engine.plain(self.base, both).double().cpu().numpy()
-        moves = np.abs(self._run(frozen, batch, both) - plain[:, None])
+        moves = np.abs(self._run(frozen, both) - plain[:, None])
         effect, moved = moves[: len(scores)], float(moves[len(scores) :].max())
         largest = max(1.0, float(np.abs(plain[len(scores) :]).max()))
         noise = torch.finfo(self.sweep.model.dtype).eps * largest
@@ -114,23 +115,23 @@ class Block:
         )
 
     def _run(
-        self, cells: Sequence[Cell], batch: Batch, readout: Readout
+        self, cells: Sequence[Cell], readout: Readout
     ) -> Float[np.ndarray, "metrics cells batch"]:
         try:
-            return self._measure(cells, batch, readout)
+            return self._measure(cells, readout)
         except MetricError as error:
-            if found := self._not_finite(cells, batch):
+            if found := self._not_finite(cells):
                 raise MetricError(f"{found} ({error})") from error
             raise
 
-    def _not_finite(self, cells: Sequence[Cell], batch: Batch) -> str:
+    def _not_finite(self, cells: Sequence[Cell]) -> str:
         """Where a cell first leaves the finite numbers, in words; nothing if it does not."""
         if self.engine.name == "hooks":
             return ""
         control = Readout.of(*map(_control, self.readout.scores))
         for cell in cells:
             try:
-                self._measure([cell], batch, control, watch=True)
+                self._measure([cell], control, watch=True)
             except NotFinite as bad:
                 return (
                     f"under the intervention on {cell.name}, {bad.site} is the first to hold NaN "
@@ -142,7 +143,7 @@ class Block:
         return ""
 
     def _measure(
-        self, cells: Sequence[Cell], batch: Batch, readout: Readout, *, watch: bool = False
+        self, cells: Sequence[Cell], readout: Readout, *, watch: bool = False
     ) -> Float[np.ndarray, "metrics cells batch"]:
         sweep, device = self.sweep, self.sweep.model.device
         receiving, starts = route(
