@@ -1,102 +1,77 @@
 """The circuit of subject-verb agreement: "I know that the author near the pilots still" -> writes.
 
-`circuit_study` finds it on half of the subjects and proves it on the other half; the corrupt prompt
-has the other number of the subject (Finlayson et al. 2021). All structures are discovered on
-together, so the last question is whether one circuit serves them: it is run on each by itself, with
-subjects that the discovery has not seen.
+It is found on half of the subjects and proved on the other half; the corrupt prompt has the other
+number of the subject (Finlayson et al. 2021). All structures are discovered on together, so the
+last question is whether one circuit serves them: it is run on each by itself, with subjects that
+the discovery has not seen.
 
-    python experiments/agreement_circuit.py                 # SmolLM2-135M, minutes on two cores
-    python experiments/agreement_circuit.py --size smoke
+    python -m experiments.agreement_circuit                 # SmolLM2-135M, minutes on two cores
+    python -m experiments.agreement_circuit --size smoke
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar
 
 import pandas as pd
-from circuit_study import SIZES, Study, prove
-from circuit_study_report import draw, refused, summarise
 
 import interp
+from experiments import _circuit
+from experiments._shared import Words, experiment
+from interp.circuits import Study
 from interp.circuits.proof.faithfulness import Faithfulness, faithfulness
+from interp.circuits.study import Proof
 from interp.core.parts.circuit import Circuit
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.results import Results
 from interp.datasets.tasks.subject_verb import STRUCTURES, Structure, subject_verb
-from interp.runs import interval
+from interp.runs import Run
+
+words = Words(__file__)
 
 
-@dataclass(frozen=True)
-class Config:
-    """What is run. The same config finds its results again.
+@dataclass(frozen=True, kw_only=True)
+class Config(_circuit.Config):
+    """What is run.
 
     Attributes:
-        size: of the defaults below; a number given by hand wins.
         prompts: prompt pairs of all structures; there are 60 subjects, which are what is split.
         each: prompt pairs of each structure by itself, before those of known subjects are left out.
     """
 
-    model: str = "smollm2-135m"
-    size: Literal["smoke", "default", "full"] = "default"
-    prompts: int | None = None
+    sizes: ClassVar = {
+        "smoke": {"prompts": 8, "each": 6},
+        "default": {"prompts": 64, "each": 60},
+        "full": {"prompts": 240, "each": 180},
+    }
     each: int | None = None
-    seed: int = 0
-    out: Path = field(default=Path("runs"), metadata={"hash": False})
-    memory: int | None = field(default=None, metadata={"hash": False})
-
-    def sized(self) -> "Config":
-        """With the numbers that its size stands for."""
-        sizes = {"smoke": (8, 6), "default": (64, 60), "full": (240, 180)}
-        prompts, each = sizes[self.size]
-        return replace(self, prompts=self.prompts or prompts, each=self.each or each)
 
 
-def run(config: Config) -> Results:
-    """Run or resume the experiment and return how the circuit did beside random ones."""
-    config = config.sized()
-    run = interp.runs.open_run("agreement_circuit", config, root=config.out)
-    if run.finished:
-        return run.results()
+@experiment("agreement_circuit")
+def run(run: Run, config: Config) -> tuple[Results, str]:
+    """How the circuit did beside random ones."""
     model = interp.load(config.model)
-    study = Study(
-        run=run,
+
+    def further(study: Study, proof: Proof) -> str:
+        _circuit.draw(study, proof)
+        table = by_structure(study, proof.circuit, config)
+        shown = table.assign(of="the circuit of all structures")
+        axes = {"x": "structure", "hue": "of", "ylabel": "normalised faithfulness"}
+        run.figure("structures", interp.figures.curves(shown, **axes), table)
+        return serves(table)
+
+    return _circuit.studied(
+        *(run, config, further),
         model=model,
-        pairs=subject_verb(model, n=config.prompts or 0, seed=config.seed),
+        pairs=subject_verb(model, n=config.prompts, seed=config.seed),
         task="subject-verb agreement",
         corruption="the other number of the subject",
-        sizes=SIZES[config.size],
-        seed=config.seed,
-        memory=config.memory,
     )
-    behaviour = study.behaviour()
-    if why := refused(study, behaviour):
-        run.finish(behaviour, why)
-        return run.results()
-    proof = prove(study)
-    draw(study, proof)
-    table = by_structure(study, proof.circuit, config)
-    run.figure(
-        "structures",
-        interp.figures.curves(
-            table.assign(of="the circuit of all structures"),
-            x="structure",
-            hue="of",
-            ylabel="normalised faithfulness",
-        ),
-        table,
-    )
-    run.finish(
-        Results.concat([behaviour, proof.judged]),
-        f"{summarise(study, behaviour, proof)}\n\n{serves(table)}",
-    )
-    return run.results()
 
 
 def unseen(study: Study, structure: Structure, config: Config) -> Pairs:
     """Prompts of one structure whose subjects are not of the discovery half."""
-    pairs = subject_verb(
-        study.model, n=config.each or 0, seed=config.seed + 1, structures=[structure]
-    )
+    pairs = subject_verb(study.model, n=config.each, seed=config.seed + 1, structures=[structure])
     known = {*study.discovery.cluster}
     return pairs.select([i for i, noun in enumerate(pairs.cluster) if noun not in known])
 
@@ -106,7 +81,7 @@ def by_structure(study: Study, circuit: Circuit, config: Config) -> pd.DataFrame
     rows = []
     for structure in STRUCTURES:
 
-        def measured(kept: Path, structure: Structure = structure) -> Results:
+        def measured(kept: Path | None, structure: Structure = structure) -> Results:
             found = faithfulness(
                 *(study.model, unseen(study, structure, config), circuit),
                 metric=[study.metric, study.accuracy],
@@ -115,7 +90,7 @@ def by_structure(study: Study, circuit: Circuit, config: Config) -> pd.DataFrame
             )
             return found.runs
 
-        found = Faithfulness(study.run.stage(f"on-{structure.replace(' ', '-')}", measured))
+        found = Faithfulness(study.stage(f"on-{structure.replace(' ', '-')}", measured))
         by = found.summary(seed=study.seed).set_index("metric")
         mine, right = by.loc[study.name], by.loc["accuracy"]
         rows.append(
@@ -134,22 +109,4 @@ def by_structure(study: Study, circuit: Circuit, config: Config) -> pd.DataFrame
 
 def serves(table: pd.DataFrame) -> str:
     """Each structure in words."""
-    said = [
-        f"{row['structure']} {interval(row, digits=2)} ({row['n']} prompts; right on "
-        f"{row['circuit_accuracy']:.0%}, the model on {row['model_accuracy']:.0%})"
-        for _, row in table.iterrows()
-    ]
-    return (
-        "The faithfulness of this one circuit on each structure, with subjects that the discovery "
-        f"has not seen: {'; '.join(said)}."
-    )
-
-
-def main(config: Config) -> None:
-    run(config)
-    folder = interp.runs.open_run("agreement_circuit", config.sized(), root=config.out).folder
-    print(interp.runs.report(folder))
-
-
-if __name__ == "__main__":
-    interp.runs.script(main, Config)
+    return words("serves", each=words.each("structure", table, by="; "))
