@@ -6,32 +6,32 @@ and MLP is mean-ablated, every head is path-patched into the logits, every head 
 the queries of the strongest ones, and we look where those attend. Whatever is picked, is *chosen*
 on half of the templates and *reported* on the other half.
 
-    python experiments/ioi.py                 # the demo: SmolLM2-135M, a few minutes on two cores
-    python experiments/ioi.py --size full     # ten times the prompts
+    python -m experiments.ioi                 # the demo: SmolLM2-135M, a few minutes on two cores
+    python -m experiments.ioi --size full     # ten times the prompts
 """
 
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import pandas as pd
 
 import interp
+from experiments._shared import ENOUGH, Sized, Words, experiment
+from interp.core.tables.results import Results
 from interp.figures.attention import attention_summary
-from interp.runs import interval
+from interp.runs import Run
 
 LOOKS = ("io", "s1", "s2", "first")
 """Where heads are asked to look from the last token; "first" is the first token of the prompt."""
-ENOUGH = 0.75
-"""Accuracy under which a model does not do the task, so that a circuit would explain nothing."""
+words = Words(__file__)
 
 
-@dataclass(frozen=True)
-class Config:
-    """What is run. The same config finds its results again.
+@dataclass(frozen=True, kw_only=True)
+class Config(Sized):
+    """What is run.
 
     Attributes:
-        size: of the defaults below; a number given by hand wins.
         prompts: prompt pairs; a multiple of 40 balances templates and orders.
         ablated: how many of them the ablation sweep takes, which costs most by far; each template
             once for every 20.
@@ -39,48 +39,33 @@ class Config:
         heads: how many heads are chosen and reported.
     """
 
+    sizes: ClassVar = {
+        "smoke": {"prompts": 10, "ablated": 5, "reference": 40},
+        "default": {"prompts": 40, "ablated": 20, "reference": 600},
+        "full": {"prompts": 400, "ablated": 200, "reference": 2000},
+    }
     model: str = "smollm2-135m"
-    size: Literal["smoke", "default", "full"] = "default"
     prompts: int | None = None
     ablated: int | None = None
     reference: int | None = None
     heads: int = 5
     corruption: Literal["abc", "swap"] = "abc"
-    seed: int = 0
-    out: Path = field(default=Path("runs"), metadata={"hash": False})
     memory: int | None = field(default=None, metadata={"hash": False})
 
-    def sized(self) -> "Config":
-        """With the numbers that its size stands for."""
-        sizes = {"smoke": (10, 5, 40), "default": (40, 20, 600), "full": (400, 200, 2000)}
-        prompts, ablated, reference = sizes[self.size]
-        return replace(
-            self,
-            prompts=self.prompts or prompts,
-            ablated=self.ablated or ablated,
-            reference=self.reference or reference,
-        )
 
-
-def run(config: Config) -> interp.Results:
-    """Run or resume the experiment and return everything that was measured."""
-    config = config.sized()
-    run = interp.runs.open_run("ioi", config, root=config.out)
-    if run.finished:
-        return run.results()
-    model = interp.load(config.model)
-    pairs = interp.datasets.ioi(
-        model, n=config.prompts or 0, seed=config.seed, corruption=config.corruption
-    )
-    references = interp.datasets.ioi(model, n=config.reference or 0, seed=config.seed + 1)
+@experiment("ioi")
+def run(run: Run, config: Config) -> tuple[Results, str]:
+    """Everything that was measured."""
+    model, seed = interp.load(config.model), config.seed
+    pairs = interp.datasets.ioi(model, n=config.prompts, seed=seed, corruption=config.corruption)
+    references = interp.datasets.ioi(model, n=config.reference, seed=seed + 1)
+    some = pairs.select(range(min(config.ablated or 0, len(pairs))))
 
     behaviour = run.stage("behaviour", lambda _: interp.evaluate(model, pairs))
     ablation = run.stage(
         "ablation",
         lambda kept: interp.ablate(
-            model,
-            pairs.select(range(min(config.ablated or 0, len(pairs)))),
-            ["heads", "mlps"],
+            *(model, some, ["heads", "mlps"]),
             method="mean",
             reference=references,
             memory=config.memory,
@@ -93,13 +78,12 @@ def run(config: Config) -> interp.Results:
             model, pairs, senders="heads", memory=config.memory, checkpoint=kept
         ),
     )
-    chosen = list(logits.split(seed=config.seed)[0].top(config.heads)["site"])
+    chosen = list(logits.split(seed=seed)[0].top(config.heads)["site"])
     queries = {
         head: run.stage(
             f"queries-{head}",
             lambda kept, head=head: interp.path_patch(
-                model,
-                pairs,
+                *(model, pairs),
                 senders="heads",
                 receivers=f"{head}.q",
                 receiver_positions="end",
@@ -111,23 +95,20 @@ def run(config: Config) -> interp.Results:
     }
     attention = run.stage("attention", lambda _: interp.attention(model, pairs, chosen, keys=LOOKS))
 
-    reported = logits.split(seed=config.seed)[1].query(f"site in {chosen}", family="rows")
-    draw(run, ablation, logits, reported, queries, attention, chosen)
-    everything = interp.Results.concat([behaviour, ablation, logits, *queries.values(), attention])
-    measured = {"ablation": ablation, **queries}
-    found = summarise(model, behaviour, measured, reported, attention, seed=config.seed)
-    run.finish(everything, found)
-    return run.results()
+    reported = logits.split(seed=seed)[1].query(f"site in {chosen}", family="rows")
+    draw(run, ablation, logits, reported, queries, attention)
+    said = summarise(model.name, behaviour, ablation, reported, queries, attention, seed=seed)
+    return Results.concat([behaviour, ablation, logits, *queries.values(), attention]), said
 
 
-def strongest(results: interp.Results, n: int, *, seed: int) -> pd.DataFrame:
+def strongest(results: Results, n: int, *, seed: int) -> pd.DataFrame:
     """The strongest interventions on half of the templates, as the other half has them."""
     choosing, reporting = results.split(seed=seed)
     sites = list(choosing.top(n)["site"])
     return reporting.summary().set_index("site", drop=False).loc[sites]
 
 
-def most_attended(attention: interp.Results, *, seed: int) -> pd.DataFrame:
+def most_attended(attention: Results, *, seed: int) -> pd.DataFrame:
     """Where each head looks most on half of the templates (the first token aside), and how much
     it looks there on the other half.
     """
@@ -138,115 +119,72 @@ def most_attended(attention: interp.Results, *, seed: int) -> pd.DataFrame:
 
 
 def draw(
-    run: interp.runs.Run,
-    ablation: interp.Results,
-    logits: interp.Results,
-    reported: interp.Results,
-    queries: dict[str, interp.Results],
-    attention: interp.Results,
-    chosen: list[str],
+    run: Run,
+    ablation: Results,
+    logits: Results,
+    reported: Results,
+    queries: Mapping[str, Results],
+    attention: Results,
 ) -> None:
     """Every figure, with its table beside it."""
-    figures = interp.figures
-    run.figure(
-        "ablation",
-        figures.heads(ablation, title="Mean ablation at all positions", mark=chosen),
-        ablation.summary(),
-    )
-    run.figure(
-        "paths-to-logits",
-        figures.heads(logits, title="Path patching: head to logits", mark=chosen),
-        logits.summary(),
-    )
-    run.figure(
-        "reported-heads",
-        figures.bars(reported, title="Chosen heads on the other half of the templates"),
-        reported.summary(),
-    )
+    figures, chosen = interp.figures, list(queries)
+    every = {
+        "ablation": ("Mean ablation at all positions", ablation, chosen),
+        "paths-to-logits": ("Path patching: head to logits", logits, chosen),
+    }
     for head, results in queries.items():
         title = f"Path patching: head to the query of {head} at END"
-        run.figure(f"paths-to-query-{head}", figures.heads(results, title=title), results.summary())
-    run.figure(
-        "attention",
-        figures.attention(attention, title="Where the chosen heads attend from END"),
-        attention_summary(attention),
-    )
+        every[f"paths-to-query-{head}"] = (title, results, ())
+    for name, (title, results, mark) in every.items():
+        run.figure(name, figures.heads(results, title=title, mark=mark), results.summary())
+    title = "Chosen heads on the other half of the templates"
+    run.figure("reported-heads", figures.bars(reported, title=title), reported.summary())
+    title = "Where the chosen heads attend from END"
+    run.figure("attention", figures.attention(attention, title=title), attention_summary(attention))
 
 
 def summarise(
-    model: interp.Model,
-    behaviour: interp.Results,
-    measured: dict[str, interp.Results],
-    reported: interp.Results,
-    attention: interp.Results,
+    model: str,
+    behaviour: Results,
+    ablation: Results,
+    reported: Results,
+    queries: Mapping[str, Results],
+    attention: Results,
     *,
     seed: int,
 ) -> str:
     """The result in one paragraph of numbers with their intervals.
 
     Args:
-        measured: the ablation, and by head the paths into its query.
+        reported: the chosen heads' paths into the logits, on the other half.
+        queries: by head, the paths into its query.
         seed: of the halves.
     """
     clean = behaviour.summary().query("position == 'clean'").set_index("metric")
-    difference, accuracy = clean.loc["logit_diff"], clean.loc["accuracy"]
+    accuracy, lost = clean.loc["accuracy"], strongest(ablation, 3, seed=seed)
+    best = most_attended(attention, seed=seed).loc[list(queries)]
     heads = reported.summary().sort_values("effect", key=abs, ascending=False)
-    lost = strongest(measured["ablation"], 3, seed=seed)
-    best = most_attended(attention, seed=seed)
-    queries = {head: results for head, results in measured.items() if head != "ablation"}
-    feeding = {head: strongest(results, 1, seed=seed).iloc[0] for head, results in queries.items()}
-    null = max(r.provenance["null"] for r in (reported, *measured.values()))
-    sentences = [
-        f"On {int(difference['n'])} IOI prompts from {int(difference['clusters'])} templates, "
-        f"{model.name} prefers the indirect object by a logit difference of "
-        f"{interval(difference, digits=2)} and is right on {interval(accuracy, digits=2)} of them.",
-        "What follows was chosen on half of the templates and is measured on the other half. "
-        f"Mean ablation ({int(lost['n'].iloc[0])} prompts) moves it most at "
-        + ", ".join(
-            f"{row['site']} ({interval(row, 'effect', digits=2)})" for _, row in lost.iterrows()
-        )
-        + ".",
-        "The heads with the largest direct effect on the logits move it by "
-        + ", ".join(
-            f"{row['site']} {interval(row, 'effect', digits=2)}" for _, row in heads.iterrows()
-        )
-        + " when their value is taken from the corrupt prompts.",
-        "From END they attend most to "
-        + ", ".join(
-            f"{row['site']}: {row['position'].upper()} {interval(row, digits=2)}"
-            for _, row in best.loc[list(queries)].iterrows()
-        )
-        + " (the first token aside).",
-        "Their queries there are fed most by "
-        + ", ".join(
-            f"{row['site']} -> {head}.q ({interval(row, 'effect', digits=2)})"
-            for head, row in feeding.items()
-        )
-        + ".",
-        "Brackets are 95 % intervals over templates; the null control moved the metric "
-        f"by at most {null:.0e}.",
+    feeding = [strongest(each, 1, seed=seed).assign(into=head) for head, each in queries.items()]
+    said = [
+        words("behaves", model=model, difference=clean.loc["logit_diff"], accuracy=accuracy),
+        *([words("warning", enough=ENOUGH)] if accuracy["value"] < ENOUGH else []),
+        words("ablation", n=lost["n"].iloc[0], sites=words.each("moved", lost)),
+        words("logits", heads=words.each("moves", heads)),
+        words("attention", heads=words.each("looks", best.assign(at=best["position"].str.upper()))),
+        words("queries", heads=words.each("fed", pd.concat(feeding))),
+        words(
+            "brackets",
+            null=max(r.provenance["null"] for r in (reported, ablation, *queries.values())),
+        ),
     ]
-    if accuracy["value"] < ENOUGH:
-        sentences.insert(
-            1,
-            f"WARNING: an accuracy under {ENOUGH:.0%} means that the model does not do the task; "
-            "what follows explains little.",
-        )
-    return f"# Indirect object identification in {model.name}\n\n{' '.join(sentences)}\n"
+    return f"{words('heading', model=model)}\n\n{' '.join(said)}\n"
 
 
-def main(config: Config) -> None:
-    results = run(config)
-    folder = interp.runs.open_run("ioi", config.sized(), root=config.out).folder
-    accuracy = results.query("metric == 'accuracy' and position == 'clean'").frame["value"].mean()
-    if accuracy < ENOUGH:
-        print(f"WARNING: accuracy {accuracy:.0%}; the model does not do the task")
-    shown = ["site", "receiver", "effect", "low", "high", "q", "n", "clusters"]
-    for method in ("ablate mean", "path_patch"):
-        table = results.query(f"method == '{method}' and (receiver in ['', 'logits'])").top(8)
-        print(f"\n{method}\n{table[shown].to_string(index=False, float_format='{:.3f}'.format)}")
-    print(interp.runs.report(folder))
-
-
-if __name__ == "__main__":
-    interp.runs.script(main, Config)
+def shown(run: Run) -> list[pd.DataFrame]:
+    """The strongest interventions of each method."""
+    results = run.results()
+    columns = ["method", "site", "receiver", "effect", "low", "high", "q", "n", "clusters"]
+    return [
+        results.query(f"method == '{method}' and (receiver in ['', 'logits'])").top(8)[columns]
+        for method in ("ablate mean", "path_patch")
+    ]

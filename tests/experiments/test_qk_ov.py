@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from qk_ov_parts import (
+
+import interp
+from experiments.qk_ov.parts import (
     CLASS,
     INDUCTION,
     IOI,
@@ -23,9 +25,7 @@ from qk_ov_parts import (
     swaps,
     two_candidates,
 )
-from qk_ov_report import by_example, effects, kept, ratio, shares
-
-import interp
+from experiments.qk_ov.report import by_example, effects, kept, ratio, shares
 from interp.core.errors import PairsError, ResultsError, Unsupported
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
