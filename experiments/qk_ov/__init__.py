@@ -3,7 +3,7 @@
 A head's output is its pattern (made by QK) times its values (made by OV). We take one of the two
 from a corrupt run and keep the other, and ask for each one's share in what the head does when both
 are taken. The corrupt prompts differ in where the answer stands, in what stands there, or in both
-(`parts`). Then QK or OV are exchanged between heads of a class, beside random heads of the
+(`prompts`). Then QK or OV are exchanged between heads of a class, beside random heads of the
 same layers. Name movers of IOI are chosen by path patching on half of the templates and reported on
 the other half; induction heads are chosen by their types on rows that nothing else is measured on.
 All is measured at END along the direct path to the logits, MLPs recomputed (Wang et al. 2022).
@@ -18,15 +18,8 @@ from typing import Any, ClassVar
 
 import interp
 from experiments._shared import Sized, experiment
-from experiments.qk_ov.parts import (
-    INDUCTION,
-    IOI,
-    Written,
-    parts,
-    separate_writes,
-    swaps,
-    two_candidates,
-)
+from experiments.qk_ov.exchange import parts, separate_writes, swaps
+from experiments.qk_ov.prompts import INDUCTION, IOI, Written, two_candidates
 from experiments.qk_ov.report import draw, effects, kept, shares, summarise, words
 from interp.core.errors import ResultsError
 from interp.core.parts.sites import Site

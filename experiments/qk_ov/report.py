@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 import interp
 from experiments._shared import Words
-from experiments.qk_ov.parts import CLASS, OUT, PARTS, RANDOM, SWAPS, TOGETHER
+from experiments.qk_ov.exchange import CLASS, OUT, PARTS, RANDOM, SWAPS, TOGETHER
 from interp.core.sampling import stats
 from interp.core.tables.results import Results
 from interp.figures.attention import attention_summary

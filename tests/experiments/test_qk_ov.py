@@ -8,10 +8,8 @@ import pytest
 import torch
 
 import interp
-from experiments.qk_ov.parts import (
+from experiments.qk_ov.exchange import (
     CLASS,
-    INDUCTION,
-    IOI,
     OUT,
     RANDOM,
     SWAPS,
@@ -19,12 +17,11 @@ from experiments.qk_ov.parts import (
     Writer,
     others,
     parts,
-    rewritten,
     see,
     separate_writes,
     swaps,
-    two_candidates,
 )
+from experiments.qk_ov.prompts import INDUCTION, IOI, rewritten, two_candidates
 from experiments.qk_ov.report import by_example, effects, kept, ratio, shares
 from interp.core.errors import PairsError, ResultsError, Unsupported
 from interp.core.parts.sites import Site
