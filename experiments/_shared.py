@@ -34,7 +34,7 @@ class Sized:
         out: where results are written.
     """
 
-    sizes: ClassVar[Mapping[Size, Mapping[str, Any]]] = {}
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """What a field that is None becomes, by size."""
 
     size: Size = "default"
@@ -153,7 +153,7 @@ class Words:
     def __init__(self, beside: str) -> None:
         """`beside`: the `__file__` of the experiment."""
         text = Path(beside).with_name("report.md").read_text()
-        parts = re.split(r"^\[([\w ./-]+)\]\n", text, flags=re.M)
+        parts = re.split(r"^\[([^\[\]{}\n]+)\]\n", text, flags=re.M)
         self.sections = {
             name: re.sub(r"(?<!\n)\n(?!\n|[-|#])", " ", body.strip())
             for name, body in zip(parts[1::2], parts[2::2], strict=True)

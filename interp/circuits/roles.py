@@ -202,7 +202,7 @@ def sorted_out(
         whole: the model's metric, of which an effect has to be a share.
     """
     means = {
-        way: found.frame.groupby("site", observed=True)["effect"].mean()
+        way: found.frame.groupby("site", observed=True)["effect"].mean().to_dict()
         for way, found in effects.items()
     }
     found: dict[str, str] = {}
