@@ -108,6 +108,10 @@ class Run:
         """The same of an experiment that scores what can be read off."""
         return Scores.load(self._results())
 
+    def table(self) -> Table:
+        """The same of whatever kind it is."""
+        return open_table(self._results())
+
     def _results(self) -> Path:
         path = self.folder / "results.parquet"
         of = noted(path).get("run", self.folder.name)

@@ -7,6 +7,8 @@
 | `completeness`, `minimality` | does anything outside take its place; does every part matter |
 | `random_circuits`, `null_test`, `stability` | what chance does; would other prompts choose it |
 | `fit_optimal` | constants under which a circuit loses least |
+| `Study`, `prove` | all of it: discovered on one half of the clusters, proved on the other |
+| `Role`, `find_roles` | what the circuit's heads do: where they look, and how that acts |
 """
 
 from typing import TYPE_CHECKING
@@ -20,16 +22,22 @@ from interp.circuits.proof.faithfulness import faithfulness
 from interp.circuits.proof.nulls import null_test, random_circuits, stability
 from interp.circuits.proof.optimal import fit_optimal
 from interp.circuits.proof.run import run_circuits
+from interp.circuits.roles import Role, find_roles
+from interp.circuits.study import Study, prove
 
 __all__ = [
+    "Role",
+    "Study",
     "acdc",
     "acdc_sweep",
     "completeness",
     "faithfulness",
     "faithfulness_curve",
+    "find_roles",
     "fit_optimal",
     "minimality",
     "null_test",
+    "prove",
     "random_circuits",
     "run_circuits",
     "stability",

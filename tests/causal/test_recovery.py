@@ -152,7 +152,7 @@ def test_the_table_comes_back_from_a_file(tmp_path) -> None:
 
 @pytest.mark.parametrize("level", ["edges", "nodes"])
 def test_exact_patching_finds_all_and_nothing_else(level: str) -> None:
-    """On a compiled model; experiments/ground_truth.py has them all."""
+    """On a compiled model; experiments.ground_truth has them all."""
     key = Key("resample", "answer", "by position")
     pairs = compiled.pairs("induction", corruption=key.corruption, n=4, seed=0)
     model = compiled.build("induction", dtype=torch.float64)

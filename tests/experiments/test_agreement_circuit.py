@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
-import agreement_circuit as experiment
 import numpy as np
 import pandas as pd
 import pytest
-from circuit_study import SIZES, Study
 from readers import WORD, Reader, speaking
 
 import interp
+from experiments import agreement_circuit as experiment
+from experiments._circuit import SIZES
+from experiments._shared import opened
+from interp.circuits import Study
 from interp.core.parts.circuit import Circuit
 from interp.core.parts.graph import Graph
 from interp.datasets.tasks.subject_verb import (
@@ -37,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture
 def config(tmp_path: Path) -> experiment.Config:
-    return experiment.Config(size="smoke", prompts=20, each=60, out=tmp_path).sized()
+    return experiment.Config(size="smoke", prompts=20, each=60, out=tmp_path)
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def study(model: Model, config: experiment.Config) -> Study:
     run = interp.runs.open_run("structures", config, root=config.out)
     pairs = subject_verb(model, n=20)
     # KL: a random model does not agree, but it differs from itself without its edges
-    return Study(run, model, pairs, "agreement", "the other number", SIZES["smoke"], metric="kl")
+    return Study(model=model, pairs=pairs, sizes=SIZES["smoke"], metric="kl", run=run)
 
 
 def test_subjects_are_new(study: Study, config: experiment.Config) -> None:
@@ -90,7 +92,7 @@ def test_structures_in_words() -> None:
 def test_a_model_that_cannot_do_it_has_no_circuit(model: Model, tmp_path: Path) -> None:
     config = experiment.Config(model=model.name, size="smoke", prompts=24, out=tmp_path)
     experiment.run(config)
-    run = interp.runs.open_run("agreement_circuit", config.sized(), root=tmp_path)
+    run = opened("agreement_circuit", config)
     said = (run.folder / "summary.md").read_text()
     assert "under 75% means that the model does not do the task, so no circuit" in said
     assert {path.name for path in (run.folder / "stages").iterdir()} == {"behaviour.parquet"}

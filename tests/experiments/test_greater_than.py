@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
-import greater_than as experiment
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from circuit_study import SIZES, Study
 from readers import WORD, Reader, speaking
 
 import interp
+from experiments import greater_than as experiment
+from experiments._circuit import SIZES
+from experiments._shared import opened
+from interp.circuits import Study
 from interp.core.parts.circuit import Circuit
 from interp.core.parts.graph import Graph
 from interp.datasets.tasks.greater_than import NOUNS, TEMPLATE, greater_probability, greater_than
@@ -32,10 +34,8 @@ def model(reader: Reader, tmp_path_factory: pytest.TempPathFactory) -> Model:
 def study(model: Model, tmp_path: Path) -> Study:
     run = interp.runs.open_run("years", SIZES["smoke"], root=tmp_path)
     pairs = greater_than(model, n=10)
-    return Study(
-        *(run, model, pairs, "greater-than", "another first year", SIZES["smoke"]),
-        metric=greater_probability(model),
-    )
+    metric = greater_probability(model)
+    return Study(model=model, pairs=pairs, sizes=SIZES["smoke"], metric=metric, run=run)
 
 
 def whole(model: Model) -> Circuit:
@@ -85,7 +85,7 @@ def test_a_model_that_cannot_do_it_has_no_circuit(model: Model, tmp_path: Path) 
     config = experiment.Config(model=model.name, size="smoke", prompts=24, out=tmp_path)
     found = experiment.run(config)
     assert set(found.frame["metric"]) == {"greater_probability", "accuracy"}
-    run = interp.runs.open_run("greater_than", config.sized(), root=tmp_path)
+    run = opened("greater_than", config)
     said = (run.folder / "summary.md").read_text()
     assert "under 75% means that the model does not do the task, so no circuit" in said
     assert {path.name for path in (run.folder / "stages").iterdir()} == {"behaviour.parquet"}

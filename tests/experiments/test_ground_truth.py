@@ -1,4 +1,4 @@
-"""experiments/ground_truth.py: how true parts act, what stands wrong, what is said of it."""
+"""The known circuits: how true parts act, what stands wrong, what is said of it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ground_truth import Config, cases, recovered, run
-from ground_truth_figures import dots, over_truths
-from ground_truth_report import means, standing, summarise
-from ground_truth_setting import Case, Level, Ranking, node_of, of_nodes, rankings, steepest
 
+from experiments.ground_truth import Config, cases, recovered, run
+from experiments.ground_truth.figures import dots, over_truths
+from experiments.ground_truth.report import means, standing, summarise
+from experiments.ground_truth.setting import (
+    Case,
+    Level,
+    Ranking,
+    node_of,
+    of_nodes,
+    rankings,
+    steepest,
+)
 from interp.causal.ranking.recovery import Recovery
 from interp.core.parts.circuit import Part
 from interp.core.parts.graph import Graph
@@ -213,7 +221,7 @@ def test_a_run_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     config = Config(models=("previous",), prompts=4, fine=2, draws=3, out=tmp_path)
     stems = [f"previous-{ablation}-random" for ablation in ("zero", "mean", "resample")]
     assert [case.stem for case in cases(config)] == stems
-    monkeypatch.setattr("ground_truth.ABLATIONS", ("zero",))
+    monkeypatch.setattr("experiments.ground_truth.ABLATIONS", ("zero",))
     results = run(config)
     asked = ["model", "method", "ablation", "corruption", "granularity"]
     asked += ["auroc", "average_precision", "r_precision"]
@@ -231,5 +239,5 @@ def test_a_run_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     case = Case("previous", "zero", "random")
     assert {r.method for r in rankings(case, stage)} > {"exact", "eap", "atp*", "acdc"}
 
-    monkeypatch.setattr("ground_truth.measure", None)  # not called again
+    monkeypatch.setattr("experiments.ground_truth.measure", None)  # not called again
     assert run(config).frame.equals(results.frame)

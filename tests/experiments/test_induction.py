@@ -1,10 +1,8 @@
 """The induction experiment's own functions, on input made by hand."""
 
 import math
-import sys
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,20 +10,14 @@ import pytest
 import torch
 
 import interp
+from experiments import induction
+from experiments.induction import names, report, setting, toys
 from interp.core.errors import ResultsError
 from interp.core.prompts.sequences import UNSCORED
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word
 from interp.datasets.words.alignment import Alignment
 from interp.models import compiled
 from interp.models.small.native import build
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
-
-import induction
-import induction_names as names
-import induction_report as report
-import induction_setting as setting
-import induction_toys as toys
 
 
 def test_the_in_context_score_is_late_less_early():

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from qk_ov_parts import (
+
+import interp
+from experiments.qk_ov.exchange import (
     CLASS,
-    INDUCTION,
-    IOI,
     OUT,
     RANDOM,
     SWAPS,
@@ -17,15 +17,12 @@ from qk_ov_parts import (
     Writer,
     others,
     parts,
-    rewritten,
     see,
     separate_writes,
     swaps,
-    two_candidates,
 )
-from qk_ov_report import by_example, effects, kept, ratio, shares
-
-import interp
+from experiments.qk_ov.prompts import INDUCTION, IOI, rewritten, two_candidates
+from experiments.qk_ov.report import by_example, effects, kept, ratio, shares
 from interp.core.errors import PairsError, ResultsError, Unsupported
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs

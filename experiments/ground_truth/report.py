@@ -1,13 +1,13 @@
-"""Tables and summary of experiments/ground_truth.py."""
+"""Tables and words of the comparison with a known truth."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from ground_truth_figures import MEASURES, methods_of
-from ground_truth_setting import LEVELS, METHODS, WAYS, Ranking, node_of
 
-import interp
+from experiments._shared import Words
+from experiments.ground_truth.figures import MEASURES, methods_of
+from experiments.ground_truth.setting import LEVELS, METHODS, WAYS, Ranking, node_of
 from interp.causal.ranking.recovery import NOISE, Recovery
 from interp.core.parts.circuit import Part
 from interp.core.parts.edges import Edge
@@ -19,6 +19,7 @@ RANKING = ["model", "ablation", "corruption", "method", "granularity", "level"]
 CASE = ["model", "ablation", "corruption", "granularity"]
 KNOWN = ("exact", "random")
 """Methods whose mistakes need no explanation."""
+words = Words(__file__)
 
 
 def standing(found: Sequence[Ranking]) -> pd.DataFrame:
@@ -86,25 +87,26 @@ def summarise(results: Recovery, table: pd.DataFrame, parts: pd.DataFrame) -> st
         parts: `standing` of the rankings.
     """
     truths = results.frame.groupby([*CASE, "level"]).first()
+    models = ", ".join(dict.fromkeys(results.frame["model"]))
     lines = [
-        "# Which methods find a circuit that is known?",
-        f"Compiled models: {', '.join(dict.fromkeys(results.frame['model']))}; "
-        f"{len(truths) // len(LEVELS)} truths (a model, an ablation, a corruption, everywhere or "
-        "by position), each of edges and of nodes. Brackets are 95 % intervals over "
-        "truths; those of one model are alike, so they speak of these models and not of others.",
+        words("heading", models=models, truths=len(truths) // len(LEVELS)),
         _exactly(results),
         _cut(parts, table),
     ]
     for level in LEVELS:
-        here = table[table["level"] == level]
-        rare = truths.xs(level, level="level")["prevalence"].mean()
-        scores = _scores(here, METHODS[level][0])
-        lines += [f"## {level.capitalize()}", scores]
-        lines.append(f"In the mean {rare:.0%} of the {level} are true.")
-        inside = parts[parts["level"] == level]
-        for method in methods_of(here):
-            if method not in KNOWN:
-                lines.append(_mistakes(method, inside, METHODS[level][0]))
+        here, inside = table[table["level"] == level], parts[parts["level"] == level]
+        rare, first = truths.xs(level, level="level")["prevalence"].mean(), METHODS[level][0]
+        lines.append(
+            words(
+                "level",
+                Level=level.capitalize(),
+                level=level,
+                first=first,
+                rare=rare,
+                rows=_scores(here),
+            )
+        )
+        lines += [_mistakes(m, inside, first) for m in methods_of(here) if m not in KNOWN]
     return "\n\n".join(lines)
 
 
@@ -112,12 +114,9 @@ def _exactly(results: Recovery) -> str:
     exact = results.frame[results.frame["method"] == "exact"]
     lost = exact[(exact[list(MEASURES)] < 1).any(axis=1)]
     if lost.empty:
-        return f"Exact patching puts every true part above every false one, in all {len(exact)}."
+        return words("exact", n=len(exact))
     rows = [", ".join(map(str, row)) for row in lost[[*CASE, "level"]].to_numpy()[:5]]
-    return (
-        f"WARNING: exact patching fails on {len(lost)} of {len(exact)} truths ({'; '.join(rows)}), "
-        "so the truth or the engine is wrong, and nothing below can be trusted."
-    )
+    return words("not exact", lost=len(lost), n=len(exact), rows="; ".join(rows))
 
 
 def _cut(parts: pd.DataFrame, table: pd.DataFrame) -> str:
@@ -125,43 +124,32 @@ def _cut(parts: pd.DataFrame, table: pd.DataFrame) -> str:
     scored = parts.loc[parts["share"] > 0, "share"].min()
     rows = table[table["measure"].isin(["auroc", RAW]) & ~table["method"].isin(KNOWN)]
     wide = rows.pivot_table(index=["level", "method"], columns="measure", values="value")
-    changed = wide[(wide[RAW] - wide["auroc"]).abs() > 0.005]
-    said = (
-        f"A score under {NOISE:.0e} of its ranking's largest counts as 0 (single precision does "
-        f"not resolve it; the smallest that counts is {scored:.1g} of the largest), and ties have "
-        "no order."
-    )
+    changed = wide[(wide[RAW] - wide["auroc"]).abs() > 0.005].reset_index()
+    said = words("zero", noise=NOISE, scored=scored)
     if changed.empty:
-        return f"{said} Without this rule no method's mean AUROC would be another."
-    ends = ", ".join(
-        f"`{method}` of {level} {row[RAW]:.2f} and not {row['auroc']:.2f}"
-        for (level, method), row in changed.iterrows()
-    )
+        return f"{said} {words('zero does not matter')}"
     estimates = parts[~parts["method"].isin(KNOWN) & (parts["share"] == 0) & (parts["raw"] != 0)]
     largest = parts.groupby(RANKING)["raw"].transform(lambda raw: raw.abs().max())
     tiny = (estimates["raw"].abs() / largest[estimates.index]).groupby(estimates["true"]).max()
     zero = parts[~parts["method"].isin(KNOWN) & ~parts["true"] & (parts["share"] == 0)]
-    return (
-        f"{said} The rule matters: if any number above 0 counted, however small, mean AUROC would "
-        f"be {ends}. What the rule takes for 0 is at most {tiny.get(True, 0.0):.0e} of the largest "
-        f"score for true parts and {tiny.get(False, 0.0):.0e} for false ones, of which "
-        f"{(zero['raw'] == 0).mean():.0%} score 0 to the last digit: in a model written by hand "
-        "the smallest remainder stands above them."
+    matters = words(
+        "zero matters",
+        ends=words.each("zero changes", changed),
+        true=tiny.get(True, 0.0),
+        false=tiny.get(False, 0.0),
+        silent=(zero["raw"] == 0).mean(),
     )
+    return f"{said} {matters}"
 
 
-def _scores(here: pd.DataFrame, first: str) -> str:
-    """A table in markdown: a row for each method."""
-    head = ["method", *MEASURES.values(), f"AUROC above `{first}`", "no mistake in"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+def _scores(here: pd.DataFrame) -> str:
+    """The rows of a table in markdown, one for each method."""
+    lines = []
     for method, rows in here.groupby("method", sort=False):
         by = rows.set_index("measure")
-        cells = [interp.runs.interval(by.loc[m], digits=2) for m in MEASURES]
-        at = by.loc["auroc"]
-        cells.append("{:+.2f} [{:.2f}, {:.2f}]".format(*at[["above", "above_low", "above_high"]]))
-        cells.append(f"{at['perfect']} of {at['truths']}")
-        lines.append(f"| {' | '.join([f'`{method}`', *cells])} |")
-    return "\n".join(lines)
+        measures = {measure: by.loc[measure] for measure in MEASURES}
+        lines.append(words("scores", method=method, **measures))
+    return "\n| ".join(lines)
 
 
 def _mistakes(method: str, inside: pd.DataFrame, first: str) -> str:
@@ -175,57 +163,43 @@ def _mistakes(method: str, inside: pd.DataFrame, first: str) -> str:
     true = here[here["true"]]
     missed, false = true[true["wrong"]], here[~here["true"] & here["wrong"]]
     if missed.empty:
-        return f"**`{method}`** misses none of the {len(true)} true parts."
-    said = [
-        f"**`{method}`** puts {len(missed)} of {len(true)} true parts no higher than a false one: "
-        + ", ".join(_by_way(true))
-        + f". Most often {_most(missed)}."
-    ]
+        return words("misses none", method=method, n=len(true))
+    counts = {"method": method, "missed": len(missed), "n": len(true)}
+    said = [words("misses", **counts, ways=", ".join(_by_way(true)), most=_most(missed))]
     silent = missed[missed["share"] == 0]
-    if len(silent) and method.startswith("acdc"):
-        said += [_cut_off(silent, inside, method), _elsewhere(silent, inside, method)]
-    elif len(silent):
-        said += [*_flat(silent, method), _elsewhere(silent, inside, method)]
+    if len(silent):
+        why = _cut_off if method.startswith("acdc") else _flat
+        said += [*why(silent, inside, method), _elsewhere(silent, inside, method)]
     if false.empty:
-        return " ".join([*said, "No false part stands above a true one: what is wrong are ties."])
+        return " ".join([*said, words("ties")])
     plain = _of(false, inside[inside["method"] == first], "share")
-    said.append(
-        f"{len(false)} false parts stand above a true one, most often {_most(false)}"
-        + (
-            f"; {(plain == 0).sum()} of them score 0 by the gradient at the clean prompt (`{first}`"
-            "), so what they score comes from points away from it."
-            if method != first
-            else "."
-        )
-    )
-    return " ".join(said)
+    away = words("from away", n=(plain == 0).sum(), first=first) if method != first else "."
+    return " ".join([*said, words("above", n=len(false), most=_most(false)) + away])
 
 
-def _flat(silent: pd.DataFrame, method: str) -> list[str]:
+def _flat(silent: pd.DataFrame, _: pd.DataFrame, method: str) -> list[str]:
     """What the softmax says of parts at 0."""
     flat = silent[(silent["way"] != "values") & (silent["slope"] < NOISE)]
     if flat.empty:
         return []
-    elsewhere = ", and where the method takes others they add nothing" * ("-ig-" in method)
-    return [
-        f"{len(flat)} at 0 act through a softmax that is flat on the clean prompts (its slope is "
-        f"{flat['slope'].max():.0e} at most, where 0.25 is the steepest): no gradient passes "
-        f"there{elsewhere}, though cutting the part turns the attention round."
-    ]
+    elsewhere = words("flat elsewhere") if "-ig-" in method else ""
+    return [words("flat", n=len(flat), slope=flat["slope"].max(), elsewhere=elsewhere)]
 
 
-def _cut_off(silent: pd.DataFrame, inside: pd.DataFrame, method: str) -> str:
+def _cut_off(silent: pd.DataFrame, inside: pd.DataFrame, method: str) -> list[str]:
     """Why a search cut true parts: they do not help, or nothing was left that they lead to."""
-    by_kl = "which makes a right answer surer and is less in KL than any threshold"
-    reason = "and what does not make the model worse is not kept"
     effect = _of(silent, inside[inside["method"] == "exact"], "raw")
     helps, severed = effect < 0, silent["severed"].to_numpy(dtype=bool)
-    return (
-        f"Of the {len(silent)} at 0, {(~helps).sum()} raise the logit difference when they are cut "
-        f"by themselves, {by_kl if method == 'acdc' else reason}; "
-        f"{(helps & severed).sum()} help but lead only to parts that it has cut before; "
-        f"{(helps & ~severed).sum()} help, but by less than any threshold when their turn comes."
-    )
+    return [
+        words(
+            "cut off",
+            n=len(silent),
+            raise_it=(~helps).sum(),
+            why=words("by KL" if method == "acdc" else "by the metric"),
+            lead_nowhere=(helps & severed).sum(),
+            too_little=(helps & ~severed).sum(),
+        )
+    ]
 
 
 def _leads_to(part: Part) -> Site | None:
@@ -235,23 +209,22 @@ def _leads_to(part: Part) -> Site | None:
 def _by_way(true: pd.DataFrame) -> list[str]:
     """Of the true parts that act in one way: how many are missed, how many of these are at 0."""
     said = []
-    for way, text in WAYS.items():
-        part = true[true["way"] == way]
-        if len(part):
-            wrong = part["wrong"].sum()
-            silent = (part["wrong"] & (part["share"] == 0)).sum()
-            said.append(f"{wrong} of {len(part)} that {text}" + f" ({silent} at 0)" * bool(wrong))
+    for way, part in true.groupby(pd.Categorical(true["way"], [*WAYS]), observed=True):
+        silent = (part["wrong"] & (part["share"] == 0)).sum()
+        counts = {"wrong": part["wrong"].sum(), "n": len(part), "silent": silent}
+        said.append(words("way" if counts["wrong"] else "no way", way=words(str(way)), **counts))
     return said
 
 
 def _elsewhere(silent: pd.DataFrame, inside: pd.DataFrame, method: str) -> str:
     """Which other estimates score the parts that this one is silent about."""
-    others = [m for m in methods_of(inside) if m not in (*KNOWN, method)]
     counts = {
-        m: int((_of(silent, inside[inside["method"] == m], "share") > 0).sum()) for m in others
+        m: (_of(silent, inside[inside["method"] == m], "share") > 0).sum()
+        for m in methods_of(inside)
+        if m not in (*KNOWN, method)
     }
-    texts = [f"{n} by `{m}`" for m, n in counts.items() if n] or ["none by another estimate"]
-    return f"Of the {len(silent)} at 0, scored are {', '.join(texts)}."
+    texts = [words("scored by", n=n, method=m) for m, n in counts.items() if n]
+    return words("scored", n=len(silent), by=", ".join(texts) or words("scored by none"))
 
 
 def _of(rows: pd.DataFrame, ranking: pd.DataFrame, column: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Differences with the same clusters left out: of areas, and of circuits without some heads."""
+"""What one circuit or ranking has more than another, by the clusters that both were run on."""
 
 import numpy as np
 import pandas as pd

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from induction_names import Twice, twice
-from induction_setting import Size, of_seeds
 from jaxtyping import Bool, Float
 from scipy.stats import spearmanr
 from torch import Tensor
 
 import interp
+from experiments.induction.names import Twice, twice
+from experiments.induction.setting import Size, of_seeds
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.scores import Scores
 from interp.datasets.tasks.repeated import repeated_pairs

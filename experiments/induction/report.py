@@ -1,9 +1,12 @@
-"""Tables, figures and words of `induction`."""
+"""Tables, figures and words of induction heads and toys."""
 
 from collections.abc import Mapping
 
 import pandas as pd
-from induction_toys import (
+
+import interp
+from experiments._shared import Words
+from experiments.induction.toys import (
     ACCURACY,
     EXCESS,
     ICL,
@@ -16,8 +19,6 @@ from induction_toys import (
     REMOVED,
     STRONGEST,
 )
-
-import interp
 from interp.core.errors import ResultsError
 from interp.core.tables.scores import Scores
 from interp.figures.scatter import scatter
@@ -29,6 +30,7 @@ AFTER = {ICL: "nats, late less early", PREFIX: "attention", ACCURACY: "share rig
 AGAIN, FIRST, LESS = ", again", ", first", ", again less first"
 INTO = {"q": "query", "k": "key", "v": "value"}
 ORDER = {"the first A": 0, "all tokens": 1, **{reader: i for i, reader in enumerate(READERS)}}
+words = Words(__file__)
 MINE, OTHERS = "induction heads (95 % interval)", "random sets (mean, 5 to 95 %)"
 
 
@@ -183,79 +185,62 @@ def summarise(
         say_phase(tables["phase-change"]),
         say_removed(tables["toy-ablation"]),
         say_ranks(tables["ranks"], tables["composition"]),
+        words("brackets"),
     ]
-    return f"# Heads that copy what followed before, in {model}\n\n{' '.join(said)}\n"
+    return f"{words('heading', model=model)}\n\n{' '.join(said)}\n"
 
 
 def say_heads(model: str, types: HeadTypes, kind: str, heads: list[str]) -> str:
-    scores = types.scores[types.scores["metric"] == "induction"].set_index("site")
+    scores = types.scores[types.scores["metric"] == "induction"].set_index("site", drop=False)
     best = scores.loc[heads[:3]]
-    strongest = ", ".join(
-        f"{site} {row['value']:.2f}, {interval(row, 'effect')} above its null of {row['null']:.3f}"
-        for site, row in best.iterrows()
-    )
-    return (
-        f"On {int(best['n'].iloc[0])} rows of repeated random tokens that chose nothing, "
-        f"{len(heads)} of the {len(types.table)} heads of {model} are of the type {kind} "
-        f"(chosen on as many others; q < 0.05 over all heads and detectors), most strongly "
-        f"{strongest}."
+    return words(
+        "heads",
+        rows=best["n"].iloc[0],
+        heads=len(heads),
+        every=len(types.table),
+        model=model,
+        kind=kind,
+        strongest=words.each("head", best),
     )
 
 
 def say_ablation(table: pd.DataFrame) -> str:
-    def one(row: pd.Series) -> str:
-        return (
-            f"{row['prompts']} {interval(row, 'effect')} (random {row['random']:.2f}, "
-            f"percentile {row['percentile']:.0%}, p {row['p']:.2g})"
-        )
-
     parts = [
-        f"with {name} " + ", ".join(one(row) for _, row in part.iterrows())
+        words("patterns", patterns=name, each=words.each("knocked out", part))
         for name, part in table.groupby("patterns", sort=False)
     ]
-    return (
-        f"Their mean ablation changes the loss by, in nats: {'; '.join(parts)}. "
-        f"Random sets ({int(table['draws'].min())}) have as many heads in each layer; at the first "
-        "mention of what is asked for nothing can be copied, and the difference is paired row by "
-        "row."
-    )
+    return words("ablation", each="; ".join(parts), draws=table["draws"].min())
 
 
 def say_phase(table: pd.DataFrame) -> str:
-    last = table[table["step"] == table["step"].max()].set_index(["subset", "metric"])
-    parts = [
-        f"{name}: {interval(last.loc[(name, ICL), :])} (prefix matching "
-        f"{interval(last.loc[(name, PREFIX), :])}, null "
-        f"{last.loc[(name, f'{PREFIX}, null'), 'value']:.2f}; "
-        f"{interval(last.loc[(name, ACCURACY), :])} of repeated tokens right)"
-        for name in dict.fromkeys(table["subset"])
-    ]
-    n = int(last["clusters"].max())
-    seeds = "one seed" if n == 1 else f"{n} seeds"
-    return (
-        f"Toys after {int(table['step'].max())} steps have an in-context score (loss late less "
-        f"early, in nats: more negative is better; {seeds}) of {'; '.join(parts)}."
-    )
+    last = table[table["step"] == table["step"].max()]
+    parts = []
+    for name, part in last.groupby("subset", sort=False):
+        at = part.set_index("metric")
+        null = at.loc[f"{PREFIX}, null"]
+        numbers = {"score": at.loc[ICL], "prefix": at.loc[PREFIX], "right": at.loc[ACCURACY]}
+        parts.append(words("toy", name=name, null=null, **numbers))
+    n = last["clusters"].max()
+    seeds = words("one seed" if n == 1 else "seeds", n=n)
+    return words("phase", step=table["step"].max(), seeds=seeds, each="; ".join(parts))
 
 
 def say_removed(table: pd.DataFrame) -> str:
     at = table.set_index(["subset", "heads", "without"])
-
-    def number(name: str, without: int, heads: str = STRONGEST) -> str:
-        return interval(at.loc[(name, heads, without), :])
-
-    most = int(table["without"].max())
+    most = table["without"].max()
     parts = [
-        f"{name} from {number(name, 0)} to {number(name, 1)} without the strongest and "
-        f"{number(name, most)} without the {most} strongest ({number(name, most, RANDOM)} without "
-        "random ones)"
+        words(
+            "without",
+            name=name,
+            most=most,
+            all=at.loc[(name, STRONGEST, 0), :],
+            one=at.loc[(name, STRONGEST, 1), :],
+            many=at.loc[(name, STRONGEST, most), :],
+            random=at.loc[(name, RANDOM, most), :],
+        )
         for name in dict.fromkeys(table["subset"])
     ]
-    return (
-        "Heads of the last layer knocked out by how well they match prefixes, all patterns kept, "
-        "change the score between the first and the second time that a token is read: "
-        f"{'; '.join(parts)}."
-    )
+    return words("removed", each="; ".join(parts))
 
 
 def say_ranks(ranks: pd.DataFrame, paths: pd.DataFrame) -> str:
@@ -263,29 +248,15 @@ def say_ranks(ranks: pd.DataFrame, paths: pd.DataFrame) -> str:
     largest = paths.groupby(["subset", "reader"])["size"].max()
     parts = []
     for corruption, part in ranks.groupby("subset", sort=False):
-        each = part.set_index("probe")
-        said = ", ".join(
-            f"{reader.upper()} {interval(each.loc[reader])} "
-            f"(largest effect {largest[corruption, reader]:.2g} nats)"
-            for reader in READERS
+        each = part.set_index("probe").loc[[*READERS]].reset_index()
+        each = each.assign(
+            reader=each["probe"].str.upper(), largest=largest[corruption][[*READERS]].to_numpy()
         )
-        parts.append(f"with {corruption} exchanged, {said}")
+        parts.append(words("exchanged", what=corruption, each=words.each("rank", each)))
     clusters = max(1, int(ranks["clusters"].max()))
-    pairs = len(paths) // (clusters * len(largest))
-    carried = largest.groupby("reader").max().idxmax()
-    return (
-        "In the two-layer toys composition (less its mean over pairs of heads that cannot compose, "
-        "for the reader comes before the writer) and the exact effect of the path from the "
-        "earlier head into the later one's query, key or value alone have rank correlations of: "
-        f"{'; '.join(parts)} (Spearman, {pairs} pairs of heads for each input, mean over seeds). "
-        f"The largest effects are those through the {INTO[carried]}: there the task runs. "
-        "Composition is a norm of weights, and says nothing of what prompts send along a path. "
-        "Brackets are 95 % intervals over rows, documents or seeds."
+    return words(
+        "ranks",
+        each="; ".join(parts),
+        pairs=len(paths) // (clusters * len(largest)),
+        carried=INTO[largest.groupby("reader").max().idxmax()],
     )
-
-
-def interval(row: pd.Series, column: str = "value") -> str:
-    """A number with its interval."""
-    if pd.isna(row["low"]):
-        return f"{row[column]:.2f}"
-    return f"{row[column]:.2f} [{row['low']:.2f}, {row['high']:.2f}]"

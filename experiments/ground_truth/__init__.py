@@ -6,23 +6,30 @@ ranks all edges, or all heads and MLPs, and is asked how far the true ones stand
 Exact patching must find all of them: where it does not, model or engine is wrong. Estimates are
 below that, and the summary says which true parts they miss and why.
 
-    python experiments/ground_truth.py --out runs              # all models, minutes on one core
-    python experiments/ground_truth.py --size smoke
+    python -m experiments.ground_truth --out runs              # all models, minutes on one core
+    python -m experiments.ground_truth --size smoke
 """
 
-import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from ground_truth_figures import draw
-from ground_truth_report import means, standing, summarise
-from ground_truth_setting import LEVELS, METHODS, Case, Ranking, of_nodes, rankings, steepest
 
 import interp
+from experiments._shared import Sized, experiment
+from experiments.ground_truth.figures import draw
+from experiments.ground_truth.report import means, standing, summarise
+from experiments.ground_truth.setting import (
+    LEVELS,
+    METHODS,
+    Case,
+    Ranking,
+    of_nodes,
+    rankings,
+    steepest,
+)
 from interp.causal.ranking.attribution import attribute
 from interp.causal.ranking.exact import exact
 from interp.causal.ranking.recovery import Found, Recovery, auroc
@@ -33,6 +40,7 @@ from interp.core.prompts.pairs import Pairs
 from interp.core.tables.attribution import Attribution
 from interp.models import compiled
 from interp.models.compiled.construction import ABLATIONS
+from interp.runs import Run
 
 THRESHOLDS = (1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Of ACDC, in nats and in logits. What only a smaller one keeps would count as rounding."""
@@ -41,12 +49,11 @@ Places = Literal["all", "named"]
 PLACES: tuple[Places, ...] = ("all", "named")
 
 
-@dataclass(frozen=True)
-class Config:
-    """What is run. The same config finds its results again.
+@dataclass(frozen=True, kw_only=True)
+class Config(Sized):
+    """What is run.
 
     Attributes:
-        size: of the defaults below; a number given by hand wins.
         models: compiled ones, by name.
         prompts: prompt pairs of each corruption; the templates take turns.
         reference: prompts of each template that means are taken over.
@@ -55,40 +62,23 @@ class Config:
         draws: random rankings of each truth.
     """
 
-    size: Literal["smoke", "default", "full"] = "default"
+    sizes: ClassVar = {
+        "smoke": {"models": ("previous", "reverse"), "prompts": 8, "fine": 10, "draws": 20},
+        "default": {"models": compiled.NAMES, "prompts": 24, "fine": 50, "draws": 100},
+        "full": {"models": compiled.NAMES, "prompts": 120, "fine": 100, "draws": 1000},
+    }
     models: tuple[str, ...] | None = None
     prompts: int | None = None
     reference: int = 32
     steps: int = 5
     fine: int | None = None
     draws: int | None = None
-    seed: int = 0
-    out: Path = field(default=Path("runs"), metadata={"hash": False})
     memory: int | None = field(default=None, metadata={"hash": False})
 
-    def sized(self) -> "Config":
-        """With what its size stands for."""
-        sizes = {
-            "smoke": (("previous", "reverse"), 8, 10, 20),
-            "default": (compiled.NAMES, 24, 50, 100),
-            "full": (compiled.NAMES, 120, 100, 1000),
-        }
-        models, prompts, fine, draws = sizes[self.size]
-        return replace(
-            self,
-            models=self.models or models,
-            prompts=self.prompts or prompts,
-            fine=self.fine or fine,
-            draws=self.draws or draws,
-        )
 
-
-def run(config: Config) -> Recovery:
-    """Run or resume the experiment and return how well each method did on each truth."""
-    config = config.sized()
-    run = interp.runs.open_run("ground_truth", config, root=config.out)
-    if run.finished:
-        return Recovery.load(run.folder / "results.parquet")
+@experiment("ground_truth")
+def run(run: Run, config: Config) -> tuple[Recovery, str]:
+    """How well each method did on each truth."""
     found: list[Ranking] = []
     for case in cases(config):
         scores = run.stage(case.stem, lambda _, case=case: measure(case, config))
@@ -96,8 +86,7 @@ def run(config: Config) -> Recovery:
     results = recovered(found, config)
     table = means(results)
     draw(run, results, table)
-    run.finish(results, summarise(results, table, standing(found)))
-    return Recovery.load(run.folder / "results.parquet")
+    return results, summarise(results, table, standing(found))
 
 
 def cases(config: Config) -> Iterator[Case]:
@@ -111,7 +100,7 @@ def measure(case: Case, config: Config) -> Attribution:
     """What every method says of every part, everywhere and at each named place."""
     model = compiled.build(case.model, dtype=torch.float64)
     made, seed = compiled.construction(case.model), config.seed
-    pairs = compiled.pairs(case.model, corruption=case.corruption, n=config.prompts or 0, seed=seed)
+    pairs = compiled.pairs(case.model, corruption=case.corruption, n=config.prompts, seed=seed)
     means = compiled.pairs(
         case.model,
         corruption=case.corruption,
@@ -147,7 +136,7 @@ class Job:
             parts = [Part(part, name) for name in names for part in chosen]
             yield exact(self.model, self.pairs, parts, memory=memory, **self.cut)
             for method in METHODS[level]:
-                fine = [self.config.fine or 0] if method == "eap-ig-inputs" else []
+                fine = [self.config.fine] if method == "eap-ig-inputs" else []
                 for steps in (self.config.steps, *fine):
                     found = attribute(
                         *(self.model, self.pairs, level),
@@ -194,15 +183,3 @@ def recovered(found: list[Ranking], config: Config) -> Recovery:
                 rows.append(({**names, "draw": i, "auroc_raw": chance.auroc}, chance))
     provenance = {"versions": interp.runs.provenance()["versions"], "dtype": "float64"}
     return Recovery.of(rows, provenance=provenance)
-
-
-def main(config: Config) -> None:
-    # the ends of a sweep keep all edges or none, which is no news
-    logging.getLogger("interp").addFilter(lambda said: not said.msg.startswith("acdc keeps"))
-    run(config)
-    folder = interp.runs.open_run("ground_truth", config.sized(), root=config.out).folder
-    print(interp.runs.report(folder))
-
-
-if __name__ == "__main__":
-    interp.runs.script(main, Config)

@@ -1,30 +1,32 @@
-"""Discover a circuit on one half of the clusters, prove it on the other: what three experiments do.
+"""A circuit discovered on one half of the clusters, and proved on the other.
 
-First the behaviour: a model that does not do the task has no circuit for it. Edges are then scored
-by EAP and by EAP-IG on the discovery half, circuits of the standard sizes (Mueller et al. 2025) are
-grown from the scores and run on the *other* half, where all that is reported was measured. The
-circuit is the smallest one of EAP-IG that is faithful on the discovery half, neither far below the
-model nor far above it; random circuits of the same size and layers stand beside it, and so do what
-it lacks (completeness), what it could lack (minimality), how it changes with the prompts
-(stability), and how good the scores were (`verify`).
+Edges are scored by EAP and by EAP-IG (Hanna et al. 2024) on the discovery half; circuits of the
+standard sizes (Mueller et al. 2025) are grown from the scores and run on the *other* half, where
+all that is reported is measured. The circuit is the smallest one of EAP-IG that is faithful on the
+discovery half, neither far below the model nor far above it; random circuits of the same size and
+layers stand beside it, and so do what it lacks (completeness), what it could lack (minimality), how
+it changes with the prompts (stability), and how good the scores were (`verify`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
-import interp
+from interp.causal.evaluation import evaluate
 from interp.causal.ranking.attribution import Method, attribute
 from interp.causal.ranking.verification import Verified, verify
 from interp.circuits.discovery.top import top_circuit
 from interp.circuits.proof.completeness import completeness, minimality
-from interp.circuits.proof.curves import Curve, faithfulness_curve
+from interp.circuits.proof.curves import SIZES, Curve, faithfulness_curve
 from interp.circuits.proof.faithfulness import Faithfulness, faithfulness
 from interp.circuits.proof.nulls import Null, null_test, stability
+from interp.core.door.door import door
+from interp.core.door.taken import Seed
 from interp.core.metrics import Metric, resolve_metric
 from interp.core.parts.circuit import Circuit
 from interp.core.parts.edges import Edge
@@ -33,23 +35,28 @@ from interp.core.prompts.pairs import Pairs
 from interp.core.tables.attribution import Attribution
 from interp.core.tables.results import Results
 from interp.core.tables.scores import Scores
+from interp.core.tables.table import Table
+from interp.engine.plan.memory import Memory
+from interp.models.model import Model
+from interp.runs import Run
 
-STANDARD = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-"""Shares of the edges (Mueller et al. 2025); all edges together are the model itself."""
 METHODS: tuple[Method, ...] = ("eap", "eap-ig-inputs")
 CHOSEN: Method = "eap-ig-inputs"
 """Declared beforehand: the circuit that is reported is this one's."""
-ENOUGH = 0.75
-"""Accuracy under which a circuit would explain nothing."""
 CLOSE = 0.15
 """How far from 1 a faithful circuit's faithfulness is at most, on either side."""
+MATTERS = 0.01
+"""An effect that counts, as a share of the model's metric (Wang et al. 2022, sec. 4)."""
+T = TypeVar("T", bound=Table)
 
 
+@door
 @dataclass(frozen=True)
 class Sizes:
     """How much is measured.
 
     Attributes:
+        fractions: shares of the edges; all edges together are the model itself.
         steps: of the integrated gradients.
         random: random circuits of the size and the layers of the chosen one.
         band: random rankings, grown to each size.
@@ -58,7 +65,7 @@ class Sizes:
         removed: random sets of edges for completeness, and random nodes for minimality.
     """
 
-    fractions: tuple[float, ...] = STANDARD
+    fractions: tuple[float, ...] = SIZES[:-1]
     steps: int = 5
     random: int = 100
     band: int = 4
@@ -67,34 +74,29 @@ class Sizes:
     removed: int = 10
 
 
-SIZES = {
-    "smoke": Sizes((0.01, 0.2), 2, 4, 2, 2, 4, 1),
-    "default": Sizes(),
-    "full": Sizes(band=20, resamples=100, verified=200, removed=50),
-}
-
-
-@dataclass(frozen=True, eq=False)
+@door
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Study:
     """A model, its task, and how much is measured.
 
     Attributes:
-        task: in words, for titles: "indirect object identification".
+        task: in words: "indirect object identification".
         corruption: in words, how the corrupt prompts differ.
         metric: what circuits are discovered by and judged by.
         accuracy: what says whether the model does the task.
+        run: keeps every table, so that an interrupted study goes on; None: nothing is kept.
     """
 
-    run: interp.runs.Run
-    model: interp.Model
+    model: Model
     pairs: Pairs
-    task: str
-    corruption: str
-    sizes: Sizes
+    task: str = "the task"
+    corruption: str | None = None
+    sizes: Sizes = Sizes()
     metric: str | Metric = "logit_diff"
     accuracy: str | Metric = "accuracy"
-    seed: int = 0
-    memory: int | None = None
+    seed: Seed = 0
+    memory: Memory = None
+    run: Run | None = None
 
     @cached_property
     def halves(self) -> tuple[Pairs, Pairs]:
@@ -114,20 +116,23 @@ class Study:
         """Of the metric."""
         return resolve_metric(self.metric).name
 
+    def stage(self, name: str, compute: Callable[[Path | None], T]) -> T:
+        """A table, kept if there is a run to keep it in."""
+        return compute(None) if self.run is None else self.run.stage(name, compute)
+
     def behaviour(self) -> Results:
-        """The task itself, on all prompts."""
-        return self.run.stage(
+        """The task itself, on all prompts: a model that does not do it has no circuit for it."""
+        return self.stage(
             "behaviour",
-            lambda _: interp.evaluate(self.model, self.pairs, metric=[self.metric, self.accuracy]),
+            lambda _: evaluate(self.model, self.pairs, metric=[self.metric, self.accuracy]),
         )
 
     def scores(self, method: Method) -> Attribution:
         """The scores of all edges, on the discovery half."""
 
-        def estimated() -> Attribution:
+        def estimated(_: Path | None) -> Attribution:
             found = attribute(
-                self.model,
-                self.discovery,
+                *(self.model, self.discovery),
                 method=method,
                 steps=self.sizes.steps,
                 metric=self.metric,
@@ -135,7 +140,7 @@ class Study:
             )
             return Attribution(found.frame, {**found.provenance, "corruption": self.corruption})
 
-        return self.run.stage(f"scores-{method}", lambda _: estimated())
+        return self.stage(f"scores-{method}", estimated)
 
     def chosen(self, scores: Attribution) -> "Chosen":
         """The smallest circuit that is faithful on the discovery half, or the largest of all."""
@@ -149,35 +154,24 @@ class Study:
     ) -> Faithfulness:
         """Run circuits, on the proof half unless said otherwise."""
 
-        def measured(kept: Path) -> Results:
+        def measured(kept: Path | None) -> Results:
             prompts = self.proof if pairs is None else pairs
-            found = faithfulness(
-                *(self.model, prompts, circuits),
-                metric=self.metric,
-                memory=self.memory,
-                checkpoint=kept,
-            )
-            return found.runs
+            how = {"metric": self.metric, "memory": self.memory, "checkpoint": kept}
+            return faithfulness(self.model, prompts, circuits, **how).runs
 
-        return Faithfulness(self.run.stage(stage, measured))
+        return Faithfulness(self.stage(stage, measured))
 
     def verified(self, scores: Attribution) -> Verified:
         """The edges of the largest scores measured, and as many others, on the discovery half."""
         k = self.sizes.verified
 
-        def measured(kept: Path) -> Attribution:
-            found = verify(
-                *(scores, self.model, self.discovery),
-                k=k,
-                metric=self.metric,
-                seed=self.seed,
-                memory=self.memory,
-                checkpoint=kept,
-            )
+        def measured(kept: Path | None) -> Attribution:
+            how = {"metric": self.metric, "seed": self.seed, "memory": self.memory}
+            found = verify(scores, self.model, self.discovery, k=k, checkpoint=kept, **how)
             parts = [found.top_exact, found.random_exact]
             return Attribution.concat([part for part in parts if part is not None])
 
-        exact = self.run.stage("verified", measured)
+        exact = self.stage("verified", measured)
         same = scores.frame.set_index("site").loc[exact.frame["site"]].reset_index()
         same = Attribution(same, scores.provenance)
         halves = slice(None, k), slice(k, None)
@@ -241,62 +235,50 @@ class Proof:
         return self.null.runs
 
 
+@door
 def prove(study: Study) -> Proof:
-    """All stages after the behaviour; finished ones are loaded."""
+    """Discover the circuit on one half of the clusters and prove it on the other.
+
+    Look at `study.behaviour()` first. With a run, stages that are finished are loaded.
+
+    Raises:
+        PairsError: prompts of one cluster, which cannot be halved.
+        Others: as `attribute`, `top_circuit` and `faithfulness`.
+    """
     scores = {method: study.scores(method) for method in METHODS}
     best = scores[CHOSEN]
     chosen = study.chosen(best)
-    sizes, given = study.sizes, (study.model, study.proof)
-    limits = {"seed": study.seed, "memory": study.memory}
-    nodes = some_nodes(chosen.circuit, sizes.removed, study.seed)
+    circuit, sizes, metric = chosen.circuit, study.sizes, study.metric
+    given = (study.model, study.proof)
+    memory = {"memory": study.memory}
+    drawn = {"seed": study.seed, **memory}
+    nodes = some_nodes(circuit, sizes.removed, study.seed)
 
-    def curve(kept: Path) -> Results:
-        shares = (*sizes.fractions, 1.0)
-        found = faithfulness_curve(
-            *(*given, scores),
-            sizes=shares,
-            random=sizes.band,
-            metric=study.metric,
-            checkpoint=kept,
-            **limits,
-        )
-        return found.runs
+    def curve(kept: Path | None) -> Results:
+        grown = {"sizes": (*sizes.fractions, 1.0), "random": sizes.band, "metric": metric}
+        return faithfulness_curve(*given, scores, checkpoint=kept, **grown, **drawn).runs
 
-    def null(kept: Path) -> Results:
-        metrics = [study.metric, "kl", study.accuracy]
-        found = null_test(
-            *(*given, chosen.circuit), n=sizes.random, metric=metrics, checkpoint=kept, **limits
-        )
-        return found.runs
+    def null(kept: Path | None) -> Results:
+        metrics = [metric, "kl", study.accuracy]
+        asked = {"n": sizes.random, "metric": metrics}
+        return null_test(*given, circuit, checkpoint=kept, **asked, **drawn).runs
 
-    def complete(kept: Path) -> Results:
-        return completeness(
-            *(*given, chosen.circuit),
-            n=sizes.removed,
-            metric=study.metric,
-            checkpoint=kept,
-            **limits,
-        )
+    def complete(kept: Path | None) -> Results:
+        n = sizes.removed
+        return completeness(*given, circuit, n=n, metric=metric, checkpoint=kept, **drawn)
 
-    def minimal(kept: Path) -> Results:
-        return minimality(
-            *(*given, chosen.circuit),
-            by=nodes,
-            metric=study.metric,
-            memory=study.memory,
-            checkpoint=kept,
-        )
+    def minimal(kept: Path | None) -> Results:
+        return minimality(*given, circuit, by=nodes, metric=metric, checkpoint=kept, **memory)
 
-    stage = study.run.stage
     return Proof(
         chosen=chosen,
         scores=best,
-        curve=Curve(stage("curve", curve)),
-        null=Null(stage("proof", null)),
-        complete=stage("completeness", complete),
-        minimal=stage("minimality", minimal),
+        curve=Curve(study.stage("curve", curve)),
+        null=Null(study.stage("proof", null)),
+        complete=study.stage("completeness", complete),
+        minimal=study.stage("minimality", minimal),
         verified=study.verified(best),
-        stable=stage("stability", lambda _: resampled(study, best, chosen.share)),
+        stable=study.stage("stability", lambda _: resampled(study, best, chosen.share)),
     )
 
 
@@ -310,12 +292,8 @@ def some_nodes(circuit: Circuit, n: int, seed: int) -> dict[str, list[Site]]:
 
 def resampled(study: Study, scores: Attribution, share: float) -> Scores:
     """Jaccard of the circuit with that of each bootstrap resample of the discovery half."""
-    found = stability(
-        scores,
-        partial(top_circuit, fraction=share),
-        n=study.sizes.resamples,
-        seed=study.seed,
-    )
+    grown = partial(top_circuit, fraction=share)
+    found = stability(scores, grown, n=study.sizes.resamples, seed=study.seed)
     return Scores.of(
         found.jaccard,
         [str(i) for i in range(len(found.jaccard))],

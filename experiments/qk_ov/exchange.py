@@ -1,13 +1,4 @@
-"""A head's output at END, made of one pattern and other values; and prompts that move one of them.
-
-In every task two candidates stand in the prompt, and END asks for one of them. Each task has four
-prompts that differ in two ways, so that the corrupt prompt
-
-- *asked*: asks for the other candidate, which stands where it stood: the pattern has to change;
-- *content*: asks for the same place, where the other candidate stands: the values have to change;
-- *moved*: has the candidates exchanged and asks for the same one: both have to change, and the
-  answer does not.
-"""
+"""A head's output at END, made of one pattern and other values, and what that does."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +9,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import interp
-from interp.core.errors import InterpError, PairsError, ResultsError, Unsupported
+from experiments.qk_ov.prompts import Written, rewritten
+from interp.core.errors import InterpError, ResultsError, Unsupported
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.results import Results
@@ -27,58 +19,9 @@ from interp.engine.interventions import Add, Hop, Intervention
 from interp.engine.network.weights import Weights
 from interp.heads.weights.factors import factors
 
-Written = Mapping[str, str]
-"""For each position whose token is exchanged: the position whose clean token it gets."""
-IOI: Mapping[str, Written] = {
-    "asked": {"s2": "io"},
-    "content": {"io": "s1", "s1": "io", "s2": "io"},
-    "moved": {"io": "s1", "s1": "io"},
-}
-INDUCTION: Mapping[str, Written] = {
-    "asked": {"first": "other", "other": "first"},
-    "content": {"successor": "rival", "rival": "successor"},
-    "moved": {"first": "other", "other": "first", "successor": "rival", "rival": "successor"},
-}
 PARTS = ("pattern", "values", "both")
 CLOSE = 1e-4
 """Of the largest number: how near pattern times values must come to the head's z."""
-
-
-def rewritten(pairs: Pairs, written: Written) -> Pairs:
-    """The same clean prompts; the corrupt ones are these with some tokens exchanged."""
-    rows, corrupt = torch.arange(len(pairs)), pairs.clean.clone()
-    for place, source in written.items():
-        corrupt[rows, pairs.at(place)] = pairs.clean[rows, pairs.at(source)]
-    return replace(pairs, corrupt=corrupt, strings=())
-
-
-def two_candidates(pairs: Pairs, *, bos: int = 0) -> Pairs:
-    """Rows of `repeated_pairs` with another token A' (`"other"`) and its successor B' (`"rival"`).
-
-    Clean: `A B ... A' B' ... A`, so that induction says B; the wrong answer is B'. A' stands in the
-    middle of what the last block has not come to yet, so that neither A' nor B' is repeated.
-
-    Args:
-        pairs: with nothing but BOS before the first block.
-        bos: how many tokens of BOS there are.
-
-    Raises:
-        PairsError: no row has room for A' and B'.
-    """
-    first, end = pairs.at("first"), pairs.at("end")
-    last = end - (first - bos) - 1  # of the first block
-    other = torch.div(first + last, 2, rounding_mode="floor") + 1
-    rows = ((other > first + 1) & (other + 1 <= last)).nonzero().flatten()
-    if not len(rows):
-        raise PairsError(
-            "no row has two tokens after the one that is asked for in its block; draw more rows, "
-            "or longer blocks."
-        )
-    found = pairs.select(rows)
-    places = {"other": other[rows], "rival": other[rows] + 1}
-    found = replace(found, positions={**found.positions, **places})
-    wrong = found.clean[torch.arange(len(found)), found.at("rival")]
-    return replace(found, wrong=wrong, corrupt=found.clean.clone(), strings=())
 
 
 @dataclass(frozen=True, eq=False)

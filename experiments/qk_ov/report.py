@@ -1,19 +1,29 @@
-"""Tables, figures and words of `qk_ov`."""
+"""Tables, figures and words of the exchange of QK and OV."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from qk_ov_parts import CLASS, OUT, PARTS, RANDOM, SWAPS, TOGETHER
 
+import interp
+from experiments._shared import Words
+from experiments.qk_ov.exchange import CLASS, OUT, PARTS, RANDOM, SWAPS, TOGETHER
 from interp.core.sampling import stats
 from interp.core.tables.results import Results
+from interp.figures.attention import attention_summary
 from interp.figures.drawing import style
+from interp.runs import Run
 
 REST = "interaction"
 APART = "pattern - values"
 NUMBERS = ["value", "low", "high"]
 COLOURS = {name: i for i, name in enumerate([*PARTS, REST])} | {CLASS: 4, RANDOM: 7}
 """The same in every figure."""
+CHANGED = {
+    "asked": "the other candidate is asked for",
+    "content": "the other candidate stands there",
+    "moved": "candidates moved, same answer",
+}
+words = Words(__file__)
 
 
 def by_example(results: Results) -> tuple[pd.DataFrame, np.ndarray]:
@@ -149,11 +159,44 @@ def dodged(
     return figure
 
 
-def interval(row: pd.Series, form: str = ".2f") -> str:
-    """A number with its interval."""
-    if np.isnan(row["value"]):
-        return "undefined (no effect of both)"
-    return f"{row['value']:{form}} [{row['low']:{form}}, {row['high']:{form}}]"
+def draw(
+    run: Run,
+    name: str,
+    table: pd.DataFrame,
+    share: pd.DataFrame,
+    left: pd.DataFrame,
+    attention: Results,
+) -> None:
+    """One class's figures, each with its table."""
+    stem = name.replace(" ", "-")
+    parts = {"x": "site", "hue": "part", "panel": "corruption"}
+    shown = table[table["part"].isin([*PARTS, REST])]
+    figure = dodged(
+        shown.assign(corruption=shown["corruption"].map(CHANGED)),
+        **parts,
+        ylabel="change in logits",
+        title=f"{name}: what each part does, from the corrupt run",
+    )
+    run.figure(f"{stem}-effects", figure, table)
+    shown = share[share["corruption"] != "moved"]
+    figure = dodged(
+        shown.assign(corruption=shown["corruption"].map(CHANGED)),
+        **parts,
+        ylabel="share of the effect",
+        level=1.0,
+        title=f"{name}: share of each part in the effect of both",
+    )
+    run.figure(f"{stem}-shares", figure, share)
+    figure = dodged(
+        left.assign(swapped=left["swapped"] + " of another head"),
+        **{"x": "site", "hue": "donor", "panel": "swapped"},
+        ylabel="contribution kept",
+        level=1.0,
+        title=f"{name}: QK or OV exchanged (1: the head's own)",
+    )
+    run.figure(f"{stem}-swaps", figure, left)
+    figure = interp.figures.attention(attention, title=f"Where {name} attend from END")
+    run.figure(f"{stem}-attention", figure, attention_summary(attention))
 
 
 def summarise(
@@ -169,51 +212,26 @@ def summarise(
     of = share[share["site"] == TOGETHER].set_index(["corruption", "part"])
     kept = left[left["site"] == "mean"].set_index(["swapped", "donor"])
     single = table[(table["site"] != TOGETHER) & (table["part"] == APART) & (table["q"] < 0.05)]
-    said = {
-        "asked": "Where the corrupt prompt asks for the other candidate",
-        "content": "Where it asks for the same place with the other candidate in it",
-    }
-    sentences = [f"**{name}** ({', '.join(heads)})."]
     best = looks.sort_values("value", ascending=False).drop_duplicates("site").set_index("site")
-    sentences.append(
-        "From END they attend most to "
-        + ", ".join(
-            f"{head}: {best.loc[head, 'position']} {interval(best.loc[head])}" for head in heads
+    said = [
+        words(
+            "looks",
+            name=name,
+            heads=", ".join(heads),
+            each=words.each("look", best.loc[heads].reset_index()),
         )
-        + "."
-    )
-    for corruption, words in said.items():
-        sentences.append(
-            f"{words}, all of them together move the logit difference by "
-            f"{interval(effect.loc[(corruption, 'both')])}; of it the pattern's share is "
-            f"{interval(of.loc[(corruption, 'pattern')])}, the values' "
-            f"{interval(of.loc[(corruption, 'values')])}, the interaction's "
-            f"{interval(of.loc[(corruption, REST)])}."
-        )
+    ]
+    for corruption in ("asked", "content"):
+        shares = {part: of.loc[(corruption, part)] for part in ("pattern", "values", REST)}
+        both = effect.loc[(corruption, "both")]
+        said.append(words("together", when=words(corruption), both=both, **shares))
     if of.loc[("asked", "values"), "low"] > 0.5:
-        sentences.append(
-            "So where only the question changes it is the values that change: the candidate is "
-            "chosen before these heads, and stands already where they look."
-        )
-    sentences.append(
-        "Where the candidates change places and the answer stays, the pattern alone moves it by "
-        f"{interval(effect.loc[('moved', 'pattern')])}, the values alone by "
-        f"{interval(effect.loc[('moved', 'values')])}, both by "
-        f"{interval(effect.loc[('moved', 'both')])}."
-    )
-    parts = {c: int((single["corruption"] == c).sum()) for c in dict.fromkeys(table["corruption"])}
-    sentences.append(
-        "Single heads in which pattern and values differ (q < 0.05): "
-        + ", ".join(f"{n} of {len(heads)} ({c})" for c, n in parts.items())
-        + "."
-    )
-    for which, words in (("QK", "pattern"), ("OV", "values and output")):
+        said.append(words("chosen before"))
+    said.append(words("moved", **{part: effect.loc[("moved", part)] for part in PARTS}))
+    counts = {c: int((single["corruption"] == c).sum()) for c in dict.fromkeys(table["corruption"])}
+    apart = [words("apart", n=n, heads=len(heads), corruption=c) for c, n in counts.items()]
+    said.append(words("single", each=", ".join(apart)))
+    for which in SWAPS:
         mine, random = kept.loc[(which, CLASS)], kept.loc[(which, RANDOM)]
-        sentences.append(
-            f"With the {words} of another head of the class a head keeps {interval(mine)} of its "
-            f"contribution, with those of a random head of the same layer {interval(random)} "
-            f"(q = {mine['q']:.2g})."
-        )
-    n, clusters = table[["n", "clusters"]].iloc[0]
-    sentences.append(f"{n} prompts, {clusters} clusters.")
-    return " ".join(sentences)
+        said.append(words("kept", what=words(which), mine=mine, random=random))
+    return " ".join([*said, words("n", row=table.iloc[0])])

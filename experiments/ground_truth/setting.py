@@ -30,12 +30,7 @@ METHODS: dict[Level, tuple[Method, ...]] = {
 }
 """Beside exact patching and random rankings; the first is the gradient at the clean prompt."""
 Way = Literal["values", "itself", "farther on", "twice"]
-WAYS: dict[Way, str] = {
-    "values": "reach the logits through values and MLPs alone",
-    "itself": "end in a query or a key",
-    "farther on": "reach the logits only through a query or a key farther on",
-    "twice": "end in a query or a key and need another one farther on",
-}
+WAYS: tuple[Way, ...] = ("values", "itself", "farther on", "twice")
 """How a true part acts. What acts by attention passes a softmax, which may be flat."""
 
 

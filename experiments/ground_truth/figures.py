@@ -1,15 +1,15 @@
-"""Figures of experiments/ground_truth.py: every truth, and the means over them."""
+"""Figures: every truth, and the means over them."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from ground_truth_setting import LEVELS
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 import interp
+from experiments.ground_truth.setting import LEVELS
 from interp.causal.ranking.recovery import Recovery
 from interp.figures.drawing import style
 

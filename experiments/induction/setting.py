@@ -1,4 +1,4 @@
-"""How much `induction` runs, and rows of scores whose unit of resampling is a seed."""
+"""How much is run, and rows of scores whose unit of resampling is a seed."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace

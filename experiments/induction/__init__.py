@@ -6,8 +6,8 @@ heads out beside random sets of the same layers, on random tokens and on names o
 their second mention and, where nothing can be copied, at their first; and train toys: one layer
 does not get there, two do, and one does if its keys hold the token before.
 
-    python experiments/induction.py                 # SmolLM2-135M and 9 toys, minutes on two cores
-    python experiments/induction.py --size full     # hours
+    python -m experiments.induction                 # SmolLM2-135M and 9 toys, minutes on two cores
+    python -m experiments.induction --size full     # hours
 """
 
 from dataclasses import dataclass, field
@@ -15,36 +15,32 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from induction_names import Twice, names_twice, random_twice
-from induction_report import draw, summarise, tables_of
-from induction_setting import SIZES
-from induction_toys import measure
-
 import interp
+from experiments._shared import Sized, experiment
+from experiments.induction.names import Twice, names_twice, random_twice
+from experiments.induction.report import draw, summarise, tables_of
+from experiments.induction.setting import SIZES
+from experiments.induction.toys import measure
 from interp.core.errors import ResultsError
 from interp.core.tables.scores import Scores
 from interp.heads.types.detectors import DUPLICATE, FIRST, INDUCTION, PREVIOUS
 from interp.heads.types.head_types import PREFIX_MATCHING, HeadTypes
+from interp.runs import Run
 
 DETECTORS = (PREVIOUS, DUPLICATE, INDUCTION, FIRST)
 
 
-@dataclass(frozen=True)
-class Config:
-    """What is run. The same config finds its results again."""
+@dataclass(frozen=True, kw_only=True)
+class Config(Sized):
+    """What is run."""
 
     model: str = "smollm2-135m"
-    size: Literal["smoke", "default", "full"] = "default"
-    seed: int = 0
-    out: Path = field(default=Path("runs"), metadata={"hash": False})
     memory: int | None = field(default=None, metadata={"hash": False})
 
 
-def run(config: Config) -> Scores:
-    """Run or resume the experiment and return what toys scored; stages/ has all tables."""
-    run = interp.runs.open_run("induction", config, root=config.out)
-    if run.finished:
-        return run.scores()
+@experiment("induction")
+def run(run: Run, config: Config) -> tuple[Scores, str]:
+    """What toys scored; stages/ has all tables."""
     size, seed = SIZES[config.size], config.seed
     toys = run.stage("toys", lambda _: measure(size, run.folder / "toys", seed))
     model = interp.load(config.model)
@@ -58,8 +54,7 @@ def run(config: Config) -> Scores:
             knocked[f"{name}, {which}"] = run.stage(f"without-{name}-{which}", ask)
     tables = tables_of(types, knocked, toys)
     draw(run, tables)
-    run.finish(toys, summarise(model.name, types, kind, heads, tables))
-    return run.scores()
+    return toys, summarise(model.name, types, kind, heads, tables)
 
 
 def scored(model: interp.Model, config: Config) -> interp.Results:
@@ -120,13 +115,3 @@ def without(
         memory=config.memory,
         checkpoint=kept,
     )
-
-
-def main(config: Config) -> None:
-    run(config)
-    folder = interp.runs.open_run("induction", config, root=config.out).folder
-    print(interp.runs.report(folder))
-
-
-if __name__ == "__main__":
-    interp.runs.script(main, Config)

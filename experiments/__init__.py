@@ -1,0 +1,1 @@
+"""One question each: `python -m experiments.pos`, with `--size smoke | default | full`."""
