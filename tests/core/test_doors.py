@@ -118,7 +118,10 @@ def cases(folder: Path) -> Iterator[Case]:
         },
     )
     yield measures().minus, {"other": measures(), "ignoring": ["measure"]}
-    yield attribution().minus, {"other": attribution(), "ignoring": ["method"], "seed": 1}
+    yield (
+        attribution().minus,
+        {**{"other": attribution(), "ignoring": ["method"], "alternative": "greater", "seed": 1}},
+    )
     yield results().top, {"n": 2, "by": "value"}
     yield results().grid, {"column": "value"}
     yield (
@@ -134,6 +137,8 @@ def cases(folder: Path) -> Iterator[Case]:
         scores().minus,
         {"other": scores("xpos"), "ignoring": ["task"], "alternative": "greater", "seed": 1},
     )
+    yield scores().top, {"n": 1, "by": "n"}
+    yield scores().grid, {"column": "n"}
     yield scores().best, {"largest": False}
     cells = measures().frame[["measure", "site"]]
     yield (
@@ -153,7 +158,7 @@ def cases(folder: Path) -> Iterator[Case]:
         },
     )
     yield attribution().resampled, {"seed": 1}
-    yield attribution().top, {"n": 1}
+    yield attribution().top, {"n": 1, "by": "score"}
     yield attribution().beside, {"other": attribution()}
     yield Part.parse, {"text": "0.0 -> logits @ end"}
     yield (

@@ -13,8 +13,8 @@ from interp.core.files.sealed import Damaged
 from interp.core.parts.sites import Site
 from interp.core.sampling import stats
 from interp.core.sampling.halves import halves
+from interp.core.tables.parquet import UNSEALED, VERSION
 from interp.core.tables.results import CELL, COLUMNS, Results
-from interp.core.tables.table import UNSEALED, VERSION
 
 CLUSTER = list("aabbbcd")
 N = len(CLUSTER)

@@ -182,6 +182,8 @@ class Recovery(Table):
     """
 
     columns = COLUMNS
+    ranked = ("auroc",)
+    drawn = "auroc"
 
     @classmethod
     def of(
@@ -192,7 +194,9 @@ class Recovery(Table):
         own = [c for c in frame if c not in COLUMNS]
         return cls(frame[[*COLUMNS, *own]], provenance)
 
-    def __repr__(self) -> str:
+    def _counted(self) -> str:
+        return f"{len(self)} rankings, means over them"
+
+    def _shown(self) -> pd.DataFrame:
         found = ["auroc", "average_precision", "r_precision"]
-        table = self.frame.groupby(["level", "method"], sort=False)[found].mean()
-        return f"Recovery: {len(self)} rankings, means over them\n{table}"
+        return self.frame.groupby(["level", "method"], sort=False)[found].mean()

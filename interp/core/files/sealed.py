@@ -275,6 +275,15 @@ def open_tensors(path: Path, *, remedy: str) -> Iterator[Tensors]:
         raise Damaged(f"{path} cannot be read ({said(error)}). {remedy}") from error
 
 
+def held_in(path: Path) -> str:
+    """What a file of tensors says that it holds, under "content"; "" if it is none of interp's."""
+    try:
+        with open_tensors(path, remedy="") as held:
+            return str(held.note.get("content", ""))
+    except (Damaged, FileNotFoundError):
+        return ""
+
+
 def _header(path: Path) -> bytes:
     with path.open("rb") as file:
         length = file.read(8)
