@@ -2,12 +2,16 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from numbers import Real
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
 
 from interp.core.door.door import door
 from interp.core.door.taken import Seed
@@ -63,6 +67,47 @@ class Results(Table):
             frame.insert(0, "model", np.full(len(frame), told, dtype=object))
             object.__setattr__(self, "frame", frame)
         super().__post_init__()
+
+    @classmethod
+    @door
+    def of(
+        cls,
+        cells: Mapping[str, Any],
+        value: Float[ndarray, "*cell example"],
+        *,
+        units: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        base: Float[ndarray, "*others"] | Real = np.nan,
+        effect: Float[ndarray, "*cell example"] | None = None,
+    ) -> "Results":
+        """A table of interventions, each on all examples: a row for each, in the order of `value`.
+
+        Args:
+            cells: columns, each with one value for each intervention, or a single one for all.
+                What no column says of the known ones is "", of layer and head missing; other
+                columns stand behind the known ones.
+            value: the metric; the axes before the last, taken together, are the interventions.
+            units: `cluster` of each example, and `crossed` where there are such: `pairs.units`.
+            base: of the run that was intervened on, in any shape that broadcasts to `value`; NaN
+                where nothing was.
+            effect: by default `value - base`.
+
+        Raises:
+            ResultsError: a column or units of another length.
+        """
+        n, lines = value.shape[-1], math.prod(value.shape[:-1])
+        words = dict.fromkeys(COLUMNS[1:12], "") | {"layer": [None] * lines, "head": [None] * lines}
+        columns = {name: _each(name, of, lines, n) for name, of in (words | dict(cells)).items()}
+        of_units = {kind: _tiled(kind, of, lines, n) for kind, of in units.items()}
+        base = np.broadcast_to(np.asarray(base), value.shape)
+        numbers = {"base": base, "value": value, "effect": value - base}
+        if effect is not None:
+            numbers["effect"] = effect
+        example = np.tile(np.arange(n, dtype=np.int32), lines)
+        given = {**columns, "example": example, **of_units}
+        given |= {name: x.reshape(-1) for name, x in numbers.items()}
+        order = [c for c in COLUMNS if c in given] + [*of_units] + [*columns]
+        return cls(pd.DataFrame({c: given[c] for c in dict.fromkeys(order)}), provenance)
 
     @door
     def query(self, expression: str, *, family: Family = "whole") -> "Results":
@@ -290,3 +335,29 @@ def ordered(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns of every table first, in their order, then what a table has beside them."""
     own = [c for c in frame if c not in COLUMNS]
     return frame[[*(c for c in COLUMNS if c in frame), *own]]
+
+
+def _each(name: str, of: Any, lines: int, n: int) -> Any:
+    """A column of which each intervention has one value, for n examples of each."""
+    if isinstance(of, str) or not hasattr(of, "__len__"):
+        return of
+    if len(of) != lines:
+        raise ResultsError(
+            f"column {name!r} has {len(of)} values for {lines} interventions; give one for each, "
+            "or a single one for all."
+        )
+    if name in ("layer", "head"):
+        return pd.array(of, dtype="Int16").repeat(n)
+    if isinstance(of, pd.Categorical):
+        return of.repeat(n)
+    found = np.asarray(of)
+    return np.repeat(found.astype(object) if found.dtype.kind == "U" else found, n)
+
+
+def _tiled(kind: str, of: Any, lines: int, n: int) -> Any:
+    """The units of the examples, for so many interventions."""
+    if len(of) != n:
+        raise ResultsError(f"{len(of)} units of {kind!r} and {n} examples; give the unit of each.")
+    if isinstance(of, pd.Categorical):
+        return of.take(np.tile(np.arange(n), lines))
+    return np.tile(np.asarray(of, dtype=object), lines)
