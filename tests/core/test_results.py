@@ -660,7 +660,7 @@ def test_a_table_is_made_of_cells_and_examples():
         Results.of(cells, value, units={"cluster": CLUSTER[1:]}, provenance=NOTE)
     found = Results.of(cells, value, units=units, provenance=NOTE, base=base)
     by_hand = [
-        {"model": "tiny", **{name: "" for name in ("position", "receiver", "kind", "through")}}
+        {"model": "tiny", **dict.fromkeys(("position", "receiver", "kind", "through"), "")}
         | {"method": "patch", "site": ["0.0", "0.1", "0.mlp"][cell], "metric": "ab"[metric]}
         | {"layer": 0, "head": [0, 1, None][cell], "size": cell + 1, "engine": "replay"}
         | {"direction": ["noise", "denoise", "noise"][cell], "example": example}

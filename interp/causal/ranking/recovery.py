@@ -21,6 +21,7 @@ from interp.core.errors import ResultsError
 from interp.core.parts.circuit import Part
 from interp.core.parts.edges import Edge
 from interp.core.tables.attribution import Attribution
+from interp.core.tables.saved import Saved
 from interp.core.tables.table import Table
 
 COLUMNS = ["model", "method", "ablation", "corruption", "granularity", "auroc"]
@@ -30,7 +31,7 @@ NOISE = 1e-7
 
 
 @dataclass(frozen=True)
-class Found:
+class Found(Saved):
     """What a ranking has found of a circuit.
 
     Attributes:

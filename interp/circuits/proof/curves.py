@@ -27,6 +27,7 @@ from interp.core.prompts.pairs import Pairs
 from interp.core.sampling import stats
 from interp.core.tables.attribution import Attribution
 from interp.core.tables.results import Results
+from interp.core.tables.saved import Saved
 from interp.engine.engines.protocol import EngineName
 from interp.engine.plan.memory import Memory
 from interp.models.model import Model
@@ -50,7 +51,7 @@ def cmd(fraction: Float[ndarray, " size"], f: Float[ndarray, "*rows size"]) -> n
 
 @door
 @dataclass(frozen=True, eq=False, repr=False)
-class Curve:
+class Curve(Saved):
     """Faithfulness of nested circuits, of attributions and of random rankings.
 
     Attributes:

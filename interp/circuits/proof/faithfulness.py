@@ -26,6 +26,7 @@ from interp.core.parts.circuit import Circuit
 from interp.core.prompts.pairs import Pairs
 from interp.core.sampling import stats
 from interp.core.tables.results import Results
+from interp.core.tables.saved import Saved
 from interp.engine.engines.protocol import EngineName
 from interp.engine.plan.memory import Memory
 from interp.models.model import Model
@@ -41,11 +42,11 @@ ROUNDING = 10
 
 @door
 @dataclass(frozen=True, eq=False, repr=False)
-class Faithfulness:
+class Faithfulness(Saved):
     """Circuits beside the full model and the one without any part.
 
     Attributes:
-        runs: as `run_circuits` gives them, with the circuit named `EMPTY` among them; what to save.
+        runs: as `run_circuits` gives them, with the circuit named `EMPTY` among them.
     """
 
     runs: Results

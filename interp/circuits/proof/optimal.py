@@ -22,6 +22,7 @@ from interp.core.errors import MetricError, ProbeError, Unsupported
 from interp.core.metrics import resolve_metric
 from interp.core.parts.circuit import Circuit
 from interp.core.prompts.pairs import Pairs
+from interp.core.tables.saved import Saved
 from interp.engine.circuits.by_mask import row_bytes, served
 from interp.engine.circuits.constants import Constants
 from interp.engine.circuits.job import Isolation
@@ -45,7 +46,7 @@ SIGNS: dict[str, float] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class Fit(Saved):
     """Fitted constants.
 
     Attributes:

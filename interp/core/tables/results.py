@@ -340,7 +340,9 @@ def ordered(frame: pd.DataFrame) -> pd.DataFrame:
 def _each(name: str, of: Any, lines: int, n: int) -> Any:
     """A column of which each intervention has one value, for n examples of each."""
     if isinstance(of, str) or not hasattr(of, "__len__"):
-        return of
+        if name not in ("layer", "head"):
+            return of
+        of = [of] * lines
     if len(of) != lines:
         raise ResultsError(
             f"column {name!r} has {len(of)} values for {lines} interventions; give one for each, "

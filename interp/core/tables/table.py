@@ -322,8 +322,8 @@ def open_table(path: str | os.PathLike[str]) -> Table:
     path = Path(path)
     if other := held_in(path):
         raise ResultsError(
-            f"{path} holds a {other}, and no table of kind {', '.join(kinds())}. Read it with "
-            f"{other}.load."
+            f"{path} holds {other}, which is no table ({', '.join(kinds())}). Read it with the "
+            "class that saved it."
         )
     held, found = parquet.read(path)
     kind = found.get("kind", "results")  # files from before there were several kinds
