@@ -95,13 +95,15 @@ def test_another_kind_is_refused_and_both_are_named(made: Saved, tmp_path: Path)
     name = type(made).__name__
     path = made.save(tmp_path / "kept")
     other = Stability if name != "Stability" else Found
-    with pytest.raises(ResultsError, match=f"kept holds {name}, and {other.__name__}.load reads"):
+    with pytest.raises(
+        ResultsError, match=f"kept holds an? {name} of .* reads a {other.__name__} of"
+    ):
         other.load(path)
     with pytest.raises(ResultsError, match=f"kept holds {name}, which is no table .*results"):
         Results.load(path)
     with pytest.raises(ResultsError, match=f"kept holds {name}, which is no table"):
         open_table(path)
-    with pytest.raises(ResultsError, match=f"holds {name} of .* reads mean reference"):
+    with pytest.raises(ResultsError, match=f"holds an? {name} of .* reads a mean reference"):
         MeanReference.load(path)
     with pytest.raises(ResultsError, match=f"table holds Attribution, and {name}.load reads"):
         type(made).load(ESTIMATES.save(tmp_path / "table"))
@@ -146,7 +148,9 @@ def test_a_field_that_is_something_else_is_refused(tmp_path: Path):
     with pytest.raises(Damaged, match="kept cannot be read: under 'auroc' it has a str"):
         Found.load(odd.save(tmp_path / "kept"))
     later = type("Found", (Found,), {"file_version": 2})(*[0.5] * 3, 10, 3, 0.3)
-    with pytest.raises(ResultsError, match="has version 2 of Found; this interp reads version 1"):
+    with pytest.raises(
+        ResultsError, match="holds a Found of version 2, and this interp reads a Found of"
+    ):
         Found.load(later.save(tmp_path / "kept"))
     path = replace(RUNS, provenance={"path": Path("x")})
     with pytest.raises(ResultsError, match=r"cannot write .*what JSON has too"):
@@ -158,3 +162,12 @@ def test_constants_are_refused_by_another_model(tmp_path: Path, tiny_model):
     assert again.fingerprint == CONSTANTS.fingerprint
     with pytest.raises(Unsupported, match="fitted on a model with weights abc"):
         again.require(tiny_model("gpt2"))
+
+
+def test_what_no_file_holds_is_refused(tmp_path: Path):
+    odd = Fit(CONSTANTS, np.array([object()]))
+    with pytest.raises(ResultsError, match=r"cannot write .*kept.*what a file cannot"):
+        odd.save(tmp_path / "kept")
+    twice = replace(CONSTANTS, mlp_out=torch.zeros(1, 4), embed=torch.zeros(1, 4)[0])
+    same = replace(twice, embed=twice.mlp_out[0])
+    assert same.save(tmp_path / "a").read_bytes() == twice.save(tmp_path / "b").read_bytes()

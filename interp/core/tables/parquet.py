@@ -55,7 +55,7 @@ def arrow(path: Path, frame: pd.DataFrame) -> pa.Table:
     try:
         return pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def as_json(path: Path, note: Mapping[str, Any]) -> str:
@@ -67,10 +67,11 @@ def as_json(path: Path, note: Mapping[str, Any]) -> str:
     try:
         return json.dumps(note, sort_keys=True)
     except (TypeError, ValueError) as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
-def _unwritable(path: Path, error: Exception) -> ResultsError:
+def unwritable(path: Path, error: Exception) -> ResultsError:
+    """The refusal of what no file can hold."""
     return ResultsError(
         f"cannot write {path}: the table or its provenance holds what a file cannot "
         f"({said(error)}). Keep numbers, texts and lists of them in columns, and in a "

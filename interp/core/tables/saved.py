@@ -21,7 +21,7 @@ from torch import Tensor
 from interp.core.door.door import door
 from interp.core.door.taken import fits
 from interp.core.errors import InterpError, ResultsError, said
-from interp.core.files.sealed import Damaged, Tensors, held_in, open_tensors, told, write_tensors
+from interp.core.files.sealed import Damaged, Tensors, held_in, open_content, write_tensors
 from interp.core.parts.circuit import Circuit
 from interp.core.tables import parquet
 from interp.core.tables.table import Table, kind_of, kinds, noted
@@ -42,7 +42,10 @@ class Saved:
             ResultsError: the folder cannot be written, or a field holds what a file cannot.
         """
         path, tensors = Path(path), dict[str, Tensor]()
-        held = _packed(self, "", tensors, path)
+        try:
+            held = _packed(self, "", tensors, path)
+        except TypeError as error:  # an array of what are no numbers
+            raise parquet.unwritable(path, error) from error
         note = {"content": type(self).__name__, "version": self.file_version, **held}
         parquet.as_json(path, note)
         write_tensors(path, tensors, note)
@@ -56,34 +59,22 @@ class Saved:
         Raises:
             ResultsError: absent, of another kind or version, or not as it was written.
         """
-        path, mine = Path(path), cls.__name__
-        if (other := _kind(path)) not in ("", mine):
+        path, mine, remedy = Path(path), cls.__name__, parquet.REMEDY
+        if other := _elsewhere(path):
             raise ResultsError(
-                f"{path} holds {other}, and {mine}.load reads {mine} only. Read it with the class "
-                "that saved it."
+                f"{path} holds {other}, and {mine}.load reads {mine}. Read it with {other}.load."
             )
-        try:
-            with open_tensors(path, remedy=parquet.REMEDY) as held:
-                told(held.note, path, parquet.REMEDY, {"content": str, "version": int})
-                if held.note["version"] != cls.file_version:
-                    raise ResultsError(
-                        f"{path} has version {held.note['version']} of {mine}; this interp reads "
-                        f"version {cls.file_version}. Compute it again, or read it with the interp "
-                        "that wrote it."
-                    )
-                return _unpacked(held.note, cls, "", held)
-        except FileNotFoundError:
-            raise ResultsError(f"there is no {mine} at {path}; see what save wrote.") from None
+        with open_content(path, mine, cls.file_version, remedy=remedy) as held:
+            return _unpacked(held.note, cls, "", held)
 
 
-def _kind(path: Path) -> str:
-    """What a file of interp's holds; "" if it is something else."""
-    if found := held_in(path):
-        return found
-    with suppress(ResultsError, KeyError, TypeError):
-        return kinds()[noted(path).get("kind", "results")].__name__
-    with suppress(ResultsError):
-        return type(Circuit.load(path)).__name__
+def _elsewhere(path: Path) -> str:
+    """What of interp's that writes files of its own a file holds; "" if nothing."""
+    if not held_in(path):
+        with suppress(ResultsError, KeyError, TypeError):
+            return kinds()[noted(path).get("kind", "results")].__name__
+        with suppress(ResultsError):
+            return type(Circuit.load(path)).__name__
     return ""
 
 
@@ -104,7 +95,7 @@ def _packed(value: object, name: str, tensors: dict[str, Tensor], path: Path) ->
             tensors[name] = torch.frombuffer(bytearray(page), dtype=torch.uint8)
             return {"is": "frame"}
         case Tensor():
-            tensors[name] = value
+            tensors[name] = value.clone()  # one that stands in two fields is written twice
             return {"is": "tensor"}
         case np.ndarray():
             tensors[name] = torch.from_numpy(np.array(value))
