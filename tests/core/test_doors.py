@@ -11,6 +11,7 @@ import torch
 from doors import complaints, untyped
 
 from interp import Attribution, Circuit, Edge, Measures, Pairs, Results, Scores, Site
+from interp.causal.ranking.recovery import Found
 from interp.core.errors import ResultsError, SiteError
 from interp.core.parts.circuit import Part
 from interp.core.parts.facts import Facts
@@ -103,6 +104,16 @@ def cases(folder: Path) -> Iterator[Case]:
         yield table.save, {"path": new}
         yield type(table).concat, {"parts": [table, table]}
     yield Results.load, {"path": kept}
+    yield (
+        Results.of,
+        {
+            **{"cells": {"site": ["0.0", "0.1"]}, "value": np.ones((2, 2))},
+            **{"units": {"cluster": ["a", "b"]}, "provenance": NOTE},
+            **{"base": np.ones(2), "effect": np.ones((2, 2))},
+        },
+    )
+    yield Found(0.5, 0.5, 0.5, 4, 2, 0.5).save, {"path": new}
+    yield Found.load, {"path": Found(0.5, 0.5, 0.5, 4, 2, 0.5).save(folder / "kept.found")}
     yield open_table, {"path": kept}
     yield results().summary, {"seed": 1}
     yield results().split, {"seed": 1}

@@ -658,6 +658,8 @@ def test_a_table_is_made_of_cells_and_examples():
         Results.of(cells | {"head": [0] * 5}, value, units=units, provenance=NOTE)
     with pytest.raises(ResultsError, match="6 units of 'cluster' and 7 examples"):
         Results.of(cells, value, units={"cluster": CLUSTER[1:]}, provenance=NOTE)
+    with pytest.raises(ResultsError, match=r"base of shape \(6,\) does not broadcast"):
+        Results.of(cells, value, units=units, provenance=NOTE, base=np.ones(6))
     found = Results.of(cells, value, units=units, provenance=NOTE, base=base)
     by_hand = [
         {"model": "tiny", **dict.fromkeys(("position", "receiver", "kind", "through"), "")}

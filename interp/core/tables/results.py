@@ -75,7 +75,7 @@ class Results(Table):
         cells: Mapping[str, Any],
         value: Float[ndarray, "*cell example"],
         *,
-        units: Mapping[str, Any],
+        units: Mapping[str, Sequence[str] | pd.Categorical | ndarray],
         provenance: Mapping[str, Any],
         base: Float[ndarray, "*others"] | Real = np.nan,
         effect: Float[ndarray, "*cell example"] | None = None,
@@ -93,13 +93,19 @@ class Results(Table):
             effect: by default `value - base`.
 
         Raises:
-            ResultsError: a column or units of another length.
+            ResultsError: a column, units or a base of another length.
         """
         n, lines = value.shape[-1], math.prod(value.shape[:-1])
         words = dict.fromkeys(COLUMNS[1:12], "") | {"layer": [None] * lines, "head": [None] * lines}
         columns = {name: _each(name, of, lines, n) for name, of in (words | dict(cells)).items()}
         of_units = {kind: _tiled(kind, of, lines, n) for kind, of in units.items()}
-        base = np.broadcast_to(np.asarray(base), value.shape)
+        try:
+            base = np.broadcast_to(np.asarray(base), value.shape)
+        except ValueError:
+            raise ResultsError(
+                f"base of shape {np.shape(base)} does not broadcast to values of {value.shape}; "
+                "give one for each example, or for each value."
+            ) from None
         numbers = {"base": base, "value": value, "effect": value - base}
         if effect is not None:
             numbers["effect"] = effect
