@@ -3,13 +3,12 @@
 from functools import partial
 
 import numpy as np
-import pandas as pd
 import torch
 
 from interp.core.door.door import door
 from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.prompts.pairs import Pairs
-from interp.core.tables.results import COLUMNS, Results, ordered, tiled
+from interp.core.tables.results import Results
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.protocol import EngineName
 from interp.engine.engines.resolution import named, resolution
@@ -76,29 +75,17 @@ def evaluate(
 
     for rows in blocks(pairs.lengths, ROWS):
         by_rows(some, rows, "a plain run")
-    parts = [
-        pd.DataFrame(
-            {
-                **dict.fromkeys(COLUMNS, ""),
-                "method": "evaluate",
-                "site": "logits",
-                "kind": "logits",
-                "position": side,
-                "metric": name,
-                "layer": pd.array([None] * len(pairs), dtype="Int16"),
-                "head": pd.array([None] * len(pairs), dtype="Int16"),
-                "engine": served.name,
-                "example": np.arange(len(pairs), dtype=np.int32),
-                **tiled(pairs.units, 1),
-                "base": np.nan,
-                "value": found,
-                "effect": np.nan,
-            }
-        )
-        for (name, side), found in values.items()
-    ]
     note = provenance(model, pairs, resolution=named(metrics, rounding), engine=served.name)
-    return Results(ordered(pd.concat(parts, ignore_index=True)), note)
+    names, sides = zip(*values, strict=True)
+    return Results.of(
+        {
+            **{"model": "", "method": "evaluate", "site": "logits", "kind": "logits"},
+            **{"position": sides, "metric": names, "engine": served.name},
+        },
+        np.stack([*values.values()]),
+        units=pairs.units,
+        provenance=note,
+    )
 
 
 SIDES = ("clean", "corrupt")

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -18,7 +17,7 @@ from interp.core.metrics import Metric, Metrics, resolve_metric, resolve_metrics
 from interp.core.parts.sites import Kind, Site
 from interp.core.prompts.pairs import Pairs
 from interp.core.prompts.places import Given, place_of
-from interp.core.tables.results import COLUMNS, Results, ordered, tiled
+from interp.core.tables.results import Results
 from interp.engine.engines.choose import accept, choose, weights_of
 from interp.engine.engines.protocol import Engine, EngineName
 from interp.engine.network import forward
@@ -89,14 +88,11 @@ def logit_lens(
             values[:, i, rows] = found.double().numpy(force=True)
 
     _each(model, pairs, served, ("resid_pre",), see)
-    frames = [
-        _frame(
-            sites, of_metric, pairs, served, method="logit_lens", metric=m.name, position=m.position
-        )
-        for m, of_metric in zip(metrics, values, strict=True)
-    ]
-    frame = pd.concat(frames, ignore_index=True).assign(base=np.nan, effect=np.nan)
-    return Results(ordered(frame), provenance(model, pairs, engine=served.name))
+    said = {
+        "metric": [m.name for m in metrics for _ in sites],
+        "position": [m.position for m in metrics for _ in sites],
+    }
+    return _results("logit_lens", sites * len(metrics), values, model, pairs, served, **said)
 
 
 @door
@@ -153,10 +149,10 @@ def direct_logit_attribution(
 
     _each(model, pairs, served, ("resid_pre", "z", "mlp_out"), see)
     name = metric.name if place == metric.position else f"{metric.name}@{place}"
-    said = {"method": "direct_logit_attribution", "metric": name, "position": str(place)}
-    frame = _frame(sites, values, pairs, served, **said, receiver="logits")
-    frame = frame.assign(base=0.0, effect=frame["value"])
-    return Results(ordered(frame), provenance(model, pairs, engine=served.name))
+    said = {"metric": name, "position": str(place), "receiver": "logits"}
+    return _results(
+        *("direct_logit_attribution", sites, values, model, pairs, served), base=0.0, **said
+    )
 
 
 def _parts(w: Weights) -> list[Site]:
@@ -258,27 +254,22 @@ def _each(
         by_rows(some, rows, "a plain run")
 
 
-def _frame(
+def _results(
+    method: str,
     sites: Sequence[Site],
-    values: Float[ndarray, "sites batch"],
+    values: Float[ndarray, "*cell batch"],
+    model: Model,
     pairs: Pairs,
     served: Engine,
-    **said: str,
-) -> pd.DataFrame:
+    *,
+    base: float = np.nan,
+    **said: str | Sequence[str],
+) -> Results:
     """A row for each site and example."""
-    n = len(pairs)
-    index = np.repeat(np.arange(len(sites)), n)
-    layers, heads = ([getattr(site, axis) for site in sites] for axis in ("layer", "head"))
-    columns = {
-        **dict.fromkeys(COLUMNS, ""),
-        **said,
-        "engine": served.name,
-        "site": np.array([str(site) for site in sites])[index],
-        "kind": np.array([site.kind for site in sites])[index],
-        "layer": pd.array(layers, dtype="Int16")[index],
-        "head": pd.array(heads, dtype="Int16")[index],
-        "example": np.tile(np.arange(n, dtype=np.int32), len(sites)),
-        **tiled(pairs.units, len(sites)),
-        "value": values.ravel(),
+    cells = {
+        **{"model": "", "method": method, "engine": served.name, **said},
+        **{"site": [str(site) for site in sites], "kind": [site.kind for site in sites]},
+        **{"layer": [site.layer for site in sites], "head": [site.head for site in sites]},
     }
-    return pd.DataFrame(columns)
+    note = provenance(model, pairs, engine=served.name)
+    return Results.of(cells, values, units=pairs.units, provenance=note, base=base)

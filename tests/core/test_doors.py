@@ -11,13 +11,13 @@ import torch
 from doors import complaints, untyped
 
 from interp import Attribution, Circuit, Edge, Measures, Pairs, Results, Scores, Site
+from interp.causal.ranking.recovery import Found
 from interp.core.errors import ResultsError, SiteError
 from interp.core.parts.circuit import Part
 from interp.core.parts.facts import Facts
 from interp.core.parts.graph import Graph
 from interp.core.parts.sites import resolve
 from interp.core.prompts.sequences import Sequences
-from interp.core.tables.results import ordered
 from interp.core.tables.table import open_table
 
 FACTS = Facts(
@@ -36,7 +36,7 @@ def results() -> Results:
     frame = frame.assign(method="zero", site=site, position="end", receiver=None, kind="z")
     frame = frame.assign(direction="noise", metric="logit_diff", through=None, engine="replay")
     frame = frame.assign(cluster=[f"c{i}" for i in frame["example"]], base=1.0, effect=0.5)
-    return Results(ordered(frame.assign(value=1.5)), NOTE)
+    return Results(frame.assign(value=1.5), NOTE)
 
 
 def scores(task: str = "upos") -> Scores:
@@ -103,6 +103,16 @@ def cases(folder: Path) -> Iterator[Case]:
         yield table.save, {"path": new}
         yield type(table).concat, {"parts": [table, table]}
     yield Results.load, {"path": kept}
+    yield (
+        Results.of,
+        {
+            **{"cells": {"site": ["0.0", "0.1"]}, "value": np.ones((2, 2))},
+            **{"units": {"cluster": ["a", "b"]}, "provenance": NOTE},
+            **{"base": np.ones(2), "effect": np.ones((2, 2))},
+        },
+    )
+    yield Found(0.5, 0.5, 0.5, 4, 2, 0.5).save, {"path": new}
+    yield Found.load, {"path": Found(0.5, 0.5, 0.5, 4, 2, 0.5).save(folder / "kept.found")}
     yield open_table, {"path": kept}
     yield results().summary, {"seed": 1}
     yield results().split, {"seed": 1}
@@ -118,7 +128,10 @@ def cases(folder: Path) -> Iterator[Case]:
         },
     )
     yield measures().minus, {"other": measures(), "ignoring": ["measure"]}
-    yield attribution().minus, {"other": attribution(), "ignoring": ["method"], "seed": 1}
+    yield (
+        attribution().minus,
+        {**{"other": attribution(), "ignoring": ["method"], "alternative": "greater", "seed": 1}},
+    )
     yield results().top, {"n": 2, "by": "value"}
     yield results().grid, {"column": "value"}
     yield (
@@ -134,6 +147,8 @@ def cases(folder: Path) -> Iterator[Case]:
         scores().minus,
         {"other": scores("xpos"), "ignoring": ["task"], "alternative": "greater", "seed": 1},
     )
+    yield scores().top, {"n": 1, "by": "n"}
+    yield scores().grid, {"column": "n"}
     yield scores().best, {"largest": False}
     cells = measures().frame[["measure", "site"]]
     yield (
@@ -153,7 +168,7 @@ def cases(folder: Path) -> Iterator[Case]:
         },
     )
     yield attribution().resampled, {"seed": 1}
-    yield attribution().top, {"n": 1}
+    yield attribution().top, {"n": 1, "by": "score"}
     yield attribution().beside, {"other": attribution()}
     yield Part.parse, {"text": "0.0 -> logits @ end"}
     yield (

@@ -13,8 +13,8 @@ from interp.core.files.sealed import Damaged
 from interp.core.parts.sites import Site
 from interp.core.sampling import stats
 from interp.core.sampling.halves import halves
+from interp.core.tables.parquet import UNSEALED, VERSION
 from interp.core.tables.results import CELL, COLUMNS, Results
-from interp.core.tables.table import UNSEALED, VERSION
 
 CLUSTER = list("aabbbcd")
 N = len(CLUSTER)
@@ -643,3 +643,38 @@ def test_halves_without_rows_are_refused():
     with pytest.raises(ResultsError, match=r"both kinds of clusters \(2 x 2\)"):
         for seed in range(20):
             diagonal.split(seed=seed)
+
+
+def test_a_table_is_made_of_cells_and_examples():
+    value = np.random.default_rng(0).normal(size=(2, 3, N))
+    base = value[:, :1] / 2  # of each metric, the same for all of its cells
+    units = {"cluster": CLUSTER, "crossed": [*"xyxyxyx"]}
+    cells = {
+        **{"method": "patch", "site": ["0.0", "0.1", "0.mlp"] * 2, "metric": [*"aaabbb"]},
+        **{"head": [0, 1, None] * 2, "layer": 0, "size": [1, 2, 3] * 2},
+        **{"direction": pd.Categorical(["noise", "denoise", "noise"] * 2), "engine": "replay"},
+    }
+    with pytest.raises(ResultsError, match="column 'head' has 5 values for 6 interventions"):
+        Results.of(cells | {"head": [0] * 5}, value, units=units, provenance=NOTE)
+    with pytest.raises(ResultsError, match="6 units of 'cluster' and 7 examples"):
+        Results.of(cells, value, units={"cluster": CLUSTER[1:]}, provenance=NOTE)
+    with pytest.raises(ResultsError, match=r"base of shape \(6,\) does not broadcast"):
+        Results.of(cells, value, units=units, provenance=NOTE, base=np.ones(6))
+    found = Results.of(cells, value, units=units, provenance=NOTE, base=base)
+    by_hand = [
+        {"model": "tiny", **dict.fromkeys(("position", "receiver", "kind", "through"), "")}
+        | {"method": "patch", "site": ["0.0", "0.1", "0.mlp"][cell], "metric": "ab"[metric]}
+        | {"layer": 0, "head": [0, 1, None][cell], "size": cell + 1, "engine": "replay"}
+        | {"direction": ["noise", "denoise", "noise"][cell], "example": example}
+        | {"cluster": CLUSTER[example], "crossed": "xyxyxyx"[example]}
+        | {"base": base[metric, 0, example], "value": value[metric, cell, example]}
+        | {"effect": value[metric, cell, example] - base[metric, 0, example]}
+        for metric in range(2)
+        for cell in range(3)
+        for example in range(N)
+    ]
+    types = {"layer": "Int16", "head": "Int16", "example": "int32", "direction": "category"}
+    expected = pd.DataFrame(by_hand)[[*COLUMNS, "crossed", "size"]].astype(types)
+    pd.testing.assert_frame_equal(found.frame, expected, check_exact=True)
+    looked_at = Results.of({"metric": "a"}, value[0, :1], units=units, provenance=NOTE).frame
+    assert looked_at[["base", "effect", "layer", "head"]].isna().all(axis=None)

@@ -21,6 +21,7 @@ from interp.core.errors import ResultsError
 from interp.core.parts.circuit import Part
 from interp.core.parts.edges import Edge
 from interp.core.tables.attribution import Attribution
+from interp.core.tables.saved import Saved
 from interp.core.tables.table import Table
 
 COLUMNS = ["model", "method", "ablation", "corruption", "granularity", "auroc"]
@@ -30,7 +31,7 @@ NOISE = 1e-7
 
 
 @dataclass(frozen=True)
-class Found:
+class Found(Saved):
     """What a ranking has found of a circuit.
 
     Attributes:
@@ -182,6 +183,8 @@ class Recovery(Table):
     """
 
     columns = COLUMNS
+    ranked = ("auroc",)
+    drawn = "auroc"
 
     @classmethod
     def of(
@@ -192,7 +195,9 @@ class Recovery(Table):
         own = [c for c in frame if c not in COLUMNS]
         return cls(frame[[*COLUMNS, *own]], provenance)
 
-    def __repr__(self) -> str:
+    def _counted(self) -> str:
+        return f"{len(self)} rankings, means over them"
+
+    def _shown(self) -> pd.DataFrame:
         found = ["auroc", "average_precision", "r_precision"]
-        table = self.frame.groupby(["level", "method"], sort=False)[found].mean()
-        return f"Recovery: {len(self)} rankings, means over them\n{table}"
+        return self.frame.groupby(["level", "method"], sort=False)[found].mean()

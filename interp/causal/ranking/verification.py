@@ -19,6 +19,7 @@ from interp.core.metrics import OneMetric, resolve_metric
 from interp.core.prompts.pairs import Pairs
 from interp.core.sampling import stats
 from interp.core.tables.attribution import Attribution
+from interp.core.tables.saved import Saved
 from interp.engine.engines.protocol import EngineName
 from interp.engine.plan.memory import Memory
 from interp.models.model import Model
@@ -29,7 +30,7 @@ STATISTICS = ["spearman", "slope", "intercept", "r2"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Verified:
+class Verified(Saved):
     """Estimates beside what was measured, of the same parts on the same examples.
 
     The top k are chosen by the estimates: among them correlations are of a narrow range, and an

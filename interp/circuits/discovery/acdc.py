@@ -26,6 +26,7 @@ from interp.core.parts.edges import Edge
 from interp.core.parts.graph import Graph
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.attribution import Attribution
+from interp.core.tables.saved import Saved
 from interp.engine.circuits.masks import Masks
 from interp.engine.circuits.wiring import Wiring
 from interp.engine.engines.protocol import EngineName
@@ -41,7 +42,7 @@ Where = Literal["all", "named"]
 
 
 @dataclass(frozen=True, eq=False)
-class Discovered:
+class Discovered(Saved):
     """What ACDC found.
 
     Attributes:

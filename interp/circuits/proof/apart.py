@@ -6,13 +6,13 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from interp.circuits.proof.curves import Curve, cmd, cpr
-from interp.circuits.proof.faithfulness import Faithfulness, Wide, by_metric
+from interp.circuits.proof.faithfulness import ByCircuit, Faithfulness, by_metric
 from interp.core.sampling import stats
 
 WITHOUT = " - "
 
 
-def ratios(wide: Wide) -> Float[ndarray, "circuit 1+clusters"]:
+def ratios(wide: ByCircuit) -> Float[ndarray, "circuit 1+clusters"]:
     """Faithfulness of each circuit, then without each of the clusters."""
     carried, _ = stats.cluster_sums(wide.value - wide.empty, wide.cluster)
     gaps, _ = stats.cluster_sums((wide.full - wide.empty)[None], wide.cluster)

@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from interp.circuits.discovery.closure import Wires
 from interp.circuits.discovery.top import By, Closure, circuit_of, merit
-from interp.circuits.proof.faithfulness import Faithfulness, Wide, by_metric, empty
+from interp.circuits.proof.faithfulness import ByCircuit, Faithfulness, by_metric, empty
 from interp.circuits.proof.setting import Given, Mask, Setting
 from interp.core.door.door import door
 from interp.core.door.taken import Index, Seed
@@ -27,6 +27,7 @@ from interp.core.prompts.pairs import Pairs
 from interp.core.sampling import stats
 from interp.core.tables.attribution import Attribution
 from interp.core.tables.results import Results
+from interp.core.tables.saved import Saved
 from interp.engine.engines.protocol import EngineName
 from interp.engine.plan.memory import Memory
 from interp.models.model import Model
@@ -50,7 +51,7 @@ def cmd(fraction: Float[ndarray, " size"], f: Float[ndarray, "*rows size"]) -> n
 
 @door
 @dataclass(frozen=True, eq=False, repr=False)
-class Curve:
+class Curve(Saved):
     """Faithfulness of nested circuits, of attributions and of random rankings.
 
     Attributes:
@@ -129,7 +130,7 @@ class Curve:
 
 
 def _area(
-    wide: Wide, at: Int[ndarray, " size"], k: Float[ndarray, " size"], area
+    wide: ByCircuit, at: Int[ndarray, " size"], k: Float[ndarray, " size"], area
 ) -> tuple[float, float, float]:
     """An area, and its interval by the jackknife over clusters."""
     gap = wide.full - wide.empty

@@ -26,6 +26,7 @@ from interp.core.parts.circuit import Circuit
 from interp.core.prompts.pairs import Pairs
 from interp.core.sampling import stats
 from interp.core.tables.results import Results
+from interp.core.tables.saved import Saved
 from interp.engine.engines.protocol import EngineName
 from interp.engine.plan.memory import Memory
 from interp.models.model import Model
@@ -41,11 +42,11 @@ ROUNDING = 10
 
 @door
 @dataclass(frozen=True, eq=False, repr=False)
-class Faithfulness:
+class Faithfulness(Saved):
     """Circuits beside the full model and the one without any part.
 
     Attributes:
-        runs: as `run_circuits` gives them, with the circuit named `EMPTY` among them; what to save.
+        runs: as `run_circuits` gives them, with the circuit named `EMPTY` among them.
     """
 
     runs: Results
@@ -135,7 +136,7 @@ class Faithfulness:
         return f"Faithfulness\n{shown.to_string(float_format='{:.3g}'.format)}"
 
 
-class Wide(NamedTuple):
+class ByCircuit(NamedTuple):
     """One metric of a table of circuits, without the empty one."""
 
     names: list[str]
@@ -177,7 +178,7 @@ class Wide(NamedTuple):
         return True
 
 
-def of_metric(runs: Results, metric: str) -> Wide:
+def of_metric(runs: Results, metric: str) -> ByCircuit:
     """A table of circuits as arrays, by one metric.
 
     Raises:
@@ -189,7 +190,7 @@ def of_metric(runs: Results, metric: str) -> Wide:
     return found[metric]
 
 
-def by_metric(runs: Results) -> dict[str, Wide]:
+def by_metric(runs: Results) -> dict[str, ByCircuit]:
     """A table of circuits as arrays, metric by metric.
 
     Raises:
@@ -221,7 +222,7 @@ def by_metric(runs: Results) -> dict[str, Wide]:
         value[site, example], base[example] = frame["value"], frame["base"]
         at = list(names).index(EMPTY)
         rest = [i for i in range(shape[0]) if i != at]
-        found[str(metric)] = Wide(
+        found[str(metric)] = ByCircuit(
             [str(names[i]) for i in rest],
             sizes[rest].tolist(),
             value[rest],
@@ -305,6 +306,6 @@ def _quartiles(
     return np.quantile(carried[:, known] / gap[known], [0.25, 0.5, 0.75], axis=1)
 
 
-def ratio_of_means(wide: Wide) -> Float[ndarray, " circuit"]:
+def ratio_of_means(wide: ByCircuit) -> Float[ndarray, " circuit"]:
     """The faithfulness of each circuit, without intervals."""
     return (wide.value - wide.empty).mean(1) / (wide.full - wide.empty).mean()

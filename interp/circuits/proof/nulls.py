@@ -11,7 +11,7 @@ from numpy import ndarray
 from interp.circuits.proof.faithfulness import (
     EMPTY,
     METRICS,
-    Wide,
+    ByCircuit,
     by_metric,
     empty,
     of_metric,
@@ -32,6 +32,7 @@ from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.attribution import Attribution
 from interp.core.tables.results import Results
+from interp.core.tables.saved import Saved
 from interp.engine.engines.protocol import EngineName
 from interp.engine.plan.memory import Memory
 from interp.models.model import Model
@@ -101,7 +102,7 @@ def _layer(part: Edge | Site, facts: Facts) -> int:
 
 @door
 @dataclass(frozen=True, eq=False, repr=False)
-class Null:
+class Null(Saved):
     """A circuit beside random ones of its size and layer profile.
 
     Attributes:
@@ -154,7 +155,7 @@ class Null:
             return f"Null, without intervals\n{self.runs!r}"
 
 
-def _apart(wide: Wide) -> tuple[float, Float[ndarray, " random"]]:
+def _apart(wide: ByCircuit) -> tuple[float, Float[ndarray, " random"]]:
     """The faithfulness of the circuit, and of the random ones."""
     found, at = ratio_of_means(wide), wide.names.index(CIRCUIT)
     return float(found[at]), np.delete(found, at)
@@ -208,7 +209,7 @@ def null_test(
 
 
 @dataclass(frozen=True, eq=False)
-class Stability:
+class Stability(Saved):
     """Would other prompts have given the same circuit?
 
     Attributes:

@@ -22,6 +22,7 @@ from interp.core.errors import MetricError, ProbeError, Unsupported
 from interp.core.metrics import resolve_metric
 from interp.core.parts.circuit import Circuit
 from interp.core.prompts.pairs import Pairs
+from interp.core.tables.saved import Saved
 from interp.engine.circuits.constants import Constants
 from interp.engine.circuits.masks import Masks
 from interp.engine.circuits.passes import Passes, row_bytes, served
@@ -44,7 +45,7 @@ SIGNS: dict[str, float] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class Fit(Saved):
     """Fitted constants.
 
     Attributes:

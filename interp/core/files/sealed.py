@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from interp.core.door.taken import a
 from interp.core.errors import ModelError, ResultsError, said
 from interp.core.files.atomic import REMEDY, whole
 
@@ -273,6 +274,38 @@ def open_tensors(path: Path, *, remedy: str) -> Iterator[Tensors]:
         raise
     except (OSError, SafetensorError) as error:
         raise Damaged(f"{path} cannot be read ({said(error)}). {remedy}") from error
+
+
+@contextmanager
+def open_content(path: Path, content: str, version: int, *, remedy: str) -> Iterator[Tensors]:
+    """The same, of a file whose note says "content" and "version".
+
+    Raises:
+        ResultsError: there is none, it holds something else, or as `open_tensors`.
+    """
+    try:
+        with open_tensors(path, remedy=remedy) as held:
+            kind, of = held.note.get("content", "file of something else"), held.note.get("version")
+            if (kind, of) != (content, version):
+                raise Damaged(
+                    f"{path} holds {a(str(kind))} of version {of}, and this interp reads "
+                    f"{a(content)} of version {version}. {remedy}"
+                )
+            yield held
+    except FileNotFoundError:
+        raise ResultsError(f"there is no {content} at {path}; see what save wrote.") from None
+
+
+def held_in(path: Path) -> str:
+    """What a file of tensors says that it holds, under "content"; "" if it is none of interp's."""
+    try:
+        with path.open("rb") as file:
+            if file.read(9)[8:] != b"{":  # of a table hundreds of megabytes would be read
+                return ""
+        with open_tensors(path, remedy="") as held:
+            return str(held.note.get("content", ""))
+    except (OSError, Damaged, ValueError):
+        return ""
 
 
 def _header(path: Path) -> bytes:

@@ -6,17 +6,17 @@ sec. 4), so a circuit carries them, and circuits that differ in them are not com
 
 import os
 import warnings
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from interp.core.door.door import door
 from interp.core.door.taken import shown
 from interp.core.errors import ResultsError, SiteError, said
 from interp.core.files.identity import identity
-from interp.core.files.sealed import Damaged, is_sealed, parsed, write_note
+from interp.core.files.sealed import Damaged, held_in, is_sealed, parsed, write_note
 from interp.core.parts.edges import ARROW, Edge
 from interp.core.parts.sites import Site
 
@@ -204,10 +204,23 @@ class Circuit:
             ResultsError: the folder cannot be written.
         """
         path = Path(path)
-        note = asdict(replace(self, parts=frozenset())) | {"version": VERSION}
-        note["parts"] = list(self._lines)
-        write_note(path, note)
+        write_note(path, self.as_note() | {"version": VERSION})
         return path
+
+    def as_note(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(replace(self, parts=frozenset())) | {"parts": list(self._lines)}
+
+    @classmethod
+    def of_note(cls, note: Mapping[str, Any]) -> "Circuit":
+        """What `as_note` gave.
+
+        Raises:
+            ValueError: it is of something else, or names a part that is none.
+        """
+        if set(note) != {*FIELDS, "parts"} or not _texts(note["parts"]):
+            raise ValueError(f"keys {sorted(note)}, parts {note.get('parts')!r:.80}")
+        return cls(**{**note, "parts": frozenset(map(Part.parse, note["parts"]))})
 
     @classmethod
     @door
@@ -218,21 +231,22 @@ class Circuit:
             ResultsError: no such file, not a circuit, damaged, or of another version.
         """
         path = Path(path)
+        if other := held_in(path):
+            raise ResultsError(f"{path} holds {other}, which is no Circuit. {NAME}")
         try:
             data = path.read_bytes()
             sealed, note = is_sealed(data, path, EDITED), parsed(data, path, NAME)
             note.pop("seal", None)
-            version, parts = note.pop("version"), note.pop("parts")
+            version = note.pop("version")
             if version == VERSION:
-                if (FIELDS ^ set(note)) or not _texts(parts):
-                    raise ValueError(f"keys {sorted(note)}, parts {parts!r:.80}")
+                found = cls.of_note(note)
                 if not sealed:
                     warnings.warn(
                         f"{path} carries no checksum, so damage to it would not show. Save the "
                         "circuit again, and it has one.",
                         stacklevel=4,
                     )
-                return cls(parts=frozenset(map(Part.parse, parts)), **note)
+                return found
         except Damaged:
             raise
         except FileNotFoundError:

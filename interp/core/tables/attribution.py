@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,12 @@ from interp.core.errors import ResultsError
 from interp.core.parts.circuit import Part
 from interp.core.parts.edges import Edge
 from interp.core.sampling import stats
-from interp.core.tables.paired import partners, require_same_prompts
+from interp.core.tables.paired import require_same_prompts
 from interp.core.tables.table import Table
+from interp.core.tables.wide import ByExample, difference
 
+CELL = ["method", "site", "position", "metric"]
+"""Columns that together name one part."""
 COLUMNS = ["method", "site", "position", "writer", "reader", "metric", "score", "each"]
 
 
@@ -40,6 +42,9 @@ class Attribution(Table):
 
     columns = COLUMNS
     numbers = ("score",)
+    cell = CELL
+    ranked = ("score",)
+    drawn = "score"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,19 +139,22 @@ class Attribution(Table):
         return Attribution(frame, {**self.provenance, "cluster": cluster})
 
     @door
-    def top(self, n: Count = 10) -> pd.DataFrame:
+    def top(self, n: Count = 10, *, by: str | None = None) -> pd.DataFrame:
         """The n parts of the largest absolute score, with 95 % intervals over clusters."""
-        order = np.argsort(-np.abs(self.scores), kind="stable")[:n]
-        _, cluster = np.unique(self.cluster, return_inverse=True)
-        chosen = self.frame.iloc[order].reset_index(drop=True)
+        chosen = super().top(n, by=by)
         rows = chosen["each"].to_list()
         each = np.stack(rows).astype(float) if rows else np.empty((0, len(self.cluster)))
-        low, high = stats.mean_interval(each, cluster)
+        low, high = stats.mean_interval(each, np.unique(self.cluster, return_inverse=True)[1])
         return chosen.drop(columns="each").assign(low=low, high=high)
 
     @door
     def minus(
-        self, other: "Attribution", *, ignoring: Sequence[str] = (), seed: Seed = 0
+        self,
+        other: "Attribution",
+        *,
+        ignoring: Sequence[str] = (),
+        alternative: stats.Alternative = "two-sided",
+        seed: Seed = 0,
     ) -> pd.DataFrame:
         """Paired difference of each part's score and its counterpart's in the other table.
 
@@ -154,6 +162,7 @@ class Attribution(Table):
             other: of the same examples: another method, ablation or model.
             ignoring: of `method`, `site`, `position`, `metric`: columns in which counterparts
                 differ. A single part in `other` is everyone's counterpart.
+            alternative: `"greater"` tests only whether this table's scores are the higher ones.
 
         Returns:
             The parts with `value` (the difference of the mean scores), `low`, `high` (its 95 %
@@ -163,20 +172,11 @@ class Attribution(Table):
         Raises:
             ResultsError: no counterpart, or other examples.
         """
-        names = ["method", "site", "position", "metric"]
         require_same_prompts(self.provenance, other.provenance)
-        partner = partners(self.frame[names], other.frame[names], ignoring=ignoring, alike="metric")
-        if self.cluster != other.cluster:
-            raise ResultsError(
-                "the two attributions are of other examples, so their difference has no paired "
-                "interval; attribute both on the same pairs."
-            )
-        apart = self.each.astype(float) - other.each.astype(float)[partner]
-        clusters, code = np.unique(self.cluster, return_inverse=True)
-        low, high = stats.mean_interval(apart, code, seed=seed)
-        p = stats.sign_flip_p(apart, code, seed=seed)
-        found = {"value": apart.mean(1), "low": low, "high": high, "p": p, "q": stats.fdr(p)}
-        return self.frame[names].assign(**found, n=apart.shape[1], clusters=len(clusters))
+        return difference(
+            *(self._by_example(), other._by_example()),
+            **{"ignoring": ignoring, "column": "score", "alternative": alternative, "seed": seed},
+        )
 
     @door
     def beside(self, other: "Attribution") -> pd.DataFrame:
@@ -198,9 +198,13 @@ class Attribution(Table):
             )
         return both
 
-    def __repr__(self) -> str:
-        return f"Attribution: {len(self)} parts, {len(self.cluster)} examples\n{self.top()}"
+    def _by_example(self) -> ByExample:
+        units = np.unique(self.cluster, return_inverse=True)[1]
+        measured = {"score": self.each.astype(float)}
+        return ByExample(self.frame, np.asarray(self.cluster), measured, (units,), CELL, ())
 
-    def _repr_html_(self) -> str:
-        title = f"<p><b>{len(self)} parts</b>, {escape(str(self.provenance.get('model', '')))}</p>"
-        return title + self.top().to_html(float_format="{:.3g}".format)
+    def _counted(self) -> str:
+        return f"{len(self)} parts, {len(self.cluster)} examples"
+
+    def _shown(self) -> pd.DataFrame:
+        return self.top()

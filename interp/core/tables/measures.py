@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from numbers import Real
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +12,9 @@ from numpy import ndarray
 from scipy import stats as scipy_stats
 
 from interp.core.door.door import door
-from interp.core.door.taken import Count
-from interp.core.errors import ResultsError, nearest
+from interp.core.errors import ResultsError
 from interp.core.sampling import stats
 from interp.core.tables.paired import partners
-from interp.core.tables.results import numbers_of
 from interp.core.tables.table import Table
 
 COLUMNS = ["measure", "site", "other", "layer", "head", "value", "null", "null_sd", "z", "p", "q"]
@@ -40,6 +37,8 @@ class Measures(Table):
 
     columns = COLUMNS
     numbers = ("layer", "head", "value", "null", "null_sd", "z", "p", "q")
+    cell = CELL
+    ranked = ("z", "value")
 
     @classmethod
     @door
@@ -109,59 +108,3 @@ class Measures(Table):
         mine = self.frame["value"].to_numpy(dtype=float)
         theirs = other.frame["value"].to_numpy(dtype=float)[partner]
         return self.frame[CELL].assign(value=mine - theirs, mine=mine, theirs=theirs)
-
-    @door
-    def top(self, n: Count = 10, *, by: str = "z") -> pd.DataFrame:
-        """The n rows with the largest absolute value of a column; by `value` if none has a z.
-
-        Raises:
-            ResultsError: no such column, or one that holds no numbers.
-        """
-        if by not in (known := numbers_of(self.frame)):
-            raise ResultsError(f"measures have no numbers called {by!r}; {nearest(by, known)}")
-        if by == "z" and self.frame["z"].isna().all():
-            by = "value"
-        order = np.argsort(-np.abs(self.frame[by].to_numpy(dtype=float)), kind="stable")
-        return self.frame.iloc[order[:n]].reset_index(drop=True)
-
-    @door
-    def grid(self, column: str = "value") -> Float[ndarray, "layer head"]:
-        """A column as an array of layers x heads; NaN where there is no row.
-
-        Raises:
-            ResultsError: rows that are of no head, several rows for one head, or no such column of
-                numbers.
-        """
-        if column not in (known := numbers_of(self.frame)):
-            raise ResultsError(
-                f"measures have no numbers called {column!r}; {nearest(column, known)}"
-            )
-        frame = self.frame.dropna(subset=["layer"])
-        if frame.empty or frame["head"].isna().any():
-            raise ResultsError("a grid needs rows of heads, and these are of other sites.")
-        twice = frame.duplicated(["layer", "head"])
-        if twice.any():
-            same = frame[twice].iloc[0]
-            raise ResultsError(
-                f"head {same['layer']}.{same['head']} has several rows; choose one of each head "
-                "first, as in measures.query(\"measure == 'copying'\")"
-            )
-        rows, columns = (frame[name].to_numpy(dtype=int) for name in ("layer", "head"))
-        array = np.full((rows.max() + 1, columns.max() + 1), np.nan)
-        array[rows, columns] = frame[column].to_numpy(dtype=float)
-        return array
-
-    def __repr__(self) -> str:
-        shown = self._shown().to_string(float_format="{:.4g}".format)
-        return f"Measures: {len(self)} rows\n{shown}"
-
-    def _repr_html_(self) -> str:
-        title = f"<p><b>{len(self)} rows</b>, {escape(str(self.provenance.get('model', '')))}</p>"
-        return title + self._shown().to_html(float_format="{:.3g}".format)
-
-    def _shown(self) -> pd.DataFrame:
-        """The first rows, without the columns that are empty."""
-        table = self.frame.head(20)
-        nothing = {"", "nan", "None", "<NA>"}
-        empty = [c for c in table.columns if set(map(str, table[c])) <= nothing]
-        return cast(pd.DataFrame, table.drop(columns=empty))

@@ -2,31 +2,33 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import Literal, cast
+from numbers import Real
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
 
 from interp.core.door.door import door
-from interp.core.door.taken import Count, Seed, no_numbers, shown
-from interp.core.errors import ResultsError, nearest
+from interp.core.door.taken import Seed
+from interp.core.errors import ResultsError
 from interp.core.parts.sites import depth_of
 from interp.core.sampling import stats
 from interp.core.tables.paired import require_same_prompts
-from interp.core.tables.table import Table
+from interp.core.tables.table import Table, filled
 from interp.core.tables.wide import (
     CELL,
     COLUMNS,
     MEASURED,
+    ByExample,
     Measured,
-    Wide,
     cells_of,
     difference,
     kinds_of,
-    several,
     shares,
 )
 
@@ -53,6 +55,9 @@ class Results(Table):
 
     columns = COLUMNS
     numbers = MEASURED
+    cell = CELL
+    ranked = ("effect", "value")
+    drawn = "effect"
 
     def __post_init__(self) -> None:
         if "model" not in self.frame:  # a table of an interp that told models apart by nothing
@@ -62,6 +67,53 @@ class Results(Table):
             frame.insert(0, "model", np.full(len(frame), told, dtype=object))
             object.__setattr__(self, "frame", frame)
         super().__post_init__()
+
+    @classmethod
+    @door
+    def of(
+        cls,
+        cells: Mapping[str, Any],
+        value: Float[ndarray, "*cell example"],
+        *,
+        units: Mapping[str, Sequence[str] | pd.Categorical | ndarray],
+        provenance: Mapping[str, Any],
+        base: Float[ndarray, "*others"] | Real = np.nan,
+        effect: Float[ndarray, "*cell example"] | None = None,
+    ) -> "Results":
+        """A table of interventions, each on all examples: a row for each, in the order of `value`.
+
+        Args:
+            cells: columns, each with one value for each intervention, or a single one for all.
+                What no column says of the known ones is "", of layer and head missing; other
+                columns stand behind the known ones.
+            value: the metric; the axes before the last, taken together, are the interventions.
+            units: `cluster` of each example, and `crossed` where there are such: `pairs.units`.
+            base: of the run that was intervened on, in any shape that broadcasts to `value`; NaN
+                where nothing was.
+            effect: by default `value - base`.
+
+        Raises:
+            ResultsError: a column, units or a base of another length.
+        """
+        n, lines = value.shape[-1], math.prod(value.shape[:-1])
+        words = dict.fromkeys(COLUMNS[1:12], "") | {"layer": [None] * lines, "head": [None] * lines}
+        columns = {name: _each(name, of, lines, n) for name, of in (words | dict(cells)).items()}
+        of_units = {kind: _tiled(kind, of, lines, n) for kind, of in units.items()}
+        try:
+            base = np.broadcast_to(np.asarray(base), value.shape)
+        except ValueError:
+            raise ResultsError(
+                f"base of shape {np.shape(base)} does not broadcast to values of {value.shape}; "
+                "give one for each example, or for each value."
+            ) from None
+        numbers = {"base": base, "value": value, "effect": value - base}
+        if effect is not None:
+            numbers["effect"] = effect
+        example = np.tile(np.arange(n, dtype=np.int32), lines)
+        given = {**columns, "example": example, **of_units}
+        given |= {name: x.reshape(-1) for name, x in numbers.items()}
+        order = [c for c in COLUMNS if c in given] + [*of_units] + [*columns]
+        return cls(pd.DataFrame({c: given[c] for c in dict.fromkeys(order)}), provenance)
 
     @door
     def query(self, expression: str, *, family: Family = "whole") -> "Results":
@@ -141,7 +193,7 @@ class Results(Table):
         return self._summarised(seed)
 
     def _summarised(self, seed: int = 0) -> pd.DataFrame:
-        wide = Wide.of(self.frame)
+        wide = ByExample.of(self.frame)
         effect = wide.measured["effect"]
         outcome = np.where(
             np.isnan(effect).all(axis=1, keepdims=True), wide.measured["value"], effect
@@ -199,7 +251,7 @@ class Results(Table):
             ResultsError: no counterpart, or one that was not measured on the same examples.
         """
         require_same_prompts(self.provenance, other.provenance)
-        mine, theirs = Wide.of(self.frame), Wide.of(other.frame)
+        mine, theirs = ByExample.of(self.frame), ByExample.of(other.frame)
         return difference(
             mine, theirs, ignoring=ignoring, column=column, alternative=alternative, seed=seed
         )
@@ -225,7 +277,7 @@ class Results(Table):
         """
         if ends is not None:
             require_same_prompts(self.provenance, ends.provenance, of_one_model=True)
-        return shares(Wide.of(self.frame), None if ends is None else ends.frame, seed=seed)
+        return shares(ByExample.of(self.frame), None if ends is None else ends.frame, seed=seed)
 
     @door
     def named(self, model: str) -> "Results":
@@ -249,72 +301,16 @@ class Results(Table):
         found = known.items() if isinstance(known, Mapping) else ()
         return {name: float(x) for name, x in found if x is not None}
 
-    @door
-    def top(self, n: Count = 10, *, by: str = "effect") -> pd.DataFrame:
-        """The n rows of `summary()` with the largest absolute value of column `by`.
+    def _ranking(self) -> pd.DataFrame:
+        return self._summarised()
 
-        By `value` where there is no effect to rank by.
-
-        Args:
-            n: how many rows.
-            by: a column of numbers: "effect", "value", "base", "low", "high", "p" or "q".
-
-        Raises:
-            ResultsError: a column that the summary has not, or that holds no numbers.
-        """
-        table = self._summarised()
-        if by not in (known := numbers_of(table)):
-            raise ResultsError(
-                f"the summary has no numbers called {by!r} to rank by; {nearest(by, known)}"
-            )
-        if by == "effect" and np.isnan(table["effect"]).all():
-            by = "value"
-        order = np.argsort(-np.abs(table[by].to_numpy(dtype=float)), kind="stable")  # NaN: last
-        return table.iloc[order[:n]].reset_index(drop=True)
-
-    @door
-    def grid(self, column: Measured = "effect") -> np.ndarray:
-        """Mean of a column as an array: layers x heads, or layers x positions, or layers.
-
-        Args:
-            column: `"effect"`, `"value"` or `"base"`. A place that was not measured is NaN.
-
-        Raises:
-            ResultsError: several interventions for one place, or sites without a layer only.
-        """
+    def _places(self, column: str) -> tuple[pd.DataFrame, np.ndarray]:
+        values = self._numbers(cast(pd.DataFrame, self.frame[MEASURED]), column)
         cell, first = cells_of(self.frame)
-        first["mean"] = self.frame[column].astype(float).groupby(cell).mean()
-        first = first.dropna(subset=["layer"])
-        if first.empty:
-            raise ResultsError("no row of the table has a layer, so there is no grid of layers.")
-        if odd := [*no_numbers(first["layer"]), *no_numbers(first["head"])]:
-            raise ResultsError(f"layers and heads of a grid are numbers, and here {shown(odd[0])}.")
-        of_heads = ~np.asarray(first["head"].isna())
-        if of_heads.any() and not of_heads.all():
-            raise several(first, ["kind"], "some sites are heads and some are not")
-        across = "head" if of_heads.any() else "position"
-        twice = np.flatnonzero(first.duplicated(["layer", across]))
-        if len(twice):
-            same = first.iloc[twice[:1]][["layer", across]].merge(first)
-            place = f"layer {same['layer'][0]}, {across} {same[across][0]}"
-            raise several(same, CELL, f"{place} has {len(same)} interventions")
-        rows = first["layer"].to_numpy(dtype=int)
-        if across == "head":
-            columns = first["head"].to_numpy(dtype=int)
-        else:
-            columns, _ = pd.factorize(first["position"], use_na_sentinel=False)
-        array = np.full((rows.max() + 1, columns.max() + 1), np.nan)
-        array[rows, columns] = first["mean"]
-        return array[:, 0] if across == "position" and array.shape[1] == 1 else array
+        return first, pd.Series(values).groupby(cell).mean().to_numpy()
 
-    def __repr__(self) -> str:
-        shown = self._shown().to_string(float_format="{:.4g}".format)
-        return "\n".join([f"Results: {len(self)} rows", shown, *self._notes()])
-
-    def _repr_html_(self) -> str:
-        title = f"<p><b>{len(self)} rows</b>, {escape(str(self.provenance.get('model', '')))}</p>"
-        notes = "".join(f"<p>{escape(line)}</p>" for line in self._notes())
-        return title + self._shown().to_html(float_format="{:.3g}".format) + notes
+    def _doubled(self, layer: int, across: str, rows: pd.DataFrame) -> str:
+        return f"layer {layer}, {across} {rows[across][0]} has {len(rows)} interventions"
 
     def _notes(self) -> list[str]:
         """What is said under a table: of few clusters, and of numbers that are not exact."""
@@ -333,22 +329,32 @@ class Results(Table):
             table = table.drop(columns="model") if table["model"].nunique() == 1 else table
         except ResultsError:
             table = self.frame.head(10)
-        nothing = {"", "nan", "None", "<NA>"}
-        empty = [c for c in table.columns if set(map(str, table[c])) <= nothing]
-        return cast(pd.DataFrame, table).drop(columns=empty)
+        return filled(cast(pd.DataFrame, table))
 
 
-def tiled(units: Mapping[str, Sequence[str]], times: int) -> dict[str, np.ndarray]:
-    """The columns of independent units of a table that has all examples so many times."""
-    return {kind: np.tile(np.asarray(of, dtype=object), times) for kind, of in units.items()}
+def _each(name: str, of: Any, lines: int, n: int) -> Any:
+    """A column of which each intervention has one value, for n examples of each."""
+    if isinstance(of, str) or not hasattr(of, "__len__"):
+        if name not in ("layer", "head"):
+            return of
+        of = [of] * lines
+    if len(of) != lines:
+        raise ResultsError(
+            f"column {name!r} has {len(of)} values for {lines} interventions; give one for each, "
+            "or a single one for all."
+        )
+    if name in ("layer", "head"):
+        return pd.array(of, dtype="Int16").repeat(n)
+    if isinstance(of, pd.Categorical):
+        return of.repeat(n)
+    found = np.asarray(of)
+    return np.repeat(found.astype(object) if found.dtype.kind == "U" else found, n)
 
 
-def ordered(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns of every table first, in their order, then what a table has beside them."""
-    own = [c for c in frame if c not in COLUMNS]
-    return frame[[*(c for c in COLUMNS if c in frame), *own]]
-
-
-def numbers_of(table: pd.DataFrame) -> list[str]:
-    """The columns that hold numbers."""
-    return [str(c) for c in table if not no_numbers(table[c])]
+def _tiled(kind: str, of: Any, lines: int, n: int) -> Any:
+    """The units of the examples, for so many interventions."""
+    if len(of) != n:
+        raise ResultsError(f"{len(of)} units of {kind!r} and {n} examples; give the unit of each.")
+    if isinstance(of, pd.Categorical):
+        return of.take(np.tile(np.arange(n), lines))
+    return np.tile(np.asarray(of, dtype=object), lines)

@@ -6,7 +6,6 @@ row for each cell and document is all that intervals and tests need, however man
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any, cast
 
 import numpy as np
@@ -45,6 +44,7 @@ class Scores(Table):
 
     columns = COLUMNS
     numbers = ("layer", "head", "total", "n")
+    cell = CELL
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -241,14 +241,12 @@ class Scores(Table):
         totals[cell, at], counts[cell, at] = frame["total"], frame["n"]
         return frame.iloc[first][CELL].reset_index(drop=True), totals, counts
 
-    def __repr__(self) -> str:
-        shown = self._shown().to_string(float_format="{:.4g}".format)
-        few = stats.few_clusters(self.frame["cluster"].nunique())
-        return f"Scores: {len(self)} rows\n{shown}" + (f"\n{few.capitalize()}." if few else "")
+    def _ranking(self) -> pd.DataFrame:
+        return self.summary()
 
-    def _repr_html_(self) -> str:
-        title = f"<p><b>{len(self)} rows</b>, {escape(str(self.provenance.get('model', '')))}</p>"
-        return title + self._shown().to_html(float_format="{:.3g}".format)
+    def _notes(self) -> list[str]:
+        few = stats.few_clusters(self.frame["cluster"].nunique())
+        return [f"{few.capitalize()}."] if few else []
 
     def _shown(self) -> pd.DataFrame:
         """The first scores, without the columns that are the same for all of them or empty."""

@@ -1,27 +1,22 @@
 """A long table and where it came from: written whole, read back with its provenance."""
 
-import json
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
+import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from interp.core.door.door import door
-from interp.core.door.taken import Seed, a, no_numbers, shown
-from interp.core.errors import ResultsError, said
-from interp.core.files.atomic import whole
-from interp.core.files.sealed import BLANK, is_sealed, parsed, seal, told, unsealed
+from interp.core.door.taken import Count, Seed, a, no_numbers, shown
+from interp.core.errors import ResultsError, nearest, said
+from interp.core.files.sealed import held_in
 from interp.core.sampling.halves import halves
+from interp.core.tables import parquet
 
-VERSION, UNSEALED = 2, 1
-"""Of files; the older one carries no checksum."""
-REMEDY = "Take it from a copy, or compute it again."
 T = TypeVar("T", bound="Table")
 QUERY_FAULTS = (
     *(SyntaxError, NameError, TypeError, ValueError, KeyError, IndexError, AttributeError),
@@ -45,12 +40,18 @@ class Table:
     columns: ClassVar[Sequence[str]]
     numbers: ClassVar[Sequence[str]] = ()
     """Those of the columns that hold numbers."""
+    cell: ClassVar[Sequence[str]] = ()
+    """Those that together name one thing that was measured."""
+    ranked: ClassVar[Sequence[str]] = ("value",)
+    """What `top` ranks by, and what else where no row has that."""
+    drawn: ClassVar[str] = "value"
+    """What `grid` is of."""
 
     def __post_init__(self) -> None:
         missing = [c for c in self.columns if c not in self.frame]
         if missing:
             raise ResultsError(
-                f"{a(_kind(type(self)))} table needs the columns {list(self.columns)}; "
+                f"{a(kind_of(type(self)))} table needs the columns {list(self.columns)}; "
                 f"{missing} are absent. Name the columns of the frame so."
             )
         for name in self.numbers:
@@ -125,6 +126,111 @@ class Table:
         )
 
     @door
+    def top(self, n: Count = 10, *, by: str | None = None) -> pd.DataFrame:
+        """The n rows with the largest absolute value of a column; NaN stands last.
+
+        Of Results and Scores the rows are those of `summary()`, of Attribution they have 95 %
+        intervals over clusters.
+
+        Args:
+            n: how many rows.
+            by: a column of numbers. By default the effect of Results, the z of Measures, the score
+                of an Attribution; the value of others, and where there is no effect or z.
+
+        Raises:
+            ResultsError: no such column, or one that holds no numbers.
+        """
+        table, by = self._ranking(), self.ranked[0] if by is None else by
+        values = self._numbers(table, by)
+        if by == self.ranked[0] and np.isnan(values).all():
+            values = self._numbers(table, self.ranked[-1])
+        order = np.argsort(-np.abs(values), kind="stable")  # NaN: last
+        return table.iloc[order[:n]].reset_index(drop=True)
+
+    @door
+    def grid(self, column: str | None = None) -> np.ndarray:
+        """A column as an array: layers x heads, or layers x positions, or layers.
+
+        Args:
+            column: of Results `"effect"` (by default), `"value"` or `"base"`, means over the
+                examples; of others a column of numbers, by default "value". A place that was not
+                measured is NaN.
+
+        Raises:
+            ResultsError: no such column of numbers, several rows for one place, or sites without a
+                layer only.
+        """
+        first, means = self._places(self.drawn if column is None else column)
+        if "layer" not in first or first["layer"].isna().all():
+            raise ResultsError(
+                "no row of the table has a layer, so there is no grid of layers: it needs rows of "
+                "heads, or of something else that each layer has."
+            )
+        first = first.assign(**{"(mean)": means}).dropna(subset=["layer"])
+        if odd := [*no_numbers(first["layer"]), *no_numbers(first["head"])]:
+            raise ResultsError(f"layers and heads of a grid are numbers, and here {shown(odd[0])}.")
+        of_heads = ~np.asarray(first["head"].isna())
+        if of_heads.any() and not of_heads.all():
+            differ = ["kind"] if "kind" in first else self.cell
+            raise several(first, differ, "some sites are heads and some are not")
+        if of_heads.any():
+            across, columns = "head", first["head"].to_numpy(dtype=int)
+        elif "position" in first:
+            across, columns = "position", pd.factorize(first["position"], use_na_sentinel=False)[0]
+        else:
+            across, columns = "head", np.zeros(len(first), dtype=int)
+        twice = np.flatnonzero(first.duplicated(["layer", across]))
+        if len(twice):
+            same = first.iloc[twice[:1]][["layer", across]].merge(first)
+            raise several(same, self.cell, self._doubled(same["layer"][0], across, same))
+        rows = first["layer"].to_numpy(dtype=int)
+        array = np.full((rows.max() + 1, columns.max() + 1), np.nan)
+        array[rows, columns] = first["(mean)"]
+        return array if of_heads.any() or array.shape[1] > 1 else array[:, 0]
+
+    def _ranking(self) -> pd.DataFrame:
+        """What `top` chooses from: a row of each thing that was measured."""
+        return self.frame
+
+    def _places(self, column: str) -> tuple[pd.DataFrame, np.ndarray]:
+        """What `grid` shows: a row of each thing that was measured, and its number."""
+        table = self._ranking()
+        return table, self._numbers(table, column)
+
+    def _doubled(self, layer: int, across: str, rows: pd.DataFrame) -> str:
+        return f"{across} {layer}.{rows[across][0]} has several rows"
+
+    def _numbers(self, table: pd.DataFrame, column: str) -> np.ndarray:
+        if column not in table or no_numbers(table[column]):
+            known = [str(c) for c in table if not no_numbers(table[c])]
+            raise ResultsError(
+                f"{a(kind_of(type(self)))} table has no numbers called {column!r}; "
+                f"{nearest(column, known)}"
+            )
+        return table[column].to_numpy(dtype=float)
+
+    def __repr__(self) -> str:
+        rows = self._shown().to_string(float_format="{:.4g}".format)
+        return "\n".join([f"{type(self).__name__}: {self._counted()}", rows, *self._notes()])
+
+    def _repr_html_(self) -> str:
+        model = escape(str(self.provenance.get("model", "")))
+        notes = "".join(f"<p>{escape(line)}</p>" for line in self._notes())
+        rows = self._shown().to_html(float_format="{:.3g}".format)
+        return f"<p><b>{self._counted()}</b>, {model}</p>{rows}{notes}"
+
+    def _counted(self) -> str:
+        return f"{len(self)} rows"
+
+    def _shown(self) -> pd.DataFrame:
+        """The first rows, without the columns that are empty."""
+        return filled(self.frame.head(20))
+
+    def _notes(self) -> list[str]:
+        """What is said under a table."""
+        return []
+
+    @door
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write parquet with the provenance in its metadata; atomic.
 
@@ -135,24 +241,8 @@ class Table:
 
     def write(self, path: Path, beside: Mapping[str, Any]) -> Path:
         """The same; `beside` stands in the file, and is no part of the table."""
-        known = {"version": VERSION, "kind": _kind(type(self))}
-        note = {**beside, **known, "provenance": dict(self.provenance)}
-        try:
-            told = json.dumps(note, sort_keys=True)
-            table = pa.Table.from_pandas(self.frame, preserve_index=False)
-        except (pa.ArrowException, TypeError, ValueError) as error:
-            raise ResultsError(
-                f"cannot write {path}: the table or its provenance holds what a file cannot "
-                f"({said(error)}). Keep numbers, texts and lists of them in columns, and in a "
-                "provenance what JSON has too."
-            ) from error
-        metadata = {**(table.schema.metadata or {}), b"interp": told}
-        table = table.replace_schema_metadata(metadata)
-        with whole(path) as partial:
-            with pq.ParquetWriter(partial, table.schema) as writer:
-                writer.write_table(table)
-                writer.add_key_value_metadata({"interp seal": BLANK.decode()})
-            seal(partial)
+        note = {**beside, "kind": kind_of(type(self)), "provenance": dict(self.provenance)}
+        parquet.write(path, self.frame, note)
         return path
 
     @classmethod
@@ -166,7 +256,10 @@ class Table:
         found = open_table(path)
         if not isinstance(found, cls):
             other = type(found).__name__
-            raise ResultsError(f"{path} holds {other}; read it with interp.{other}.load.")
+            raise ResultsError(
+                f"{path} holds {other}; read it with interp.{other}.load. {cls.__name__}.load "
+                f"reads {cls.__name__}."
+            )
         return found
 
     @classmethod
@@ -209,12 +302,14 @@ def _largest(given: Sequence[Mapping[str, float | None]]) -> dict[str, float | N
     return {name: max(found, default=None) for name, found in known.items()}
 
 
-FEW, ROWS = 1_000_000, 10
-"""Rows that any file may hold, and by each of its bytes: a measured number takes more than one."""
-
-
-def _kind(table: type[Table]) -> str:
+def kind_of(table: type[Table]) -> str:
+    """What files call a table of this class."""
     return table.__name__.lower()
+
+
+def kinds() -> dict[str, type[Table]]:
+    """Every kind of table that is known by now."""
+    return {kind_of(table): table for table in Table.__subclasses__()}
 
 
 @door
@@ -225,15 +320,19 @@ def open_table(path: str | os.PathLike[str]) -> Table:
         ResultsError: absent, no such file, or of another version.
     """
     path = Path(path)
-    held, found = _opened(path)
-    kinds = {_kind(table): table for table in Table.__subclasses__()}
-    kind = found.get("kind", "results")  # files from before there were several kinds
-    if kind not in kinds:
+    if other := held_in(path):
         raise ResultsError(
-            f"{path} holds a table of kind {kind!r}, and this interp knows {', '.join(kinds)}. "
+            f"{path} holds {other}, which is no table ({', '.join(kinds())}). Read it with the "
+            "class that saved it."
+        )
+    held, found = parquet.read(path)
+    kind = found.get("kind", "results")  # files from before there were several kinds
+    if kind not in kinds():
+        raise ResultsError(
+            f"{path} holds a table of kind {kind!r}, and this interp knows {', '.join(kinds())}. "
             "Read it with the interp that wrote it, or import interp first, which knows all."
         )
-    return kinds[kind](held.read().to_pandas(), found["provenance"])
+    return kinds()[kind](held.read().to_pandas(), found["provenance"])
 
 
 def noted(path: Path) -> Mapping[str, Any]:
@@ -242,50 +341,23 @@ def noted(path: Path) -> Mapping[str, Any]:
     Raises:
         ResultsError: absent, no such file, damaged, or of another version.
     """
-    return _opened(path)[1]
+    return parquet.read(path)[1]
 
 
-def _opened(path: Path) -> tuple[pq.ParquetFile, Mapping[str, Any]]:
-    """A file in memory, as it was written, and its note."""
-    if path.is_dir():
-        raise ResultsError(f"{path} is a folder, not a results file; name a file that save wrote.")
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ResultsError(f"there is no results file at {path}; see what save wrote.") from None
-    except OSError as error:
-        raise ResultsError(f"{path} cannot be read: {said(error)}.") from error
-    sealed = is_sealed(data, path, REMEDY)
-    try:
-        held = pq.ParquetFile(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
-        raise ResultsError(f"{path} is no readable parquet file: {said(error)}.") from error
-    rows, most = held.metadata.num_rows, FEW + ROWS * len(data)
-    if rows > most:
-        raise ResultsError(
-            f"{path} has {len(data):,} bytes and says that it holds {rows:,} rows, which no table "
-            "of numbers that differ does. Do not trust where it came from."
+def filled(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns in which something stands."""
+    nothing = {"", "nan", "None", "<NA>"}
+    return table.drop(columns=[c for c in table if set(map(str, table[c])) <= nothing])
+
+
+def several(frame: pd.DataFrame, columns: Sequence[str], fact: str) -> ResultsError:
+    """The refusal of rows that stand in one place; names the columns in which they differ."""
+    options = {c: x for c in columns if c in frame and len(x := frame[c].unique()) > 1}
+    if not options:
+        return ResultsError(
+            f"{fact}; choose one, for they are alike in every column; a table was joined to itself"
         )
-    note = (held.schema_arrow.metadata or {}).get(b"interp")
-    if note is None:
-        raise ResultsError(
-            f"{path} was not written by interp (it carries no provenance); give a file that "
-            "save wrote."
-        )
-    found = parsed(note, path, REMEDY)
-    told(found, path, REMEDY, {"version": int, "provenance": dict})
-    if found["version"] not in (VERSION, UNSEALED):
-        raise ResultsError(
-            f"{path} has results version {found['version']}; this interp reads version "
-            f"{VERSION}. Run the experiment again, or read it with the interp that wrote it "
-            f"({found['provenance'].get('versions', {}).get('interp', 'version unknown')})."
-        )
-    if not sealed and found["version"] == VERSION:
-        raise unsealed(path, REMEDY)
-    if not sealed:
-        warnings.warn(
-            f"{path} is of interp 0.1 and carries no checksum, so damage to it would not show. "
-            "Load and save it again, and it has one.",
-            stacklevel=4,
-        )
-    return held, found
+    found = "; ".join(f"{c}: {', '.join(map(str, x[:6]))}" for c, x in options.items())
+    column, value = next((c, x[0]) for c, x in options.items())
+    chosen = f"{column} == {value!r}" if pd.notna(value) else f"{column}.isna()"
+    return ResultsError(f'{fact} ({found}). Choose one set first: results.query("{chosen}").')

@@ -10,6 +10,7 @@ import pandas as pd
 from interp.core.errors import ResultsError
 from interp.core.sampling import stats
 from interp.core.tables.paired import partners
+from interp.core.tables.table import several
 
 COLUMNS = [
     *("model", "method", "site", "position", "receiver", "direction", "metric"),
@@ -23,11 +24,11 @@ Measured = Literal["effect", "value", "base"]
 
 
 @dataclass(frozen=True)
-class Wide:
+class ByExample:
     """The measured columns of interventions x examples.
 
     Attributes:
-        first: a row of each intervention.
+        first: a row of each intervention, or of each part of an attribution.
         examples: their numbers.
         of: each measured column.
         units: of each kind of independent units, that of each example.
@@ -37,9 +38,12 @@ class Wide:
     examples: np.ndarray
     measured: Mapping[str, np.ndarray]
     units: tuple[np.ndarray, ...]
+    cell: Sequence[str] = tuple(CELL)
+    beside: Sequence[str] = ("kind", "layer", "head")
+    """Columns of `first` that name a row, and others that a table of them shows."""
 
     @classmethod
-    def of(cls, frame: pd.DataFrame) -> "Wide":
+    def of(cls, frame: pd.DataFrame) -> "ByExample":
         """Of a long table.
 
         Raises:
@@ -78,7 +82,7 @@ class Wide:
     @property
     def named(self) -> pd.DataFrame:
         """The columns that say what was intervened on."""
-        return cast(pd.DataFrame, self.first[[*CELL, "kind", "layer", "head"]])
+        return cast(pd.DataFrame, self.first[[*self.cell, *self.beside]])
 
     def mean(self, column: str) -> np.ndarray:
         """Of each intervention over the examples; NaN where no example has the number."""
@@ -97,16 +101,17 @@ class Wide:
 
 
 def difference(
-    mine: Wide,
-    theirs: Wide,
+    mine: ByExample,
+    theirs: ByExample,
     *,
     ignoring: Sequence[str],
-    column: Measured,
+    column: str,
     alternative: stats.Alternative,
     seed: int,
 ) -> pd.DataFrame:
     """Each intervention less its counterpart, example by example; see `Results.minus`."""
-    partner = partners(mine.first[CELL], theirs.first[CELL], ignoring=ignoring, alike="metric")
+    cells, others = (x.first[list(x.cell)] for x in (mine, theirs))
+    partner = partners(cells, others, ignoring=ignoring, alike="metric")
     same = np.array_equal(mine.examples, theirs.examples) and len(mine.units) == len(theirs.units)
     if not same or not all(map(np.array_equal, mine.units, theirs.units)):
         raise ResultsError(
@@ -121,7 +126,7 @@ def difference(
     return mine.named.assign(**found, n=apart.shape[1], clusters=mine.clusters)
 
 
-def shares(wide: Wide, ends: pd.DataFrame | None, *, seed: int) -> pd.DataFrame:
+def shares(wide: ByExample, ends: pd.DataFrame | None, *, seed: int) -> pd.DataFrame:
     """Effects as shares of the base, or values between two ends; see `Results.relative`."""
     if len(wide.units) > 1:
         raise ResultsError(
@@ -152,7 +157,7 @@ def shares(wide: Wide, ends: pd.DataFrame | None, *, seed: int) -> pd.DataFrame:
     )
 
 
-def _ends(frame: pd.DataFrame, wide: Wide) -> tuple[np.ndarray, np.ndarray]:
+def _ends(frame: pd.DataFrame, wide: ByExample) -> tuple[np.ndarray, np.ndarray]:
     """The metric of each intervention of another table, on the corrupt and the clean prompts.
 
     Raises:
@@ -192,14 +197,3 @@ def _refuse_doubled(frame: pd.DataFrame, cell: np.ndarray) -> None:
         same = frame.iloc[np.flatnonzero(places == places[twice][0])]
         fact = f"site {same['site'].iloc[0]} has {len(same)} rows for one example"
         raise several(same, [c for c in COLUMNS if c not in MEASURED], fact)
-
-
-def several(frame: pd.DataFrame, columns: Sequence[str], fact: str) -> ResultsError:
-    """The refusal of rows that stand in one place; names the columns in which they differ."""
-    options = {c: found for c in columns if len(found := frame[c].unique()) > 1}
-    if not options:
-        return ResultsError(f"{fact}, alike in every column; a table was joined to itself")
-    found = "; ".join(f"{c}: {', '.join(map(str, x[:6]))}" for c, x in options.items())
-    column, value = next((c, x[0]) for c, x in options.items())
-    chosen = f"{column} == {value!r}" if pd.notna(value) else f"{column}.isna()"
-    return ResultsError(f'{fact} ({found}). Choose one set first: results.query("{chosen}").')

@@ -10,12 +10,13 @@ from interp.core.door.door import door
 from interp.core.errors import Unsupported
 from interp.core.files.identity import tensor_identity
 from interp.core.parts.sites import Site
+from interp.core.tables.saved import Saved
 from interp.engine.network.ablated import Ablated
 from interp.models.model import Model
 
 
 @dataclass(frozen=True, eq=False)
-class Constants:
+class Constants(Saved):
     """The same at every position of every prompt (Li & Janson 2024, sec. 2.2).
 
     Attributes:

@@ -10,7 +10,6 @@ from functools import partial
 from itertools import groupby
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,7 +18,7 @@ from tqdm.auto import tqdm
 from interp.core.errors import SiteError
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
-from interp.core.tables.results import Results, ordered, tiled
+from interp.core.tables.results import Results
 from interp.engine.checkpoint import Finished, Measured, begin, cell_identity, metric_identity
 from interp.engine.circuits.masks import masks_of
 from interp.engine.circuits.passes import Passes, able, averaged_now, plan_passes
@@ -94,7 +93,7 @@ def run(sweep: Sweep) -> Results:
         **sweep.note,
         **_unnormalised(cells),
     )
-    return Results(_table(sweep, found), note)
+    return _results(sweep, found, note)
 
 
 @torch.inference_mode()
@@ -355,45 +354,30 @@ def _key(sweep: Sweep, engine: Engine, batch: Batch, begun: Sequence[object]) ->
     ]
 
 
-def _table(sweep: Sweep, found: Numbers) -> pd.DataFrame:
-    """The long table: metrics, then cells in the order of the list, then examples."""
-    cells, n, metrics = sweep.cells, len(sweep.pairs), sweep.metrics
+def _results(sweep: Sweep, found: Numbers, note: Mapping[str, object]) -> Results:
+    """Metrics, then cells in the order of the list, then examples."""
+    cells, times = sweep.cells, len(sweep.metrics)
+    sites = [cell.site for cell in cells]
+    columns: dict[str, list[object]] = {
+        "site": [cell.name for cell in cells],
+        "position": [cell.position for cell in cells],
+        "receiver": [" -> ".join(map(str, cell.hops)) for cell in cells],
+        "kind": [site.kind if site else sweep.kind for site in sites],
+        "layer": [site.layer if site else None for site in sites],
+        "head": [site.head if site else None for site in sites],
+        "through": [_through(cell) for cell in cells],
+        **{name: [*values] for name, values in sweep.columns.items()},
+    }
+    each = {name: column * times for name, column in columns.items()}
+    each["metric"] = [metric.name for metric in sweep.metrics for _ in cells]
     direction = "noise" if sweep.base == "clean" else "denoise"
-
-    def words(column: Sequence[object]) -> np.ndarray:
-        return np.tile(np.repeat(np.asarray(column, dtype=object), n), len(metrics))
-
-    def numbers(column: Sequence[int | None]) -> pd.arrays.IntegerArray:
-        return pd.array(words(column), dtype="Int16")
-
-    lines = len(metrics) * len(cells)
-    base = np.broadcast_to(found.base[:, None], found.measured.shape).reshape(-1)
-    value = found.measured.reshape(-1)
-    frame = pd.DataFrame(
-        {
-            "method": sweep.method,
-            "site": words([c.name for c in cells]),
-            "position": words([c.position for c in cells]),
-            "receiver": words([" -> ".join(map(str, c.hops)) for c in cells]),
-            "direction": direction,
-            "metric": np.repeat(np.asarray([m.name for m in metrics], object), n * len(cells)),
-            "kind": words([c.site.kind if c.site else sweep.kind for c in cells]),
-            "layer": numbers([c.site.layer if c.site else None for c in cells]),
-            "head": numbers([c.site.head if c.site else None for c in cells]),
-            "through": words([_through(c) for c in cells]),
-            "engine": found.engine,
-            "example": np.tile(np.arange(n, dtype=np.int32), lines),
-            **tiled(sweep.pairs.units, lines),
-            "base": base,
-            "value": value,
-            "effect": value - base,
-            **{
-                name: np.tile(np.repeat(np.asarray(column), n), len(metrics))
-                for name, column in sweep.columns.items()
-            },
-        }
+    return Results.of(
+        {"method": sweep.method, "direction": direction, "engine": found.engine, **each},
+        found.measured,
+        units=sweep.pairs.units,
+        provenance=note,
+        base=found.base[:, None],
     )
-    return ordered(frame)
 
 
 def _through(cell: Cell) -> str:

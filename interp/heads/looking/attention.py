@@ -1,10 +1,10 @@
 """Where heads attend: how much of each pattern lies on some positions."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -15,7 +15,7 @@ from interp.core.errors import PositionError
 from interp.core.parts.heads import Heads, heads_of
 from interp.core.prompts.pairs import Pairs
 from interp.core.prompts.places import Given, Place, index, listed, mask, place_of
-from interp.core.tables.results import COLUMNS, Results, ordered
+from interp.core.tables.results import Results
 from interp.engine.engines.protocol import EngineName
 from interp.engine.plan.memory import by_rows
 from interp.engine.plan.positions import blocks
@@ -102,26 +102,20 @@ def attention(
 
     for rows in shown.forwards:
         by_rows(some, rows, "a plain run")
-    cells = pd.MultiIndex.from_product(
-        [map(str, sites), chosen, range(len(pairs))], names=["site", "position", "example"]
-    )
-    frame = pd.DataFrame({"value": values.reshape(-1)}, index=cells).reset_index()
-    parsed = frame["site"].map({str(site): site for site in sites})
-    frame = frame.assign(
-        **dict.fromkeys([c for c in COLUMNS if c not in frame], ""),
-    ).assign(
-        method="attention",
-        kind="pattern",
-        metric="attention",
-        engine=shown.engine.name,
-        layer=pd.array([site.layer for site in parsed], dtype="Int16"),
-        head=pd.array([site.head for site in parsed], dtype="Int16"),
-        **{name: np.asarray(of)[frame["example"]] for name, of in pairs.units.items()},
-        base=np.nan,
-        effect=np.nan,
-    )
     note = provenance(model, pairs, engine=shown.engine.name, query=str(place_of(query)))
-    return Results(ordered(frame), note)
+    of = [site for site in sites for _ in chosen]
+    found = Results.of(
+        {
+            **{"model": "", "method": "attention", "kind": "pattern", "metric": "attention"},
+            **{"site": [*map(str, of)], "position": [*chosen] * len(sites)},
+            **{"layer": [site.layer for site in of], "head": [site.head for site in of]},
+            "engine": shown.engine.name,
+        },
+        values,
+        units=pairs.units,
+        provenance=note,
+    )
+    return replace(found, frame=found.frame.astype({"example": "int64"}))
 
 
 def _marked(

@@ -19,7 +19,7 @@ the effects of a head that looks at positions alone are skewed.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -32,8 +32,7 @@ from tqdm.auto import tqdm
 from interp.core.door.door import door
 from interp.core.door.taken import NotEmpty, Seed
 from interp.core.errors import InterpError, Unsupported
-from interp.core.prompts.pairs import Pairs
-from interp.core.tables.results import Results, ordered
+from interp.core.tables.results import Results
 from interp.engine.engines.protocol import EngineName
 from interp.engine.plain.prompts import Tokens
 from interp.engine.plan.memory import by_rows
@@ -138,7 +137,9 @@ def detect(
         )
     note = provenance(model, pairs, engine=shown.engine.name, seed=seed)
     note |= {"nulls": {d.name: d.null for d in detectors}} | ({"no copying": why} if why else {})
-    return Results(_table(metrics, values, base, pairs, shown.engine.name), note)
+    cells = _cells(metrics, *values.shape[1:3], shown.engine.name)
+    units = {kind: _categories(of) for kind, of in pairs.units.items()}
+    return Results.of(cells, values, units=units, provenance=note, base=base)
 
 
 def _unembedding(model: Model) -> tuple[Directions | None, str]:
@@ -191,40 +192,28 @@ class _Scores:
             base[self.others.places] = self.others.mean(flat, self.differs)
 
 
-def _table(
-    metrics: Sequence[str],
-    values: Float[ndarray, "metric layer head row"],
-    base: Float[ndarray, "metric layer head row"],
-    pairs: Pairs,
-    engine: str,
-) -> pd.DataFrame:
-    """The long table, text as categories: there are a row for each head, metric and example."""
-    shape = values.shape
-    metric, layer, head, row = (x.reshape(-1) for x in np.indices(shape, dtype=np.int32))
-    sites = [f"{i}.{j}" for i in range(shape[1]) for j in range(shape[2])]
+def _cells(metrics: Sequence[str], layers: int, heads: int, engine: str) -> dict[str, Any]:
+    """What names each score, text as categories: there are a row for each head and example."""
+    shape = len(metrics), layers, heads
+    metric, layer, head = (x.reshape(-1) for x in np.indices(shape, dtype=np.int32))
+    sites = [f"{i}.{j}" for i in range(layers) for j in range(heads)]
     kinds = [int(name == COPYING) for name in metrics]
 
     def text(codes: ndarray, names: Sequence[str]) -> pd.Categorical:
         return pd.Categorical.from_codes(codes, list(names))
 
-    def codes(of: Sequence[str]) -> pd.Categorical:
-        names, code = np.unique(np.asarray(of), return_inverse=True)
-        return text(code, names.tolist())
-
     def always(name: str) -> pd.Categorical:
-        return text(np.zeros(values.size, np.int8), [name])
+        return text(np.zeros(metric.size, np.int8), [name])
 
-    frame = pd.DataFrame(
-        {
-            **{"method": always("detect"), "site": text(layer * shape[2] + head, sites)},
-            **{name: always("") for name in ("position", "receiver", "direction", "through")},
-            **{"metric": text(metric, metrics), "engine": always(engine)},
-            "kind": text(np.asarray(kinds)[metric], ["pattern", "z"]),
-            **{"layer": pd.array(layer, "Int16"), "head": pd.array(head, "Int16")},
-            "example": row,
-            **{kind: codes(of)[row] for kind, of in pairs.units.items()},
-            **{"base": base.reshape(-1), "value": values.reshape(-1)},
-            "effect": (values - base).reshape(-1),
-        }
-    )
-    return ordered(frame)
+    return {
+        **{"method": always("detect"), "site": text(layer * heads + head, sites)},
+        **{name: always("") for name in ("position", "receiver", "direction", "through")},
+        **{"metric": text(metric, metrics), "engine": always(engine)},
+        "kind": text(np.asarray(kinds)[metric], ["pattern", "z"]),
+        **{"layer": layer, "head": head},
+    }
+
+
+def _categories(of: Sequence[str]) -> pd.Categorical:
+    names, code = np.unique(np.asarray(of), return_inverse=True)
+    return pd.Categorical.from_codes(code, names.tolist())

@@ -26,6 +26,7 @@ from interp.core.door.taken import Count, Finite, NotEmpty, Seed
 from interp.core.errors import ResultsError, nearest
 from interp.core.sampling.halves import halves
 from interp.core.tables.results import Results
+from interp.core.tables.saved import Saved
 from interp.engine.engines.protocol import EngineName
 from interp.engine.plain.prompts import Tokens
 from interp.heads.looking.patterns import require_patterns
@@ -47,7 +48,7 @@ TABLE = ["site", "layer", "head", "types"]
 
 @door
 @dataclass(frozen=True, eq=False, repr=False)
-class HeadTypes:
+class HeadTypes(Saved):
     """The types of a model's heads.
 
     Attributes:

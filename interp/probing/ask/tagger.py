@@ -15,8 +15,8 @@ from torch import Tensor
 
 from interp.core.door.door import door
 from interp.core.door.taken import NotEmpty
-from interp.core.errors import ProbeError, ResultsError, SiteError, nearest
-from interp.core.files.sealed import Damaged, open_tensors, told, write_tensors
+from interp.core.errors import ProbeError, SiteError, nearest
+from interp.core.files.sealed import open_content, told, write_tensors
 from interp.core.parts.sites import Site
 from interp.datasets.corpus import Corpus, Document, Sentence
 from interp.datasets.words import plain
@@ -205,18 +205,10 @@ class Tagger:
             ResultsError: no such file, another kind or version, or damaged.
         """
         path = Path(path)
-        try:
-            with open_tensors(path, remedy=REMEDY) as held:
-                note = held.note
-                told(note, path, REMEDY, NOTE)
-                if (note["content"], note["version"]) != (CONTENT, VERSION):
-                    raise Damaged(
-                        f"{path} holds a {note['content']} of version {note['version']}, and this "
-                        f"interp reads a {CONTENT} of version {VERSION}. {REMEDY}"
-                    )
-                tensors = {name: held.read(name).clone() for name in (*FITTED, "mean", "scale")}
-        except FileNotFoundError:
-            raise ResultsError(f"there is no tagger at {path}; see what save wrote.") from None
+        with open_content(path, CONTENT, VERSION, remedy=REMEDY) as held:
+            note = held.note
+            told(note, path, REMEDY, NOTE)
+            tensors = {name: held.read(name).clone() for name in (*FITTED, "mean", "scale")}
         mean, scale = tensors.pop("mean"), tensors.pop("scale")
         sites = tuple(map(Site.parse, note["sites"]))
         moments = Moments(mean, scale, note["norm"])

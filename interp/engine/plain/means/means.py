@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.door.door import door
-from interp.core.errors import PairsError, ResultsError, Unsupported
-from interp.core.files.sealed import open_tensors, told, write_tensors
+from interp.core.errors import PairsError, Unsupported
+from interp.core.files.sealed import open_content, told, write_tensors
 from interp.core.parts.sites import Site, resolve
 from interp.core.prompts.pairs import Pairs, Side
 from interp.engine.engines.choose import accept, choose
@@ -177,21 +177,10 @@ class MeanReference(Averaged):
         """
         path = Path(path)
         remedy = "Fit and save the reference again (interp.MeanReference.fit)."
-        try:
-            with open_tensors(path, remedy=remedy) as held:
-                note = held.note
-                # what is read is a window on the file
-                tensors = {name: held.read(name).clone() for name in held.names}
-        except FileNotFoundError:
-            raise ResultsError(
-                f"there is no mean reference at {path}; see what save wrote."
-            ) from None
-        if note.get("content") != CONTENT or note.get("version") != VERSION:
-            raise ResultsError(
-                f"{path} holds {note.get('content', 'something else')} of version "
-                f"{note.get('version')}, and this interp reads {CONTENT} of version {VERSION}. "
-                f"{remedy}"
-            )
+        with open_content(path, CONTENT, VERSION, remedy=remedy) as held:
+            note = held.note
+            # what is read is a window on the file
+            tensors = {name: held.read(name).clone() for name in held.names}
         kinds = {"by": str, "model": str, "weights": str, "decoder": list, "sites": list}
         told(note, path, remedy, kinds | {"sizes": list})
         layout = Layout.of(map(Site.parse, note["sites"]), note["group size"])
