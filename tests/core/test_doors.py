@@ -35,8 +35,8 @@ def results() -> Results:
     site = [f"{layer}.{head}" for layer, head in zip(frame["layer"], frame["head"], strict=True)]
     frame = frame.assign(method="zero", site=site, position="end", receiver=None, kind="z")
     frame = frame.assign(direction="noise", metric="logit_diff", through=None, engine="replay")
-    frame = frame.assign(cluster=[f"c{i}" for i in frame["example"]], base=1.0, effect=0.5)
-    return Results(frame.assign(value=1.5), NOTE)
+    frame = frame.assign(cluster=[f"c{i}" for i in frame["example"]], base=1.0)
+    return Results(frame.assign(value=1.5, effect=0.5), NOTE)
 
 
 def scores(task: str = "upos") -> Scores:
@@ -236,7 +236,7 @@ def test_a_site_that_is_none_says_how_sites_are_made():
 )
 def test_what_is_no_condition_is_refused(expression: str):
     with pytest.raises(
-        ResultsError, match="is no condition on the columns model, method,.*f-string"
+        ResultsError, match="is no condition on the columns model, .*effect.*f-string"
     ):
         results().query(expression)
 
