@@ -1,11 +1,16 @@
-"""Figures and summary of experiments/homographs.py."""
+"""Figures and summary of `homographs`."""
+
+from collections.abc import Iterator
 
 import pandas as pd
 
-import interp
+from experiments._probing import layers
+from experiments._shared import Words
 from interp.core.tables.scores import Scores
 from interp.datasets.made.senses import ONE, TWO
-from interp.runs import interval
+from interp.runs import Run
+
+words = Words(__file__)
 
 
 def curve(
@@ -25,7 +30,7 @@ def curve(
     return table[kept].assign(curve=name, panel=panel)
 
 
-def draw(run: interp.runs.Run, scores: Scores) -> None:
+def draw(run: Run, scores: Scores) -> None:
     """Every figure, with its table beside it."""
     table = scores.summary()
     chance = pd.DataFrame([{"curve": "majority", "value": 0.5}])
@@ -51,10 +56,7 @@ def draw(run: interp.runs.Run, scores: Scores) -> None:
     ) -> None:
         shown = pd.concat(curves)
         panel = "panel" if shown["panel"].any() else None
-        drawn = interp.figures.layers(
-            shown, hue="curve", baselines=levels, panel=panel, ylabel=ylabel
-        )
-        run.figure(name, drawn, pd.concat([shown, levels]))
+        layers(run, name, shown, levels, hue="curve", panel=panel, ylabel=ylabel)
 
     uses = [
         *with_controls("use, new wordings", "new wordings"),
@@ -85,48 +87,39 @@ def summarise(name: str, scores: Scores) -> str:
     def row(task: str, site: str, **others: str) -> pd.Series:
         return curve(table, task, **others).set_index("site").loc[site]
 
-    def at(task: str, site: str, **others: str) -> str:
-        return interval(row(task, site, **others))
-
     def over(subset: str, distances: tuple[int, ...]) -> str:
         found = [(n, row("sense", sense, subset=f"{subset}, {n} words")) for n in distances]
-        return ", ".join(f"{interval(score)} at {n}" for n, score in found)
+        return ", ".join(words("at distance", row=score, n=n) for n, score in found)
 
-    def random(task: str) -> str:
+    def random(task: str) -> pd.Series:
         """The best of its layers: more than the untrained model deserves."""
         of = curve(table, task, model="random")
-        return interval(of.loc[of["value"].idxmax()])
+        return of.loc[of["value"].idxmax()]
 
-    before = interval(row("sense, word before", sense))
-    web = table.query("task == 'noun-verb'")["value"].iloc[0]
     bank = [row("sense", sense, subset=f"bank: conflict, {n} words")["value"] for n in TWO]
-    sentences = [
-        f"Noun or verb in {name}: with the deciding words before it, the use of a homograph is "
-        f"read off with {at('use, new wordings', use)} accuracy at layer "
-        f"{row('use, new wordings', use)['layer']}, the best on development lemmas; lemma and "
-        f"wording are new to the probe. Layer {row('use, new wordings', first)['layer']} is the "
-        f"first within 0.02 of it there ({at('use, new wordings', first)}). The embedding gives "
-        f"{at('use, new wordings', '0.resid_pre')}, an untrained model at best "
-        f"{random('use, new wordings')}, the control task "
-        f"{at('use, new wordings', use, labels='control')}. In wordings that the probe was trained "
-        f"on it has {at('use, same wordings', use)}, but an untrained model too has "
-        f"{random('use, same wordings')}.",
-        "With the deciding words only after the target the accuracy is "
-        f"{at('use, cue after', use)}: a causal model has the same activations for both uses.",
-        f"Probes of UD EWT read the homographs with {at('use, probe of UD', use)}; on the "
-        f"noun-verb web text they have {at('noun-verb, probe of UD', use)} and those of the "
-        f"homographs {at('noun-verb, probe of homographs', use)}, where the majority has "
-        f"{web:.3f}.",
-        f"The sense of a word (nature or culture) is best read at layer "
-        f"{row('sense', sense)['layer']}: {at('sense', sense)}, and at the word before the target "
-        f"{before}; by the words between the cue and the target: {over('one cue', ONE)}.",
-        "Of two cues that disagree the near one, 5 words before the target, decides in "
-        f"{over('conflict', TWO)} words to the far one (for 'bank' alone: "
-        f"{', '.join(f'{value:.2f}' for value in bank)}); where they agree, that sense is read in "
-        f"{over('agree', TWO)}.",
-        "Brackets are 95 % intervals over lemmas (over documents on the web text).",
-    ]
-    return f"# Noun or verb, money or river, in {name}\n\n{' '.join(sentences)}\n"
+    said = words(
+        "summary",
+        name=name,
+        use=row("use, new wordings", use),
+        first=row("use, new wordings", first),
+        embedding=row("use, new wordings", "0.resid_pre"),
+        random=random("use, new wordings"),
+        control=row("use, new wordings", use, labels="control"),
+        same=row("use, same wordings", use),
+        same_random=random("use, same wordings"),
+        after=row("use, cue after", use),
+        of_ud=row("use, probe of UD", use),
+        web_of_ud=row("noun-verb, probe of UD", use),
+        web_of_homographs=row("noun-verb, probe of homographs", use),
+        web=table.query("task == 'noun-verb'").iloc[0],
+        sense=row("sense", sense),
+        before=row("sense, word before", sense),
+        by_distance=over("one cue", ONE),
+        conflict=over("conflict", TWO),
+        bank=", ".join(f"{value:.2f}" for value in bank),
+        agree=over("agree", TWO),
+    )
+    return f"{words('title', name=name)}\n\n{said}"
 
 
 def chosen(scores: Scores, task: str) -> tuple[str, str]:
@@ -137,3 +130,16 @@ def chosen(scores: Scores, task: str) -> tuple[str, str]:
     best = dev.loc[dev["value"].idxmax()]
     near = dev[dev["value"] >= best["value"] - 0.02]
     return str(near.loc[near["depth"].idxmin(), "site"]), str(best["site"])
+
+
+def shown(run: Run) -> Iterator[pd.DataFrame]:
+    """The best site of each question."""
+    columns = ["task", "subset", "site", "value", "low", "high", "n", "clusters"]
+    table = (
+        run.scores()
+        .query("metric == 'accuracy' and subset != 'dev' and labels == 'real'")
+        .query("model != 'random'")
+        .summary()
+        .sort_values("value", ascending=False)
+    )
+    yield table.groupby(["task", "subset"], sort=False).head(1)[columns]
