@@ -148,7 +148,7 @@ class Words:
     def __init__(self, beside: str) -> None:
         """`beside`: the `__file__` of the experiment."""
         text = Path(beside).with_name("report.md").read_text()
-        parts = re.split(r"^\[([\w ./-]+)\]\n", text, flags=re.M)
+        parts = re.split(r"^\[([^\[\]{}\n]+)\]\n", text, flags=re.M)
         self.sections = {
             name: re.sub(r"(?<!\n)\n(?!\n|[-|#])", " ", body.strip())
             for name, body in zip(parts[1::2], parts[2::2], strict=True)

@@ -9,34 +9,33 @@ the rate of the gap between its two best scores, and in proportion to the temper
 over queries, for some gaps are small. And it costs the square of the length, where a recurrent
 layer with as many parameters costs the length.
 
-    python experiments/attention_is.py                 # SmolLM2-135M, minutes on two cores
-    python experiments/attention_is.py --size full
+    python -m experiments.attention_is                 # SmolLM2-135M, minutes on two cores
+    python -m experiments.attention_is --size full
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from attention_is_cost import cost
-from attention_is_lookup import hardening, identity, norms
-from attention_is_report import draw, summarise, tables_of
-from attention_is_setting import Size
-from attention_is_symmetry import FREE, MASKED, symmetry, trained_symmetry
-
-import interp
+from experiments._shared import Sized, experiment
+from experiments.attention_is.cost import cost
+from experiments.attention_is.lookup import hardening, identity, norms
+from experiments.attention_is.report import draw, summarise, tables_of
+from experiments.attention_is.setting import Amount
+from experiments.attention_is.symmetry import FREE, MASKED, symmetry, trained_symmetry
 from interp.core.tables.scores import Scores
+from interp.runs import Run
 
-SIZES = {
-    "smoke": Size(3, 16, 1, 3, 2, (32, 64, 128, 256), 3),
-    "default": Size(20, 48, 2, 20, 10, tuple(2**i for i in range(5, 13)), 9),
-    "full": Size(60, 64, 5, 50, 20, tuple(2**i for i in range(5, 15)), 15),
+AMOUNTS = {
+    "smoke": Amount(3, 16, 1, 3, 2, (32, 64, 128, 256), 3),
+    "default": Amount(20, 48, 2, 20, 10, tuple(2**i for i in range(5, 13)), 9),
+    "full": Amount(60, 64, 5, 50, 20, tuple(2**i for i in range(5, 15)), 15),
 }
 
 
-@dataclass(frozen=True)
-class Config:
-    """What is run. The same config finds its results again.
+@dataclass(frozen=True, kw_only=True)
+class Config(Sized):
+    """What is run.
 
     Attributes:
         model: whose heads are asked.
@@ -45,17 +44,12 @@ class Config:
 
     model: str = "smollm2-135m"
     encoder: str = "minilm-l6"
-    size: Literal["smoke", "default", "full"] = "default"
-    seed: int = 0
-    out: Path = field(default=Path("runs"), metadata={"hash": False})
 
 
-def run(config: Config) -> Scores:
-    """Run or resume the experiment and return everything that was measured."""
-    run = interp.runs.open_run("attention_is", config, root=config.out)
-    if run.finished:
-        return run.scores()
-    size, seed = SIZES[config.size], config.seed
+@experiment("attention_is")
+def run(folder: Run, config: Config) -> tuple[Scores, str]:
+    """Everything that was measured."""
+    size, seed = AMOUNTS[config.size], config.seed
     asked = {config.model: (FREE, MASKED), config.encoder: (FREE,)}
     stages: dict[str, Callable[[Path], Scores]] = {
         "identity": lambda _: identity(config.model, size, seed),
@@ -65,18 +59,7 @@ def run(config: Config) -> Scores:
         "symmetry-trained": lambda _: trained_symmetry(asked, size, seed),
         "cost": lambda _: cost(size, seed),
     }
-    found = Scores.concat([run.stage(name, compute) for name, compute in stages.items()])
+    found = Scores.concat([folder.stage(name, compute) for name, compute in stages.items()])
     tables = tables_of(found)
-    draw(run, tables)
-    run.finish(found, summarise(found, tables))
-    return run.scores()
-
-
-def main(config: Config) -> None:
-    run(config)
-    folder = interp.runs.open_run("attention_is", config, root=config.out).folder
-    print(interp.runs.report(folder))
-
-
-if __name__ == "__main__":
-    interp.runs.script(main, Config)
+    draw(folder, tables)
+    return found, summarise(found, tables)

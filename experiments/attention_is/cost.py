@@ -5,9 +5,9 @@ import time
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from attention_is_setting import Size, seeded
 from torch import Tensor, nn
 
+from experiments.attention_is.setting import Amount, seeded
 from interp.core.tables.scores import CELL, Scores
 from interp.engine.plan.cost import forward_flops
 from interp.models.now.versions import versions
@@ -18,7 +18,7 @@ WIDTH, HEADS = 256, 4
 LAYER = Shape(1, HEADS, WIDTH, WIDTH // HEADS, 2, 8, 0, positions="none").facts
 
 
-def cost(size: Size, seed: int) -> Scores:
+def cost(size: Amount, seed: int) -> Scores:
     """FLOPs and seconds of one layer of attention and of an LSTM with as many parameters.
 
     Batch 1, float32, causal. The two take turns, so that a busy machine is busy for both.

@@ -20,8 +20,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.core.door.door import door
-from interp.core.door.taken import Positive
 from interp.core.errors import MetricError
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.replay.engine import Replay
@@ -60,7 +58,6 @@ class Smoother:
         return found if self.cap is None else self.cap * (found / self.cap).tanh()
 
 
-@door
 @torch.inference_mode()
 def smoothers(model: Model, tokens: Ids) -> Iterator[Smoother]:
     """The smoother of each layer, on one run of some rows of equal length.
@@ -144,24 +141,17 @@ def weights(
     Raises:
         MetricError: a query that sees no key, or kernels that are no numbers.
     """
-    if not bool(seen.any(-1).all()):
-        blind = int((~seen.any(-1)).nonzero()[0])
-        raise MetricError(
-            f"query {blind} sees none of the {seen.shape[-1]} keys, so it has no weighted mean; "
-            "leave it out."
-        )
     kernel = kernel.masked_fill(~seen, -math.inf)
     most = kernel.amax(-1, keepdim=True)
     if not bool(most.isfinite().all()):
         raise MetricError(
-            "some query's kernels are NaN, infinite, or zero at every key that it sees (minus "
-            "infinity as a logarithm), so they have no weighted mean. Give logarithms of kernels."
+            "some query sees no key, or its kernels are NaN, infinite, or zero at every key "
+            "(minus infinity as a logarithm), so it has no weighted mean."
         )
     value = (kernel - most).exp()  # a factor of the query cancels
     return value / value.sum(-1, keepdim=True)
 
 
-@door
 def nadaraya_watson(
     kernel: Float[Tensor, "*batch query key"],
     v: Float[Tensor, "*batch key d_head"],
@@ -170,22 +160,7 @@ def nadaraya_watson(
     """The mean of the values under the kernel's weights.
 
     `nadaraya_watson(s.scores, s.v, s.seen)` of a `Smoother` is its `z`.
-
-    Args:
-        kernel: its logarithm.
-        v: the value of each key.
-        seen: the keys that a query sees.
-
-    Raises:
-        MetricError: axes that do not fit, a query that sees no key, or kernels that are no numbers.
     """
-    keys = kernel.shape[-1]
-    if kernel.shape[-2:] != seen.shape or v.shape != (*kernel.shape[:-2], keys, v.shape[-1]):
-        raise MetricError(
-            f"kernel is {tuple(kernel.shape)} (batch, query, key), v {tuple(v.shape)} and seen "
-            f"{tuple(seen.shape)}; give v of (batch, key, d_head) and seen of (query, key), with "
-            "the same batch, queries and keys."
-        )
     wide = torch.promote_types(kernel.dtype, v.dtype)
     return weights(kernel.to(wide), seen) @ v.to(wide)
 
@@ -210,8 +185,7 @@ class Lookup(NamedTuple):
     rate: Float[Tensor, "batch head query"]
 
 
-@door
-def lookup(s: Smoother, temperature: Positive) -> Lookup:
+def lookup(s: Smoother, temperature: float) -> Lookup:
     """Attention with its scores divided by a temperature, beside the lookup of its best key.
 
     With n keys and a gap g, `elsewhere` is between 1 / (1 + exp(g / T)) and
@@ -223,7 +197,6 @@ def lookup(s: Smoother, temperature: Positive) -> Lookup:
             key (`Lookup.distance` goes to 0).
 
     Raises:
-        ArgumentError: a temperature that is not above 0; that of the lookup itself is no division.
         MetricError: scores that are no numbers.
     """
     scores = s.scores.masked_fill(~s.seen, -math.inf)

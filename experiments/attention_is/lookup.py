@@ -2,8 +2,20 @@
 
 import numpy as np
 import torch
-from attention_is_setting import (
-    Size,
+from numpy import ndarray
+from torch import Tensor
+
+import interp
+from experiments.attention_is.kernel import (
+    key_weight,
+    lookup,
+    nadaraya_watson,
+    rbf,
+    smoothers,
+    weights,
+)
+from experiments.attention_is.setting import (
+    Amount,
     Which,
     loaded,
     noted,
@@ -12,12 +24,7 @@ from attention_is_setting import (
     rows_of_text,
     tiny,
 )
-from numpy import ndarray
-from torch import Tensor
-
-import interp
 from interp.core.tables.scores import Scores
-from interp.heads.kernel import key_weight, lookup, nadaraya_watson, rbf, smoothers, weights
 from interp.models.small.native import build
 
 IDENTITY, RBF, LOOKUP = "identity", "rbf", "lookup"
@@ -26,7 +33,7 @@ NEAR = 0.05
 """A query hardens at the rate of its gap if the two differ by less, as a share of the gap."""
 
 
-def identity(name: str, size: Size, seed: int) -> Scores:
+def identity(name: str, size: Amount, seed: int) -> Scores:
     """The largest difference between a head's output and the kernel's estimate, in each row.
 
     In both precisions, of real heads and of a tiny model with learned positions.
@@ -56,7 +63,7 @@ def differing(model: interp.Model, tokens: Tensor, cluster: ndarray, which: Whic
     return of_heads(found, cluster, note, cell)
 
 
-def norms(name: str, size: Size, seed: int) -> Scores:
+def norms(name: str, size: Amount, seed: int) -> Scores:
     """How far real heads are from RBF smoothers: which weight moves when all keys count the same.
 
     Beside it the length of keys: the standard deviation, over the keys of a row, of the logarithm
@@ -90,7 +97,7 @@ def of_heads(
     return of_rows(values.numpy(force=True), axes, note, **cell)
 
 
-def hardening(name: str, size: Size, seed: int) -> Scores:
+def hardening(name: str, size: Amount, seed: int) -> Scores:
     """How soft the lookup of real heads is at each temperature; 1 is the model's own."""
     model = loaded(name)
     tokens, cluster = rows_of_text(model, size, seed)

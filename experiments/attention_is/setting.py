@@ -1,6 +1,6 @@
 """What `attention_is` runs on: tiny models of every position scheme, and real text."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
@@ -28,7 +28,7 @@ TINY_ROWS = 4
 
 
 @dataclass(frozen=True)
-class Size:
+class Amount:
     """How much is run.
 
     Attributes:
@@ -47,7 +47,7 @@ class Size:
     repeats: int
 
 
-def tiny(positions: Scheme, size: Size) -> Shape:
+def tiny(positions: Scheme, size: Amount) -> Shape:
     """Two layers, with room to shift a row by its own length."""
     return Shape(2, 4, 48, 12, 50, 2 * size.pos, 96, positions=positions)
 
@@ -58,7 +58,7 @@ def seeded(*seeds: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(drawn[0] >> np.uint64(1)))
 
 
-def random_rows(size: Size, *seeds: int) -> Int[Tensor, "batch pos"]:
+def random_rows(size: Amount, *seeds: int) -> Int[Tensor, "batch pos"]:
     """Rows of random tokens for tiny models."""
     d_vocab = tiny("none", size).d_vocab
     return torch.randint(d_vocab, (TINY_ROWS, size.pos), generator=seeded(*seeds))
@@ -77,7 +77,7 @@ def web() -> Corpus:
 
 
 def rows_of_text(
-    model: interp.Model, size: Size, seed: int
+    model: interp.Model, size: Amount, seed: int
 ) -> tuple[Int[Tensor, "batch pos"], ndarray]:
     """The first tokens of some documents of web text, and the names of these.
 
@@ -134,12 +134,3 @@ def of_rows(
     types = {"layer": "Int16", "head": "Int16", "cluster": str, "n": "int64"}
     frame = frame.assign(total=totals.reshape(-1), n=n).astype(types)
     return Scores(frame[[*CELL, "cluster", "total", "n"]], note)
-
-
-def pooled(scores: Scores, keys: Sequence[str]) -> Scores:
-    """Sums over all columns but some."""
-    frame = scores.frame.groupby([*keys, "cluster"], sort=False, dropna=False)
-    frame = frame[["total", "n"]].sum().reset_index()
-    empty = {c: {"layer": pd.NA, "head": pd.NA}.get(c, "") for c in CELL if c not in keys}
-    frame = frame.assign(**empty).astype({"layer": "Int16", "head": "Int16"})
-    return Scores(frame[[*CELL, "cluster", "total", "n"]], scores.provenance)

@@ -14,114 +14,141 @@ called the monk when she ... It was easy to help the" -> nun). The three stand s
 the *order*: the expected layer (Tenney et al. 2019) of part of speech, dependency relations and
 coreference.
 
-    python experiments/coreference.py                 # SmolLM2-135M, 15 minutes on two cores
-    python experiments/coreference.py --size smoke
+    python -m experiments.coreference                 # SmolLM2-135M, 15 minutes on two cores
+    python -m experiments.coreference --size smoke
 """
 
-import shutil
+from dataclasses import dataclass
 from functools import cache, partial
-
-import pandas as pd
-from coreference_decode import decodable, ordered
-from coreference_order import expected_layers
-from coreference_panel import CONTROLLED, PRONOUN, differences, side_by_side, used
-from coreference_report import draw, summarise
-from coreference_setting import Config, beginnings, some
-from coreference_use import Gendered, Minimal, acting, behaviour, erasing, halves, still_read
+from typing import ClassVar, Literal
 
 import interp
+from experiments._probing import beginnings
+from experiments._shared import Sized, experiment, steps, streams
+from experiments.coreference.decode import decodable, ordered
+from experiments.coreference.look import acted_on, best_heads, looking
+from experiments.coreference.order import expected_layers
+from experiments.coreference.panel import CONTROLLED, PRONOUN, differences, side_by_side, used
+from experiments.coreference.report import draw, summarise
+from experiments.coreference.use import (
+    Gendered,
+    Minimal,
+    acting,
+    behaviour,
+    erasing,
+    halves,
+    still_read,
+)
+from interp.core.parts.sites import Site
 from interp.core.tables.scores import Scores
-from interp.datasets.made.pronouns import pronouns
-from interp.heads.looking.attended import attended
-from interp.heads.looking.relations import relations
 from interp.models import untrained
+from interp.probing import Schedule, SpanClassifier
+from interp.runs import Run
 
 
-def run(config: Config) -> Scores:
-    """Run or resume the experiment; returns the scores of probes, chosen heads and baselines.
+@dataclass(frozen=True, kw_only=True)
+class Config(Sized):
+    """What is run.
+
+    Attributes:
+        novels: novels for the probes, and words of the beginning of each.
+        looked: the same for attention: rather more novels, as these are what is resampled.
+        controlled: words of the controlled set, for attention.
+        web: words of train, dev and test of web text.
+        layers: residual streams that are read, beside the embedding; at most.
+        pairs, fitting: minimal pairs that are intervened on, and those that the erasures and the
+            means are fitted to.
+        every: so many layers have one whose head is intervened on.
+        epochs: of the probes, at most.
+        seeds: trainings of each cumulative probe.
+        context: tokens that a mention may look back over: sentences share rows.
+        project, hidden: dimensions of the probes of spans.
+    """
+
+    sizes: ClassVar = {
+        "smoke": {"novels": (8, 120), "looked": (6, 120), "controlled": 150}
+        | {"web": (300, 120, 200), "layers": 3, "pairs": 8, "fitting": 40, "every": 30}
+        | {"epochs": 4, "seeds": 2},
+        "default": {"novels": (48, 500), "looked": (48, 250), "controlled": 3000}
+        | {"web": (5000, 1200, 2500), "layers": 10, "pairs": 48, "fitting": 160, "every": 3}
+        | {"epochs": 25, "seeds": 3},
+        "full": {"novels": (80, 2000), "looked": (80, 2000), "controlled": 12_000}
+        | {"web": (40_000, 8000, 20_000), "layers": 30, "pairs": 480, "fitting": 960, "every": 1}
+        | {"epochs": 40, "seeds": 5},
+    }
+    model: str = "smollm2-135m"
+    novels: tuple[int, int] | None = None
+    looked: tuple[int, int] | None = None
+    controlled: int | None = None
+    web: tuple[int, int, int] | None = None
+    layers: int | None = None
+    pairs: int | None = None
+    fitting: int | None = None
+    every: int | None = None
+    epochs: int | None = None
+    seeds: int | None = None
+    context: int = 256
+    project: int = 64
+    hidden: int = 128
+
+
+@experiment("coreference")
+def run(folder: Run, config: Config) -> tuple[Scores, str]:
+    """The scores of probes, chosen heads and baselines.
 
     What the interventions did is in the run's folder, `stages/`.
     """
-    config = config.sized()
-    run = interp.runs.open_run("coreference", config, root=config.out)
-    if run.finished:
-        return run.scores()
+    seed, context = config.seed, config.context
     model = interp.load(config.model)
-    models = {"trained": model, "random": untrained(model, seed=config.seed)}
-    kept = run.folder / "activations"
-    minimal = Minimal(config.n.fitting, config.n.pairs, config.seed)
-    streams = some(model, config.n.layers)
+    models = {"trained": model, "random": untrained(model, seed=seed)}
+    kept = folder.folder / "activations"
+    minimal = Minimal(config.fitting, config.pairs, seed)
+    sites = some(model, config.layers or 1)
+    text = beginnings(*(config.novels or ()), seed=seed)
+    trained = {
+        "net": partial(span_pair, config.project, config.hidden),
+        "schedule": Schedule(epochs=config.epochs, batch=256),
+        "kept": kept,
+        "context": context,
+    }
+    trainings = range(seed, seed + (config.seeds or 1))
 
     @cache
     def gendered(which: int) -> Gendered:
-        return Gendered.of(model, halves(model, minimal)[which], streams)
+        return Gendered.of(model, halves(model, minimal)[which], sites)
 
-    decoded = run.stage("decodable", lambda _: decodable(models, kept, config))
-    order = run.stage("order", lambda _: ordered(model, kept, config))
-    looks = run.stage("attended", lambda _: looking(model, config))
+    decoded = folder.stage(
+        "decodable", lambda _: decodable(models, text, sites, **trained, seed=seed)
+    )
+    order = folder.stage(
+        "order",
+        lambda _: ordered(model, text, sites, **trained, words=config.web, seeds=trainings),
+    )
+    looks = folder.stage(
+        "attended",
+        lambda _: looking(model, config.looked, config.controlled, context=context, seed=seed),
+    )
     heads = best_heads(looks, PRONOUN)
-    sites = acted_on(looks, every=config.n.every)
-    does = run.stage("behaviour", lambda _: behaviour(model, minimal))
-    erased = run.stage("erased", partial(erasing, model, minimal, partial(gendered, 0)))
-    reads = run.stage("still-read", lambda _: still_read(gendered(0), gendered(1)))
-    acts = run.stage("heads", partial(acting, model, sites, minimal))
+    does = folder.stage("behaviour", lambda _: behaviour(model, minimal))
+    erased = folder.stage("erased", partial(erasing, model, minimal, partial(gendered, 0)))
+    reads = folder.stage("still-read", lambda _: still_read(gendered(0), gendered(1)))
+    chosen = acted_on(looks, every=config.every)
+    acts = folder.stage("heads", partial(acting, model, chosen, minimal))
     scores = Scores.concat([decoded, order, reads, heads, best_heads(looks, CONTROLLED)])
-    uses = used(erased, acts, does, seed=config.seed)
+    uses = used(erased, acts, does, seed=seed)
     panel, less = side_by_side(scores, uses), differences(scores, uses)
-    expected = expected_layers(order, seed=config.seed)
-    draw(run, scores, order, reads, panel, less, expected)
-    text = summarise(model, scores, looks, reads, panel, less, uses, expected, does)
-    run.finish(scores, text)
-    shutil.rmtree(kept, ignore_errors=True)
-    return run.scores()
+    expected = expected_layers(order, seed=seed)
+    draw(folder, scores, order, reads, panel, less, expected)
+    return scores, summarise(model, scores, looks, reads, panel, less, uses, expected, does)
 
 
-def looking(model: interp.Model, config: Config) -> Scores:
-    """Every head, from a pronoun of a novel to its antecedent, and between two people."""
-    n = config.n
-    text = beginnings(*n.looked, seed=config.seed)
-    seen = attended(model, text, context=config.context)
-    novels = relations(seen, text, minimum=1, seed=config.seed).query(f"task == '{PRONOUN}'")
-    text = pronouns(kind="gender").sample(n.controlled, seed=config.seed)
-    pairs = relations(attended(model, text), text, minimum=1, seed=config.seed)
-    frame = pairs.query(f"task == '{PRONOUN}'").frame.assign(task=CONTROLLED)
-    return Scores.concat([novels, Scores(frame, pairs.provenance)])
+def some(model: interp.Model, most: int) -> list[Site]:
+    """The embedding and streams at equal steps up to the last layer: a divisor of their number."""
+    count = model.facts.n_layers
+    parts = max(n for n in range(1, count + 1) if count % n == 0 and n <= max(most, 1))
+    return streams(depth - 1 for depth in steps(count, parts))
 
 
-def by_choosing(looks: Scores, task: str) -> pd.DataFrame:
-    """The best head of each layer on the documents that heads are chosen on."""
-    of_task = looks.query(f"task == '{task}' and metric == 'accuracy'")
-    heads = of_task.query("subset == 'choose' and probe == 'attention'").summary()
-    return heads.loc[heads.groupby("layer")["value"].idxmax()]
-
-
-def best_heads(looks: Scores, task: str) -> Scores:
-    """The best head of each layer, chosen on half of the documents, on the others; baselines."""
-    best = by_choosing(looks, task)["site"]
-    of_task = looks.query(f"task == '{task}' and metric == 'accuracy' and subset == 'report'")
-    frame = of_task.frame
-    kept = frame["site"].isin(set(best)) | (frame["probe"] != "attention")
-    frame = frame[kept].sort_values(["layer"], kind="stable").reset_index(drop=True)
-    return Scores(frame, looks.provenance)
-
-
-def acted_on(looks: Scores, *, every: int) -> list[str]:
-    """Heads to intervene on: the best of every so many layers, up to the last, and of all."""
-    best = by_choosing(looks, PRONOUN).sort_values("layer")
-    sites = list(best["site"])
-    kept = {*sites[::-every], best.loc[best["value"].idxmax(), "site"]}
-    return [site for site in sites if site in kept]
-
-
-def main(config: Config) -> None:
-    run(config)
-    folder = interp.runs.open_run("coreference", config.sized(), root=config.out).folder
-    table = pd.read_csv(folder / "figures" / "side-by-side.csv")
-    table = table.dropna(subset=["layer"]).query("couples.isna()")
-    table = table.pivot(index="layer", columns=["panel", "curve"], values="value")
-    print(table.T.to_string(float_format="{:.3f}".format, na_rep=""))
-    print(interp.runs.report(folder))
-
-
-if __name__ == "__main__":
-    interp.runs.script(main, Config)
+def span_pair(project: int, hidden: int, spans: Literal[1, 2] = 2) -> SpanClassifier:
+    """The classifier of the first and the last word of each span."""
+    return SpanClassifier(spans, "endpoints", project, hidden)

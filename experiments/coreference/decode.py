@@ -1,24 +1,29 @@
-"""Where coreference is decodable: the probes of mention pairs of experiments/coreference.py."""
+"""Where coreference is decodable: probes of mention pairs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from coreference_order import in_order
-from coreference_setting import Config, beginnings, some
 
 import interp
+from experiments.coreference.order import in_order
+from interp.core.parts.sites import Site
 from interp.core.tables.scores import Scores
 from interp.datasets.corpus import Corpus
+from interp.probing import (
+    Bilinear,
+    Features,
+    MentionPairs,
+    Schedule,
+    SpanClassifier,
+    collect,
+    fit_probe,
+    mention_pairs,
+)
 from interp.probing.ask.controls import control_task, unseen
-from interp.probing.ask.coreference import TASK, MentionPairs, Reads, mention_pairs
-from interp.probing.fit.nets.nets import Bilinear
-from interp.probing.fit.nets.spans import SpanClassifier
-from interp.probing.fit.nets.trained import fit_probe
+from interp.probing.ask.coreference import TASK, Reads
 from interp.probing.fit.scoring import correct, score
-from interp.probing.read.collect import collect
-from interp.probing.read.features import Features
 
 SEEN = "forms seen in training"
 """Pairs whose two head words were a pair in training: of the others, the control task is chance."""
@@ -49,38 +54,46 @@ def asked(splits: Mapping[str, MentionPairs], *, seed: int) -> dict[str, torch.T
     }
 
 
-def decodable(models: Mapping[str, interp.Model], kept: Path, config: Config) -> Scores:
+def decodable(
+    models: Mapping[str, interp.Model],
+    text: Corpus,
+    sites: Sequence[Site],
+    *,
+    net: Callable[..., SpanClassifier],
+    schedule: Schedule,
+    kept: Path,
+    context: int,
+    seed: int,
+) -> Scores:
     """Probes of mention pairs at each layer, with every control; subset "dev" to choose a layer."""
-    text = beginnings(*config.n.novels, seed=config.seed)
-    sites = some(models["trained"], config.n.layers)
     names = [str(site) for site in sites]
     nets: dict[str, tuple[SpanClassifier | Bilinear, Reads]] = {
-        "span pair": (config.span_pair(), "spans"),
+        "span pair": (net(), "spans"),
         "bilinear": (Bilinear(), "heads"),
     }
     found: list[Scores] = []
     for which, model in models.items():
-        features = novel_features(model, text, which, kept, config)
-        splits = parts(mention_pairs(text, features, seed=config.seed), text)
+        features = read_novels(model, text, sites, kept / f"novels-{which}", context=context)
+        splits = parts(mention_pairs(text, features, seed=seed), text)
         test = splits["test"]
         labels = ("real", "control") if which == "trained" else ("real",)
-        y = {name: of[: len(labels)] for name, of in asked(splits, seed=config.seed).items()}
+        y = {name: of[: len(labels)] for name, of in asked(splits, seed=seed).items()}
         known = ~unseen(splits["train"].types, test.types)
         subsets = test.subsets | ({SEEN: known} if known.any() else {})
-        for probe, (net, reads) in nets.items():
+        for probe, (classifier, reads) in nets.items():
             examples = {
                 name: pairs.examples(features, y[name], reads=reads, sites=names)
                 for name, pairs in splits.items()
             }
             fitted = fit_probe(
-                net,
+                classifier,
                 examples["train"],
                 examples["dev"],
                 classes=2,
                 sites=names,
                 labels=labels,
-                schedule=config.schedule,
-                seed=config.seed,
+                schedule=schedule,
+                seed=seed,
             )
             note = {"pairs": {name: len(pairs) for name, pairs in splits.items()}}
             note |= {"not converged": int((~fitted.converged).sum())}
@@ -106,21 +119,28 @@ def decodable(models: Mapping[str, interp.Model], kept: Path, config: Config) ->
     return Scores.concat(found)
 
 
-def novel_features(
-    model: interp.Model, text: Corpus, which: str, kept: Path, config: Config
+def read_novels(
+    model: interp.Model, text: Corpus, sites: Sequence[Site], folder: Path, *, context: int
 ) -> Features:
     """Activations of the novels; from the folder where they were collected before."""
-    sites = some(model, config.n.layers)
-    folder = kept / f"novels-{which}"
-    return collect(model, text, sites=sites, context=config.context, folder=folder)
+    return collect(model, text, sites=sites, context=context, folder=folder)
 
 
-def ordered(model: interp.Model, kept: Path, config: Config) -> Scores:
+def ordered(
+    model: interp.Model,
+    text: Corpus,
+    sites: Sequence[Site],
+    *,
+    words: tuple[int, int, int],
+    net: Callable[..., SpanClassifier],
+    schedule: Schedule,
+    kept: Path,
+    context: int,
+    seeds: Sequence[int],
+) -> Scores:
     """The order of tags, relations and coreference, on the same novels."""
-    sites = some(model, config.n.layers)
-    text = beginnings(*config.n.novels, seed=config.seed)
-    features = novel_features(model, text, "trained", kept, config)
-    splits = parts(mention_pairs(text, features, seed=config.seed), text)
+    features = read_novels(model, text, sites, kept / "novels-trained", context=context)
+    splits = parts(mention_pairs(text, features, seed=seeds[0]), text)
     pairs = {
         name: (part.examples(features, part.y[None], sites=sites), part.cluster)
         for name, part in splits.items()
@@ -129,10 +149,10 @@ def ordered(model: interp.Model, kept: Path, config: Config) -> Scores:
         model,
         sites,
         pairs,
-        words=config.n.web,
-        net=config.span_pair,
-        schedule=config.schedule,
+        words=words,
+        net=net,
+        schedule=schedule,
         kept=kept,
-        context=config.context,
-        seeds=range(config.seed, config.seed + config.n.seeds),
+        context=context,
+        seeds=seeds,
     )

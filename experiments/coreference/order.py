@@ -1,6 +1,6 @@
 """Which comes first: part of speech, dependencies or coreference? (Tenney et al. 2019)
 
-A part of experiments/coreference.py: probes of a mix of the layers up to each, one architecture for
+Probes of a mix of the layers up to each, one architecture for
 all tasks, and the layer at which their accuracy is gained, on average.
 """
 
@@ -14,26 +14,29 @@ import pandas as pd
 import torch
 
 import interp
+from experiments._probing import web_text
+from experiments._shared import Words, pooled
 from interp.core.parts.sites import Site
 from interp.core.sampling.stats import CONFIDENCE
-from interp.core.tables.scores import COLUMNS, Scores
-from interp.datasets.corpus import Corpus, require_disjoint
+from interp.core.tables.scores import Scores
+from interp.datasets.corpus import Corpus
+from interp.probing import (
+    Examples,
+    Features,
+    Schedule,
+    SpanClassifier,
+    centre_of_gravity,
+    collect,
+    expected_layer,
+    fit_probe,
+)
 from interp.probing.ask.controls import Classes
 from interp.probing.ask.coreference import TASK
-from interp.probing.fit.nets.examples import Examples
-from interp.probing.fit.nets.mixing import (
-    centre_of_gravity,
-    expected_layer,
-    expected_layer_draws,
-    expected_layer_interval,
-)
-from interp.probing.fit.nets.spans import SpanClassifier
-from interp.probing.fit.nets.trained import fit_probe
-from interp.probing.fit.nets.training import Schedule
+from interp.probing.fit.nets.mixing import expected_layer_draws, expected_layer_interval
 from interp.probing.fit.scoring import correct, score
-from interp.probing.read.collect import collect
-from interp.probing.read.features import Features
+from interp.runs import interval
 
+say = Words(__file__)
 SKIPPED = ("punct", "root")
 """Relations that are not asked: the one is its word's tag, the other has one word only."""
 ORDER = ("part of speech", "dependency relation", TASK)
@@ -48,7 +51,7 @@ def in_order(
     pairs: Split,
     *,
     words: tuple[int, int, int],
-    net: Callable[[Literal[1, 2]], SpanClassifier],
+    net: Callable[..., SpanClassifier],
     schedule: Schedule,
     kept: Path,
     context: int,
@@ -68,11 +71,7 @@ def in_order(
         Subset "seed 0", ...: each training. Of the probe "full mix" the metric "centre of gravity"
         (in layers): the mean layer that the mix of all layers reads, each training a cluster.
     """
-    web = {
-        name: interp.datasets.corpus("ud-ewt", split=name).sample(count, seed=seeds[0])
-        for name, count in zip(("train", "dev", "test"), words, strict=True)
-    }
-    require_disjoint(web)
+    web = web_text(words, seed=seeds[0])
     of_web = {
         name: collect(model, corpus, sites=sites, context=context, folder=kept / f"web-{name}")
         for name, corpus in web.items()
@@ -165,10 +164,7 @@ def words_of(
 
 def over_seeds(order: Scores) -> Scores:
     """The accuracy of each cumulative probe, over all its trainings."""
-    frame = order.query("probe == 'cumulative'").frame
-    keys = [name for name in COLUMNS if name not in ("subset", "total", "n")]
-    sums = frame.groupby(keys, sort=False, dropna=False, as_index=False)[["total", "n"]].sum()
-    return Scores(sums.assign(subset="all")[COLUMNS], order.provenance)
+    return pooled(order.query("probe == 'cumulative'"), ["subset"])
 
 
 def expected_layers(order: Scores, *, seed: int = 0) -> pd.DataFrame:
@@ -245,44 +241,37 @@ def of_order(expected: pd.DataFrame) -> str:
 
     One task is called earlier where the interval over documents says so, and every training too.
     """
-    alone = expected[expected["before"] == ""]
-    gaps = expected[expected["before"] != ""]
-    listed = ", ".join(
-        f"{row['task']} {interval(row, 1)}{single(row)}, centre of gravity {row['gravity']:.1f} "
-        f"({row['gravity_low']:.1f} to {row['gravity_high']:.1f})"
-        for _, row in alone.iterrows()
-    )
+    alone = expected["before"] == ""
+    listed = [
+        say("expected layer", row=row, layer=shown(row), single=single(row))
+        for _, row in expected[alone].iterrows()
+    ]
     verdicts = []
-    for _, row in gaps.iterrows():
+    for _, row in expected[~alone].iterrows():
         if np.isnan(row["low"]) or np.isnan(row["seed_low"]):
-            verdicts.append(f"{row['before']} and {row['task']} cannot be compared")
+            verdicts.append(say("cannot be compared", row=row))
             continue
         earlier = row["low"] > 0 and row["seed_low"] > 0
         later = row["high"] < 0 and row["seed_high"] < 0
-        verdict = "earlier than" if earlier else "later than" if later else "not told apart from"
+        verdict = "earlier" if earlier else "later" if later else "not told apart"
         verdicts.append(
-            f"{row['before']} is {verdict} {row['task']} (by {interval(row, 1)} layers"
-            f"{single(row)})"
+            say("compared", row=row, verdict=say(verdict), by=shown(row), single=single(row))
         )
-    seeds = int(alone["seeds"].min())
-    return (
-        f"Expected layers of cumulative probes, each trained {seeds} times: {listed}; "
-        f"{', and '.join(verdicts)}."
+    return say(
+        "order",
+        seeds=int(expected[alone]["seeds"].min()),
+        listed=", ".join(listed),
+        verdicts=", and ".join(verdicts),
     )
 
 
 def single(row: pd.Series) -> str:
     """What single trainings give, where each gives something."""
-    if np.isnan(row["seed_low"]):
-        return ""
-    return f", single trainings {row['seed_low']:.1f} to {row['seed_high']:.1f}"
+    return "" if np.isnan(row["seed_low"]) else say("single trainings", row=row)
 
 
-def interval(row: pd.Series | Mapping[str, float], digits: int = 2) -> str:
-    """A number with its interval."""
-    value, low, high = (float(row[name]) for name in ("value", "low", "high"))
-    if np.isnan(value):
-        return "undefined (the layers add nothing)"
-    if np.isnan(low):
-        return f"{value:.{digits}f} (no interval: not told apart from noise)"
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def shown(row: pd.Series) -> str:
+    """A number of layers with its interval, if it has one."""
+    if np.isnan(row["value"]):
+        return say("undefined")
+    return say("no interval", row=row) if np.isnan(row["low"]) else interval(row, digits=1)

@@ -1,13 +1,14 @@
-"""Decodable, attended and used, layer by layer: the tables of experiments/coreference.py."""
+"""Decodable, attended and used, layer by layer, in one table."""
 
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import pandas as pd
-from coreference_use import END, NOUN
 
-from interp.core.parts.sites import Site
+from experiments.coreference.use import PLACES
+from interp.core.parts.sites import depth_of
+from interp.core.sampling.halves import halves
 from interp.core.tables.results import Results
 from interp.core.tables.scores import Scores
 from interp.probing import by_kind
@@ -143,9 +144,9 @@ def used(erased: Results, acts: Results, does: Results, *, seed: int = 0) -> pd.
         "report" for what is said of it), `layer`, `value`, `low`, `high`, `p`, `q`, `site`, ...
     """
     couples = sorted({*erased.frame["cluster"], *acts.frame["cluster"]})
-    order = np.random.default_rng([seed, len(couples)]).permutation(couples)
-    cut = len(couples) // 2
-    groups = {"all": couples, "choose": order[:cut], "report": order[cut:]}
+    first, second = halves([couples], seed=seed)
+    names = np.array(couples)
+    groups = {"all": names, "choose": names[first], "report": names[second]}
     parts = [
         shares(*(of_couples(one, group) for one in (erased, acts, does))).assign(couples=name)
         for name, group in groups.items()
@@ -153,7 +154,7 @@ def used(erased: Results, acts: Results, does: Results, *, seed: int = 0) -> pd.
     return pd.concat(parts, ignore_index=True)
 
 
-def of_couples(results: Results, couples: list[str] | np.ndarray) -> Results:
+def of_couples(results: Results, couples: np.ndarray) -> Results:
     """The rows of some couples of nouns."""
     frame = results.frame[results.frame["cluster"].isin(set(couples))]
     return Results(frame.reset_index(drop=True), results.provenance)
@@ -167,9 +168,9 @@ def shares(erased: Results, acts: Results, does: Results) -> pd.DataFrame:
     answer = table["method"].str.extract(r"say (\w+)$", expand=False).fillna("pronoun")
     per = -base.loc[[f"say {name}" for name in answer]].to_numpy()
     ends = np.sort(np.stack([table["low"] / per, table["high"] / per]), axis=0)
-    depth = [Site.parse(site).depth for site in table["site"]]
+    depth = list(map(depth_of, table["site"]))
     inside = table["head"].notna().to_numpy()  # a head of layer l writes to the stream after it
-    places = {NOUN: ", at the noun", END: ", at the end"}
+    places = {place: f", at {name}" for place, name in PLACES.items()}
     where = table["position"].map(places).where(table["method"].str.startswith("erase"), "")
     return table.assign(
         method=table["method"] + where,

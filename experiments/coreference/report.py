@@ -1,9 +1,15 @@
-"""The figures and the paragraph of experiments/coreference.py."""
+"""The figures and the paragraph of `coreference`."""
+
+from collections.abc import Iterator
 
 import pandas as pd
-from coreference_decode import SEEN
-from coreference_order import interval, of_order, over_seeds
-from coreference_panel import (
+
+import interp
+from experiments._probing import layers
+from experiments._shared import Words
+from experiments.coreference.decode import SEEN
+from experiments.coreference.order import of_order, over_seeds
+from experiments.coreference.panel import (
     ATTENDED,
     CONTROLLED,
     DECODABLE,
@@ -19,33 +25,22 @@ from coreference_panel import (
     levels,
     summary,
 )
-
-import interp
 from interp.core.tables.results import Results
 from interp.core.tables.scores import Scores
 from interp.figures.beside import beside
 from interp.figures.drawing import style
-from interp.heads.looking.relations import compare_heads
+from interp.heads import compare_heads
 from interp.probing.ask.coreference import TASK
+from interp.runs import Run
 
+say = Words(__file__)
 GONE, LEFT = 0.6, 0.25
 """A property of two classes counts as erased where a probe is right no more often than this, and
 no more of the distance of the classes is left."""
-SENTENCES = {
-    "erase leace, at the noun": "Gender erased at the noun",
-    "erase leace, at the end": "Gender erased at the end",
-    "mean of best, say antecedent": "To name the one whom a read pronoun means, a layer's best "
-    "head, set to its mean at the pronoun,",
-    "patch of best, say antecedent": "The head's value at the pronoun of the twin prompt, put in,",
-    "path of best, say antecedent": "Its direct path to the logits",
-    "mean of best, say pronoun": "To say the pronoun oneself (no pronoun is read, so this asks for "
-    "another use), the head set to its mean everywhere",
-    "path of best, say pronoun": "Its direct path to the logits",
-}
 
 
 def draw(
-    run: interp.runs.Run,
+    run: Run,
     scores: Scores,
     order: Scores,
     reads: Scores,
@@ -89,20 +84,13 @@ def draw(
     ]
     untrained_too = probes["model"].map({"trained": "", "random": ", untrained model"})
     probes = probes.assign(curve=probes["probe"] + untrained_too)
-    others = table[(table["task"] == TASK) & table["layer"].isna()].assign(
-        curve=lambda t: t["probe"]
-    )
-    run.figure(
-        "kinds",
-        interp.figures.layers(probes, hue="curve", baselines=others, panel="subset"),
-        pd.concat([probes, others]),
-    )
+    others = table[(table["task"] == TASK) & table["layer"].isna()]
+    others = others.assign(curve=others["probe"])
+    layers(run, "kinds", probes, others, hue="curve", panel="subset")
     cumulative = over_seeds(order).summary()
-    run.figure(
-        "order",
-        interp.figures.layers(cumulative, hue="task", ylabel="accuracy, mixed layers"),
-        pd.concat([cumulative, expected]),
-    )
+    ylabel = "accuracy, mixed layers"
+    figure = interp.figures.layers(cumulative, hue="task", ylabel=ylabel)
+    run.figure("order", figure, pd.concat([cumulative, expected]))
 
 
 def summarise(
@@ -117,25 +105,24 @@ def summarise(
     does: Results,
 ) -> str:
     """The result in one paragraph of numbers with their intervals."""
-    said = summary(does).set_index(["method", "position", "metric"])
-    says = said.loc["say pronoun"]
+    at = summary(does).set_index(["method", "position", "metric"])
+    said, named = (at.loc[(f"say {who}", "clean")] for who in ("pronoun", "antecedent"))
+    own = [method for method, curve in USES.items() if not curve.control]
     sentences = [
         of_probe(model, scores, panel, less),
         *(looks_there(looks, task) for task in (PRONOUN, CONTROLLED)),
-        "On minimal pairs the model says the pronoun of the one who is meant in "
-        f"{interval(says.loc[('clean', 'accuracy')])} (logit difference "
-        f"{interval(says.loc[('clean', 'logit_diff')])}), and names the one whom a pronoun means "
-        f"in {interval(said.loc[('say antecedent', 'clean', 'accuracy')])} (logit difference "
-        f"{interval(said.loc[('say antecedent', 'clean', 'logit_diff')])}).",
-        *(loses(uses, method, reads) for method in SENTENCES),
+        say(
+            "behaviour",
+            said=said.loc["accuracy"],
+            by=said.loc["logit_diff"],
+            named=named.loc["accuracy"],
+            named_by=named.loc["logit_diff"],
+        ),
+        *(loses(uses, method, reads) for method in own),
         of_order(expected),
-        "Brackets are 95 % intervals over novels, documents or couples of nouns. Of "
-        "interventions, the layer is chosen on one half of the couples, and the numbers are of the "
-        "other; the wordings are none that an erasure was fitted to. A control is eight draws of "
-        "directions, or five other heads of the layer; its interval is of one more, and so is that "
-        "of what is beyond it.",
+        say("brackets"),
     ]
-    return f"# Coreference in {model.name}\n\n{' '.join(sentences)}\n"
+    return f"{say('title', name=model.name)}\n\n{' '.join(sentences)}"
 
 
 def of_probe(model: interp.Model, scores: Scores, panel: pd.DataFrame, less: pd.DataFrame) -> str:
@@ -143,30 +130,29 @@ def of_probe(model: interp.Model, scores: Scores, panel: pd.DataFrame, less: pd.
     curves = {name: part.set_index("layer") for name, part in panel.groupby("curve")}
     spans = scores.query("probe == 'span pair' and model == 'trained'")
     best = spans.query("subset == 'dev' and labels == 'real'").best()["depth"]
-    low = levels(scores).set_index(["panel", "curve"])["value"]
+    low = levels(scores).set_index(["panel", "curve"]).loc[DECODABLE]
     at_best = spans.query(f"depth == {best}")
     kinds = at_best.query(f"labels == 'real' and subset not in ['all', 'dev', '{SEEN}']").summary()
     selective = less[(less["curve"] == PROBE) & (less["layer"] == best)].iloc[0]
     known = at_best.query(f"subset == '{SEEN}'").summary().set_index("labels")
-    on_known = (
-        f"; of pairs whose forms were seen in training ({known['n'].iloc[0]} of "
-        f"{selective['n']}) it has {known.loc['real', 'value']:.2f} and "
-        f"{known.loc['control', 'value']:.2f}"
-        if len(known)
-        else ""
-    )
-    return (
-        f'Who does "he" refer to, in {model.name}? Of two mentions of a novel, at distances that '
-        f"tell nothing (chance 0.5), a span-pair probe says after layer {best} of "
-        f"{model.facts.n_layers} (the best on other novels) whether they corefer: "
-        f"{interval(curves[PROBE].loc[best])} ("
-        + ", ".join(f"{row['subset']} {row['value']:.2f}" for _, row in kinds.iterrows())
-        + f"); the control task, a label drawn for each pair of forms, has "
-        f"{interval(curves[TASKED].loc[best])}, so the selectivity is {interval(selective)}"
-        f"{on_known}. The embedding has {interval(curves[PROBE].loc[0])}, head match "
-        f"{low[DECODABLE, 'head match']:.2f}, gender and number "
-        f"{low[DECODABLE, 'gender and number']:.2f}, the untrained model at best "
-        f"{curves[RANDOM]['value'].max():.2f}."
+    on_known = ""
+    if len(known):
+        real, control = known.loc["real"], known.loc["control"]
+        on_known = say("forms seen", real=real, control=control, all=selective)
+    return say(
+        "probe",
+        name=model.name,
+        layer=best,
+        layers=model.facts.n_layers,
+        best=curves[PROBE].loc[best],
+        kinds=say.each("kind", kinds),
+        control=curves[TASKED].loc[best],
+        selective=selective,
+        on_known=on_known,
+        embedding=curves[PROBE].loc[0],
+        match=low.loc["head match"],
+        gender=low.loc["gender and number"],
+        random=curves[RANDOM]["value"].max(),
     )
 
 
@@ -174,53 +160,44 @@ def looks_there(looks: Scores, task: str) -> str:
     """The head that looks at the antecedent, if it does better than a method without a model."""
     table = compare_heads(looks.query(f"task == '{task}'"))
     row = table[table["chosen"]].iloc[0]
-    where = "In novels" if task == PRONOUN else "Between two people of different gender"
-    baseline = f"{row['baseline']} {row['baseline_value']:.2f}"
-    low, high = row["difference_low"], row["difference_high"]
-    gap = interval({"value": row["difference"], "low": low, "high": high})
-    against = (
-        f"{interval(row)} on the half that it was not chosen on, against {baseline}: a difference "
-        f"of {gap}, one-sided q = {row['q']:.2g} over all {len(table)} heads"
-    )
-    if row["q"] < style.ALPHA and row["difference"] > 0:
-        return f"{where} {row['site']} looks from a pronoun to its antecedent: {against}."
-    return (
-        f"{where} no head is shown to look from a pronoun to its antecedent better than a method "
-        f"without a model does: {row['site']}, the best on one half, has {against}."
+    return say(
+        "looks" if row["q"] < style.ALPHA and row["difference"] > 0 else "not shown to look",
+        where=say("novels" if task == PRONOUN else "two people"),
+        row=row,
+        against=say("against", row=row, heads=len(table)),
     )
 
 
 def loses(uses: pd.DataFrame, method: str, reads: Scores) -> str:
     """Where an intervention costs most, with its control and what it does beyond that."""
     at = uses.set_index(["method", "couples"])
-    choosing = at.loc[(method, "choose")].set_index("layer")["value"]
-    layer = choosing.idxmax()
+    layer = at.loc[(method, "choose")].set_index("layer")["value"].idxmax()
 
     def of(name: str) -> pd.Series:
         return at.loc[(name, "report")].set_index("layer").loc[layer]
 
-    less = next(name for name, curve in LESS.items() if curve == USES[method])
+    own, of_own = USES[method], (USES[method].panel, USES[method].name)
+    less = next(name for name, curve in LESS.items() if curve == own)
     control = next(
         name
         for name, curve in USES.items()
-        if (curve.panel, curve.control) == (USES[method].panel, USES[method].name)
+        if (curve.panel, curve.control) == (own.panel, own.name)
     )
-    row, beyond = of(method), of(less)
     erased = method.startswith("erase")
-    head = "" if erased else f" ({row['site']})"
-    others = "directions of the same variance" if erased else "other heads of the layer"
-    found = (
-        f"{SENTENCES[method]} takes {interval(row)} of the logit difference after layer "
-        f"{layer}{head}, where {others} take {interval(of(control))}: "
-        f"{interval(beyond)} beyond them (p = {beyond['p']:.2g})"
+    found = say(
+        "loses",
+        what=say(method),
+        row=of(method),
+        layer=layer,
+        head="" if erased else f" ({of(method)['site']})",
+        others=say("other directions" if erased else "other heads"),
+        control=of(control),
+        beyond=of(less),
     )
     if not erased:
         return f"{found}."
     drawn = of(method.replace("leace", "leace - control task"))
-    return (
-        f"{found}, and {interval(drawn)} beyond LEACE of labels drawn for the nouns "
-        f"(p = {drawn['p']:.2g}); {left_there(reads, method, layer)}."
-    )
+    return say("erased", found=found, drawn=drawn, left=left_there(reads, method, layer))
 
 
 def left_there(reads: Scores, method: str, layer: int) -> str:
@@ -230,12 +207,14 @@ def left_there(reads: Scores, method: str, layer: int) -> str:
     table = there.set_index(["probe", "subset"])["value"].to_dict()
     before, after = table["linear", "before"], table["linear", "after"]
     left = table["class means", "after"]
-    numbers = (
-        f"a linear probe of held-out wordings there reads the gender in {after:.2f} (before "
-        f"{before:.2f}), and {left:.2f} of the distance of the classes is left"
-    )
-    if before <= GONE:
-        return f"there was hardly anything to erase: {numbers}"
-    if after <= GONE and left <= LEFT:
-        return f"it is gone: {numbers}"
-    return f"it is not all gone, so this is a lower bound: {numbers}"
+    gone = "gone" if after <= GONE and left <= LEFT else "lower bound"
+    numbers = say("left", after=after, before=before, left=left)
+    return say("hardly anything" if before <= GONE else gone, numbers=numbers)
+
+
+def shown(run: Run) -> Iterator[pd.DataFrame]:
+    """What is drawn, a row for each curve."""
+    table = pd.read_csv(run.folder / "figures" / "side-by-side.csv")
+    table = table.dropna(subset=["layer"]).query("couples.isna()")
+    wide = table.pivot(index="layer", columns=["panel", "curve"], values="value").T
+    yield wide.reset_index()

@@ -1,4 +1,4 @@
-"""What a model does with whom a pronoun means: the interventions of experiments/coreference.py.
+"""What a model does with whom a pronoun means: what it says, and what interventions change.
 
 Everything is measured on wordings that nothing was fitted to. Each control is not one draw but
 several, each on all pairs: directions drawn at random or labels drawn for the nouns, and other
@@ -22,9 +22,8 @@ from interp.core.prompts.pairs import Pairs
 from interp.core.tables.results import Results
 from interp.core.tables.scores import Scores
 from interp.datasets.tasks.pronoun_pairs import Answer, pronoun_pairs, wordings
-from interp.probing import HeldOut, erasers
-from interp.probing.use import amnesic
-from interp.probing.use import still_read as read_held_out
+from interp.probing import HeldOut, amnesic, erasers
+from interp.probing import still_read as read_held_out
 from interp.probing.use.erasure import leace
 
 NOUN, END = "cue", "end"

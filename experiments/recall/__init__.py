@@ -7,66 +7,48 @@ The negative control is a lookup whose key comes first (Jelassi et al. 2024): th
 one value to hold, which a recurrent model should learn as well as anyone; with the key last it is
 recall again. Models have equal numbers of parameters, the same rows, steps and recipe.
 
-    python experiments/recall.py                 # minutes on two cores
-    python experiments/recall.py --size full
+    python -m experiments.recall                 # minutes on two cores
+    python -m experiments.recall --size full
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from recall_models import TASKS, Size, Task, measure
-from recall_report import draw, summarise, tables_of
-
-import interp
+from experiments._shared import Sized, experiment
+from experiments.recall.models import TASKS, Amount, Task, measure
+from experiments.recall.report import draw, summarise, tables_of
 from interp.core.tables.scores import Scores
+from interp.runs import Run
 
-SIZES = {
-    "smoke": Size(seeds=2, steps=60, control=60, rows=1_000, asked=100),
-    "default": Size(seeds=5, steps=1_500, control=1_000),
-    "full": Size(seeds=10, steps=20_000, control=4_000),
+AMOUNTS = {
+    "smoke": Amount(seeds=2, steps=60, control=60, rows=1_000, asked=100),
+    "default": Amount(seeds=5, steps=1_500, control=1_000),
+    "full": Amount(seeds=10, steps=20_000, control=4_000),
 }
 
 
-@dataclass(frozen=True)
-class Config:
-    """What is run. The same config finds its results again.
+@dataclass(frozen=True, kw_only=True)
+class Config(Sized):
+    """What is run.
 
     Attributes:
         seed: of the rows; each training has a seed of its own, 0 and up.
     """
 
-    size: Literal["smoke", "default", "full"] = "default"
-    seed: int = 0
-    out: Path = field(default=Path("runs"), metadata={"hash": False})
 
-
-def run(config: Config) -> Scores:
-    """Run or resume the experiment and return everything that was measured.
+@experiment("recall")
+def run(folder: Run, config: Config) -> tuple[Scores, str]:
+    """Everything that was measured.
 
     Trained models stay in the run's folder, `models/`, where `interp.load` reads them.
     """
-    run = interp.runs.open_run("recall", config, root=config.out)
-    if run.finished:
-        return run.scores()
-    size, models = SIZES[config.size], run.folder / "models"
+    size, models = AMOUNTS[config.size], folder.folder / "models"
 
     def measuring(task: Task) -> Callable[[Path], Scores]:
         return lambda _: measure(task, size, config.seed, models)
 
-    found = Scores.concat([run.stage(task, measuring(task)) for task in TASKS])
+    found = Scores.concat([folder.stage(task, measuring(task)) for task in TASKS])
     tables = tables_of(found)
-    draw(run, tables)
-    run.finish(found, summarise(tables, size))
-    return run.scores()
-
-
-def main(config: Config) -> None:
-    run(config)
-    folder = interp.runs.open_run("recall", config, root=config.out).folder
-    print(interp.runs.report(folder))
-
-
-if __name__ == "__main__":
-    interp.runs.script(main, Config)
+    draw(folder, tables)
+    return found, summarise(tables, size)

@@ -36,7 +36,7 @@ WATCHED = 40
 
 
 @dataclass(frozen=True)
-class Size:
+class Amount:
     """How much is run.
 
     Attributes:
@@ -60,7 +60,7 @@ class Size:
     d_model: int = 64
 
 
-def shapes(size: Size) -> dict[str, Shape | RecurrentShape]:
+def shapes(size: Amount) -> dict[str, Shape | RecurrentShape]:
     """Models of nearly equal parameters: attention alone with learned positions, and an LSTM."""
     d_head, n_ctx = size.d_model // HEADS, max(size.pos, 2 * max(size.pairs) + 2)
     one, two = (
@@ -79,7 +79,7 @@ def parameters(shape: Shape | RecurrentShape) -> int:
     return sum(p.numel() for p in Native(shape, seed=0).parameters())
 
 
-def rows(task: Task, size: Size, n: int, *, seed: int) -> dict[int, Sequences]:
+def rows(task: Task, size: Amount, n: int, *, seed: int) -> dict[int, Sequences]:
     """n rows of a task, by the number of stored pairs; of one pair there is nothing to look up."""
 
     def of(pairs: int) -> Sequences:
@@ -110,7 +110,7 @@ def unseen(asked: Sequences, learned: Sequences) -> Sequences:
     return asked.select(torch.tensor(kept).nonzero()[:, 0])
 
 
-def measure(task: Task, size: Size, seed: int, folder: Path) -> Scores:
+def measure(task: Task, size: Amount, seed: int, folder: Path) -> Scores:
     """Train every model on a task and score it, by pairs, by distance, and while it learns.
 
     Args:

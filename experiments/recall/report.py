@@ -5,7 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import scipy.stats
-from recall_models import (
+
+from experiments._shared import Words, brief
+from experiments.recall.models import (
     BATCH,
     KINDS,
     LSTM,
@@ -13,17 +15,17 @@ from recall_models import (
     RATES,
     STORED,
     TWO,
-    Size,
+    Amount,
     parameters,
     shapes,
 )
-
 from interp.core.sampling import stats
 from interp.core.tables.scores import Scores
 from interp.figures.curves import curves
 from interp.figures.drawing import style
 from interp.runs import Run
 
+words = Words(__file__)
 MARGIN = 0.05
 """Who is behind is so by at least this accuracy, and by a test over the seeds."""
 BEHIND, DEEPER = "two layers − LSTM", "two layers − one layer"
@@ -98,109 +100,69 @@ def placed(table: pd.DataFrame) -> pd.DataFrame:
 
 def draw(run: Run, tables: Mapping[str, pd.DataFrame]) -> None:
     """Every figure, with its table beside it."""
-    band = "band: 95 % over seeds"
-    run.figure(
-        "distance",
-        curves(
-            tables["distance"].astype({"distance": int}),
-            x="distance",
-            hue="probe",
-            panel="stored",
-            xlabel="distance (tokens)",
-            ylabel="accuracy",
-            title=f"Recall by distance from the query back to the value ({band})",
-        ),
-        tables["distance"],
-    )
-    run.figure(
-        "pairs",
-        curves(
-            tables["pairs"],
-            x="pairs",
-            hue="probe",
-            panel="what",
-            log="x",
-            xlabel="stored pairs",
-            ylabel="accuracy",
-            title=f"Accuracy by stored pairs ({band})",
-        ),
-        tables["pairs"],
-    )
-    run.figure(
-        "difference",
-        curves(
-            tables["difference"],
-            x="pairs",
-            hue="difference",
-            panel="what",
-            log="x",
-            xlabel="stored pairs",
-            ylabel="difference in accuracy",
-            title=f"Paired differences ({band})",
-        ),
-        tables["difference"],
-    )
-    run.figure(
-        "difference-distance",
-        curves(
-            tables["difference-distance"].astype({"distance": int}),
-            x="distance",
-            hue="difference",
-            panel="stored",
-            xlabel="distance (tokens)",
-            ylabel="difference in accuracy",
-            title=f"Paired differences by distance ({band})",
-        ),
-        tables["difference-distance"],
-    )
-    run.figure(
-        "learning",
-        curves(
-            tables["learning"],
-            x="step",
-            hue="probe",
-            panel="what",
-            ylabel="accuracy, all pairs",
-            title=f"While they learn ({band})",
-        ),
-        tables["learning"],
-    )
+    paired = {"hue": "difference", "ylabel": "difference in accuracy"}
+    distance = {"x": "distance", "panel": "stored", "xlabel": "distance (tokens)"}
+    pairs = {"x": "pairs", "panel": "what", "log": "x", "xlabel": "stored pairs"}
+    figures = {
+        "distance": distance | {"title": "Recall by distance from the query back to the value"},
+        "pairs": pairs | {"title": "Accuracy by stored pairs"},
+        "difference": pairs | paired | {"title": "Paired differences"},
+        "difference-distance": distance | paired | {"title": "Paired differences by distance"},
+        "learning": {"x": "step", "panel": "what", "ylabel": "accuracy, all pairs"}
+        | {"title": "While they learn"},
+    }
+    for name, how in figures.items():
+        how = {"hue": "probe", "ylabel": "accuracy"} | how
+        how["title"] += " (band: 95 % over seeds)"
+        table = tables[name]
+        if how["x"] == "distance":
+            table = table.astype({"distance": int})
+        run.figure(name, curves(table, **how), tables[name])
 
 
-def summarise(tables: Mapping[str, pd.DataFrame], size: Size) -> str:
+def summarise(tables: Mapping[str, pd.DataFrame], size: Amount) -> str:
     """The result in one paragraph of numbers with their intervals."""
     numbers = {kind: parameters(shape) for kind, shape in shapes(size).items()}
-    models = ", ".join(f"{kind} {n:,}" for kind, n in numbers.items())
-    pairs = ", ".join(map(str, size.pairs))
+    pairs, difference = ", ".join(map(str, size.pairs)), tables["difference"]
     asked = tables["pairs"].query(f"task == 'recall' and probe == {LSTM!r}")
-    queries = ", ".join(str(n // size.seeds) for n in asked["n"])
     sentences = [
-        f"Parameters: {models}. Each is trained {size.seeds} times on rows of {pairs} pairs in "
-        f"equal numbers: {size.steps} steps of {BATCH} rows on recall and {size.control} on each "
-        f"lookup (AdamW, rate {RATES[LSTM]:g} for the LSTM and {RATES[TWO]:g} for transformers), "
-        f"and tested on other rows ({queries} queries of recall).",
-        f"Recall of {pairs} pairs: {accuracies(tables['pairs'], 'recall')}.",
-        behind(tables["difference"], tables["difference-distance"]),
+        words(
+            "trained",
+            models=", ".join(f"{kind} {n:,}" for kind, n in numbers.items()),
+            seeds=size.seeds,
+            pairs=pairs,
+            steps=size.steps,
+            batch=BATCH,
+            control=size.control,
+            lstm=f"{RATES[LSTM]:g}",
+            transformers=f"{RATES[TWO]:g}",
+            queries=", ".join(str(n // size.seeds) for n in asked["n"]),
+        ),
+        words("recall", pairs=pairs, accuracies=accuracies(tables["pairs"], "recall")),
+        behind(difference, tables["difference-distance"]),
         by_distance(tables["distance"]),
         still_learning(tables["learning"]),
-        suffices(tables["difference"]),
-        f"Lookup with the key last: {accuracies(tables['pairs'], 'suffix')}; with the key first, "
-        f"the negative control: {accuracies(tables['pairs'], 'prefix')}.",
-        control(tables["difference"]),
-        f"Brackets are 95 % intervals over {size.seeds} trainings, differences paired by "
-        f"seed; behind means by {MARGIN} or more with q < {style.ALPHA} (one-sided t test over the "
-        "trainings, Benjamini-Hochberg over the rows of a comparison).",
+        suffices(difference),
+        words(
+            "lookup",
+            last=accuracies(tables["pairs"], "suffix"),
+            first=accuracies(tables["pairs"], "prefix"),
+        ),
+        control(difference),
+        words("brackets", seeds=size.seeds, margin=MARGIN, alpha=style.ALPHA),
     ]
-    return f"# Copying what was named before\n\n{' '.join(sentences)}\n"
+    return f"{words('title')}\n\n{' '.join(sentences)}"
+
+
+def several(rows: pd.DataFrame) -> str:
+    """Of each row its number and interval."""
+    return ", ".join(brief(row) for _, row in rows.iterrows())
 
 
 def accuracies(table: pd.DataFrame, task: str) -> str:
     """Of every model, by number of pairs."""
     rows = table[table["task"] == task]
-    said = (
-        f"{kind} {', '.join(interval(row) for _, row in rows[rows['probe'] == kind].iterrows())}"
-        for kind in (*KINDS, STORED)
-    )
+    said = (f"{kind} {several(rows[rows['probe'] == kind])}" for kind in (*KINDS, STORED))
     return "; ".join(said)
 
 
@@ -214,18 +176,14 @@ def behind(table: pd.DataFrame, by_distance: pd.DataFrame) -> str:
     table, by_distance = (x.query(f"difference == {BEHIND!r}") for x in (table, by_distance))
     recall = table[table["task"] == "recall"].sort_values("pairs")
     lost = recall[is_behind(recall)]
-    said = "Within these steps the LSTM is behind two layers at no number of pairs"
-    if len(lost):
-        numbers = ", ".join(f"{row['pairs']} ({interval(row)})" for _, row in lost.iterrows())
-        said = (
-            f"Within these steps the LSTM is behind two layers at these numbers of pairs: {numbers}"
-        )
+    numbers = ", ".join(f"{row['pairs']} ({brief(row)})" for _, row in lost.iterrows())
     where = []
     for pairs, rows in by_distance.groupby("pairs", sort=True):
         rows = rows.sort_values("distance")
         at = rows.loc[is_behind(rows), "distance"]
-        first = f"nearest {at.iloc[0]} back" if len(at) else "nowhere"
-        where.append(f"of {pairs} at {len(at)} of {len(rows)} distances ({first})")
+        first = words("nearest", first=at.iloc[0]) if len(at) else words("nowhere")
+        where.append(words("at distances", pairs=pairs, n=len(at), of=len(rows), first=first))
+    said = words("behind", numbers=numbers) if len(lost) else words("never behind")
     return f"{said}; {', '.join(where)}."
 
 
@@ -233,14 +191,18 @@ def by_distance(table: pd.DataFrame) -> str:
     """Each model's accuracy at the nearest and at the farthest distance of the most pairs."""
     most = table["pairs"].max()
     rows = table[(table["pairs"] == most) & table["probe"].isin(KINDS)].sort_values("distance")
-    said = []
-    for kind, of in rows.groupby("probe", sort=False):
-        near, far = of.iloc[0], of.iloc[-1]
-        said.append(
-            f"{kind} {interval(near)} at {near['distance']} and {interval(far)} at "
-            f"{far['distance']}"
+    said = [
+        words(
+            "near and far",
+            kind=kind,
+            near=brief(of.iloc[0]),
+            far=brief(of.iloc[-1]),
+            first=of.iloc[0]["distance"],
+            last=of.iloc[-1]["distance"],
         )
-    return f"Of {most} pairs the nearest and the farthest value: {', '.join(said)}."
+        for kind, of in rows.groupby("probe", sort=False)
+    ]
+    return words("by distance", most=most, said=", ".join(said))
 
 
 def still_learning(table: pd.DataFrame) -> str:
@@ -248,10 +210,7 @@ def still_learning(table: pd.DataFrame) -> str:
     rows = table[(table["task"] == "recall") & (table["probe"] == LSTM)].sort_values("step")
     end = rows.iloc[-1]
     late = rows[rows["step"] <= 2 * end["step"] / 3].iloc[-1]
-    return (
-        f"The LSTM's accuracy on all rows of recall is {interval(late)} after {late['step']} steps "
-        f"and {interval(end)} after {end['step']}."
-    )
+    return words("learning", late=brief(late), then=late["step"], end=brief(end), last=end["step"])
 
 
 def suffices(table: pd.DataFrame) -> str:
@@ -259,13 +218,13 @@ def suffices(table: pd.DataFrame) -> str:
     recall = table[(table["task"] == "recall") & (table["pairs"] > 1)]
     short, above = (recall[recall["difference"] == name] for name in (DEEPER, ABOVE))
     lost = short[is_behind(short)]
-    answer = "One layer suffices" if lost.empty else "One layer does not suffice"
-    return (
-        f"{answer}: it is behind two at {len(lost)} of {len(short)} numbers of pairs above 1 ("
-        + ", ".join(f"{row['pairs']}: {interval(row)}" for _, row in short.iterrows())
-        + "), and above a guess among the stored values by "
-        + ", ".join(interval(row) for _, row in above.iterrows())
-        + "."
+    return words(
+        "one layer",
+        answer=words("suffices" if lost.empty else "does not suffice"),
+        n=len(lost),
+        of=len(short),
+        each=", ".join(f"{row['pairs']}: {brief(row)}" for _, row in short.iterrows()),
+        above=several(above),
     )
 
 
@@ -276,23 +235,17 @@ def control(table: pd.DataFrame) -> str:
     def of(difference: str, task: str = "prefix") -> pd.DataFrame:
         return many[(many["difference"] == difference) & (many["task"] == task)]
 
-    def said(rows: pd.DataFrame) -> str:
-        return ", ".join(interval(row) for _, row in rows.iterrows())
-
     lost, behind, learned = (
         int(is_behind(x).sum()) for x in (of(BEHIND, "recall"), of(BEHIND), of(LEARNED))
     )
     holds = lost > 0 and not behind and learned == len(of(LEARNED))
-    return (
-        f"The control {'holds' if holds else 'does not hold'} (more than one pair): with the key "
-        f"first the LSTM is behind two layers at {behind} of {len(of(BEHIND))} numbers of pairs, "
-        f"where on recall it is at {lost} (two layers − LSTM: {said(of(BEHIND))}); it is above a "
-        f"guess among the stored values by {said(of(LEARNED))}, and above itself on the same "
-        f"tokens with the key last by {said(of(ORDER))}."
+    return words(
+        "control",
+        verdict=words("holds" if holds else "does not hold"),
+        n=behind,
+        of=len(of(BEHIND)),
+        lost=lost,
+        behind=several(of(BEHIND)),
+        learned=several(of(LEARNED)),
+        order=several(of(ORDER)),
     )
-
-
-def interval(row: pd.Series) -> str:
-    """A number with its interval, if it has one."""
-    value, low, high = (format(row[c], ".2f") for c in ("value", "low", "high"))
-    return value if value == low == high or low == "nan" else f"{value} [{low}, {high}]"
