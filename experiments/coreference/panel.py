@@ -11,9 +11,8 @@ from interp.core.parts.sites import depth_of
 from interp.core.sampling.halves import halves
 from interp.core.tables.results import Results
 from interp.core.tables.scores import Scores
-from interp.probing import by_kind
+from interp.probing import beyond, by_kind
 from interp.probing.ask.coreference import TASK
-from interp.probing.use import beyond
 
 PRONOUN, CONTROLLED = "antecedent of pronoun", "he or she, controlled"
 DECODABLE, ATTENDED = "decodable", "attended"

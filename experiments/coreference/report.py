@@ -176,13 +176,10 @@ def loses(uses: pd.DataFrame, method: str, reads: Scores) -> str:
     def of(name: str) -> pd.Series:
         return at.loc[(name, "report")].set_index("layer").loc[layer]
 
-    own, of_own = USES[method], (USES[method].panel, USES[method].name)
+    own = USES[method]
+    of_own = (own.panel, own.name)
     less = next(name for name, curve in LESS.items() if curve == own)
-    control = next(
-        name
-        for name, curve in USES.items()
-        if (curve.panel, curve.control) == (own.panel, own.name)
-    )
+    control = next(name for name, c in USES.items() if (c.panel, c.control) == of_own)
     erased = method.startswith("erase")
     found = say(
         "loses",
