@@ -25,9 +25,9 @@ from typing import ClassVar, Literal
 import interp
 from experiments._probing import beginnings
 from experiments._shared import Sized, experiment, steps, streams
-from experiments.coreference.decode import decodable, ordered
+from experiments.coreference.decode import decodable
 from experiments.coreference.look import acted_on, best_heads, looking
-from experiments.coreference.order import expected_layers
+from experiments.coreference.order import expected_layers, in_order
 from experiments.coreference.panel import CONTROLLED, PRONOUN, differences, side_by_side, used
 from experiments.coreference.report import draw, summarise
 from experiments.coreference.use import (
@@ -122,7 +122,7 @@ def run(folder: Run, config: Config) -> tuple[Scores, str]:
     )
     order = folder.stage(
         "order",
-        lambda _: ordered(model, text, sites, **trained, words=config.web, seeds=trainings),
+        lambda _: in_order(model, text, sites, **trained, words=config.web, seeds=trainings),
     )
     looks = folder.stage(
         "attended",

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 import interp
-from experiments.coreference.order import in_order
 from interp.core.parts.sites import Site
 from interp.core.tables.scores import Scores
 from interp.datasets.corpus import Corpus
@@ -73,8 +72,9 @@ def decodable(
     }
     found: list[Scores] = []
     for which, model in models.items():
-        features = read_novels(model, text, sites, kept / f"novels-{which}", context=context)
-        splits = parts(mention_pairs(text, features, seed=seed), text)
+        features, splits = read_novels(
+            model, text, sites, kept / f"novels-{which}", context=context, seed=seed
+        )
         test = splits["test"]
         labels = ("real", "control") if which == "trained" else ("real",)
         y = {name: of[: len(labels)] for name, of in asked(splits, seed=seed).items()}
@@ -120,39 +120,14 @@ def decodable(
 
 
 def read_novels(
-    model: interp.Model, text: Corpus, sites: Sequence[Site], folder: Path, *, context: int
-) -> Features:
-    """Activations of the novels; from the folder where they were collected before."""
-    return collect(model, text, sites=sites, context=context, folder=folder)
-
-
-def ordered(
     model: interp.Model,
     text: Corpus,
     sites: Sequence[Site],
+    folder: Path,
     *,
-    words: tuple[int, int, int],
-    net: Callable[..., SpanClassifier],
-    schedule: Schedule,
-    kept: Path,
     context: int,
-    seeds: Sequence[int],
-) -> Scores:
-    """The order of tags, relations and coreference, on the same novels."""
-    features = read_novels(model, text, sites, kept / "novels-trained", context=context)
-    splits = parts(mention_pairs(text, features, seed=seeds[0]), text)
-    pairs = {
-        name: (part.examples(features, part.y[None], sites=sites), part.cluster)
-        for name, part in splits.items()
-    }
-    return in_order(
-        model,
-        sites,
-        pairs,
-        words=words,
-        net=net,
-        schedule=schedule,
-        kept=kept,
-        context=context,
-        seeds=seeds,
-    )
+    seed: int,
+) -> tuple[Features, dict[str, MentionPairs]]:
+    """Activations of the novels, from the folder if they are there, and the pairs of mentions."""
+    features = collect(model, text, sites=sites, context=context, folder=folder)
+    return features, parts(mention_pairs(text, features, seed=seed), text)

@@ -16,6 +16,7 @@ import torch
 import interp
 from experiments._probing import web_text
 from experiments._shared import Words, pooled
+from experiments.coreference.decode import read_novels
 from interp.core.parts.sites import Site
 from interp.core.sampling.stats import CONFIDENCE
 from interp.core.tables.scores import Scores
@@ -47,8 +48,8 @@ Split = dict[str, tuple[Examples, tuple[str, ...]]]
 
 def in_order(
     model: interp.Model,
+    text: Corpus,
     sites: Sequence[Site],
-    pairs: Split,
     *,
     words: tuple[int, int, int],
     net: Callable[..., SpanClassifier],
@@ -60,7 +61,7 @@ def in_order(
     """Cumulative probes of tags, of relations and of coreference, each trained several times.
 
     Args:
-        pairs: of mentions, with the document of each, by split.
+        text: the novels of the mentions.
         words: of web text, in train, dev and test.
         net: the classifier of one span, and of two.
         kept: where activations are.
@@ -71,6 +72,13 @@ def in_order(
         Subset "seed 0", ...: each training. Of the probe "full mix" the metric "centre of gravity"
         (in layers): the mean layer that the mix of all layers reads, each training a cluster.
     """
+    features, splits = read_novels(
+        model, text, sites, kept / "novels-trained", context=context, seed=seeds[0]
+    )
+    pairs: Split = {
+        name: (part.examples(features, part.y[None], sites=sites), part.cluster)
+        for name, part in splits.items()
+    }
     web = web_text(words, seed=seeds[0])
     of_web = {
         name: collect(model, corpus, sites=sites, context=context, folder=kept / f"web-{name}")
