@@ -71,7 +71,8 @@ def summarise(
     coded = bits.loc["linear", "trained", "real"]
     near = min(coded.index, key=lambda site: abs((Site.parse(site).depth or 0) - depth))
     stays = table.query("metric == 'between share'").set_index(["probe", "site"])
-    doubtful = np.atleast_1d(scores.provenance["not converged"]).sum()
+    given = scores.provenance["not converged"]
+    doubtful = sum(np.sum(x) for x in (given if isinstance(given, list | tuple) else [given]))
     said = words(
         "probes",
         depth=depth,
