@@ -1,7 +1,7 @@
 """The case `pos`: UPOS of UD EWT read off the residual stream, 60,000 training words.
 
 The layer is chosen on the development documents, of a big model among the embedding and every
-other layer of the middle (experiments/pos.py has them all). A causal model sees no word to the
+other layer of the middle (experiments/pos has them all). A causal model sees no word to the
 right, which decides many tags ("that", "have"); so beside the probe of the word's own position
 stands one that reads the next word's position too. The bidirectional model has both as well. The
 causal model has no BOS token, so words that begin a row are attention sinks and left out.

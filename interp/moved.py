@@ -100,7 +100,7 @@ ROOMS = (
         "interp.heads.looking",
         "patterns attention words attended links relations",
     ),
-    ("interp.circuits", "interp.heads", "lens kernel symmetry"),
+    ("interp.circuits", "interp.heads", "lens"),
     ("interp.circuits", "interp.core.parts", "heads"),
     ("interp.probing", "interp.probing.read", "collect job pooling features stores given"),
     ("interp.probing", "interp.probing.fit", "linear lbfgs moments scoring"),

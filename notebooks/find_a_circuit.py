@@ -301,6 +301,6 @@ interp.figures.circuit(kept, scores["EAP-IG"], facts=model.facts, n=40)
 # - Faithfulness is a ratio to *this* model on *this* metric. Beside it belong an interval, random
 #   circuits, another method, and KL.
 # - A faithful circuit may be one of several: ask how stable it is.
-# - `experiments/ioi_circuit.py` does all of this with more prompts and names the heads by what they
-#   do; `experiments/agreement_circuit.py` and `experiments/greater_than.py` do it for other tasks;
-#   `experiments/ground_truth.py` grades the methods where the truth is known.
+# - `experiments/ioi_circuit` does all of this with more prompts and names the heads by what they
+#   do; `experiments/agreement_circuit` and `experiments/greater_than` do it for other tasks;
+#   `experiments/ground_truth` grades the methods where the truth is known.

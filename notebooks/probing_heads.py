@@ -344,7 +344,7 @@ beyond(erased)[["site", "control", "draws", "effect", "low", "high", "p", "q", "
 #
 # - **Little text.** Ten test words and two frames of each use. The intervals resample words, not
 #   frames, so they do not say how another frame would do, and one that runs from 1 to 1 means that
-#   there was no error, not that there is no doubt. `experiments/pos.py` asks the same of thousands
+#   there was no error, not that there is no doubt. `experiments/pos` asks the same of thousands
 #   of words of web text.
 # - **The head.** It looks from the adjective to its noun in these four frames. That does not show
 #   that the model needs it; ablating it would (`interp.ablate`). Other heads may do the same.

@@ -318,5 +318,5 @@ table[["method", "site", "base", "effect", "low", "high", "random", "random_low"
 # - A circuit that is read through embeddings is the *direct* path. Where a head reads what another
 #   wrote, composition shows it, and the direct path shows nothing.
 # - A copying score is a hint. Ask the activations too.
-# - Weights say what could be, ablations what is needed. `experiments/qk_ov.py` goes on from here:
+# - Weights say what could be, ablations what is needed. `experiments/qk_ov` goes on from here:
 #   it takes the pattern from one run and the values from another.

@@ -8,10 +8,8 @@
 | which head feeds which | `composition` |
 | what does each part say of the answer | `logit_lens`, `direct_logit_attribution` |
 | which relation does it carry | `attended`, `relations`, `choose_heads`, `compare_heads` |
-| attention as a kernel smoother | `smoothers`, `nadaraya_watson`, `lookup` |
 """
 
-from interp.heads.kernel import lookup, nadaraya_watson, smoothers
 from interp.heads.lens import direct_logit_attribution, logit_lens
 from interp.heads.looking.attended import attended
 from interp.heads.looking.attention import attention
@@ -35,8 +33,6 @@ __all__ = [
     "direct_logit_attribution",
     "head_types",
     "logit_lens",
-    "lookup",
-    "nadaraya_watson",
     "offset_curve",
     "offset_pair",
     "ov_directions",
@@ -45,6 +41,5 @@ __all__ = [
     "qk_tokens",
     "relations",
     "repeated_tokens",
-    "smoothers",
     "types_of",
 ]

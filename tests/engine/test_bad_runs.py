@@ -7,7 +7,7 @@ import torch
 import interp
 from interp.core.errors import InterpError, MetricError, ModelError, Unsupported
 from interp.core.parts.sites import Site
-from interp.engine.engines.replay import wave as replay
+from interp.engine.engines.replay import engine as replay
 from interp.engine.interventions import Intervention, Scale, Set
 
 

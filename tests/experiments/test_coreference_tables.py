@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from coreference import acted_on, best_heads
-from coreference_order import ORDER, expected_layers, of_order, over_seeds
-from coreference_panel import (
+from made_results import results
+
+from experiments.coreference.look import acted_on, best_heads
+from experiments.coreference.order import ORDER, expected_layers, of_order, over_seeds
+from experiments.coreference.panel import (
     ATTENDED,
     BEYOND,
     CONTROLLED,
@@ -20,9 +22,7 @@ from coreference_panel import (
     side_by_side,
     used,
 )
-from coreference_report import left_there, looks_there, loses
-from experiments.made import results
-
+from experiments.coreference.report import left_there, looks_there, loses
 from interp.core.tables.results import Results
 from interp.core.tables.scores import Scores
 from interp.probing.ask.coreference import TASK

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from coreference_decode import asked
-from coreference_use import (
+from made_results import results
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+
+from experiments.coreference.decode import asked
+from experiments.coreference.use import (
     Gendered,
     Minimal,
     by_template,
@@ -18,10 +22,6 @@ from coreference_use import (
     standing_for,
     still_read,
 )
-from experiments.made import results
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers.models import WordLevel
-
 from interp.core.parts.sites import Site
 from interp.datasets.made.templates import lists
 from interp.models.bridge import tokens

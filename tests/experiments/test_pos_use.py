@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 import torch
-from pos_use import at_words, reads, strength
 
 import interp
+from experiments._probing import reads, strength
+from experiments.pos.use import at_words
 from interp.core.tables.results import COLUMNS, Results
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
 from interp.probing.read.collect import collect

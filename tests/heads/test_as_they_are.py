@@ -118,8 +118,6 @@ def test_a_hook_is_seen_in_attention_and_refused_by_what_reads_weights(rounded, 
     for read in (interp.heads.logit_lens, interp.heads.direct_logit_attribution):
         with pytest.raises(Unsupported, match=r"cannot read 1 forward hook\(s\) on"):
             read(model, pairs, engine="hooks")
-    with pytest.raises(Unsupported, match=r"cannot read 1 forward hook\(s\) on"):
-        interp.heads.smoothers(model, pairs.clean[:2, :7])
 
 
 def test_copying_is_not_read_past_a_hook():

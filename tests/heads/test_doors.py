@@ -123,10 +123,6 @@ def cases(
         interp.heads.position_scores,
         {"model": learned, "head": "0.1", "positions": 3, "tokens": [3], "seed": 1},
     )
-    yield interp.heads.smoothers, {"model": model, "tokens": pairs.clean[:2, :7]}
-    s = next(interp.heads.smoothers(model, pairs.clean[:2, :7]))
-    yield interp.heads.lookup, {"s": s, "temperature": 1.0}
-    yield interp.heads.nadaraya_watson, {"kernel": s.scores, "v": s.v, "seen": s.seen}
 
 
 @pytest.mark.filterwarnings("ignore:mean ablation")
