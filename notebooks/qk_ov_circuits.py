@@ -34,12 +34,12 @@ import pandas as pd
 from scipy.special import softmax
 
 import interp
-from interp import circuits
 from interp.core.parts.sites import Site
 from interp.datasets.tasks.repeated import repeated_pairs
 from interp.engine.engines.choose import weights_of
 from interp.figures.drawing import style
 from interp.heads.types.activation_copying import COPYING
+from interp.heads.types.repeats import ordinary
 from interp.heads.weights.factors import factors
 from interp.heads.weights.vocabulary import Vocabulary
 from interp.models import compiled
@@ -299,7 +299,7 @@ found[["text", "value", "null_sd", "z", "q"]]
 # far the right token is ahead of a wrong one, in logits.
 
 # %%
-ids = circuits.repeats.ordinary(model).tolist()
+ids = ordinary(model).tolist()
 prompts = repeated_pairs(16, vocabulary=ids, seed=1, block=(10, 16), before=(0, 0))
 usual = interp.heads.repeated_tokens(model, 32, pos=40, seed=1)
 sets = {"the strongest": inducers[:1], f"all {len(inducers)}": inducers}
