@@ -7,7 +7,9 @@ import torch
 import interp
 from interp.core.errors import SiteError
 from interp.core.parts.sites import Site
-from interp.engine.interventions import Add, Hop, Intervention, Scale, Zero
+from interp.engine.circuits import masks
+from interp.engine.circuits.passes import Passes
+from interp.engine.interventions import Add, Cell, Hop, Intervention, Resample, Scale, Zero
 
 ENGINES = ("replay", "hooks")
 
@@ -109,3 +111,73 @@ def test_interventions_of_ones_own(model, pairs, engine):
         interp.intervene(model, pairs, {"far": [Intervention(Site.parse("9.mlp"), Zero())]})
     with pytest.raises(SiteError, match=r"interventions={} names nothing to do"):
         interp.intervene(model, pairs, {})
+
+
+MASKED = [
+    ("patch", {"direction": "noise"}),
+    ("patch", {"direction": "denoise"}),
+    ("ablate", {"method": "zero"}),
+    ("ablate", {"method": "mean"}),
+]
+
+
+@pytest.mark.filterwarnings("ignore:mean ablation")
+@pytest.mark.parametrize("positions", ["all", "mid", "after first", 3])
+@pytest.mark.parametrize("method, how", MASKED)
+def test_masks_find_what_waves_do(model, pairs, monkeypatch, method, how, positions):
+    """Half of all edges, a quarter, and edges beside whole writers; two metrics of one run."""
+    edges = [str(edge) for edge in interp.complement(model, ["0.0 -> logits"])]
+    rng = np.random.default_rng(3)
+    half, quarter = (list(rng.choice(edges, len(edges) // n, replace=False)) for n in (2, 4))
+    mixed = ["1.2", *(edge for edge in quarter if not edge.startswith("1.2 -> "))]
+    sets = {"half": half, "quarter": quarter, "mixed": mixed}
+    found = {}
+    for many in (0, 10**9):
+        monkeypatch.setattr(masks, "MANY", many)
+        found[many] = getattr(interp, method)(
+            model, pairs, sets, positions=positions, metric=["logit_diff", "kl"], **how
+        )
+    by_mask, by_wave = (found[many].frame for many in (0, 10**9))
+    assert by_mask.drop(columns=["base", "value", "effect"]).equals(
+        by_wave.drop(columns=["base", "value", "effect"])
+    )
+    assert np.abs(by_mask["effect"]).max() > 1e-4
+    for column in ("base", "value"):
+        assert np.abs(by_mask[column] - by_wave[column]).max() < 1e-9
+    assert found[0].provenance["null"] < 1e-9
+    assert found[0].provenance["references"] == found[10**9].provenance["references"]
+
+
+def test_masks_are_for_large_sets_of_edges_alone(model, pairs, monkeypatch):
+    """Heads, single edges and paths go up as waves, and so does what masks cannot say."""
+    facts = model.facts
+    monkeypatch.setattr(masks, "MANY", 2)
+
+    def of(*interventions, hops=()):
+        return masks.masks_of([Cell("c", "all", interventions, hops)], facts, "clean")
+
+    def edge(value, site="0.1", readers=("2.0.q", "2.mlp")):
+        kinds = tuple(Site.parse(reader) for reader in readers)
+        return Intervention(Site.parse(site), value, "all", kinds)
+
+    assert of(edge(Zero())) is not None
+    assert of(edge(Resample("corrupt"))).ablation == "resample"
+    assert of(edge(Zero(), readers=("2.mlp",))) is None
+    assert of(Intervention(Site.parse("0.1"), Zero())) is None
+    assert of(edge(Resample("clean"))) is None
+    assert of(edge(Scale(2.0))) is None
+    assert of(edge(Zero()), edge(Resample("corrupt"), site="0.mlp")) is None
+    assert of(edge(Zero(), site="1.mlp[3]")) is None
+
+
+def test_a_killed_run_of_masks_goes_on(model, pairs, monkeypatch, tmp_path):
+    """And what was kept of waves is not handed out for it."""
+    edges = [str(edge) for edge in interp.complement(model, ["0.0 -> logits"])]
+    sets = {"some": edges[::3], "others": edges[1::3]}
+    monkeypatch.setattr(masks, "MANY", 0)
+    first = interp.patch(model, pairs, sets, checkpoint=tmp_path)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    monkeypatch.setattr(Passes, "__init__", lambda *given, **named: pytest.fail("it ran again"))
+    again = interp.patch(model, pairs, sets, checkpoint=tmp_path)
+    assert again.frame.equals(first.frame)
+    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
