@@ -79,7 +79,7 @@ def evaluate(
     names, sides = zip(*values, strict=True)
     return Results.of(
         {
-            **{"model": "", "method": "evaluate", "site": "logits", "kind": "logits"},
+            **{"method": "evaluate", "site": "logits", "kind": "logits"},
             **{"position": sides, "metric": names, "engine": served.name},
         },
         np.stack([*values.values()]),

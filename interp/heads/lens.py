@@ -267,7 +267,7 @@ def _results(
 ) -> Results:
     """A row for each site and example."""
     cells = {
-        **{"model": "", "method": method, "engine": served.name, **said},
+        **{"method": method, "engine": served.name, **said},
         **{"site": [str(site) for site in sites], "kind": [site.kind for site in sites]},
         **{"layer": [site.layer for site in sites], "head": [site.head for site in sites]},
     }

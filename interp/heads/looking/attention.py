@@ -106,7 +106,7 @@ def attention(
     of = [site for site in sites for _ in chosen]
     found = Results.of(
         {
-            **{"model": "", "method": "attention", "kind": "pattern", "metric": "attention"},
+            **{"method": "attention", "kind": "pattern", "metric": "attention"},
             **{"site": [*map(str, of)], "position": [*chosen] * len(sites)},
             **{"layer": [site.layer for site in of], "head": [site.head for site in of]},
             "engine": shown.engine.name,
