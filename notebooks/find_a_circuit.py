@@ -35,8 +35,7 @@ warnings.filterwarnings("ignore", message="IProgress not found")  # no progress 
 import pandas as pd
 
 import interp
-from interp.causal import attribute, exact, verify
-from interp.causal.ranking import recovery
+from interp.causal import attribute, exact, recovery, verify
 from interp.circuits import faithfulness, null_test, run_circuits, stability, top_circuit
 from interp.models import compiled
 from interp.models.compiled.construction import Key

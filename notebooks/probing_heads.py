@@ -41,10 +41,8 @@ from interp.datasets.words.alignment import align
 from interp.heads.looking.attended import attended
 from interp.heads.looking.relations import choose_heads, relations
 from interp.models import untrained
-from interp.probing import HeldOut, by_kind, erasers
+from interp.probing import HeldOut, amnesic, beyond, by_kind, collect, erasers
 from interp.probing.ask.tagging import Split, tagging
-from interp.probing.read import collect
-from interp.probing.use import amnesic, beyond
 
 pd.set_option("display.precision", 2)
 model = interp.load("smollm2-135m", device="cpu")

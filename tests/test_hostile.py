@@ -27,7 +27,7 @@ import interp
 from interp.core.errors import InterpError
 from interp.core.files.sealed import BLANK, read_note, seal, write_note, write_tensors
 from interp.core.parts.circuit import Circuit
-from interp.engine.checkpoint import Store
+from interp.engine.checkpoint import Finished
 from interp.engine.plain.captures.captured import Captured
 from interp.engine.plain.means.means import MeanReference
 from interp.models.small import native
@@ -242,7 +242,7 @@ def nested(folder: Path) -> Ask:
 
 
 def a_damaged_checkpoint(folder: Path) -> Ask:
-    store = Store(folder, ["a question"])
+    store = Finished(folder, ["a question"])
     store.save(np.ones((1, 2)))
     with store.path.open("r+b") as file:
         file.write(struct.pack("<Q", 1 << 60))

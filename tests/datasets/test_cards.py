@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from interp.datasets import Corpus
-from interp.datasets.made import homographs, modifiers, pronouns, senses
+from interp.datasets import Corpus, homographs, modifiers, pronouns, senses
 from interp.datasets.made.templates import lists
 from interp.datasets.named.files import folder
 

@@ -14,7 +14,7 @@ from interp.core.errors import PairsError, ResultsError
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.results import Results
 from interp.engine.plain.prompts import prompts
-from interp.heads.types.detect import _table, detect
+from interp.heads.types.detect import _cells, detect
 from interp.heads.types.detectors import DUPLICATE, INDUCTION, PREVIOUS, offset
 from interp.heads.types.head_types import head_types, types_of
 from interp.heads.types.repeats import ordinary, repeated_tokens
@@ -37,7 +37,8 @@ def made_up(scores: dict[str, dict[str, object]], *, clusters: int = N) -> Resul
     pairs = prompts(torch.zeros(N, 4, dtype=torch.long))
     named = [f"c{i % clusters}" for i in range(N)]
     pairs = Pairs.from_tokens(clean=pairs.clean, corrupt=pairs.clean, cluster=named)
-    return Results(_table(METRICS, values, np.full_like(values, 0.1), pairs, "replay"), {})
+    cells = _cells(METRICS, 2, 3, "replay")
+    return Results.of(cells, values, units=pairs.units, provenance={}, base=0.1)
 
 
 def toy(d_vocab: int, n_ctx: int):

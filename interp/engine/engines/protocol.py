@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Kind, Site
 from interp.engine.interventions import Hop
-from interp.engine.network.trace import See, Trace
+from interp.engine.network.trace import KEPT, See, Trace
 from interp.engine.plan.edits import Edit, take
 from interp.engine.plan.explain import require_running
 from interp.engine.plan.score import Readout, Score
@@ -45,9 +45,13 @@ class Engine(ABC):
     """What can trace a run, read a metric off it, and run cells of interventions."""
 
     name: ClassVar[Literal["replay", "hooks", "recurrent"]]
+    kinds: ClassVar[tuple[Kind, ...]] = KEPT
+    """What a trace holds if nothing else is said: enough to intervene anywhere."""
 
     @abstractmethod
-    def trace(self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind]) -> Trace:
+    def trace(
+        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] | None = None
+    ) -> Trace:
         """The activations of a plain run, of the given kinds."""
 
     @abstractmethod
@@ -99,8 +103,11 @@ class OfWeights(Engine):
     ) -> Float[Tensor, "cells batch columns"]:
         """Logits, of all columns or of some; `like`: whose scale the last norm takes."""
 
-    def trace(self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind]) -> Trace:
+    def trace(
+        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] | None = None
+    ) -> Trace:
         require_running()
+        keep = self.kinds if keep is None else keep
         kept: dict[str, list[Tensor]] = {kind: [] for kind in keep}
 
         def see(kind: str, layer: int, activation: Tensor) -> None:

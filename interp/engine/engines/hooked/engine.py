@@ -11,7 +11,7 @@ from interp.core.parts.sites import Kind
 from interp.engine.engines.hooked.run import run, trace, walk
 from interp.engine.engines.hooked.writes import require_open
 from interp.engine.engines.protocol import Engine, Route
-from interp.engine.network.trace import KEPT, See, Trace
+from interp.engine.network.trace import See, Trace
 from interp.engine.plan.edits import Edit
 from interp.engine.plan.score import Readout, Score
 from interp.models.bridge.points import n_layers, point
@@ -29,8 +29,11 @@ class Hooks(Engine):
     prefix: tuple[int, ...] = ()
     name = "hooks"
 
-    def trace(self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] = KEPT) -> Trace:
-        return trace(self.model, tokens, keep=keep, prefix=self.prefix)
+    def trace(
+        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] | None = None
+    ) -> Trace:
+        wanted = self.kinds if keep is None else keep
+        return trace(self.model, tokens, keep=wanted, prefix=self.prefix)
 
     def walk(
         self,

@@ -105,6 +105,7 @@ class Recurrent(OfWeights):
 
     weights: Recurrence
     name = "recurrent"
+    kinds = RECURRENT
 
     @property
     def facts(self) -> Facts:
