@@ -7,7 +7,6 @@ came from `interp.causal`. Modules went into rooms.
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -160,17 +159,21 @@ class _Face(ModuleType):
     """A package where importing an old module does not hide the function of the same name."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        homes = map(importlib.import_module, FACES[self.__name__])
-        hides = isinstance(value, ModuleType) and f"{self.__name__}.{name}" in MODULES
-        if not (hides and any(name in home.__all__ for home in homes)):
-            super().__setattr__(name, value)
+        if isinstance(value, ModuleType) and f"{self.__name__}.{name}" in MODULES:
+            homes = map(importlib.import_module, FACES.get(self.__name__, ()))
+            own = vars(self).get(name)
+            if not (own is None or isinstance(own, ModuleType)) or any(
+                name in home.__all__ for home in homes
+            ):
+                return
+        super().__setattr__(name, value)
 
 
 class _Moved(MetaPathFinder, Loader):
     """Asked first: a package that moved would find its old modules at its new place, once more."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: object, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         return ModuleSpec(fullname, self) if fullname in MODULES else None
 
@@ -200,5 +203,5 @@ def install() -> None:
     """Let the old modules be imported."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Moved())
-        for package in FACES:
+        for package in {old for old, _, _ in ROOMS} & {*sys.modules}:
             sys.modules[package].__class__ = _Face

@@ -49,6 +49,26 @@ def test_the_face_of_version_0_1_is_whole():
         assert all(callable(getattr(interp.causal, name)) for name in interp.circuits.__all__)
 
 
+def test_an_old_module_does_not_hide_the_function_of_its_name():
+    pairs = [old.rpartition(".")[::2] for old in moved.MODULES]
+    faces = {(a, b): getattr(importlib.import_module(a), b) for a, b in pairs if _public(a, b)}
+    assert len(faces) > 12
+    for package, name in faces:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            sys.modules.pop(f"{package}.{name}", None)
+            importlib.import_module(f"{package}.{name}")
+            assert getattr(sys.modules[package], name) is faces[package, name]
+
+
+def _public(package: str, name: str) -> bool:
+    if package not in ("interp.circuits", "interp.datasets", "interp.probing", "interp.figures"):
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return callable(getattr(importlib.import_module(package), name, None))
+
+
 def test_a_name_that_never_was_is_no_attribute():
     with pytest.raises(AttributeError, match=r"module 'interp\.circuits' has no attribute 'nope'"):
         _ = interp.circuits.nope

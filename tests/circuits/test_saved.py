@@ -143,6 +143,7 @@ def test_any_numbers_come_back(tmp_path_factory, jaccard, pairwise, share, part)
     np.testing.assert_array_equal(again.pairwise, pairwise)
 
 
+@pytest.mark.plain
 def test_a_field_that_is_something_else_is_refused(tmp_path: Path):
     odd = Found("much", 0.8, 0.7, 10, 3, 0.3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(Damaged, match="kept cannot be read: under 'auroc' it has a str"):
@@ -164,6 +165,7 @@ def test_constants_are_refused_by_another_model(tmp_path: Path, tiny_model):
         again.require(tiny_model("gpt2"))
 
 
+@pytest.mark.plain
 def test_what_no_file_holds_is_refused(tmp_path: Path):
     odd = Fit(CONSTANTS, np.array([object()]))
     with pytest.raises(ResultsError, match=r"cannot write .*kept.*what a file cannot"):

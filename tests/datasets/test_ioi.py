@@ -310,7 +310,9 @@ def test_prompts_that_do_not_align_are_refused(model):
 
 
 def test_data_lies_in_the_package_or_beside_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "__file__", str(tmp_path / "interp" / "datasets" / "named" / "files.py"))
+    monkeypatch.setattr(
+        files, "__file__", str(tmp_path / "interp" / "datasets" / "named" / "files.py")
+    )
     with pytest.raises(InterpError, match=r"'ioi' is in neither .*installed package.*reinstall"):
         files.folder("ioi")
     beside, inside = tmp_path / "data" / "ioi", tmp_path / "interp" / "data" / "ioi"

@@ -12,7 +12,7 @@ from interp.core.sampling import stats
 WITHOUT = " - "
 
 
-def ratios(wide: ByCircuit) -> Float[ndarray, "circuit 1+clusters"]:
+def ratios(wide: ByCircuit) -> Float[ndarray, "circuit _"]:
     """Faithfulness of each circuit, then without each of the clusters."""
     carried, _ = stats.cluster_sums(wide.value - wide.empty, wide.cluster)
     gaps, _ = stats.cluster_sums((wide.full - wide.empty)[None], wide.cluster)
@@ -22,7 +22,7 @@ def ratios(wide: ByCircuit) -> Float[ndarray, "circuit 1+clusters"]:
         return (carried @ times.T) / (gaps @ times.T)
 
 
-def interval(found: Float[ndarray, " 1+clusters"]) -> dict[str, float]:
+def interval(found: Float[ndarray, " _"]) -> dict[str, float]:
     """The number itself, and its 95 % interval by the jackknife over clusters."""
     low, high = stats.jackknife_interval(found[:1], found[None, 1:], np.ones(len(found) - 1))
     return {"value": float(found[0]), "low": float(low[0]), "high": float(high[0])}

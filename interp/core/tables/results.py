@@ -309,7 +309,7 @@ class Results(Table):
         cell, first = cells_of(self.frame)
         return first, pd.Series(values).groupby(cell).mean().to_numpy()
 
-    def _doubled(self, layer: int, across: str, rows: pd.DataFrame) -> str:
+    def _doubled(self, layer: object, across: str, rows: pd.DataFrame) -> str:
         return f"layer {layer}, {across} {rows[across][0]} has {len(rows)} interventions"
 
     def _notes(self) -> list[str]:

@@ -197,7 +197,7 @@ class Table:
         table = self._ranking()
         return table, self._numbers(table, column)
 
-    def _doubled(self, layer: int, across: str, rows: pd.DataFrame) -> str:
+    def _doubled(self, layer: object, across: str, rows: pd.DataFrame) -> str:
         return f"{across} {layer}.{rows[across][0]} has several rows"
 
     def _numbers(self, table: pd.DataFrame, column: str) -> np.ndarray:
