@@ -93,7 +93,8 @@ def test_a_wrong_argument_is_refused_in_words_before_anything_runs(
 def test_what_speaks_otherwise_is_not_wrapped() -> None:
     given = {"architecture": "GPT2LMHeadModel", "name": "mine", "tokenizer": None, "d_vocab": 4}
     for module, said in ((nn.Linear(2, 2), "Linear has no config"), (nn.ReLU(), "no parameters")):
-        with pytest.raises(Unsupported, match=rf"{said}, so .* interp\.models\.small\.native\.build"):
+        made = r"interp\.models\.small\.native\.build"
+        with pytest.raises(Unsupported, match=rf"{said}, so .* {made}"):
             wrap(module, **given, facts=facts_of)
     with pytest.raises(ArgumentError, match="module='gpt2' is a str, and module takes a Module"):
         wrap("gpt2", **given, facts=facts_of)
