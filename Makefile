@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types imports smoke notebooks support check bench
+.PHONY: demo test lint types imports smoke notebooks gpu support check bench
 
 EXPERIMENTS := ioi pos homographs number relations coreference induction recall qk_ov attention_is \
 	ground_truth ioi_circuit agreement_circuit greater_than
@@ -46,6 +46,10 @@ notebooks: SHELL := /bin/bash
 notebooks: .venv/ready
 	set -e; for f in notebooks/*.py; do diff <($(AS_PY) $$f) <($(AS_PY) $${f%.py}.ipynb); done
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 notebooks
+
+# what needs CUDA
+gpu: .venv/ready
+	$(BIN)/python -m pytest -m gpu
 
 # the page of what is supported, anew
 support: .venv/ready

@@ -33,16 +33,13 @@ import pandas as pd
 import torch
 
 import interp
-from interp.core.parts.sites import Site
-from interp.datasets.corpus import Corpus, Document
-from interp.datasets.made.homographs import TAGS, homographs
-from interp.datasets.made.modifiers import modifiers
+from interp import Site
+from interp.datasets import Corpus, Document, homographs, modifiers
+from interp.datasets.made.homographs import TAGS
 from interp.datasets.words.alignment import align
-from interp.heads.looking.attended import attended
-from interp.heads.looking.relations import choose_heads, relations
+from interp.heads import attended, choose_heads, relations
 from interp.models import untrained
-from interp.probing import HeldOut, amnesic, beyond, by_kind, collect, erasers
-from interp.probing.ask.tagging import Split, tagging
+from interp.probing import HeldOut, Split, amnesic, beyond, by_kind, collect, erasers, tagging
 
 pd.set_option("display.precision", 2)
 model = interp.load("smollm2-135m", device="cpu")

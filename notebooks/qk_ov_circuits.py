@@ -34,7 +34,7 @@ import pandas as pd
 from scipy.special import softmax
 
 import interp
-from interp.core.parts.sites import Site
+from interp import Site
 from interp.datasets.tasks.repeated import repeated_pairs
 from interp.engine.engines.choose import weights_of
 from interp.figures.drawing import style

@@ -31,7 +31,7 @@ from experiments.attention_is.setting import (
 from interp.core.errors import PositionError
 from interp.core.tables.scores import Scores
 from interp.engine.engines.choose import weights_of
-from interp.engine.network import trace
+from interp.engine.engines.replay.engine import Replay
 from interp.engine.network.weights import Angles, Weights
 from interp.models.now.versions import versions
 from interp.models.small.native import build
@@ -169,7 +169,7 @@ def streams(
     w: Weights, tokens: Int[Tensor, "batch pos"]
 ) -> tuple[Float[Tensor, "batch pos d_model"], ...]:
     """The residual stream after each layer."""
-    run = trace.trace(w, tokens, keep=("resid_pre",))
+    run = Replay(w).trace(tokens, keep=("resid_pre",))
     return *run.kept["resid_pre"][1:], run.final
 
 

@@ -168,6 +168,8 @@ def test_masks_are_for_large_sets_of_edges_alone(model, pairs, monkeypatch):
     assert of(edge(Scale(2.0))) is None
     assert of(edge(Zero()), edge(Resample("corrupt"), site="0.mlp")) is None
     assert of(edge(Zero(), site="1.mlp[3]")) is None
+    monkeypatch.setattr(masks, "MOST", 10)  # bytes: fewer than one cell takes
+    assert of(edge(Zero())) is None
 
 
 def test_a_killed_run_of_masks_goes_on(model, pairs, monkeypatch, tmp_path):

@@ -1,8 +1,10 @@
 """Cells that are sets of edges: as masks over the graph, or as interventions on what is cut."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -36,6 +38,8 @@ Source = Averaged | Constants | None
 MANY = 200
 """Edges in a cell from which on a pass with masks is faster than a wave that sums for each reader
 (measured on SmolLM2: as fast at 200, 1.7 times at 1,000)."""
+MOST = 1 << 28
+"""Bytes of masks that are made of interventions; more cells than that go up as waves."""
 NOTHING = Intervention(Site("embed"), Freeze())
 """What stands in a cell whose edges a mask has."""
 
@@ -80,6 +84,16 @@ class Masks:
         """What cells keep anywhere."""
         given = np.where(self.lacking[:, None, None], self.kept.all(1), self.kept.any(1))
         return self.wiring.graph.feeds & (given ^ self.lacking[:, None, None])
+
+    @cached_property
+    def lacked(self) -> tuple[Site, ...]:
+        """The writers that some cell lacks somewhere: something has to stand in their place."""
+        feeds = self.wiring.graph.feeds
+        kept = self.kept[~self.lacking].all((0, 1)) & ~self.kept[self.lacking].any((0, 1))
+        cut = (feeds & ~kept if len(self) else feeds).any(0)
+        return tuple(
+            site for site, any_ in zip(self.wiring.graph.writers, cut, strict=True) if any_
+        )
 
     def key(self, cells: Sequence[int]) -> list[object]:
         """Everything that the numbers of cells depend on, for a checkpoint."""
@@ -181,6 +195,8 @@ def masks_of(cells: Sequence[Cell], facts: Facts, base: Side) -> Masks | None:
     readers = {site: n for n, site in enumerate(wiring.graph.readers)}
     places = tuple(Counter(i.positions for i in every))
     shape = (len(cells), len(places), *wiring.graph.feeds.shape)
+    if math.prod(shape) > MOST:
+        return None
     cut = np.zeros(shape, dtype=bool)
     for n, cell in enumerate(cells):
         for i in cell.interventions:

@@ -63,15 +63,7 @@ def averaged_now(masks: Masks, model: Model, engine: Engine, pairs: Pairs) -> Ta
     """The source of masks, averaged at the writers that some cell lacks."""
     if not isinstance(masks.source, Averaged):
         return masks.source
-    lacked = (masks.wiring.graph.feeds & ~_least(masks)).any(0)
-    sites = [site for site, cut in zip(masks.wiring.graph.writers, lacked, strict=True) if cut]
-    return taken(masks.source, model, engine, sites, pairs)
-
-
-def _least(masks: Masks) -> Bool[ndarray, "reader writer"]:
-    """The edges that every cell keeps everywhere."""
-    given = masks.kept[~masks.lacking].all((0, 1)) & ~masks.kept[masks.lacking].any((0, 1))
-    return given if len(masks) else np.zeros_like(masks.wiring.graph.feeds)
+    return taken(masks.source, model, engine, masks.lacked, pairs)
 
 
 class Passes:
@@ -217,10 +209,8 @@ class Passes:
 
     def _means(self, source: MeanReference, like: Tensor) -> Ablated:
         """Means where some cell lacks a writer; elsewhere nothing stands in its place."""
-        facts, graph = self.model.facts, self.masks.wiring.graph
+        facts, cut = self.model.facts, {*self.masks.lacked}
         groups = [(self.pairs.template[i], self.length) for i in self.rows]
-        lacked = (graph.feeds & ~_least(self.masks)).any(0)
-        cut = {site for site, needed in zip(graph.writers, lacked, strict=True) if needed}
 
         def mean(site: Site) -> Tensor:
             if site in cut:

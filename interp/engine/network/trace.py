@@ -63,18 +63,6 @@ See = Callable[[str, int, Tensor], None]
 """Is shown each activation, by shelf and layer, as it is computed; it must not change it."""
 
 
-def trace(w: Weights, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] = KEPT) -> Trace:
-    """Run the model plainly and keep the activations of the given kinds."""
-    kept: dict[str, list[Tensor]] = {kind: [] for kind in keep}
-
-    def see(kind: str, layer: int, activation: Tensor) -> None:
-        if kind in kept:
-            kept[kind].append(activation)
-
-    final = walk(w, tokens, see, wanted=keep)
-    return Trace(w.facts, {kind: tuple(values) for kind, values in kept.items()}, final)
-
-
 def walk(
     w: Weights,
     tokens: Int[Tensor, "batch pos"],
