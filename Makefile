@@ -50,6 +50,7 @@ notebooks: .venv/ready
 # what needs CUDA
 gpu: .venv/ready
 	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python benchmarks/gpu.py --json benchmarks/gpu.json
 
 # the page of what is supported, anew
 support: .venv/ready

@@ -81,7 +81,7 @@ ROOMS = (
     (
         "interp.causal",
         "interp.circuits.discovery",
-        "discovery>top closure acdc pruning>search worse",
+        "discovery>top closure acdc pruning>search worse>acdc",
     ),
     (
         "interp.causal",
@@ -175,7 +175,10 @@ class _Moved(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: object, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname in MODULES else None
+        if fullname not in MODULES:
+            return None
+        sys.modules[fullname.rpartition(".")[0]].__class__ = _Face
+        return ModuleSpec(fullname, self)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = MODULES[spec.name]
@@ -203,5 +206,3 @@ def install() -> None:
     """Let the old modules be imported."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Moved())
-        for package in {old for old, _, _ in ROOMS} & {*sys.modules}:
-            sys.modules[package].__class__ = _Face

@@ -1,6 +1,7 @@
 """Tiny models and pairs that every part is tested on; hooks on a bridge must not outlive a test."""
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import pytest
@@ -30,18 +31,42 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what another run has."""
+    """Make slow what a sample leaves out, and leave out what another run has."""
+    for cases in _by_test(items).values():
+        _sample(cases)
     wanted = config.getoption("--cases")
     if wanted == "all":
         return
-    seen: set[str] = set()
+    kept = [item for item in items if "slow" not in item.keywords]
+    heads = [cases[0] for cases in _by_test(kept).values()]
+    first = {item.nodeid for item in heads if not {"plain", "real"} & {*item.keywords}}
     parts: dict[bool, list[pytest.Item]] = {True: [], False: []}
     for item in items:
-        test = item.nodeid.partition("[")[0]
-        parts[test not in seen and "plain" not in item.keywords].append(item)
-        seen.add(test)
+        parts[item.nodeid in first].append(item)
     items[:] = parts[wanted == "first"]
     config.hook.pytest_deselected(items=parts[wanted != "first"])
+
+
+def _by_test(items: Sequence[pytest.Item]) -> dict[str, list[pytest.Item]]:
+    """The cases of each test."""
+    found: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        found.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    return found
+
+
+def _sample(cases: Sequence[pytest.Item]) -> None:
+    """Of a sampled test, slow are all cases but the first and some that are drawn by their name.
+
+    So each test meets the same ones in every run, and another test others.
+    """
+    marker = cases[0].get_closest_marker("sampled")
+    ordinary = [item for item in cases if "slow" not in item.keywords]
+    if marker is None or not ordinary:
+        return
+    drawn = sorted(ordinary[1:], key=lambda item: hashlib.sha256(item.nodeid.encode()).digest())
+    for item in drawn[marker.args[0] - 1 :]:
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ KINDS = {
     "gptj": Kind(hf.GPTJForCausalLM, hf.GPTJConfig, tiny.GPTJ | {"rotary_dim": 2}),
     "neox": Kind(hf.GPTNeoXForCausalLM, hf.GPTNeoXConfig, tiny.PLAIN),
     "phi": Kind(hf.PhiForCausalLM, hf.PhiConfig, tiny.PLAIN),
+    "stablelm": Kind(hf.StableLmForCausalLM, hf.StableLmConfig, tiny.STABLELM),
     "opt": Kind(hf.OPTForCausalLM, hf.OPTConfig, tiny.OPT),
     "llama": Kind(hf.LlamaForCausalLM, hf.LlamaConfig, tiny.LLAMA),
     "mistral": Kind(hf.MistralForCausalLM, hf.MistralConfig, tiny.LLAMA),

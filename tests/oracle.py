@@ -131,6 +131,7 @@ NAMES: dict[str, dict[str, str]] = {
     "olmo2": GEMMA,  # which has the norms on the writes, and none before attention or MLP
     "gpt_neox": NEOX,
     "phi": PHI,
+    "stablelm": LLAMA,
     "opt": OPT,
     "bert": BERT,
 }
@@ -176,8 +177,8 @@ class Oracle:
         self.n_groups = getattr(config, "num_key_value_heads", None) or self.n_heads
         self.d_head = getattr(config, "head_dim", None) or config.hidden_size // self.n_heads
         self.w = weights(hf_model, self.n_heads)
-        gpt_neox = self.family == "gpt_neox" and config.use_parallel_residual
-        self.parallel = gpt_neox or self.family in ("gptj", "phi")
+        may = self.family in ("gpt_neox", "stablelm") and config.use_parallel_residual
+        self.parallel = may or self.family in ("gptj", "phi")
         opt_350m = self.family == "opt" and not config.do_layer_norm_before
         self.norm_after_sum = opt_350m or self.family == "bert"
         self.causal = self.family != "bert"
@@ -334,7 +335,9 @@ class Oracle:
         scores = q @ k.transpose(-1, -2) / math.sqrt(scale)
         if self.family == "gemma2":  # Gemma 3 has the setting too, and makes no use of it
             scores = capped(scores, self.config.attn_logit_softcapping)
-        weight = torch.where(self.visible(layer, q.shape[1]), scores.exp(), 0.0)
+        seen = self.visible(layer, q.shape[1])
+        top = scores.masked_fill(~seen, -math.inf).amax(-1, keepdim=True)
+        weight = torch.where(seen, (scores - top).exp(), 0.0)
         return weight / weight.sum(-1, keepdim=True)
 
     def visible(self, layer: int, length: int) -> Tensor:

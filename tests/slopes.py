@@ -53,8 +53,8 @@ def four() -> interp.Pairs:
 
 
 def far(
-    one: interp.core.tables.attribution.Attribution,
-    other: interp.core.tables.attribution.Attribution,
+    one: interp.Attribution,
+    other: interp.Attribution,
 ):
     """The largest difference of the scores of the same parts, example by example."""
     assert one.parts == other.parts

@@ -33,6 +33,8 @@ from interp.models.small.training import Recipe
 from interp.probing.read.features import Features
 from interp.runs import open_run, report
 
+pytestmark = pytest.mark.sampled(6)
+
 FLIPS = int(os.environ.get("FLIPS", "300"))
 SHAPE = Shape(n_layers=1, n_heads=2, d_model=6, d_head=3, d_vocab=48, n_ctx=16, d_mlp=0)
 

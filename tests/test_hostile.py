@@ -322,6 +322,7 @@ CASES: dict[str, tuple[Callable[[Path], Ask], str]] = {
 }
 
 
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_harms(name, tmp_path, capfd):
     make, says = CASES[name]

@@ -76,6 +76,7 @@ def test_a_name_that_never_was_is_no_attribute():
         importlib.import_module("interp.circuits.nope")
 
 
+@pytest.mark.plain
 def test_the_library_itself_uses_no_old_name_and_the_warning_shows_the_users_line():
     code = "import interp, interp.moved\ninterp.circuits.attended"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 
 from interp.models.bridge.precision import exact
 
+pytestmark = pytest.mark.sampled(8)
+
 FAMILIES = tuple(family for family in tiny.FAMILIES if family != "t5")
 PLAINER = ("llama-mha", "mistral", "qwen2", "gemma2", "gemma3")
 DISTINCT = tuple(family for family in FAMILIES if family not in PLAINER)
@@ -81,6 +83,7 @@ def writers(model: Oracle, reader: str, *, whole: bool) -> list[str]:
     return found
 
 
+@pytest.mark.sampled(len(FAMILIES))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_and_streams_are_hugging_faces(family):
     model, hf = judge(family), raw(family)
@@ -148,6 +151,7 @@ def inside(family: str) -> dict[str, Tensor]:
     return found | {f"1.{h}.pattern": p for h, p in enumerate(attentions[1].unbind(1))}
 
 
+@pytest.mark.sampled(len(FAMILIES))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_heads_and_neurons_are_hugging_faces(family):
     """The sums could be right with the heads exchanged."""

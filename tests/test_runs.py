@@ -297,7 +297,7 @@ def test_stage_that_reads_no_file_does_not_look_into_folders(tmp_path):
 
 
 def test_a_folder_of_too_many_files_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr("interp.core.files.identity.MANY", 2)
+    monkeypatch.setattr("interp.core.files.identity.lying.MANY", 2)
     folder = tmp_path / "data"
     folder.mkdir()
     for name in "abc":
@@ -496,6 +496,7 @@ print(run.folder)
 """
 
 
+@pytest.mark.plain
 def test_killed_run_resumes_where_it_was(tmp_path):
     script = tmp_path / "experiment.py"
     script.write_text(SCRIPT)
@@ -545,6 +546,7 @@ def test_the_report_names_what_was_written_and_nothing_hidden(tmp_path):
     ]
 
 
+@pytest.mark.plain
 def test_wrong_arguments_are_refused_in_words(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = open_run("done", Config(), root=tmp_path)

@@ -45,6 +45,8 @@ from interp.models.bridge.precision import exact
 from interp.models.model import Model
 from interp.models.now.checks import output_of, output_weight
 
+pytestmark = pytest.mark.sampled(6)
+
 TOLERANCE = 1e-9
 ENGINES = ("replay", "hooks")
 GROUPED = [f for f in REPLAYED if f.startswith(("llama", "mist", "qwen", "gemma", "olmo"))]
@@ -202,6 +204,7 @@ def test_patch_everything_is_the_other_run(model, pairs, engine):
     assert np.abs(truth - plain(model, chosen, base, engine)).min() > 1e-4  # it was not there yet
 
 
+@pytest.mark.plain
 def test_batch_equals_loop(model, pairs, engine):
     """Rows of two lengths and patches of every kind, together and each by itself."""
     chosen, value = pairs.select([0, 1, 2]), Resample("corrupt")
@@ -237,6 +240,7 @@ def methods(model: Model, pairs: Pairs, engine: str) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.plain
 def test_left_pad_equals_right_pad_equals_no_pad(family, tiny_model, pairs, engine):
     """In float32, against each prompt alone; the pad is an ordinary token that could be attended.
 
@@ -279,6 +283,7 @@ def all_hooks(model: Model) -> dict[str, int]:
     return {**{name: n for name, n in found.items() if n}, **hooks_on(model)}
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("family", [*BLOCKS, "gptj", "opt", "qwen3"])
 def test_hooks_before_equal_hooks_after(model, pairs):
     """The user's own stays and fires; nothing of ours is left, also not after an exception."""
@@ -337,6 +342,7 @@ def test_captured_tensors_are_unchanged(model, pairs, engine, monkeypatch):
             assert all(map(torch.equal, found.kept[kind], layers)), kind
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("family", REPLAYED)
 def test_two_engines_agree(model, pairs):
     """On every kind of site, path and edge; drawn cases of many more are in engine/."""
@@ -453,6 +459,7 @@ def frozen_final(w: Weights, base: Trace, zs: Sequence[Tensor]) -> Tensor:
     return x
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("family", [f for f in REPLAYED if f != "bert-headless"])
 def test_linear_toy_attribution_equals_patching(model, pairs):
     """Direct paths past frozen norms: effects add up, and are gradient times difference.
@@ -544,6 +551,7 @@ def public_calls(model: Model, pairs: Pairs) -> Iterator[Callable[[], object]]:
     yield lambda: interp.attention(model, pairs, keys=["mid"])
 
 
+@pytest.mark.plain
 def test_training_mode_is_refused(tiny_model, pairs):
     """One dropout in training mode is enough to show effects where there are none."""
     model = tiny_model("gpt2")
@@ -625,6 +633,7 @@ def test_what_is_masked_is_exactly_zero(model, pairs, engine):
         assert (heads_first[..., seen] > 0).all()
 
 
+@pytest.mark.plain
 def test_direction_is_stored_in_every_row(tiny_model, pairs, tmp_path):
     """Denoise: clean values into the corrupt run; noise: the reverse. Kept in the file too."""
     model = tiny_model("gpt2")

@@ -25,6 +25,7 @@ CAPPED |= {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
 ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
 PLAIN = {k: v for k, v in LLAMA.items() if k not in ("num_key_value_heads", "head_dim")}
 PLAIN |= {"hidden_size": 24}
+STABLELM = PLAIN | {"num_key_value_heads": 2, "partial_rotary_factor": 0.5}
 GPTJ = {"n_embd": 24, "n_head": 6, "n_layer": 3, "vocab_size": VOCAB, "n_positions": 16}
 GPT2 = {"n_embd": 12, "n_head": 3, "n_layer": 3, "vocab_size": VOCAB, "n_positions": 16}
 OPT = {
@@ -62,6 +63,10 @@ FAMILIES: dict[str, Callable[[], hf.PreTrainedModel]] = {
         hf.GPTNeoXConfig(**PLAIN, use_parallel_residual=False)
     ),
     "phi": lambda: hf.PhiForCausalLM(hf.PhiConfig(**PLAIN)),
+    "stablelm": lambda: hf.StableLmForCausalLM(hf.StableLmConfig(**STABLELM)),
+    "stablelm-parallel": lambda: hf.StableLmForCausalLM(
+        hf.StableLmConfig(**STABLELM, use_parallel_residual=True, use_qkv_bias=True)
+    ),
     "gptj": lambda: hf.GPTJForCausalLM(hf.GPTJConfig(**GPTJ, rotary_dim=2)),
     "opt": lambda: hf.OPTForCausalLM(hf.OPTConfig(**OPT)),
     "opt-post": lambda: hf.OPTForCausalLM(hf.OPTConfig(**OPT, do_layer_norm_before=False)),

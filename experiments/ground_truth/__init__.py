@@ -34,9 +34,10 @@ from interp.causal.ranking.attribution import attribute
 from interp.causal.ranking.exact import exact
 from interp.causal.ranking.recovery import Found, Recovery, auroc
 from interp.circuits.discovery.acdc import acdc_sweep
-from interp.core.parts.circuit import REST, Part
+from interp.core.parts.circuit import Part
 from interp.core.parts.graph import Graph, nodes
 from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.places import REST
 from interp.core.tables.attribution import Attribution
 from interp.models import compiled
 from interp.models.compiled.construction import ABLATIONS

@@ -45,7 +45,7 @@ class Config(Sized):
     """
 
     sizes: ClassVar = {
-        "smoke": {"words": (1200, 500, 600), "costly": 600, "read": 200, "draws": 3},
+        "smoke": {"words": (700, 300, 400), "costly": 350, "read": 100, "draws": 3},
         "default": {"words": (24_000, 5_000, 10_000), "costly": 8_000, "read": 3_000, "draws": 8},
         "full": {"words": (60_000, 8_000, 30_000), "costly": 60_000, "read": 12_000, "draws": 8},
     }

@@ -67,7 +67,9 @@ def summarise(
         scores.query("probe == 'word type' and subset == 'all'")
     )
     depth = Site.parse(best).depth or 0
-    bits = table.query("metric == 'bits'").set_index(["probe", "model", "labels", "site"])
+    bits = (
+        table.query("metric == 'bits'").set_index(["probe", "model", "labels", "site"]).sort_index()
+    )
     coded = bits.loc["linear", "trained", "real"]
     near = min(coded.index, key=lambda site: abs((Site.parse(site).depth or 0) - depth))
     stays = table.query("metric == 'between share'").set_index(["probe", "site"])

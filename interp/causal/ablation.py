@@ -1,20 +1,16 @@
 """Ablation: take a part away and see what the model loses."""
 
-from typing import Literal
+from typing import Unpack
 
-from interp.causal.averages import Averaging, averaged
+from interp.causal.averages import Averaging, PlainAblation, value_of
 from interp.causal.targets import Sites, targets
 from interp.core.door.door import door
-from interp.core.files.atomic import Checkpoint
 from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.prompts.pairs import Pairs
 from interp.core.prompts.places import Positions
 from interp.core.tables.results import Results
-from interp.engine.engines.protocol import EngineName
-from interp.engine.interventions import Mean, Resample, Value, Zero
-from interp.engine.plan.memory import Memory
 from interp.engine.sweep.run import run
-from interp.engine.sweep.sweep import Sweep
+from interp.engine.sweep.sweep import Running, Sweep
 from interp.models.model import Model
 
 
@@ -24,14 +20,12 @@ def ablate(
     pairs: Pairs,
     sites: Sites,
     *,
-    method: Literal["zero", "mean", "resample"] = "mean",
+    method: PlainAblation = "mean",
     positions: Positions = "all",
     reference: Averaging = "corrupt",
     normalise: bool = True,
     metric: Metrics = "logit_diff",
-    engine: EngineName = "auto",
-    memory: Memory = None,
-    checkpoint: Checkpoint = None,
+    **running: Unpack[Running],
 ) -> Results:
     """Replace each site's activation on the clean run, one site, edge or named set at a time.
 
@@ -43,15 +37,15 @@ def ablate(
         method: `"zero"`; `"mean"`: the mean over the reference prompts of the row's own template
             and length, two at least, position by position (Wang et al. 2022, sec. 2.1: the mean
             over p_ABC within the template); `"resample"`: the corrupt prompt of the same row.
-        positions: `"all"`, a named position, an index, a list of these (one ablation each),
-            `"each"` index, or indices row by row: an array, a list of lists, a mask.
+        positions: `"all"`, `"after first"`, `"rest"` (what has no name), a named position, an
+            index, a list of these (one ablation each), `"each"` index, or indices row by row: an
+            array, a list of lists, a mask.
         reference: whose mean: a side of these pairs, or the corrupt side of others, which should
             be many (a warning under 30 prompts a group), or a `MeanReference` of this model, fitted
             before. Unused by the other methods.
         normalise: refuse attention patterns whose rows do not sum to 1; False allows them and says
             so in the provenance.
-        memory: bytes to hold beside the weights.
-        checkpoint: a folder where finished batches are kept, so that a killed run goes on.
+        running: `engine`, `memory`, `checkpoint`, as `interp.Running` says.
 
     Returns:
         One row for each site, position and example; `effect` is the metric under ablation minus
@@ -61,12 +55,7 @@ def ablate(
         SiteError, PositionError, MetricError, PairsError, Unsupported: as their names say, before
             any run.
     """
-    value: Value
-    source = averaged(pairs, reference)
-    if method == "mean":
-        value = Mean(source)
-    else:
-        value = {"zero": Zero(), "resample": Resample("corrupt")}[method]
+    value = value_of(method, pairs, reference)
     cells = [
         target.cell(value, normalise=normalise)
         for target in targets(model, pairs, sites, positions)
@@ -79,8 +68,6 @@ def ablate(
             method=f"ablate {method}",
             base="clean",
             metrics=resolve_metrics(metric),
-            engine=engine,
-            memory=memory,
-            checkpoint=checkpoint,
+            **running,
         )
     )

@@ -12,6 +12,7 @@ from interp.core.tables.results import Results
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.protocol import EngineName
 from interp.engine.engines.resolution import named, resolution
+from interp.engine.limits import Limits
 from interp.engine.plan.batches import forward_plan
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import by_rows
@@ -51,7 +52,13 @@ def evaluate(
     itemsize = model.dtype.itemsize
     proceed(
         forward_plan(
-            *(model.facts, pairs.lengths), rows=ROWS, runs=2, itemsize=itemsize, engine=served.name
+            *(model.facts, pairs.lengths),
+            rows=ROWS,
+            runs=2,
+            itemsize=itemsize,
+            engine=served.name,
+            metrics=len(metrics),
+            limits=Limits.of(model.device),
         )
     )
     values = {(m.name, side): np.full(len(pairs), np.nan) for m in metrics for side in SIDES}

@@ -1,19 +1,17 @@
 """The list itself: interventions of one's own, in any combination."""
 
 from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 from interp.core.door.door import door
 from interp.core.errors import SiteError
-from interp.core.files.atomic import Checkpoint
 from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.parts.edges import Edge
 from interp.core.prompts.pairs import Pairs, Side
 from interp.core.tables.results import Results
-from interp.engine.engines.protocol import EngineName
 from interp.engine.interventions import Cell, Hop, Intervention
-from interp.engine.plan.memory import Memory
 from interp.engine.sweep.run import run
-from interp.engine.sweep.sweep import Sweep
+from interp.engine.sweep.sweep import Running, Sweep
 from interp.models.model import Model
 
 
@@ -26,9 +24,7 @@ def intervene(
     hops: Sequence[Hop] = (),
     base: Side = "clean",
     metric: Metrics = "logit_diff",
-    engine: EngineName = "auto",
-    memory: Memory = None,
-    checkpoint: Checkpoint = None,
+    **running: Unpack[Running],
 ) -> Results:
     """Run the model once for each named set of interventions, made together.
 
@@ -74,8 +70,6 @@ def intervene(
             method="intervene",
             base=base,
             metrics=resolve_metrics(metric),
-            engine=engine,
-            memory=memory,
-            checkpoint=checkpoint,
+            **running,
         )
     )

@@ -13,7 +13,7 @@ under "this set is like any other of its profile", and errs on the safe side whe
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations, product
 from math import comb, prod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Unpack
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,6 @@ import pandas as pd
 from interp.core.door.door import door
 from interp.core.door.taken import Count, NotEmpty, Seed
 from interp.core.errors import ResultsError, SiteError, Unsupported
-from interp.core.files.atomic import Checkpoint
 from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.parts.facts import Facts
 from interp.core.parts.heads import Heads, heads_of
@@ -30,13 +29,11 @@ from interp.core.prompts.pairs import Pairs
 from interp.core.sampling import stats
 from interp.core.tables.results import Results
 from interp.engine.engines.choose import accept
-from interp.engine.engines.protocol import EngineName
 from interp.engine.interventions import Cell, Freeze, Intervention, Mean, Value, Zero
 from interp.engine.plain.means.means import MeanReference
 from interp.engine.plain.prompts import Tokens
-from interp.engine.plan.memory import Memory
 from interp.engine.sweep.run import run
-from interp.engine.sweep.sweep import Sweep
+from interp.engine.sweep.sweep import Running, Sweep
 from interp.models.model import Model
 
 Kept = Literal["recomputed", "kept"]
@@ -57,9 +54,7 @@ def knock_out(
     reference: Tokens | None = None,
     metric: Metrics = "loss",
     seed: Seed = 0,
-    engine: EngineName = "auto",
-    memory: Memory = None,
-    checkpoint: Checkpoint = None,
+    **running: Unpack[Running],
 ) -> Results:
     """Ablate sets of heads on the clean prompts, and as many random sets of the same profile.
 
@@ -71,8 +66,7 @@ def knock_out(
         reference: whose mean; by default the clean side of these pairs.
         metric: one of `interp.core.metrics` or your own, or several, read off the same runs.
         seed: of the random sets.
-        memory: bytes to hold beside the weights.
-        checkpoint: a folder where finished batches are kept, so that a killed run goes on.
+        running: `engine`, `memory`, `checkpoint`, as `interp.Running` says.
 
     Returns:
         One row for each set, ablation and example: `method` says which ablation, `site` is the
@@ -99,9 +93,8 @@ def knock_out(
     if method == "mean":
         every = sorted({site for sites in sets.values() for site in sites})
         rows = pairs if reference is None else reference
-        fitted = MeanReference.fit(
-            model, rows, every, side="clean", by="position", memory=memory, engine=engine
-        )
+        how = {"memory": running.get("memory"), "engine": running.get("engine", "auto")}
+        fitted = MeanReference.fit(model, rows, every, side="clean", by="position", **how)
         value = Mean(fitted)
     parts = []
     for kept in dict.fromkeys(patterns):
@@ -116,9 +109,7 @@ def knock_out(
             method=f"knock out {method}, patterns {kept}",
             base="clean",
             metrics=metrics,
-            engine=engine,
-            memory=memory,
-            checkpoint=checkpoint,
+            **running,
         )
         parts.append(run(sweep))
     found = Results.concat(parts)

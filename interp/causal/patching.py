@@ -1,19 +1,16 @@
 """Activation patching: put one run's activation into the other (Zhang & Nanda 2024)."""
 
-from typing import Literal
+from typing import Literal, Unpack
 
 from interp.causal.targets import Sites, targets
 from interp.core.door.door import door
-from interp.core.files.atomic import Checkpoint
 from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.prompts.pairs import Pairs, Side
 from interp.core.prompts.places import Positions
 from interp.core.tables.results import Results
-from interp.engine.engines.protocol import EngineName
 from interp.engine.interventions import Resample
-from interp.engine.plan.memory import Memory
 from interp.engine.sweep.run import run
-from interp.engine.sweep.sweep import Sweep
+from interp.engine.sweep.sweep import Running, Sweep
 from interp.models.model import Model
 
 Direction = Literal["noise", "denoise"]
@@ -34,9 +31,7 @@ def patch(
     positions: Positions = "all",
     direction: Direction = "noise",
     metric: Metrics = "logit_diff",
-    engine: EngineName = "auto",
-    memory: Memory = None,
-    checkpoint: Checkpoint = None,
+    **running: Unpack[Running],
 ) -> Results:
     """Give each site the value it has in the other run, one site, edge or named set at a time.
 
@@ -50,8 +45,7 @@ def patch(
         direction: `"noise"` puts corrupt values into the clean run (what the behaviour needs), as
             `ablate`, `path_patch` and circuits do, `"denoise"` clean values into the corrupt run
             (what is enough to restore it).
-        memory: bytes to hold beside the weights.
-        checkpoint: a folder where finished batches are kept, so that a killed run goes on.
+        running: `engine`, `memory`, `checkpoint`, as `interp.Running` says.
 
     Returns:
         One row for each site, position and example; `effect` is the metric under the patch minus
@@ -70,8 +64,6 @@ def patch(
             method="patch",
             base=base,
             metrics=resolve_metrics(metric),
-            engine=engine,
-            memory=memory,
-            checkpoint=checkpoint,
+            **running,
         )
     )

@@ -1,23 +1,21 @@
 """Path patching: along which edges does a part act? (Wang et al. 2022, App. B, Algorithm 1)"""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 from interp.causal.patching import RUNS, Direction
 from interp.causal.targets import Sites, targets
 from interp.core.door.door import door
 from interp.core.errors import SiteError, Unsupported
-from interp.core.files.atomic import Checkpoint
 from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.parts.edges import readers
 from interp.core.parts.sites import Site, resolve
 from interp.core.prompts.pairs import Pairs
 from interp.core.prompts.places import Given, Positions, place_of
 from interp.core.tables.results import Results
-from interp.engine.engines.protocol import EngineName
 from interp.engine.interventions import LN, Hop, Resample, Through
-from interp.engine.plan.memory import Memory
 from interp.engine.sweep.run import run
-from interp.engine.sweep.sweep import Sweep
+from interp.engine.sweep.sweep import Running, Sweep
 from interp.models.model import Model
 
 Receivers = str | Site | Sequence[str | Site]
@@ -38,9 +36,7 @@ def path_patch(
     receiver_positions: Given = "all",
     direction: Direction = "noise",
     metric: Metrics = "logit_diff",
-    engine: EngineName = "auto",
-    memory: Memory = None,
-    checkpoint: Checkpoint = None,
+    **running: Unpack[Running],
 ) -> Results:
     """Let each sender's value from the other run reach the receivers alone.
 
@@ -103,9 +99,7 @@ def path_patch(
             method="path_patch",
             base=base,
             metrics=resolve_metrics(metric),
-            engine=engine,
-            memory=memory,
-            checkpoint=checkpoint,
+            **running,
         )
     )
 

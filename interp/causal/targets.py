@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from interp.core.door.door import door
 from interp.core.errors import PairsError, PositionError, SiteError
-from interp.core.parts.edges import Edge, edges, is_edge
+from interp.core.parts.edges import Edge, edges, in_order, is_edge
 from interp.core.parts.sites import Site, resolve
 from interp.core.prompts.pairs import Pairs
 from interp.core.prompts.places import Place, Positions, listed
@@ -97,8 +97,7 @@ def parts(
     """
     given = [selection] if isinstance(selection, str | Site | Edge) else list(selection)
     whole = [part for part in given if not is_edge(part)]
-    found = {edge for part in given if is_edge(part) for edge in edges(part, model.facts)}
-    cut = sorted(found, key=lambda edge: edge.order)
+    cut = in_order([part for part in given if is_edge(part)], model.facts)
     nodes = resolve(whole, model.facts) if whole or not cut else ()
     made: list[tuple[Site, tuple[Site, ...] | None]] = [(site, None) for site in nodes]
     if not grouped:
@@ -122,7 +121,7 @@ def complement(
     """
     given = [circuit] if isinstance(circuit, str | Site | Edge) else list(circuit)
     if given and all(is_edge(part) for part in given):
-        kept = {edge for part in given for edge in edges(part, model.facts)}
+        kept = {*in_order(given, model.facts)}
         return [edge for edge in edges("edges", model.facts) if edge not in kept]
     inside = set(resolve(given, model.facts))
     return [site for site in resolve(of, model.facts) if site not in inside]

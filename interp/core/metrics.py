@@ -9,7 +9,7 @@ its interval.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -46,6 +46,10 @@ class Answers:
         return Answers(self.correct[-1:], self.wrong[-1:], known)
 
 
+Worse = Literal["higher", "lower"]
+"""Where a metric goes when a model loses what it can do."""
+
+
 @door
 @dataclass(frozen=True)
 class Metric:
@@ -65,6 +69,9 @@ class Metric:
         version: of a function whose code does not say all that it reads (a file, a generator): then
             this, and not the code, says whether numbers that a `checkpoint=` kept are of the same
             metric. Change it whenever the function gives other numbers.
+        worse: where it goes when a model loses what it can do, for searches that cut what is not
+            needed; None is not known.
+        label: what an axis calls it, with its unit; the name by default.
     """
 
     name: str
@@ -74,6 +81,8 @@ class Metric:
     needs_reference: bool = False
     needs_answers: bool = True
     version: str | None = None
+    worse: Worse | None = field(default=None, metadata={"hash": False})
+    label: str = field(default="", metadata={"hash": False})
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -214,13 +223,21 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         # logit(correct) - logit(wrong): the IOI logit difference (Wang et al. 2022, sec. 2.1)
-        Metric("logit_diff", lambda x, a: x[..., 0] - x[..., 1], reads="answers"),
+        Metric(
+            "logit_diff",
+            lambda x, a: x[..., 0] - x[..., 1],
+            reads="answers",
+            worse="lower",
+            label="logit difference",
+        ),
         # 1 where the correct answer scores above the wrong one; a tie is 0
-        Metric("accuracy", lambda x, a: x[..., 0] > x[..., 1], reads="answers"),
-        Metric("log_prob", _log_prob),  # nats
-        Metric("loss", lambda x, a: -_log_prob(x, a)),  # next-token cross-entropy, nats
-        Metric("prob", lambda x, a: _log_prob(x, a).exp()),
-        Metric("rank", _rank),  # tokens that score above the correct answer; 0: none does
+        Metric("accuracy", lambda x, a: x[..., 0] > x[..., 1], reads="answers", worse="lower"),
+        Metric("log_prob", _log_prob, worse="lower", label="log-probability (nats)"),
+        # next-token cross-entropy
+        Metric("loss", lambda x, a: -_log_prob(x, a), worse="higher", label="loss (nats)"),
+        Metric("prob", lambda x, a: _log_prob(x, a).exp(), worse="lower", label="probability"),
+        # tokens that score above the correct answer; 0: none does
+        Metric("rank", _rank, worse="higher"),
         # of running text, the mean over its positions: nats, and the share of tokens that score
         # above all others (a tie is 0)
         Metric(
@@ -228,10 +245,26 @@ METRICS: dict[str, Metric] = {
             lambda x, a: -_log_prob(x, a),
             position=ALL,
             needs_answers=False,
+            worse="higher",
+            label="next-token loss (nats)",
         ),
-        Metric("next_token_accuracy", _first, position=ALL, needs_answers=False),
-        # KL(clean run || this run), nats
-        Metric("kl", _kl, needs_reference=True, needs_answers=False),
+        Metric(
+            "next_token_accuracy",
+            _first,
+            position=ALL,
+            needs_answers=False,
+            worse="lower",
+            label="next-token accuracy",
+        ),
+        # KL(clean run || this run)
+        Metric(
+            "kl",
+            _kl,
+            needs_reference=True,
+            needs_answers=False,
+            worse="higher",
+            label="KL divergence (nats)",
+        ),
         # cosine of this run's embedding and the clean run's, each averaged over its tokens
         Metric(
             "cosine",
@@ -240,9 +273,16 @@ METRICS: dict[str, Metric] = {
             position="mean",
             needs_reference=True,
             needs_answers=False,
+            worse="lower",
+            label="cosine similarity",
         ),
     )
 }
+
+
+def known(name: str) -> Metric | None:
+    """The library's metric of a table's column, wherever it was read; None of one's own."""
+    return METRICS.get(name.partition("@")[0])
 
 
 def resolve_metric(metric: str | Metric) -> Metric:

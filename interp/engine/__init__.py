@@ -1,15 +1,13 @@
 """The engine: every causal analysis is a list of interventions, and this runs the list.
 
-interventions            what is done to an activation; cells, hops and named readers
-weights, forward         the model's parameters as frozen dataclasses (views); pure functions
-trace                    the activations of a plain run
-edits                    interventions resolved for some rows
-replay, stack, readers   the fast engine: waves, who is in them, what named readers see
-hooks, writes, frozen    the reference engine: full forwards with hooks
-recurrent                the engine of LSTMs: recurrence (pure functions), states (their edits)
-protocol, engines        what every engine offers, and which serves a model
-score                    what a metric reads of a run
-plan, explain            which cells and rows run together
-run, checkpoint          a sweep: plan, run, table; finished batches on disk
-collect/                 plain runs: captured activations, means over a data set
+interventions   what is done to an activation; cells, hops and named readers
+sweep/          cells over prompts, batch by batch, into one table
+circuits/       cells that are sets of edges: one pass with masks
+plain/          runs without interventions: captured activations, means over a data set
+gradients/      of a metric, at every writer and reader
+engines/        replay (re-runs what an intervention changes), hooked (full forwards), recurrent
+plan/           what is asked, for which rows, at what cost
+network/        the model's parameters as frozen dataclasses; pure functions; the trace of a run
+checkpoint      finished batches on disk
+provenance      what a table says of how it was made
 """

@@ -216,6 +216,21 @@ class Erase:
         return self.of(current)
 
 
+def alike(value: Value) -> object:
+    """The same for values that may be one call for many cells, given what their sources hold.
+
+    A value of one's own is like no other: it may know of the rows that it is given.
+    """
+    if type(value) in (Zero, Mean, Resample, Freeze, Set, Add):
+        return type(value)
+    return value if type(value) in (Scale, Erase) else object()
+
+
+def replaces(value: Value) -> bool:
+    """Does an activation become what the source holds, whatever it was?"""
+    return type(value) in (Mean, Resample, Freeze, Set)
+
+
 @dataclass(frozen=True, eq=False, init=False)
 class Intervention:  # no door: a sweep makes thousands of them
     """A value at a site.
@@ -296,10 +311,17 @@ def require_value(value: Any) -> Value:
     """
     if isinstance(value, Value) and not isinstance(value, type):
         return value
-    known = "Zero(), Mean(...), Resample('corrupt'), Set(x), Add(x), Scale(2.0), Freeze()"
+    known = (
+        "Zero(), Mean(...), Resample('corrupt'), Set(x), Add(x), Scale(2.0), Erase(...), Freeze()"
+    )
     remedy = ""
     if isinstance(value, type):
-        remedy = f" Write {value.__name__}() with its brackets."
+        remedy = f" Write an object of it, {value.__name__}(...)."
+    elif callable(value) and not hasattr(value, "source"):
+        remedy = (
+            " It can be called; to be a value it also has a `source`: None, if it reads the "
+            "activation alone."
+        )
     if isinstance(value, Tensor | np.ndarray | list | float | int):
         remedy = " To set a value write Set(x), to add one Add(x)."
     raise InterpError(

@@ -20,17 +20,17 @@ from interp.core.prompts.places import Given, place_of
 from interp.core.tables.results import Results
 from interp.engine.engines.choose import accept, choose, weights_of
 from interp.engine.engines.protocol import Engine, EngineName
+from interp.engine.limits import Limits
 from interp.engine.network import forward
-from interp.engine.network.trace import Trace
+from interp.engine.network.trace import Trace, take
 from interp.engine.network.weights import Norm, Weights
 from interp.engine.plan.batches import forward_plan
-from interp.engine.plan.edits import take
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import by_rows
 from interp.engine.plan.positions import blocks
 from interp.engine.plan.score import Readout, Score
 from interp.engine.provenance import provenance
-from interp.heads.weights.factors import require_logits, scale, wide
+from interp.heads.weights.factors import dequantised, require_logits, scale, wide
 from interp.models.model import Model
 
 ROWS = 64
@@ -195,7 +195,7 @@ def _added(
     found = {Site("logits"): rest + bias, Site("embed"): (at(run.at(Site("embed"))) * into).sum(-1)}
     for layer, block in enumerate(w.blocks):
         part, z = block.attention, at(run.kept["z"][layer])
-        o, o_bias = wide(part.o.weight), 0 if part.o.bias is None else wide(part.o.bias)
+        o, o_bias = wide(part.o.summands()), 0 if part.o.bias is None else wide(part.o.bias)
         heads, bias = _before(into, part.ends.write, z.flatten(-2) @ o.T + o_bias)
         by_head = ((heads @ o).view(z.shape) * z).sum(-1)
         found |= {Site("z", layer, head=h): by_head[:, h] for h in range(w.facts.n_heads)}
@@ -231,6 +231,7 @@ def _served(model: Model, pairs: Pairs, metrics: Sequence[Metric], engine: Engin
             rows=ROWS,
             runs=1,
             itemsize=model.dtype.itemsize,
+            limits=Limits.of(model.device),
             engine=served.name,
         )
     )
@@ -271,5 +272,5 @@ def _results(
         **{"site": [str(site) for site in sites], "kind": [site.kind for site in sites]},
         **{"layer": [site.layer for site in sites], "head": [site.head for site in sites]},
     }
-    note = provenance(model, pairs, engine=served.name)
+    note = provenance(model, pairs, engine=served.name, **dequantised(model))
     return Results.of(cells, values, units=pairs.units, provenance=note, base=base)

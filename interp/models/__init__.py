@@ -2,7 +2,8 @@
 
 `load` finds a model by a shipped name, a folder or a hub id and returns a `Model`: the bridge with
 its facts, its tokenizer and the outcome of the numerical checks that the methods rely on.
-`untrained` gives the same architecture with random weights.
+`untrained` gives the same architecture with random weights, `shape_of` one without any, for
+`interp.explain`.
 
 Small models to be understood whole: `native.build` makes one from its `Shape`, `toy.train` trains
 one, `compiled` has five that were written by hand with their true circuits, and
@@ -12,5 +13,6 @@ one, `compiled` has five that were written by hand with their true circuits, and
 from interp.models import quiet as quiet  # first: it holds TransformerLens' import in check
 from interp.models.load import load, untrained
 from interp.models.model import Model
+from interp.models.shape import shape_of
 
-__all__ = ["Model", "load", "untrained"]
+__all__ = ["Model", "load", "shape_of", "untrained"]

@@ -19,7 +19,9 @@ from interp.core.errors import ModelError, Unsupported
 from interp.core.files.identity import Unreadable, identity
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import absent
-from interp.models.bridge import tokens
+from interp.models.bridge import quantised, tokens
+from interp.models.bridge.borders import devices_of
+from interp.models.bridge.copies import rebind
 from interp.models.now.checks import (
     EXPLAINING,
     Checks,
@@ -79,12 +81,21 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Of its first parameter."""
-        return self.now().device
+        return self.live.first().device
 
     @property
     def dtype(self) -> torch.dtype:
         """Of its first parameter."""
-        return self.now().dtype
+        return self.live.first().dtype
+
+    @property
+    def weight_bytes(self) -> dict[str, int]:
+        """Bytes of its parameters as they are, by device; tied ones count once."""
+        found: dict[str, int] = {}
+        for p in {id(p): p for p in self.truth.parameters().values()}.values():
+            place = str(p.device)
+            found[place] = found.get(place, 0) + p.numel() * p.element_size()
+        return found
 
     @property
     @door
@@ -127,7 +138,8 @@ class Model:
         if anew:
             now.found.pop(key, None)
         numbers = now.once(key, lambda: digest(self._numbers(now)))
-        if not now.foreign and not now.changed:
+        packed = [quantised.settings(module) for module in watch.packed]
+        if not now.foreign and not now.changed and not packed:
             return numbers
         stand = [
             (one.what, one.name, [self._read(held, str(one), anew=anew) for held in one.held])
@@ -137,7 +149,7 @@ class Model:
             ("function", name, [self._read(held, f"the function at {name}", anew=anew)])
             for name, held in watch.functions().items()
         ]
-        return hashlib.sha256(repr((numbers, stand, now.changed)).encode()).hexdigest()
+        return hashlib.sha256(repr((numbers, stand, now.changed, *packed)).encode()).hexdigest()
 
     def _read(self, held: object, what: str, *, anew: bool) -> str:
         """What a hook, an adapter or a function is; of one that cannot be read nothing that any
@@ -161,7 +173,8 @@ class Model:
         tensors = self.truth.tensors()
         for name, tensor in sorted(tensors.items()):
             own.setdefault(id(tensor), name)
-        found = {name: tensors[name] for name in own.values()}
+        found = {n: t for name in own.values() for n, t in quantised.inside(name, tensors[name])}
+        found |= self.live.watch.beside()
         for one in now.foreign:
             if one.what == "module":
                 inside = one.module.named_parameters()
@@ -191,8 +204,9 @@ class Model:
             "weights": self._hash(anew=anew),
             "dtype": str(now.dtype).removeprefix("torch."),
             "device": now.device.type,
+            **({"quantised": ", ".join(now.quantised)} if now.quantised else {}),
             **({"on_it": on_it} if on_it else {}),
-            "versions": versions(),
+            "versions": versions(now.quantised),
         }
 
     def __identity__(self) -> str:
@@ -294,7 +308,8 @@ class Model:
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
-        lines = [f"{self.name} on {self.device}, {dtype}", f"  {self.facts}"]
+        places = ", ".join(map(str, devices_of(self.bridge)))
+        lines = [f"{self.name} on {places}, {dtype}", f"  {self.facts}"]
         if self.tokenizer is None:
             lines.append("  no tokenizer: give token ids instead of text")
         lines += [f"  note ({name}): {text}" for name, text in self.checks.problems().items()]
@@ -308,6 +323,7 @@ class Model:
         copied = memo[id(self)] = object.__new__(type(self))
         for name, held in vars(self).items():
             object.__setattr__(copied, name, copy.deepcopy(held, memo))
+        rebind(copied.bridge)
         return copied
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:

@@ -60,5 +60,18 @@ def _every_time(level: str) -> Any:
     return say
 
 
-with unchanged():  # at its first import TransformerLens mutes transformers for good
+@contextmanager
+def _speechless() -> Iterator[None]:
+    """No warnings in logs inside the block, whoever makes them."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+# at its first import TransformerLens mutes transformers for good, and brings torchao where that is
+# installed, which says of each of its kernels that it is for other machines
+with unchanged(), _speechless():
     importlib.import_module("transformer_lens.model_bridge.sources")

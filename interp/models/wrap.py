@@ -1,7 +1,7 @@
 """A module becomes a `Model`: wrapped by TransformerLens, its identities measured."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,8 +14,10 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.core.door.door import door
 from interp.core.door.taken import Count
-from interp.core.errors import InterpError, ModelError, Unsupported
+from interp.core.errors import InterpError, ModelError, Unsupported, said
 from interp.core.parts.facts import Facts
+from interp.models.bridge import quantised
+from interp.models.bridge.borders import bordered
 from interp.models.bridge.precision import exact, rounding
 from interp.models.model import Model
 from interp.models.now.checks import off, output_of, sample_tokens
@@ -62,7 +64,9 @@ def wrap(
             "Face's do. Give one of theirs, or make one with interp.models.small.native.build."
         )
     where, dtype = first.device, first.dtype
+    bordered(module)
     skeleton, named = skeleton_of(module), named_tensors(module)
+    packed = sorted({quantised.told(m) for m in module.modules() if quantised.apart(m)})
     exact(module)
     exact(skeleton)
     tokens = sample_tokens(d_vocab, device=where)
@@ -85,6 +89,7 @@ def wrap(
             device=where,
             model_name=name,
         )
+        bordered(module)  # of what stands in its parts' places
         bridge.eval().requires_grad_(False)  # again: wrapping may add modules
         known = _as_it_runs(facts(bridge), module, tokens)
         output_of(module, tokens, language_model=not headless)  # it hooks itself when it first runs
@@ -97,17 +102,16 @@ def wrap(
             truth=Truth(skeleton, named, watch, head=not headless),
             live=Live(watch, fused_in(module)),
         )
-        said = model.truth.run(tokens).output
+        wrapped = model.truth.run(tokens).output
         _ = model.checks
     except (torch.OutOfMemoryError, InterpError):
         raise
     except Exception as error:  # whatever an adapter meets on a shape that it did not expect
         raise Unsupported(
             f"{architecture} loads, but TransformerLens cannot wrap or run it ({name}): "
-            f"{type(error).__name__}: {error} Likely its config has an option that the adapter "
-            "does not know. Another model of the same family may work."
+            f"{_failed(error, packed)}"
         ) from error
-    moved = off(said, alone)
+    moved = off(wrapped, alone)
     if moved is None or not moved <= rounding(dtype):
         raise Unsupported(
             f"{architecture} says something else once it is wrapped ({name}): its output moves by "
@@ -116,6 +120,22 @@ def wrap(
         )
     model.require_eval()
     return model
+
+
+def _failed(error: Exception, packed: Sequence[str]) -> str:
+    """What an adapter said, why that is likely, and what to do."""
+    if packed:
+        return (
+            f"{said(error)}. Likely because its weights are quantised ({', '.join(packed)}) and "
+            "the adapter cuts one of them into parts (q, k and v that are kept as one matrix), or "
+            "reads one. Load the model in float16 or wider, or another architecture, whose "
+            "projections are kept apart; of a head that is quantised too, leave that out "
+            "(llm_int8_skip_modules=['lm_head'])."
+        )
+    return (
+        f"{type(error).__name__}: {error} Likely its config has an option that the "
+        "adapter does not know. Another model of the same family may work."
+    )
 
 
 def _as_it_runs(facts: Facts, module: nn.Module, tokens: Int[Tensor, "batch pos"]) -> Facts:

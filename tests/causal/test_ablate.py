@@ -23,6 +23,8 @@ def truth(judge, pairs, row, name, value, where):
     return [(x[0, -1, a] - x[0, -1, b]).item() for x in (base, logits)]
 
 
+@pytest.mark.plain
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("engine", ["replay", "hooks"])
 @pytest.mark.parametrize("method", ["zero", "resample"])
 def test_rows_in_order_against_the_oracle(model, family, oracle, pairs, engine, method):
@@ -45,6 +47,7 @@ def test_rows_in_order_against_the_oracle(model, family, oracle, pairs, engine, 
         assert abs(line.effect - (value - base)) < 1e-9
 
 
+@pytest.mark.plain
 def test_each_is_one_ablation_for_each_position(tiny_model, oracle, pairs):
     model, chosen = tiny_model("llama"), pairs.select([1, 3])
     found = interp.ablate(model, chosen, "1.attn", method="zero", positions="each").frame
@@ -56,6 +59,7 @@ def test_each_is_one_ablation_for_each_position(tiny_model, oracle, pairs):
         assert abs(line.value - value) < 1e-9
 
 
+@pytest.mark.plain
 def test_selectors_take_every_part(tiny_model, pairs):
     model = tiny_model("llama")
     for selector, count in (("heads", 18), ("mlps", 3), ("attn", 3), (["heads", "1.mlp"], 19)):
@@ -65,6 +69,7 @@ def test_selectors_take_every_part(tiny_model, pairs):
     assert interp.ablate(model, pairs, "heads", method="zero").grid().shape == (3, 6)
 
 
+@pytest.mark.plain
 def test_the_mean_can_be_of_either_side_or_of_other_prompts(tiny_model, pairs):
     """Of 30 copies of each prompt, the mean is that prompt's own activation."""
     model = tiny_model("gpt2")

@@ -31,6 +31,7 @@ def rows() -> interp.Pairs:
     return four()
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("positions", ["rotary", "learned"])
 def test_the_qk_fix_is_exact_where_only_attention_bends(rows: interp.Pairs, positions):
     """One layer of attention: its queries and keys are measured, all else is linear."""
@@ -71,6 +72,7 @@ def moved(
     return lambda step: [Intervention(site, Add(step * change), readers=readers), *held]
 
 
+@pytest.mark.plain
 def test_grad_drop_is_the_mean_size_without_each_layer(rows: interp.Pairs):
     """A layer that passes nothing on is one that is frozen; attention is fixed, so QK fix is 0."""
     model = make(DEEP, attends=False)
@@ -89,6 +91,7 @@ def test_grad_drop_is_the_mean_size_without_each_layer(rows: interp.Pairs):
         assert np.abs(np.abs(expected) - np.abs(plain)).max() > 1e-4
 
 
+@pytest.mark.plain
 def test_grad_drop_of_edges_leaves_out_all_layers_but_the_readers(rows: interp.Pairs):
     """Of an edge alone: what the layers before its reader pass on has no part in it."""
     model = make(DEEP, attends=False)

@@ -17,7 +17,6 @@ from interp.causal.ranking.exact import exact
 from interp.core.door.door import ArgumentError
 from interp.core.errors import (
     MetricError,
-    PairsError,
     PositionError,
     SiteError,
     Unsupported,
@@ -46,6 +45,7 @@ def rows() -> interp.Pairs:
     return four()
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("ablation", ["resample", "mean", "zero"])
 @pytest.mark.filterwarnings("ignore:mean ablation")
 def test_on_a_linear_model_it_is_exact(linear: Model, rows: interp.Pairs, ablation):
@@ -60,6 +60,7 @@ def test_on_a_linear_model_it_is_exact(linear: Model, rows: interp.Pairs, ablati
     assert found.provenance["ablation"] == ablation
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("parts", ["edges", "nodes"])
 def test_places_are_exact_and_add_up(linear: Model, rows: interp.Pairs, parts):
     found = attribute(linear, rows, parts, positions=PLACES)
@@ -74,6 +75,7 @@ def test_places_are_exact_and_add_up(linear: Model, rows: interp.Pairs, parts):
     assert np.abs(added - whole.each)[:, 3].max() > 1e-6
 
 
+@pytest.mark.plain
 def test_a_batch_is_its_rows_and_chunks_are_the_whole(deep: Model, rows: interp.Pairs):
     for parts, method in (("edges", "eap"), ("nodes", "atp*")):
         whole = attribute(deep, rows, parts, method=method, positions=PLACES)
@@ -90,6 +92,7 @@ def _least(model: Model, rows: interp.Pairs, parts, method) -> int:
     return least(partial(attribute, model, rows, parts, method=method, positions=PLACES))
 
 
+@pytest.mark.plain
 def test_a_node_is_the_sum_of_its_edges(deep: Model, rows: interp.Pairs):
     """Under every method that is linear in the gradient."""
     for method in ("eap", "eap-ig-inputs", "eap-ig-activations"):
@@ -103,6 +106,7 @@ def test_a_node_is_the_sum_of_its_edges(deep: Model, rows: interp.Pairs):
         assert np.abs(of_nodes.each).max() > 1e-2
 
 
+@pytest.mark.plain
 def test_one_step_is_the_clean_run(deep: Model, rows: interp.Pairs):
     eap = attribute(deep, rows)
     for method in ("eap-ig-inputs", "eap-ig-activations"):
@@ -110,6 +114,7 @@ def test_one_step_is_the_clean_run(deep: Model, rows: interp.Pairs):
         assert far(eap, attribute(deep, rows, method=method, steps=3)) > 1e-3
 
 
+@pytest.mark.plain
 def test_integrated_gradients_are_means_of_derivatives(deep: Model, rows: interp.Pairs):
     """Of the run with another embedding, and of runs with the heads of one layer moved."""
     steps, site = 2, Site.parse("1.2")
@@ -134,6 +139,7 @@ def test_integrated_gradients_are_means_of_derivatives(deep: Model, rows: interp
         assert np.abs(found.each[row] - np.mean(expected, 0)).max() < 1e-6
 
 
+@pytest.mark.plain
 def test_a_metric_that_is_flat_in_some_prompts_alone_is_taken(deep: Model, rows: interp.Pairs):
     """Whether they run with others, with none, or are all that there are."""
     evaluated = interp.evaluate(deep, rows, metric="logit_diff").query("position == 'clean'")
@@ -152,6 +158,7 @@ def test_a_metric_that_is_flat_in_some_prompts_alone_is_taken(deep: Model, rows:
             attribute(deep, low, method=method, metric=clipped)
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("method", ["eap", "eap-ig-inputs", "eap-ig-activations", "atp*"])
 def test_half_precision_is_near(rows: interp.Pairs, method):
     """bfloat16 has 8 bits; NumPy does not know it."""
@@ -165,6 +172,7 @@ def test_half_precision_is_near(rows: interp.Pairs, method):
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
 
+@pytest.mark.plain
 def test_a_flat_metric_is_refused(deep: Model, rows: interp.Pairs):
     for method in ("eap", "atp*"):
         with pytest.raises(MetricError, match=r"'kl' has a gradient of zero at the clean run .*"
@@ -204,7 +212,7 @@ def test_what_is_refused(deep: Model, rows: interp.Pairs):
     named = replace(rows, positions={**rows.positions, **{
         str(i): torch.full((4,), i) for i in range(5)
     }})  # fmt: skip
-    with pytest.raises(PairsError, match=r"row 0 has no position without a name"):
+    with pytest.raises(PositionError, match=r"row 0 has no position without a name"):
         exact(deep, named, [Part(Site.parse("0.1"), "rest")])
 
 

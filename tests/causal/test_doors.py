@@ -115,6 +115,7 @@ def cases(
     yield causal.verify(scores, model, pairs, k=4).summary, {}
 
 
+@pytest.mark.plain
 def test_a_wrong_argument_is_refused_in_words_before_anything_runs(
     tiny_model: Callable[[str], Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

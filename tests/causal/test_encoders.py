@@ -6,10 +6,12 @@ import torch
 
 import interp
 from interp.core.errors import MetricError
+from interp.core.metrics import resolve_metric
 
 ENGINES = ("replay", "hooks")
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("metric", ["cosine", "cosine@mid"])
 def test_the_cosine_to_the_clean_embedding(tiny_model, oracle, pairs, metric, engine):
@@ -32,6 +34,7 @@ def test_the_cosine_to_the_clean_embedding(tiny_model, oracle, pairs, metric, en
         assert abs(line.value - truth.item()) < 1e-9
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("family", ["bert-headless", "bert"])
 def test_every_method_answers_by_embedding(tiny_model, pairs, family, engine):
@@ -99,4 +102,4 @@ def test_what_a_mean_is_of():
     with pytest.raises(
         MetricError, match=r"reads logits, which stand at a position.*'mean' is for"
     ):
-        interp.core.metrics.resolve_metric("logit_diff@mean")
+        resolve_metric("logit_diff@mean")

@@ -74,6 +74,7 @@ def test_bad_input(tiny_model, pairs):
         interp.evaluate(model, pairs, metric=[])
 
 
+@pytest.mark.plain
 def test_half_precision_is_scored_in_single(tiny_model, pairs):
     model = tiny_model("llama", torch.bfloat16)
     exact = interp.evaluate(tiny_model("llama"), pairs, metric="log_prob").frame["value"]

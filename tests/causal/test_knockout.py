@@ -51,6 +51,7 @@ def held(model, pairs) -> list[torch.Tensor]:
     return whole
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("engine", ["replay", "hooks"])
 def test_kept_patterns_are_those_of_the_plain_run(model, pairs, engine):
     """Against interventions that set each later pattern to one taken from the bridge."""
@@ -183,6 +184,7 @@ def test_one_call(tiny_model, pairs):
     assert found.provenance["null"] < 1e-9
 
 
+@pytest.mark.plain
 def test_bad_input(tiny_model, pairs):
     model = tiny_model("gpt2")
     with pytest.raises(SiteError, match=r"all heads of their layers \(0, 1\)"):

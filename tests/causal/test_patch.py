@@ -7,6 +7,7 @@ from oracle import setting
 import interp
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("engine", ["replay", "hooks"])
 @pytest.mark.parametrize("direction", ["noise", "denoise"])
 def test_against_the_oracle(model, family, oracle, pairs, engine, direction):
@@ -53,6 +54,7 @@ def test_streams_by_position_make_a_grid(tiny_model, pairs):
     assert abs(found.grid()[2, :6]).max() < 1e-9  # earlier ones are not read any more
 
 
+@pytest.mark.plain
 def test_rank_survives_the_null_control(tiny_model, pairs):
     """A metric that jumps at float noise is no sign of a wrong engine; the noise is recorded."""
     model = tiny_model("llama", torch.float32)

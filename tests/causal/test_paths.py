@@ -10,6 +10,7 @@ from interp.engine.interventions import Hop
 from interp.engine.plan.positions import places
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("engine", ["replay", "hooks"])
 @pytest.mark.parametrize(("direction", "through"), [("noise", "mlps"), ("denoise", "direct")])
 @pytest.mark.parametrize("receivers", [["logits"], ["2.1.q", "1.mlp"]])
@@ -44,6 +45,7 @@ def test_against_the_algorithm(model, family, oracle, pairs, engine, direction, 
     assert (found["effect"].abs() > 1e-7).any()
 
 
+@pytest.mark.plain
 def test_selectors_leave_out_senders_after_the_receiver(tiny_model, pairs):
     """They have no path, so no row: absent, not 0."""
     model = tiny_model("llama")

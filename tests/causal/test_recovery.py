@@ -150,6 +150,7 @@ def test_the_table_comes_back_from_a_file(tmp_path) -> None:
     assert "edges" in repr(again)
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("level", ["edges", "nodes"])
 def test_exact_patching_finds_all_and_nothing_else(level: str) -> None:
     """On a compiled model; experiments.ground_truth has them all."""

@@ -43,6 +43,7 @@ def test_a_circuit_and_its_complement(model, pairs, engine):
         interp.ablate(model, pairs, {}, method="zero")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_all_edges_of_a_writer_are_the_writer(model, pairs, engine):
     """Heads to every later reader; and every edge at once is the other run."""
@@ -121,6 +122,7 @@ MASKED = [
 ]
 
 
+@pytest.mark.sampled(16)
 @pytest.mark.filterwarnings("ignore:mean ablation")
 @pytest.mark.parametrize("positions", ["all", "mid", "after first", 3])
 @pytest.mark.parametrize("method, how", MASKED)

@@ -18,9 +18,10 @@ from interp.circuits.discovery.search import settle
 from interp.circuits.proof.run import run_circuits
 from interp.core.errors import InterpError, MetricError, Unsupported
 from interp.core.metrics import METRICS, Metric
-from interp.core.parts.circuit import REST, Part
+from interp.core.parts.circuit import Part
 from interp.core.parts.edges import Edge
 from interp.core.parts.graph import Graph
+from interp.core.prompts.places import REST
 from interp.engine.circuits.masks import Masks
 from interp.engine.circuits.onward import Onward
 from interp.engine.circuits.passes import Passes
@@ -103,6 +104,7 @@ def by_full_runs(model, pairs, threshold, metric, worse, ablation, places) -> li
     }
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(
     ("metric", "threshold", "ablation"),
     [("kl", 0.02, "resample"), ("logit_diff", 0.05, "zero")],
@@ -126,6 +128,7 @@ def test_the_answer_is_that_of_one_full_run_for_each_edge(
     assert harm[~cut].min() >= threshold > harm[cut].max()
 
 
+@pytest.mark.plain
 def test_a_circuit_by_place_is_that_of_one_full_run_for_each_edge_and_place(small, pairs):
     few = replace(pairs.select([0]), positions={"end": pairs.positions["end"][:1]})
     found = acdc(small, few, threshold=0.01, positions="named")
@@ -134,6 +137,7 @@ def test_a_circuit_by_place_is_that_of_one_full_run_for_each_edge_and_place(smal
     assert found.circuit.places == ("end", REST)
 
 
+@pytest.mark.plain
 def test_hooks_find_the_same():
     model = compiled.build("previous", dtype=torch.float64)
     rows = compiled.pairs("previous", corruption="random", n=1, seed=1)
@@ -339,6 +343,8 @@ def test_a_metric_of_ones_own_says_where_worse_is(small, pairs):
     ):
         acdc(small, few, threshold=0.1, metric=mine)
     found = acdc(small, few, threshold=0.1, metric=mine, worse="higher")
+    said = acdc(small, few, threshold=0.1, metric=replace(mine, worse="higher"))
+    assert said.circuit.parts == found.circuit.parts
     assert found.circuit == acdc(small, few, threshold=0.1, metric="logit_diff").circuit
 
 

@@ -115,6 +115,7 @@ def test_nodes_of_a_model_without_logits(tiny_model, pairs):
     assert np.allclose(found[found["site"] == "half"]["value"], rest.frame["value"], atol=1e-9)
 
 
+@pytest.mark.plain
 def test_constants_that_are_fitted(tiny_model, pairs):
     """They lose less than means do, and the run with them has the loss that the fit says."""
     model = tiny_model("llama")
@@ -164,6 +165,7 @@ def test_what_cannot_be_fitted(tiny_model, pairs):
         fit_optimal(model, pairs, circuit(model, Graph.of(model.facts).edges, "optimal"), steps=1)
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("kept", [slice(0, 1), slice(1, 2), slice(-1, None)])
 def test_a_resumed_run_keeps_its_null(kept, model, pairs, tmp_path):
     """Whichever batches were finished: table and provenance are those of an unbroken run."""

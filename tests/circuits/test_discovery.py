@@ -122,6 +122,7 @@ def test_greedy_closure_is_the_slow_loop(seed, size, by_place, signed):
     assert found.parts == grown(table, helps, size)
 
 
+@pytest.mark.plain
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(0, 999),
@@ -305,6 +306,7 @@ def test_tables_that_are_refused():
         top_circuit(attribution(["0.attn -> logits"], [1.0]), size=1)
 
 
+@pytest.mark.plain
 def test_seventy_five_thousand_edges():
     """Those of 31 layers of nine heads in three groups; the table is made of text, fast."""
     layers, heads, groups = 31, 9, 3

@@ -129,6 +129,7 @@ def test_what_is_damaged_is_refused(made: Saved, tmp_path: Path):
         type(made).load(tmp_path / "absent")
 
 
+@pytest.mark.plain
 @given(
     jaccard=arrays(np.float64, st.integers(0, 5)),
     pairwise=st.floats(),

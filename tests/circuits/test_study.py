@@ -190,6 +190,7 @@ def asked(model: Model, pairs: Pairs, root: Path | None) -> Study:
     return Study(model=model, pairs=pairs, corruption="another third token", sizes=SMALL, run=run)
 
 
+@pytest.mark.plain
 def test_a_study_of_a_tiny_model(
     tiny_model: Callable[..., Model], prompts: Pairs, tmp_path: Path
 ) -> None:

@@ -1,9 +1,19 @@
 """The door: what is refused and in which words, and what is taken in another dress."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    runtime_checkable,
+)
 
 import numpy as np
 import pandas as pd
@@ -14,7 +24,8 @@ from hypothesis import strategies as st
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.door.door import ArgumentError, door
+import interp
+from interp.core.door.door import ArgumentError, Default, door
 from interp.core.door.taken import (
     AtLeast0,
     Count,
@@ -282,3 +293,43 @@ def test_a_better_sentence_comes_first():
     with pytest.raises(MetricError, match="3 is no word; wrap it"):
         measure(3)
     assert in_words(Annotated[str, Told(word)]) == "text"
+
+
+class How(TypedDict, total=False):
+    """How it runs.
+
+    Attributes:
+        where: the machine.
+        most: bytes.
+    """
+
+    where: Annotated[Literal["here", "there"], Default("here")]
+    most: Annotated[Count | None, Default(None)]
+
+
+@door
+def bundled(n: Count, **how: Unpack[How]) -> tuple[int, How]:
+    """A function that hands a bundle on."""
+    return n, how
+
+
+def test_the_keys_of_a_bundle_are_arguments_of_their_own():
+    assert bundled(3) == (3, {})
+    assert bundled(3, most=np.int64(2), where="there") == (3, {"most": 2, "where": "there"})
+    known = inspect.signature(bundled).parameters
+    assert [*known] == ["n", "where", "most"]
+    assert (known["where"].default, known["most"].default) == ("here", None)
+    with pytest.raises(ArgumentError, match=r"bundled: most=0, and most takes .* It means: bytes"):
+        bundled(3, most=0)
+    with pytest.raises(ArgumentError, match=r"where='her'; did you mean 'here'"):
+        bundled(3, where="her")
+    with pytest.raises(ArgumentError, match="there is no argument 'mots'; did you mean 'most'"):
+        bundled(3, mots=2)
+
+
+def test_every_sweep_takes_the_same_bundle():
+    """... and says in its help what one may give."""
+    for method in (interp.ablate, interp.patch, interp.path_patch, interp.circuits.acdc):
+        known = inspect.signature(method).parameters
+        assert known["engine"].default == "auto"
+        assert known["memory"].default is known["checkpoint"].default is None

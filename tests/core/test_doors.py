@@ -276,6 +276,7 @@ def test_files_that_cannot_be_read_or_written(tmp_path: Path):
             results().save(path)
 
 
+@pytest.mark.plain
 def test_wrong_arguments_are_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     found = complaints(cases(tmp_path), tmp_path, hot=HOT)

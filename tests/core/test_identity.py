@@ -487,6 +487,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.plain
 @given(VALUES, VALUES)
 def test_plain_values_are_told_apart_by_their_text(one: object, other: object) -> None:
     assert (identity(one) == identity(other)) == (repr(one) == repr(other))

@@ -89,6 +89,7 @@ def prompts(draw):
     return [r[: len(r) // 2] for r in rows], [r[len(r) // 2 :] for r in rows], at
 
 
+@pytest.mark.plain
 @given(prompts(), st.integers(0, 3))
 def test_padding_changes_nothing(prompt, extra):
     clean, corrupt, at = prompt
@@ -243,6 +244,8 @@ def test_a_position_of_a_table_is_a_whole_number():
     ("changed", "message"),
     [
         ({"positions": {"s": torch.tensor([1, 0, 3])}}, "positions are s, without 'end'"),
+        ({"positions": {"end": [2, 2, 3], "rest": [1, 1, 1]}}, "called 'rest', which every method"),
+        ({"positions": {"end": [2, 2, 3], "all": [1, 1, 1]}}, "called 'all', which every method"),
         ({"positions": {"end": [3, 3, 4]}}, "'end' is 3 in row 1, whose tokens stand at 0 to 2"),
         ({"positions": {"end": torch.tensor([3.0, 1.5, 4.0])}}, "'end' is 1.5 in row 1"),
         ({"positions": {"end": [3, 2]}}, "3 clean prompts but 2 of position 'end'"),
@@ -351,6 +354,7 @@ def test_nothing_is_shared_with_what_it_was_made_from():
     assert chosen.fingerprint == before
 
 
+@pytest.mark.plain
 @given(st.lists(st.integers(0, 6), min_size=2, max_size=20), st.integers(0, 5))
 def test_split_shares_no_cluster_and_loses_no_row(labels, seed):
     pairs = Pairs.from_tokens(

@@ -578,9 +578,10 @@ def crossed(effect: np.ndarray, nouns: int, templates: int) -> Results:
     return Results(pd.concat(frames, ignore_index=True), NOTE)
 
 
+@pytest.mark.plain
 def test_crossed_clusters_cover_and_test_at_their_size():
     """Effects of nouns, of templates and of both; one kind alone would cover too little."""
-    rng, heads, nouns, templates = np.random.default_rng(0), 600, 8, 6
+    rng, heads, nouns, templates = np.random.default_rng(0), 300, 8, 6
     effect = rng.normal(size=(heads, nouns, 1)) + rng.normal(size=(heads, 1, templates))
     effect = effect + rng.normal(size=(heads, nouns, templates))
     table = crossed(effect, nouns, templates).summary()

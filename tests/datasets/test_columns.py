@@ -128,6 +128,7 @@ def test_malformed_columns(text, parts):
     says(told(read_coreference, text), *parts)
 
 
+@pytest.mark.plain
 def test_litbank_has_its_published_counts(published):
     corpus = published("litbank")
     assert (len(corpus.documents), corpus.n_words) == (80, 167_931)
@@ -187,6 +188,7 @@ def test_malformed_homographs(text, parts):
     says(told(read_homographs, text), *parts)
 
 
+@pytest.mark.plain
 def test_homographs_have_their_published_counts(published):
     corpus = published("noun-verb", "dev")
     assert len(corpus.sentences) == 2_367

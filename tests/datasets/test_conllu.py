@@ -376,6 +376,7 @@ FACTS = {
 }
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("split", FACTS)
 def test_ewt_has_its_published_counts_and_columns(published, split):
     corpus = published("ud-ewt", split)
@@ -406,6 +407,7 @@ def test_ewt_has_its_published_counts_and_columns(published, split):
         assert Counter(w.form for w in flat)["_"] == 5
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("split", FACTS)
 def test_every_character_of_ewt_belongs_to_its_word(published, split):
     for sentence in published("ud-ewt", split).sentences:

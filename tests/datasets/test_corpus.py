@@ -147,6 +147,7 @@ def test_shared_text_is_named(first, second, parts):
         assert part in message
 
 
+@pytest.mark.plain
 def test_the_splits_of_ewt_are_disjoint(published):
     splits = {split: published("ud-ewt", split) for split in ("train", "dev", "test")}
     require_disjoint(splits)

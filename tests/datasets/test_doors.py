@@ -120,6 +120,7 @@ def cases(model: Model, path: Path) -> Iterator[tuple[Callable[..., Any], Mappin
     yield datasets.lookup, {"n": 2, "vocabulary": 12, "pairs": 2, "query": "prefix", "seed": 1}
 
 
+@pytest.mark.plain
 def test_wrong_arguments_are_refused_in_words(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

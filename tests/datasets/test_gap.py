@@ -188,6 +188,7 @@ def test_other_documents_have_no_roles():
         roles(other)
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(
     ("split", "labels"),
     [

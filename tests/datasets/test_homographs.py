@@ -184,6 +184,7 @@ def test_no_lemma_and_no_item_is_in_two_splits():
     assert len(set(ids)) == len(ids) == sum(len(c.sentences) for c in corpora.values())
 
 
+@pytest.mark.plain
 def test_homographs_are_the_same_every_time():
     first = homographs(split="dev")
     module._documents.cache_clear()

@@ -128,6 +128,7 @@ def test_where_keeps_or_refuses():
         pairs.where(lambda p: False)
 
 
+@pytest.mark.plain
 def test_blimp_has_its_published_counts_and_prefixes(published):
     pairs = published("blimp")
     assert Counter(p.paradigm for p in pairs) == dict.fromkeys(pairs.paradigms, 1_000)

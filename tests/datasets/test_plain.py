@@ -107,6 +107,7 @@ def test_one_vocabulary_of_gender():
     assert gap == bias == "feminine"
 
 
+@pytest.mark.plain
 def test_the_head_rule_agrees_with_syntax(published):
     """On noun phrases of UD EWT: a rule of thumb that is right about nine times in ten."""
     right = total = 0

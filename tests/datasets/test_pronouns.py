@@ -99,6 +99,7 @@ def test_a_kind_is_large_and_balanced(kind):
             assert cells["first", "plural"] == 0
 
 
+@pytest.mark.plain
 def test_mentions_are_where_and_what_is_said():
     for document in pronouns().documents:
         (sentence,), facts = document.sentences, document.facts
@@ -147,6 +148,7 @@ def test_no_couple_name_or_item_is_in_two_splits():
     assert len(everything.sentences) == sum(len(c.sentences) for c in corpora.values())
 
 
+@pytest.mark.plain
 def test_pronouns_are_the_same_every_time():
     first = pronouns(kind="causality")
     assert tuple(module._documents_of_verbs()) == first.documents

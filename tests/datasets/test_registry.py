@@ -241,6 +241,7 @@ def test_files_that_cannot_be_read(tmp_path):
     says(told(tmp_path), "no corpus is called")
 
 
+@pytest.mark.plain
 def test_the_published_homographs_by_path(published):
     known = published("noun-verb", "dev")
     (path,) = Path(os.environ["INTERP_DATA"], "noun-verb").glob("dev.conll*")
@@ -248,6 +249,7 @@ def test_the_published_homographs_by_path(published):
     assert mine.layers == {"upos"} and mine.fingerprint == known.fingerprint
 
 
+@pytest.mark.plain
 def test_every_reader_of_the_table_is_tried_on_real_files(published):
     """Each known corpus that is here is read whole, under its sha256."""
     for name, known in sources.CORPORA.items():

@@ -31,6 +31,7 @@ def test_no_cue_serves_two_lemmas():
     assert not set(cues) & set(entries)
 
 
+@pytest.mark.plain
 def test_one_cue_is_balanced_over_senses_and_distances():
     found = cells("lemma", "near", "distance", cues="1")
     assert set(found.values()) == {2}

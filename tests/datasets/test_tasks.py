@@ -17,6 +17,7 @@ def model() -> Model:
     return interp.load("smollm2-135m")
 
 
+@pytest.mark.plain
 def test_smollm2_agrees_with_its_subject(model: Model) -> None:
     found = interp.evaluate(model, subject_verb(model, n=12), metric="accuracy").frame
     right = found.groupby("position")["value"].mean().to_dict()
@@ -24,6 +25,7 @@ def test_smollm2_agrees_with_its_subject(model: Model) -> None:
     assert right["corrupt"] < 0.15
 
 
+@pytest.mark.plain
 def test_smollm2_knows_which_year_is_greater(model: Model) -> None:
     pairs = greater_than(model, n=12)
     found = interp.evaluate(model, pairs, metric=["accuracy", greater_probability(model)])
@@ -33,6 +35,7 @@ def test_smollm2_knows_which_year_is_greater(model: Model) -> None:
     assert mean["greater_probability", "corrupt"] < -0.5
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(
     ("task", "templates"),
     [

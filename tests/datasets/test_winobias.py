@@ -124,6 +124,7 @@ def test_a_missing_file_is_named(missing):
         read_winobias(texts, name="tiny")
 
 
+@pytest.mark.plain
 def test_winobias_has_its_published_facts(published):
     corpus = published("winobias", "dev")
     kinds = Counter((d.facts["stereotype"], d.facts["type"]) for d in corpus.documents)

@@ -35,8 +35,8 @@ from interp.models.model import Model
 TOLERANCE = 1e-9
 POSITIONS = ("all", "end", "mid", "late")
 PATTERNS = 1 + 2 + 4
-ORDINARY, MANY = 100, 1700
-"""Drawn cases of each of the three properties: 300 in the ordinary run, 5,100 in the slow one."""
+ORDINARY, MANY = 25, 1700
+"""Drawn cases of each of the three properties: 75 in the ordinary run, 5,100 in the slow one."""
 
 
 def drawn(cases: int) -> settings:
@@ -169,7 +169,9 @@ class Case:
     def check(self, cell: Cell, truth: Tensor, *, hooks: bool) -> None:
         for engine in ("replay", "hooks") if hooks else ("replay",):
             error = (answer(self.model, self.pairs, cell, engine, self.base) - truth).abs().max()
-            assert error < TOLERANCE, f"{engine} is off by {error:.1e}: {self.family}, {told(cell)}"
+            # where norms are frozen a run may explode: float64 has no 1e-9 of numbers above 1,000
+            allowed = TOLERANCE * max(1.0, float(truth.abs().max()) / 1_000)
+            assert error < allowed, f"{engine} is off by {error:.1e}: {self.family}, {told(cell)}"
 
     def own_key(self, sites: list[Site]) -> bool:
         """Hooks cannot reach a key or value as one head of a group reads it."""
@@ -312,6 +314,7 @@ def edges_agree(data, tiny_model, oracle, pairs):
 PROPERTIES = {"nodes": nodes_agree, "paths": paths_agree, "edges": edges_agree}
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("what", PROPERTIES)
 @given(data=st.data())
 @drawn(ORDINARY)

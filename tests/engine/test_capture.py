@@ -25,10 +25,11 @@ from interp.core.parts.sites import Site, resolve
 from interp.core.prompts.pairs import Pairs
 from interp.engine.engines.choose import choose
 from interp.engine.engines.replay.engine import Replay
+from interp.engine.limits import PROCESSOR
 from interp.engine.network.trace import KEPT, Trace
 from interp.engine.plain.captures import capture as capturing
 from interp.engine.plain.captures.capture import Captured, capture, load
-from interp.engine.plain.taps import FEWEST, MOST, Layout, rows_at_once
+from interp.engine.plain.taps import FEWEST, Layout, rows_at_once
 from interp.models.model import Model
 
 ENGINES = ("replay", "hooks")
@@ -151,6 +152,7 @@ def test_padding_on_either_side_is_no_padding(llama):
             assert torch.equal(ends, last)
 
 
+@pytest.mark.plain
 @settings(
     deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -256,9 +258,9 @@ def test_layers_above_the_last_site_do_not_run(llama, monkeypatch):
 def test_rows_in_a_forward_hold_little_beside_what_is_kept(llama):
     cpu = torch.device("cpu")
     assert rows_at_once(llama.facts, 1, 8, 1, cpu) == FEWEST
-    assert rows_at_once(llama.facts, 1, 8, 1 << 40, cpu) == MOST
+    assert rows_at_once(llama.facts, 1, 8, 1 << 40, cpu) == PROCESSOR.tokens
     assert rows_at_once(llama.facts, 5000, 8, 1 << 40, cpu) == 1
-    assert rows_at_once(llama.facts, 64, 8, 1, torch.device("cuda")) > MOST // 64
+    assert rows_at_once(llama.facts, 64, 8, 1, torch.device("cuda")) > PROCESSOR.tokens // 64
 
 
 # the noun

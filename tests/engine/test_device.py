@@ -105,6 +105,8 @@ DIFFERENT = ("gpt2", "llama", "qwen3", "gemma2-window", "gemma3", "olmo2", "gptj
 """One of each way to place norms, positions, windows and caps."""
 
 
+@pytest.mark.plain
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("family", "reads"),
     [*((family, "cosine") for family in DIFFERENT), ("llama", "logit_diff"), ("bert", "kl")],

@@ -25,7 +25,7 @@ from interp.engine.interventions import (
 )
 
 HOT = {"Intervention", "Hop", "Own", "Scale", "Erase", "Mean", "Resample", "Reference"}
-"""They check what they are made of, but have no door: a sweep makes thousands."""
+"""They check what they are made of; names that they have not are left to Python."""
 
 
 def cases(

@@ -16,6 +16,8 @@ from interp.engine.interventions import Add, Freeze, Hop, Resample, Scale, Zero
 from interp.engine.plan.edits import Edit
 from interp.models.bridge.precision import exact
 
+pytestmark = pytest.mark.sampled(8)
+
 PREFIX = (4, 7, 2)
 HEADS = ["enc.0.2", "enc.2.5", "dec.0.1", "dec.1.4", "dec.0.cross.3", "dec.1.cross.0"]
 

@@ -77,6 +77,7 @@ def test_precision_is_that_of_the_wider():
     assert torch.equal(erasure(7).of(x), exact.to(torch.bfloat16))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("positions", ["all", "mid", AFTER_FIRST])
 def test_engines_agree(model, pairs, positions):
     sites = [s for s in (*SITES, *HEADS) if ".kv" not in s or model.facts.group_size > 1]
@@ -86,6 +87,7 @@ def test_engines_agree(model, pairs, positions):
     assert positions == "mid" or np.abs(ours).max(1).min() > 1e-6
 
 
+@pytest.mark.plain
 def test_it_is_the_value_set_by_hand(tiny_model, pairs):
     """At a single site what stands there is the plain run's, so Set can say the same."""
     model = tiny_model("llama")

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 import interp
 from interp import Model, Pairs
@@ -16,6 +16,11 @@ from interp.core.errors import InterpError
 from interp.core.parts.circuit import Circuit
 from interp.core.parts.graph import Graph
 from interp.engine.engines.hooked import writes
+from interp.engine.engines.replay.engine import Replay
+from interp.engine.interventions import Cell, Intervention, Resample
+from interp.engine.network.trace import Trace
+from interp.engine.plan.cost import trace_bytes
+from interp.engine.plan.needed import needed
 
 CALL = writes._call
 
@@ -34,6 +39,27 @@ class _Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Flops(TorchDispatchMode):
+    """PyTorch's own formulas, without its record of which module they are of, which takes long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None:
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        made = func(*args, **kwargs)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=made)
+        return made
+
+
 @pytest.fixture
 def fresh(tmp_path) -> Model:
     """A model of which nothing was verified yet."""
@@ -42,7 +68,10 @@ def fresh(tmp_path) -> Model:
 
 
 def asked(model: Model, pairs: Pairs) -> Iterator[tuple[str, Callable[..., Any]]]:
-    half = Circuit.of(Graph.of(model.facts).edges[::2], model=model.weight_hash)
+    edges = Graph.of(model.facts).edges
+    half = Circuit.of(edges[::2], model=model.weight_hash)
+    # one forward for each reader that lacks an edge
+    few = Circuit.of([e for e in edges if e.reader.layer != 1], model=model.weight_hash)
     for engine in ("auto", "hooks"):
         yield (
             f"ablate {engine}",
@@ -55,7 +84,10 @@ def asked(model: Model, pairs: Pairs) -> Iterator[tuple[str, Callable[..., Any]]
         )
         yield (
             f"circuits {engine}",
-            partial(interp.circuits.run_circuits, model, pairs, half, engine=engine),
+            partial(
+                *(interp.circuits.run_circuits, model, pairs, half if engine == "auto" else few),
+                engine=engine,
+            ),
         )
         yield f"evaluate {engine}", partial(interp.evaluate, model, pairs, engine=engine)
         yield f"capture {engine}", partial(interp.capture, model, pairs, "heads", engine=engine)
@@ -117,16 +149,32 @@ NEAR = {
 @pytest.mark.filterwarnings("ignore:mean ablation")
 def test_flops_are_those_that_run(fresh, pairs):
     """Against PyTorch's own count, beside what a plan says that it leaves out."""
+    for engine in ("replay", "hooks"):
+        interp.evaluate(fresh, pairs, engine=engine)  # verifies
     for name, call in asked(fresh, pairs):
         if name not in NEAR:
             continue
         plan = interp.explain(call.func, *call.args, **call.keywords)
-        with FlopCounterMode(display=False) as counter:
-            call()  # verifies
-            before = counter.get_total_flops()
+        with _Flops() as counter:
             call()
         low, high = NEAR[name]
-        assert low <= (counter.get_total_flops() - before) / plan.flops <= high, name
+        assert low <= counter.total / plan.flops <= high, name
+
+
+@pytest.mark.plain
+def test_flops_of_all_are_those_that_run(fresh, pairs):
+    """With the traces, the null control and Hugging Face's own run, which stand before."""
+    interp.evaluate(fresh, pairs)  # verifies
+    for call in (
+        partial(interp.ablate, fresh, pairs, "heads", method="zero", positions="end"),
+        partial(interp.patch, fresh, pairs, "heads"),
+        partial(interp.path_patch, fresh, pairs, senders="heads", receivers="2.3.q"),
+    ):
+        plan = interp.explain(call.func, *call.args, **call.keywords)
+        with _Flops() as counter:
+            call()
+        said = sum(batch.flops for batch in (*plan.before, *plan.batches))
+        assert abs(said / counter.total - 1) < 0.01
 
 
 @pytest.mark.plain
@@ -136,11 +184,12 @@ def test_passes_of_hooks_are_those_that_run(fresh, pairs, monkeypatch):
     """
     ran: list[int] = []
     monkeypatch.setattr(writes, "_call", lambda *args: ran.append(1) or CALL(*args))
-    half = Circuit.of(Graph.of(fresh.facts).edges[::2], model=fresh.weight_hash)
+    edges = Graph.of(fresh.facts).edges
+    few = Circuit.of([e for e in edges if e.reader.layer != 1], model=fresh.weight_hash)
     for call, sides, sweeps in (
         (partial(interp.ablate, fresh, pairs, ["1.1"], method="zero"), 1, 1),
         (partial(interp.patch, fresh, pairs, ["1.1.pattern"]), 2, 1),
-        (partial(interp.circuits.run_circuits, fresh, pairs, half), 2, 1),
+        (partial(interp.circuits.run_circuits, fresh, pairs, few), 2, 1),
     ):
         plan = interp.explain(call.func, *call.args, **call.keywords, engine="hooks")
         call(engine="hooks")
@@ -154,13 +203,72 @@ def test_passes_of_hooks_are_those_that_run(fresh, pairs, monkeypatch):
 def test_patterns_and_neurons_count(fresh, pairs):
     """What a trace holds of them is in the bytes: heads * length, and d_mlp, a position."""
     facts, longest = fresh.facts, int(pairs.lengths.max())
-    least = {
-        sites: interp.explain(interp.patch, fresh, pairs, sites).least
-        for sites in ("1.1", "1.1.pattern", "1.mlp[3]")
-    }
-    rows = 2 * 2 * 8 * facts.n_layers * longest  # what is least holds for both halves of a budget
-    assert least["1.1.pattern"] >= least["1.1"] + rows * facts.n_heads * longest
-    assert least["1.mlp[3]"] >= least["1.1"] + rows * facts.d_mlp
+
+    def held(*sites: str) -> int:
+        cells = [Cell(s, "all", (Intervention(s, Resample("corrupt")),)) for s in sites]
+        sides = needed(facts, cells, "clean", "replay").values()
+        return sum(trace_bytes(facts, longest, 8, side) for side in sides)
+
+    rest = ["1.1.q", "1.mlp"]  # which need everything else that these do
+    two_sides = 2 * 8 * longest
+    assert held("1.1.pattern", *rest) == held(*rest) + two_sides * facts.n_heads * longest
+    assert held("1.mlp[3]", *rest) == held(*rest) + two_sides * facts.d_mlp
+
+
+def test_what_is_filled_in_beforehand_is_seen(fresh, pairs):
+    whole = interp.explain(interp.patch, fresh, pairs, "heads", metric="kl")
+    call = partial(partial(interp.patch, fresh, metric="kl"), pairs)
+    assert interp.explain(call, "heads") == whole
+    assert whole.weights > 0
+
+
+def test_a_trace_holds_what_is_read(fresh, pairs, monkeypatch):
+    """Of heads that are exchanged, z of the other run, and what cells join with of their own.
+
+    Each of the layers where that stands, and from the first position that changes.
+    """
+    traces, right = [], Replay.trace
+    one, last = pairs.select([0]), int(pairs.lengths[0]) - 1
+    n = fresh.facts.n_layers
+
+    def trace(self: Replay, tokens: torch.Tensor, **wanted: object) -> Trace:
+        traces.append(right(self, tokens, **wanted))
+        return traces[-1]
+
+    def kept(call: Callable[..., object], *args: object, **options: object) -> list[dict]:
+        traces.clear()
+        call(fresh, one, *args, **options)
+        return [
+            {
+                kind: (
+                    [i for i, x in enumerate(layers) if x.numel()],
+                    max(x.shape[1:2] for x in layers),
+                )
+                for kind, layers in found.kept.items()
+            }
+            for found in traces
+        ]
+
+    monkeypatch.setattr(Replay, "trace", trace)
+    every, whole, end = [*range(n)], last + 1, 1
+    mid = whole - int(one.at("mid")[0])
+    z = {"z": (every, (whole,))}
+    assert kept(interp.patch, "heads") == [{"resid_pre": (every, (whole,)), **z}, z]
+    past = dict.fromkeys(("k", "v"), (every, (whole,)))
+    z = {"z": (every, (mid,))}
+    found = kept(interp.patch, "heads", positions="mid")
+    assert found == [{"resid_pre": (every, (mid,)), **past, **z}, z]
+    z, past = {"z": ([1], (end,))}, {kind: ([1, 2], (whole,)) for kind in ("k", "v")}
+    found = kept(interp.patch, ["1.1"], positions="end")
+    assert found == [{"resid_pre": ([1], (end,)), **past, **z}, z]
+    found = kept(interp.path_patch, senders=["1.1"], receivers="logits")
+    assert found == [{"resid_pre": ([1], (end,)), "attn_out": ([1, 2], (end,)), **z}, z]
+    places = {"sender_positions": "mid", "receiver_positions": "end"}
+    found = kept(interp.path_patch, senders=["0.1"], receivers=["2.3.q"], **places)
+    z, q = {"z": ([0], (end,))}, {"q": ([2], (end,))}
+    stream = {"resid_pre": ([0, 2], (end,)), "attn_out": ([0, 1, 2], (end,))}
+    past = {kind: ([2], (whole,)) for kind in ("k", "v")}
+    assert found == [{**stream, **q, **past, **z}, z]
 
 
 def test_what_has_no_plan_says_so(fresh):

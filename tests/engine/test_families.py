@@ -298,6 +298,7 @@ def read(text: str) -> dict[str, list[str]]:
     return {cells[0].partition("–")[0]: cells for cells in found}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.plain
 @pytest.mark.parametrize("name", [*tiny.FAMILIES, *OTHERS])
 def test_the_page_says_what_is_supported(name, tmp_path):
@@ -323,6 +324,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if "Running through hooks" in r.getMessage()]
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("name", ["t5", *OTHERS])
 def test_what_replay_has_not_runs_through_hooks_and_says_so_once(name, tmp_path, caplog):
     """Or refuses in words of its own; what no hook reaches is never a raw exception."""
@@ -342,6 +344,7 @@ def test_what_replay_has_not_runs_through_hooks_and_says_so_once(name, tmp_path,
         interp.evaluate(model, prompts(model), engine="replay")
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("name", ["bloom", "falcon", "mixtral"])
 def test_through_hooks_everything_together_is_the_other_run(name, tmp_path):
     """So that serving means more than running: on architectures that no other test knows."""

@@ -147,6 +147,8 @@ def cases() -> Iterator[Any]:
                 yield pytest.param(*case, True, id=f"{name}-all", marks=always)
 
 
+@pytest.mark.plain
+@pytest.mark.sampled(10)
 @pytest.mark.filterwarnings("ignore:mean ablation")
 @pytest.mark.parametrize(("family", "dtype", "engine", "whole"), cases())
 def test_right_within_rounding_or_refused(family, dtype, engine, whole, prompts, tmp_path):

@@ -184,6 +184,8 @@ def doings(n: int) -> st.SearchStrategy[list[tuple[Any, ...]]]:
     )
 
 
+@pytest.mark.plain
+@pytest.mark.sampled(5)
 @settings(
     max_examples=5,
     deadline=None,

@@ -21,6 +21,8 @@ from interp.engine.plan.edits import Edit
 from interp.models.bridge.points import point
 from interp.models.model import Model
 
+pytestmark = pytest.mark.sampled(6)
+
 
 @pytest.fixture(scope="module", params=KINDS)
 def runs(request, tiny_model) -> Iterator[Runs]:
@@ -53,6 +55,7 @@ def test_all_edges_of_a_writer_are_the_writer(runs, writer):
     assert gap(whole, runs.base) > 1e-5
 
 
+@pytest.mark.plain
 def test_all_edges_of_many_writers_are_the_writers(tiny_model):
     """Writers that change each other: an edit acts on what the edges before it have made."""
     runs = runs_of(tiny_model("gpt2"))

@@ -17,6 +17,8 @@ from interp.engine.plan.edits import Edit
 from interp.models.model import Model
 from interp.models.now.checks import output_of
 
+pytestmark = pytest.mark.sampled(6)
+
 
 @pytest.fixture(scope="module", params=ONE_STACK)
 def runs(request, tiny_model) -> Iterator[Runs]:

@@ -84,6 +84,7 @@ def test_a_global_list_that_is_changed_in_place(model, pairs, folder):
     assert ablated(model, pairs, mine, folder) == before
 
 
+@pytest.mark.plain
 def test_a_long_array_in_a_closure(model, pairs, folder):
     """Of over 1,000 numbers, of which a printed array shows the ends."""
     for changed in (0.0, 5.0):
@@ -104,6 +105,7 @@ def test_a_module_that_learns(model, pairs, folder):
         assert ablated(model, pairs, mine, folder) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("counted", [True, False])
 def test_the_weights_as_they_are(model, pairs, folder, counted):
     """After an in-place change, also through `.data`, which no counter shows."""

@@ -145,6 +145,7 @@ def test_a_position_with_two_names_keeps_what_either_keeps(tiny_model, pairs):
     assert (found.frame["effect"].abs() < 1e-9).all()
 
 
+@pytest.mark.plain
 def test_chunks_and_stacks_are_the_whole(tiny_model, pairs, tmp_path):
     model = tiny_model("llama")
     every = Graph.of(model.facts).edges

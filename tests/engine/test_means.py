@@ -233,6 +233,7 @@ def same(a: interp.Results, b: interp.Results, tolerance: float = 0) -> None:
     pd.testing.assert_frame_equal(a.frame, b.frame, rtol=0, atol=tolerance)
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("engine", ["replay", "hooks"])
 def test_ablation_with_a_saved_reference_is_that_with_its_prompts(llama, pairs, tmp_path, engine):
     others = drawn({("a", 7): 31, ("b", 9): 30, ("c", 9): 32, ("c", 7): 33})
@@ -278,6 +279,7 @@ def test_ablation_by_position(llama, pairs):
     assert whole.provenance["references"] == {mixed.fingerprint: 7}
 
 
+@pytest.mark.plain
 def test_a_checkpoint_knows_its_reference(llama, pairs, tmp_path):
     """Two references of the same prompts, model and sites, but not of the same kind."""
     references = [

@@ -4,8 +4,10 @@ from functools import partial
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from budgets import least
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import interp
 from interp.core.errors import InterpError
@@ -80,6 +82,7 @@ def test_the_least_is_taken_or_refused(monkeypatch):
         require(6000, 1250, None, CPU, "it")
 
 
+@pytest.mark.plain
 def test_each_method_runs_in_its_least_and_not_under_it(llama, pairs):
     """With the numbers of a wide budget."""
     for call in (
@@ -96,6 +99,7 @@ def test_each_method_runs_in_its_least_and_not_under_it(llama, pairs):
         assert np.abs(narrow[column] - wide[column]).max() < 1e-12
 
 
+@pytest.mark.plain
 @pytest.mark.filterwarnings("ignore:mean ablation")
 @pytest.mark.parametrize("error", ["DefaultCPUAllocator: can't allocate memory", "CUDA"])
 def test_rows_are_halved_where_a_trace_does_not_last(llama, pairs, monkeypatch, error):
@@ -156,3 +160,28 @@ def test_halves_keep_the_order():
     found = by_rows(two, [5, 3, 9, 1, 7], "a test")
     assert [row for part in found for row in part] == [5, 3, 9, 1, 7]
     assert max(map(len, found)) == 2
+
+
+def test_where_all_traces_do_not_fit_cells_go_up_in_shares(tmp_path):
+    """Each with traces of the layers that its own cells read; the same numbers in their order."""
+    config = LlamaConfig(**{**tiny.LLAMA, "num_hidden_layers": 12})
+    LlamaForCausalLM(config).to(torch.float64).save_pretrained(tmp_path)
+    model = interp.load(tmp_path, dtype=torch.float64)
+    rows = torch.randint(1, tiny.VOCAB, (2, 2, 9), generator=torch.Generator().manual_seed(0))
+    clean, corrupt = rows.tolist()
+    pairs = interp.Pairs.from_tokens(clean=clean, corrupt=corrupt, correct=[3, 5], wrong=[4, 6])
+    paths = {"senders": "heads", "receivers": "11.2.q"}
+    for call, shares in (
+        (partial(interp.patch, model, pairs, "heads"), 4),
+        (partial(interp.path_patch, model, pairs, **paths), 7),
+    ):
+        enough = interp.explain(call.func, *call.args, **call.keywords).least
+        plan = interp.explain(call.func, *call.args, memory=enough, **call.keywords)
+        assert {batch.share for batch in plan.batches} == {*range(shares)}
+        whole, few = call().frame, call(memory=enough).frame
+        each = [(cell, row) for batch in plan.batches for cell in batch.cells for row in batch.rows]
+        assert len(each) == len(set(each)) == len(whole)
+        assert whole["site"].tolist() == few["site"].tolist()
+        np.testing.assert_allclose(few["value"], whole["value"], rtol=0, atol=1e-14)
+        with pytest.raises(InterpError, match=f"is less than the least.*Give memory={enough}"):
+            call(memory=enough - 1)

@@ -12,6 +12,8 @@ from interp.core.prompts.pairs import Pairs
 from interp.engine.engines.choose import choose
 from interp.models.small.native import Native, Shape, build, shape_of
 
+pytestmark = pytest.mark.sampled(6)
+
 VOCAB = 13
 MIXTURES = [
     (positions, norm, d_mlp)

@@ -1,5 +1,6 @@
 """A metric of running text: read wherever a token follows, against Hugging Face's own loss."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,9 +16,9 @@ from interp.core.errors import MetricError, PairsError, Unsupported
 from interp.core.metrics import METRICS, Metric, resolve_metric
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
+from interp.engine import limits
 from interp.engine.engines.choose import choose
 from interp.engine.interventions import Add, Cell, Freeze, Hop, Intervention, Scale, Zero
-from interp.engine.plan import score
 from interp.engine.plan.batches import make_plan
 from interp.engine.plan.explain import explain
 from interp.engine.sweep.run import run
@@ -98,6 +99,7 @@ def test_replay_and_hooks_agree_under_interventions(model, text):
     assert len(np.unique(ours.round(12))) > 5 * len(text)
 
 
+@pytest.mark.plain
 def test_accuracy_agrees_too(tiny_model, text):
     model = tiny_model("llama")
     ours, theirs = (measure(model, text, cells(), ACCURACY, engine) for engine in ENGINES)
@@ -141,6 +143,7 @@ def null() -> Cell:
     return Cell("null", "all", (Intervention(Site("embed"), Freeze()),))
 
 
+@pytest.mark.plain
 def test_a_batch_is_its_rows_and_cells_one_by_one(tiny_model, text):
     model = tiny_model("llama")
     chosen = cells()[::3]
@@ -167,7 +170,7 @@ def test_logits_are_made_a_few_positions_at_a_time(tiny_model, text, engine, mon
 
     counted = Metric("counted", seen, position="all", needs_answers=False)
     at_once = 3 * 8 * tiny.VOCAB  # one position of three rows
-    monkeypatch.setattr(score, "LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(limits, "PROCESSOR", replace(limits.PROCESSOR, logits=at_once))
     memory = least(partial(measure, model, text, chosen, counted, engine))
     few = measure(model, text, chosen, counted, engine, memory=memory)
     np.testing.assert_allclose(few, whole, rtol=0, atol=1e-12)
@@ -190,7 +193,7 @@ def test_flops_are_those_of_the_run(model, text, site):
     )
     [batch] = plan.batches
     with torch.inference_mode():
-        block = Traced(sweep, choose(model, "replay"), batch.rows, {})
+        block = Traced(sweep, choose(model, "replay"), [batch], {})
         with FlopCounterMode(display=False) as counter:
             block.run(batch)
     assert plan.flops == pytest.approx(counter.get_total_flops(), rel=0.02)
@@ -209,6 +212,7 @@ def test_the_plan_counts_the_unembedding_of_every_position(tiny_model, text):
     assert f"{every.flops / 1e9:.1f} GFLOP" in str(every)
 
 
+@pytest.mark.plain
 def test_other_metrics_wherever_a_token_follows(tiny_model, text):
     """`metric@all` of those that need one answer; `loss@all` is the next-token loss."""
     model = tiny_model("llama")

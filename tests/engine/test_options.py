@@ -122,7 +122,7 @@ SETTINGS: list[Setting] = [
     *_each("activation_function", "silu", "quick_gelu", of="gptj opt"),
     *_each("hidden_act", "gelu_new", of="neox bert"),
     *_each("hidden_act", "gelu", of="phi llama mistral"),
-    *_each("hidden_act", "relu2", of="neox phi llama mistral qwen2 qwen3 olmo2 bert"),
+    *_each("hidden_act", "relu2", of="neox phi stablelm llama mistral qwen2 qwen3 olmo2 bert"),
     *_each("hidden_activation", "gelu", "relu2", of="gemma2 gemma3"),
     *_each("hidden_act", "relu2", of="gemma2 gemma3", inert=True),
     # positions
@@ -134,6 +134,8 @@ SETTINGS: list[Setting] = [
     *_stretched("neox", "dynamic", "longrope", "llama3", partial_rotary_factor=1.0),
     *_stretched("phi", "linear", "yarn", width=2, partial_rotary_factor=0.5),
     *_stretched("phi", "default", "dynamic", "longrope", "llama3", partial_rotary_factor=1.0),
+    *_stretched("stablelm", "linear", "yarn", width=2, partial_rotary_factor=0.5),
+    *_stretched("stablelm", "dynamic", "longrope", "llama3", partial_rotary_factor=1.0),
     *(_by_layer(kind) for kind in STRETCHED),
     _by_layer("dynamic", "dynamic"),
     _by_layer("longrope", "longrope"),
@@ -168,10 +170,11 @@ SETTINGS: list[Setting] = [
     *_each("attn_logit_softcapping", 0.5, of="gemma3", served=REPLAY, inert=True),
     *_each("rms_norm_eps", 1e-2, of=LLAMAS),
     *_each("rms_norm_eps", 0.0, of="llama"),
-    *_each("layer_norm_eps", 1e-2, of="neox phi bert bert-headless"),
+    *_each("layer_norm_eps", 1e-2, of="neox phi stablelm bert bert-headless"),
     # shapes
     *_each("num_key_value_heads", 1, 3, of=LLAMAS),
     *_each("num_key_value_heads", 2, of="phi"),
+    *_each("num_key_value_heads", 1, 3, of="stablelm"),
     *_each("head_dim", 10, of=LLAMAS),
     # biases
     *_each("attention_bias", True, of="llama qwen3 gemma2 gemma3 olmo2"),
@@ -179,6 +182,9 @@ SETTINGS: list[Setting] = [
     *_each("mlp_bias", True, of="llama"),
     # order of parts
     *_each("use_parallel_residual", False, of="neox"),
+    *_each("use_parallel_residual", True, of="stablelm"),
+    *_each("use_qkv_bias", True, of="stablelm"),
+    *_each("qk_layernorm", True, of="stablelm", served=HOOKS),
     *_each("qk_layernorm", True, of="phi", loads=False),
     *_each("do_layer_norm_before", False, of="opt", loads=False),
     *_each("_remove_final_layer_norm", True, of="opt", loads=False),
@@ -349,6 +355,8 @@ def wrong(found: Case, setting: Setting, engine: str) -> str:
     return f"is off: {bad}" if bad else ""
 
 
+@pytest.mark.plain
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("setting", params([*SETTINGS, *T5S]))
 def test_an_option_is_served_right_or_refused(setting, tmp_path):
     if not setting.loads:
@@ -368,6 +376,7 @@ def test_an_option_is_served_right_or_refused(setting, tmp_path):
     assert choose(found.model, longest=longest).name == setting.served[0]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("setting", [s for s in SETTINGS if len(s.served) < 2 and s.loads], ids=str)
 def test_auto_takes_the_engine_that_is_right(setting, tmp_path):
     found = case(setting, tmp_path)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -16,7 +17,9 @@ from interp.core.parts.sites import Site
 from interp.engine.engines.choose import choose
 from interp.engine.interventions import Cell, Hop, Intervention, Resample
 from interp.engine.plan.batches import make_plan
+from interp.engine.plan.cost import trace_bytes
 from interp.engine.plan.explain import explain
+from interp.engine.plan.needed import needed
 from interp.engine.sweep.sweep import Sweep
 from interp.engine.sweep.traced import Traced
 
@@ -116,7 +119,7 @@ def test_the_plan_prints_as_a_table(tiny_model, pairs):
     plan = explain(
         interp.ablate, tiny_model("llama"), pairs, "heads", method="zero", positions=["mid", "end"]
     )
-    head, columns, *rows, last = str(plan).splitlines()
+    head, columns, *rows, last, machine = str(plan).splitlines()
     assert head.startswith(
         "engine replay, LlamaForCausalLM: 3 layers, 6 heads (2 key-value groups)"
     )
@@ -133,6 +136,8 @@ def test_the_plan_prints_as_a_table(tiny_model, pairs):
     times = float(re.search(r"([\d.]+) times fewer", last)[1])
     assert math.isclose(times, plan.naive_flops / plan.flops, abs_tol=0.05)
     assert last.endswith("MB")
+    assert machine.startswith(f"on cpu: weights {plan.weights / 1e6:.1f} MB, up to ")
+    assert f"{plan.launches:,} operations launched, {plan.waits:,} waits" in machine
 
 
 NODES = ("embed", "0.resid_pre", "0.1.q", "1.1.k", "0.2", "2.0", "1.attn", "0.resid_mid", "1.mlp")
@@ -147,6 +152,7 @@ PATHS = (
 )
 
 
+@pytest.mark.sampled(40)
 @pytest.mark.parametrize("what", [*NODES, *PATHS], ids=str)
 @pytest.mark.parametrize("positions", ["all", "mid", "end"])
 def test_flops_are_those_of_the_run(model, pairs, what, positions):
@@ -170,7 +176,7 @@ def test_flops_are_those_of_the_run(model, pairs, what, positions):
     )
     [batch] = plan.batches
     with torch.inference_mode():
-        block = Traced(sweep, served, batch.rows, {})
+        block = Traced(sweep, served, [batch], {})
         with FlopCounterMode(display=False) as counter:
             block.run(batch)
     assert plan.flops == pytest.approx(counter.get_total_flops(), rel=0.02)
@@ -197,3 +203,11 @@ def test_naive_flops_are_those_of_the_bridge(model, pairs):
         for row, length in enumerate(pairs.lengths.tolist()):
             model.bridge(pairs.clean[row : row + 1, :length])
     assert plan.naive_flops == pytest.approx(3 * counter.get_total_flops(), rel=0.02)
+
+
+def test_traces_of_a_7b_fit(model):
+    """Both sides of 32 pairs of 512 tokens in bfloat16, heads exchanged everywhere."""
+    facts = replace(model.facts, n_layers=32, n_heads=32, n_kv_heads=32, d_model=4096, d_head=128)
+    cells = [Cell(str(s), "all", (Intervention(s, Resample("corrupt")),)) for s in ("3.1", "9.7")]
+    sides = needed(facts, cells, "clean", "replay").values()
+    assert 32 * sum(trace_bytes(facts, 512, 2, held) for held in sides) <= 16.5 * 2**30

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import interp
 from interp.core.errors import MetricError, SiteError, Unsupported
 from interp.core.metrics import METRICS, Metric
-from interp.core.parts.sites import Site
+from interp.core.parts.sites import Site, resolve
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
 from interp.engine.engines.choose import choose, weights_of
 from interp.engine.interventions import (
@@ -160,6 +160,7 @@ def interventions(draw: st.DrawFn) -> list[Intervention]:
     return [i for made in found.values() for i in made]
 
 
+@pytest.mark.plain
 @settings(max_examples=12, deadline=None)
 @given(cells=st.lists(interventions(), min_size=1, max_size=4))
 def test_interventions_are_those_of_the_stepped_model(model, pairs, cells):
@@ -236,9 +237,7 @@ def test_ablation(model, pairs, method, chosen):
     assert found.provenance["engine"] == "recurrent"
     assert found.provenance["null"] < TOLERANCE
     frame = found.frame
-    for site, place in product(
-        interp.core.parts.sites.resolve(chosen, model.facts), ("all", "mid")
-    ):
+    for site, place in product(resolve(chosen, model.facts), ("all", "mid")):
         mine = frame[(frame["site"] == str(site)) & (frame["position"] == place)]
         values = {
             "zero": Zero(),
@@ -385,7 +384,7 @@ def test_words_are_collected():
 
 def test_the_plan(model, pairs):
     """FLOPs against PyTorch's own count, but for the input of the layer where cells join."""
-    chosen = [*interp.core.parts.sites.resolve("units", model.facts), Site("embed"), Site("c", 1)]
+    chosen = [*resolve("units", model.facts), Site("embed"), Site("c", 1)]
     cells = [Cell(str(s), "mid", (Intervention(s, Zero(), "mid"),), site=s) for s in chosen]
     pairs, metric = pairs.select([1, 3]), METRICS["logit_diff"]
     plan = make_plan(
@@ -395,7 +394,7 @@ def test_the_plan(model, pairs):
     assert (batch.start, batch.positions, batch.layers) == (1, 6, (0, 2))
     sweep = Sweep(model, pairs, cells, "test", "clean", (metric,))
     with torch.inference_mode():
-        block = Traced(sweep, choose(model), batch.rows, {})
+        block = Traced(sweep, choose(model), [batch], {})
         with FlopCounterMode(display=False) as counter:
             block.run(batch)
     shared = 2 * 2 * 6 * 4 * 5 * 5  # layers 1 and 2, rows, positions

@@ -6,7 +6,10 @@ import tiny
 import torch
 
 import interp
+from interp.core.errors import SiteError
 from interp.engine.engines.resolution import FEW
+
+pytestmark = pytest.mark.sampled(8)
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -78,7 +81,7 @@ def test_attribution_in_inference_mode(tiny_model, pairs):
 def test_values_that_hold_no_plain_numbers_are_refused(value, tiny_model, pairs):
     from interp.engine.interventions import Add, Intervention
 
-    with pytest.raises(interp.core.errors.SiteError, match=r"takes a plain one.*to_dense"):
+    with pytest.raises(SiteError, match=r"takes a plain one.*to_dense"):
         interp.intervene(
             tiny_model("gpt2"), pairs, {"x": [Intervention("0.resid_pre", Add(value))]}
         )

@@ -23,7 +23,7 @@ from interp.core.prompts.pairs import Pairs
 from interp.core.tables.results import COLUMNS
 from interp.engine.engines.hooked import writes
 from interp.engine.interventions import Add, Cell, Intervention, Scale, Set, Value
-from interp.engine.plan.edits import Edit
+from interp.engine.plan.edits import Together
 from interp.engine.plan.explain import explain
 from interp.engine.sweep.run import run
 from interp.engine.sweep.sweep import Sweep
@@ -92,8 +92,13 @@ def test_the_null_control_catches_a_write_that_is_wrong(tiny_model, pairs, monke
     """An engine whose writes are a little off."""
     site = Site.parse("1.resid_mid")
     cell = Cell("1.resid_mid", "all", (Intervention(site, Scale(0.5)),))
-    right = Edit.__call__
-    monkeypatch.setattr(Edit, "__call__", lambda self, x, at: right(self, x, at) + 1e-3 * x)
+    right = Together.into
+
+    def off(self: Together, x: torch.Tensor, *at: object, **more: int) -> None:
+        right(self, x, *at, **more)
+        x.mul_(1 + 1e-3)
+
+    monkeypatch.setattr(Together, "into", off)
     wrong = Sweep(tiny_model("llama"), pairs, [cell], "test", "clean", (METRICS["logit_diff"],))
     with pytest.raises(interp.InterpError, match=r"null control failed: giving 1\.resid_mid .*e"):
         run(wrong)
@@ -119,6 +124,7 @@ def test_the_same_call_gives_the_same_table(llama, pairs, tight):
     assert one.provenance == two.provenance
 
 
+@pytest.mark.plain
 def test_nothing_is_printed_when_no_one_watches(llama, pairs, capfd):
     ablate(llama, pairs, memory=least(partial(ablate, llama, pairs)))
     said = capfd.readouterr()
@@ -128,6 +134,7 @@ def test_nothing_is_printed_when_no_one_watches(llama, pairs, capfd):
 # which engine
 
 
+@pytest.mark.plain
 def test_another_family_runs_through_hooks(tiny_model, pairs, caplog):
     """Said once; replay by its name is refused with what it has."""
     model = interp.load(tiny_model("t5").name, dtype=torch.float64)  # of which nothing is said yet
@@ -161,6 +168,7 @@ interp.ablate(model, pairs, ["heads", "mlps", "attn"], method="resample", positi
 """
 
 
+@pytest.mark.plain
 def test_a_killed_run_goes_on(llama, tmp_path):
     """SIGKILL in the middle; what was finished is not computed again, and the table is the same."""
     generator = torch.Generator().manual_seed(3)
@@ -234,6 +242,7 @@ def sweep(model: Model, pairs: Pairs, folder: Path, value: Value, **options) -> 
     return Sweep(model, pairs, [cell], checkpoint=folder, **given)
 
 
+@pytest.mark.plain
 def test_whatever_can_change_a_number_is_in_the_key(llama, tiny_model, pairs, tmp_path):
     """Each of these must be computed anew: none may load what another left behind."""
     shape = (*pairs.clean.shape, 4)

@@ -34,6 +34,8 @@ from interp.engine.sweep.run import run
 from interp.engine.sweep.sweep import Sweep
 from interp.models.model import Model
 
+pytestmark = pytest.mark.sampled(5)
+
 TOLERANCE = 1e-9
 ENGINES = ("replay", "hooks")
 SITES = (
@@ -160,6 +162,7 @@ def sweep_cells() -> list[Cell]:
     ]
 
 
+@pytest.mark.plain
 def test_batch_is_loop(model, pairs):
     """All rows and cells at once, and each row and cell by itself."""
     cells = sweep_cells()
@@ -173,6 +176,7 @@ def test_batch_is_loop(model, pairs):
     assert len({tuple(row) for row in together.round(6)}) >= len(cells) - 5
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("metric", ["logit_diff", "kl"])
 @pytest.mark.parametrize("times", [1, 10])
 def test_a_small_budget_changes_no_number(model, pairs, times, metric):
@@ -184,6 +188,7 @@ def test_a_small_budget_changes_no_number(model, pairs, times, metric):
     assert np.abs(wide - tight).max() < TOLERANCE
 
 
+@pytest.mark.plain
 def test_mixed_lengths_are_separate_lengths(model, pairs):
     cells = sweep_cells()
     together = measure(model, pairs, cells)
@@ -362,7 +367,7 @@ def test_replay_shares_the_bridges_weights(model):
             return [part]
         if isinstance(part, tuple):
             return [t for inner in part for t in tensors(inner)]
-        if type(part).__module__ == "interp.engine.network.weights":
+        if type(part).__module__.startswith("interp.engine.network."):
             return [t for inner in vars(part).values() for t in tensors(inner)]
         return []
 

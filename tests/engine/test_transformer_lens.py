@@ -24,6 +24,8 @@ from interp.engine.sweep.run import run
 from interp.engine.sweep.sweep import Sweep
 from interp.models.model import Model
 
+pytestmark = pytest.mark.sampled(4)
+
 TOLERANCE = 1e-6
 ENGINES = ("replay", "hooks")
 SWEPT = ("gpt2", "llama", "qwen3")
@@ -107,6 +109,7 @@ HEADS_BY_POSITION = {
 }
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("kind", STREAMS)
 @pytest.mark.parametrize("family", SWEPT)
 def test_streams_and_writes_by_position(tiny_model, chosen, family, kind):
@@ -131,6 +134,7 @@ def test_heads_at_all_positions(tiny_model, chosen, family, kind):
     assert np.abs(truth).max() > 1e-4
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("kind", HEADS_BY_POSITION)
 @pytest.mark.parametrize("family", ["gpt2", "qwen3"])
 def test_heads_by_position(tiny_model, chosen, family, kind):
@@ -153,6 +157,7 @@ DIRECT = [
 ]
 
 
+@pytest.mark.plain
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(("family", "kind"), DIRECT)
 def test_direct_paths(tiny_model, chosen, family, kind):
@@ -210,6 +215,7 @@ def resampled(model: Model, pairs: Pairs, site: str, engine: str) -> np.ndarray:
     return run(sweep).frame["effect"].to_numpy()
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("family", ["opt", "gptj", "bert"])
 def test_patterns_that_they_silently_leave_alone(tiny_model, chosen, family):
     """Their sweep returns the unpatched run in every cell, and says nothing; ours acts."""

@@ -18,6 +18,8 @@ from interp.core.door.door import ArgumentError
 from interp.core.errors import InterpError, PositionError, SiteError
 from interp.engine.interventions import Add, Freeze, Intervention, Scale, Set, Zero
 
+pytestmark = pytest.mark.sampled(6)
+
 ENGINES = ("replay", "hooks")
 LENGTH = {"gpt2": 7, "llama": 9}
 
@@ -187,6 +189,7 @@ POSITIONS: list[tuple[str, Any, Callable[[int], Sequence[int]]]] = [
     ("a mask", torch.eye(7, dtype=torch.bool)[[4, 4, 0, 6]], lambda row: [[4, 4, 0, 6][row]]),
     ("after first", "after first", lambda row: range(1, 7)),
     ("all", "all", lambda row: range(7)),
+    ("rest", "rest", lambda row: [i for i in range(6) if i != int(made().at("mid")[row])]),
 ]
 
 
@@ -280,7 +283,8 @@ def test_sites_as_text_and_what_is_no_value(tiny_model: Callable[[str], Model]) 
     )
     assert torch.equal(text, site)
     for wrong, says in (
-        (Zero, r"Write Zero\(\) with its brackets"),
+        (Zero, r"Write an object of it, Zero\(...\)"),
+        (lambda x, found: x, r"It can be called; to be a value it also has a `source`"),
         (numbers(12), r"To set a value write Set\(x\), to add one Add\(x\)"),
         ("zero", r"'zero' does not say what the activation becomes"),
         (None, r"give one of Zero\(\), Mean\(...\)"),

@@ -50,6 +50,7 @@ def study(model: Model, config: experiment.Config) -> Study:
     return Study(model=model, pairs=pairs, sizes=SIZES["smoke"], metric="kl", run=run)
 
 
+@pytest.mark.plain
 def test_subjects_are_new(study: Study, config: experiment.Config) -> None:
     pairs = experiment.unseen(study, "prepositional", config)
     assert len(study.discovery.cluster) == 10
@@ -57,6 +58,7 @@ def test_subjects_are_new(study: Study, config: experiment.Config) -> None:
     assert "attractor" in pairs.positions  # so all are of a structure that has one
 
 
+@pytest.mark.plain
 def test_each_structure_by_itself(study: Study, config: experiment.Config) -> None:
     """All edges are the model, everywhere."""
     model = study.model
@@ -73,6 +75,7 @@ def test_each_structure_by_itself(study: Study, config: experiment.Config) -> No
         assert row["model_accuracy"] == row["circuit_accuracy"] == pytest.approx(right)
 
 
+@pytest.mark.plain
 def test_a_circuit_without_edges_is_no_more_than_nothing(
     study: Study, config: experiment.Config
 ) -> None:
@@ -89,6 +92,7 @@ def test_structures_in_words() -> None:
     assert "simple 0.90 [0.80, 1.00] (12 prompts; right on 75%, the model on 100%); prep" in said
 
 
+@pytest.mark.plain
 def test_a_model_that_cannot_do_it_has_no_circuit(model: Model, tmp_path: Path) -> None:
     config = experiment.Config(model=model.name, size="smoke", prompts=24, out=tmp_path)
     experiment.run(config)

@@ -58,6 +58,7 @@ def interventions() -> tuple[Results, Results]:
     return Results.concat(erased), Results.concat(acts)
 
 
+@pytest.mark.plain
 def test_what_is_used_is_the_share_that_is_lost():
     table = used(*interventions(), DOES)
     value = table.set_index(["method", "couples", "layer"])["value"]
@@ -126,6 +127,7 @@ def decoded() -> Scores:
     )
 
 
+@pytest.mark.plain
 def test_side_by_side_is_one_row_for_each_curve_and_layer():
     table = side_by_side(decoded(), used(*interventions(), DOES))
     found = table.set_index(["panel", "curve", "layer"])
@@ -161,6 +163,7 @@ def test_levels_are_methods_without_a_model():
     }
 
 
+@pytest.mark.plain
 def test_differences_are_paired():
     table = differences(decoded(), used(*interventions(), DOES))
     selective = table[table["panel"] == BEYOND].set_index("layer")
@@ -172,6 +175,7 @@ def test_differences_are_paired():
     assert 0 < ours.loc["all", "p"] < 0.05 and ours.loc["all", "low"] > 0
 
 
+@pytest.mark.plain
 def test_a_head_is_beside_all_others():
     others = [
         results("mean of others, say antecedent", "1.2", [4 - x] * 4, base=4.0, draw=i)

@@ -78,6 +78,7 @@ def test_no_wording_is_in_both_halves_and_every_couple_is(reader, answer):
     assert others.fingerprint != report.fingerprint
 
 
+@pytest.mark.plain
 def test_a_template_is_the_prompt_without_its_people(reader):
     pairs = halves(reader, Minimal(8, 40, 1))[1]
     framed = by_template(pairs)

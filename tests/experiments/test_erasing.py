@@ -1,6 +1,7 @@
 """A layer is chosen on one half and reported on the other: what `pos` and `number` say of it."""
 
 import pandas as pd
+import pytest
 import torch
 from made_results import COUPLES, results
 
@@ -59,6 +60,7 @@ def test_what_the_loss_gains_is_of_the_half_that_chose_nothing():
     assert said.endswith("majority 0.200): not shown to be more than the majority.")
 
 
+@pytest.mark.plain
 def test_both_metrics_of_the_verbs_are_of_one_layer():
     both = [erased(-1, metric).frame for metric in ("logit_diff", "accuracy")]
     said = of_number(Results(pd.concat(both, ignore_index=True), erased(-1).provenance))

@@ -42,6 +42,7 @@ def whole(model: Model) -> Circuit:
     return Circuit.of(Graph.of(model.facts).edges, model=model.weight_hash)
 
 
+@pytest.mark.plain
 def test_all_edges_say_the_years_of_the_model(study: Study, reader: Reader) -> None:
     model, pairs = study.model, study.proof
     table = experiment.by_distance(study, whole(model))
@@ -81,6 +82,7 @@ def test_the_step_in_words() -> None:
     assert "(total variation) is 0.20." in said
 
 
+@pytest.mark.plain
 def test_a_model_that_cannot_do_it_has_no_circuit(model: Model, tmp_path: Path) -> None:
     config = experiment.Config(model=model.name, size="smoke", prompts=24, out=tmp_path)
     found = experiment.run(config)

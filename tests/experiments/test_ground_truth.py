@@ -71,6 +71,7 @@ def test_readers_are_of_heads_and_mlps() -> None:
     assert {r: str(node_of(Site.parse(r))) for r in nodes} == nodes
 
 
+@pytest.mark.plain
 def test_the_softmax_is_flat_where_the_model_says_so() -> None:
     """Of heads with a true query or key, and of no other."""
     model = compiled.build("induction", dtype=torch.float64)
@@ -147,6 +148,7 @@ def said(found: list[Ranking]) -> tuple[Recovery, str]:
     return results, summarise(results, means(results), standing(found))
 
 
+@pytest.mark.plain
 def test_what_the_summary_says() -> None:
     silent = {"0.0 -> 1.kv0.k": 0.0, "embed -> 1.2.q": 2.0}
     found = [*every("exact"), *every("eap", silent), *every("eap-ig-inputs")]
@@ -175,6 +177,7 @@ def test_what_the_summary_says() -> None:
     assert eap["above"] == 0
 
 
+@pytest.mark.plain
 def test_why_a_search_cuts_true_parts() -> None:
     """1.0 -> logits raises the metric when it is cut, says exact patching; the rest follows it."""
     exact = every("exact")
@@ -207,6 +210,7 @@ def test_a_hair_above_zero_is_said_to_decide() -> None:
     assert "false ones, of which 100% score 0 to the last digit" in text
 
 
+@pytest.mark.plain
 def test_figures_have_a_row_for_each_method() -> None:
     results, _ = said([*every("exact"), *every("eap")])
     for figure in (dots(results), over_truths(means(results))):

@@ -274,6 +274,7 @@ def test_corrupt_prompts_break_one_token_or_all():
         assert int(one[row, pairs.at("first")[row]]) not in clean.tolist()
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("corruption", ["first", "answer"])
 def test_the_only_path_that_matters_is_the_one_that_was_built(corruption):
     """0.0 into the key of 1.0, where the first A is exchanged; no path between heads for B."""
@@ -286,6 +287,7 @@ def test_the_only_path_that_matters_is_the_one_that_was_built(corruption):
     assert moved == ({("0.0", "1.0.k")} if corruption == "first" else set())
 
 
+@pytest.mark.plain
 def test_ranks_are_of_each_input_and_prompt():
     size = replace(setting.SIZES["smoke"], held_out=2)
     model = build(replace(size.shapes["two layers"], n_heads=2), name="untrained", seed=3)

@@ -30,6 +30,7 @@ def test_sizes_are_defaults() -> None:
     assert (config.prompts, config.ablated, config.reference) == (20, 5, 40)
 
 
+@pytest.mark.plain
 @pytest.mark.filterwarnings("ignore:mean ablation")
 def test_what_is_chosen_is_reported_on_the_other_half(config: experiment.Config) -> None:
     results = experiment.run(config)

@@ -97,6 +97,7 @@ def test_rows_without_room_are_refused() -> None:
         two_candidates(repeated_pairs(4, vocabulary=30, block=(2, 2), before=(0, 0)))
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_both_parts_are_a_path_patch(
     family: str, tiny_model: Callable[..., Model], names: Pairs
@@ -227,6 +228,7 @@ def test_what_is_kept_of_known_swaps() -> None:
         }
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("family", ["gemma2", "olmo2"])
 def test_heads_that_do_not_write_for_themselves_are_refused(
     family: str, tiny_model: Callable[..., Model], names: Pairs

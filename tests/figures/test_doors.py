@@ -125,6 +125,7 @@ def cases(
     )
 
 
+@pytest.mark.plain
 def test_wrong_arguments_are_refused_in_words(
     table: Callable[..., Results], looks: Callable[..., Results], tmp_path: Path
 ):

@@ -1,5 +1,6 @@
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.patches import Rectangle
@@ -7,6 +8,7 @@ from matplotlib.patches import Rectangle
 from interp import figures
 from interp.core.errors import ResultsError, SiteError
 from interp.core.tables.results import Results
+from interp.figures.drawing.table import label
 
 
 def meshes(figure) -> list[QuadMesh]:
@@ -93,6 +95,7 @@ def test_marks_outline_their_cells(heads_and_mlps):
     assert frames == [[(3, 2)], [(5, 0)]]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("shape", [(30, 9), (12, 12), (1, 1), (2, 2), (48, 32)])
 @pytest.mark.parametrize("metric", ["logit_diff", "log_prob"])
 def test_nothing_is_clipped_at_any_size(table, clipped, shape, metric):
@@ -140,3 +143,16 @@ def test_no_heads_no_effect_no_such_mark(table, heads_and_mlps, looks):
         figures.heads(heads_and_mlps, mark=["9.9"])
     with pytest.raises(SiteError):
         figures.heads(heads_and_mlps, mark=["L3H2"])
+
+
+@pytest.mark.parametrize(
+    ("metric", "says"),
+    [
+        ("logit_diff@mid", "change in logit difference at mid"),
+        ("next_token_loss", "change in next-token loss (nats)"),
+        ("rank", "change in rank"),
+        ("of my own@home", "change in of my own@home"),
+    ],
+)
+def test_an_axis_says_what_was_read_and_where(metric, says):
+    assert label(pd.DataFrame({"metric": [metric]})) == says

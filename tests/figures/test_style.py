@@ -15,6 +15,7 @@ def page(figure, kind: str) -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.plain
 def test_saved_in_the_style_it_was_drawn_in(table):
     """Matplotlib picks the kind of font when the file is written, so a plain savefig must too."""
     figure = figures.bars(table(["0.0", "1.1"]))

@@ -21,6 +21,8 @@ from interp.core.errors import Unsupported
 from interp.models.bridge.precision import exact
 from interp.models.small.native import Shape, build
 
+pytestmark = pytest.mark.sampled(5)
+
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -61,6 +63,7 @@ WEIGHTS: dict[str, Callable[[Model], np.ndarray]] = {
 OF = {"gpt2": list(WEIGHTS)[:6], "llama": [*list(WEIGHTS)[:5], "curve", "pair"]}
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("family", OF)
 def test_weights_that_changed_are_read_anew(rounded, tmp_path, pairs, family):
     folder = rounded(family)
@@ -98,6 +101,7 @@ def patterns(plain: hf.PreTrainedModel, row: Tensor) -> Tensor:
     return torch.stack([a[0] for a in plain(row[None], output_attentions=True).attentions])
 
 
+@pytest.mark.plain
 def test_a_hook_is_seen_in_attention_and_refused_by_what_reads_weights(rounded, pairs, caplog):
     folder = rounded("llama")
     plain, model = plainly("llama", folder), interp.load(folder, dtype=torch.float64)
@@ -174,6 +178,7 @@ def test_attention_in_half_precision(rounded, pairs, family, dtype):
         assert abs(line.value - truth.item()) < BOUND * torch.finfo(dtype).eps
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("family", OF)
 def test_what_reads_weights_in_half_precision(rounded, family, dtype):

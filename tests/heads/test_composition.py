@@ -120,6 +120,7 @@ def in_one_cone(state, narrow=-1.5):
     return state
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("shared", [False, True])
 def test_where_nothing_composes_the_impossible_pairs_keep_the_size(shared):
     """The rotation calls nearly every pair of an anisotropic stream a composition."""
@@ -136,6 +137,7 @@ def test_where_nothing_composes_the_impossible_pairs_keep_the_size(shared):
     assert min(turned) > 0.99 if shared else 0.03 < np.mean(turned) < 0.07
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("shared", [False, True])
 def test_planted_compositions_are_found_and_little_else(shared):
     """What 0.j writes is what the keys of all later j read: all found, and of what is found no
@@ -206,6 +208,7 @@ def test_the_null_is_of_pairs_that_cannot_compose():
         assert frame.loc[pair, "p"] == pytest.approx((1 + larger) / (1 + len(null)))
 
 
+@pytest.mark.plain
 def test_what_few_impossible_pairs_cannot_say_is_said(caplog):
     two = build(replace(SHAPE, n_layers=2, n_heads=2, d_head=12), name="two", seed=0)
     with caplog.at_level(logging.WARNING):

@@ -12,9 +12,10 @@ import torch
 import interp
 from interp.core.errors import PairsError, Unsupported
 from interp.core.tables.results import COLUMNS
+from interp.engine import limits
 from interp.engine.engines.choose import weights_of
-from interp.engine.network.weights import Linear, Norm
-from interp.heads.looking import patterns as patterns_module
+from interp.engine.network.linear import Linear
+from interp.engine.network.weights import Norm
 from interp.heads.looking.patterns import Patterns
 from interp.heads.types.activation_copying import Directions, copying, raised
 from interp.heads.types.detect import detect
@@ -232,7 +233,7 @@ def test_a_bidirectional_model_has_the_null_of_what_it_sees(tiny_model):
 def test_how_many_rows_run_together_changes_nothing(tiny_model, monkeypatch):
     model = tiny_model("llama")
     once = detect(model, ROWS).frame
-    monkeypatch.setattr(patterns_module, "MOST", 9)
+    monkeypatch.setattr(limits, "PROCESSOR", replace(limits.PROCESSOR, tokens=9))
     shown = Patterns.of(model, ROWS, asker="a test")
     assert [len(rows) for rows in shown.forwards] == [1] * 5
     apart = detect(model, ROWS).frame
@@ -257,7 +258,7 @@ def test_patterns_are_shown_one_layer_at_a_time(model):
     assert sorted(row for rows in shown.forwards for row in rows) == [0, 1, 2, 3, 4]
     assert layers == [0, 1] * len(shown.forwards)
     many = Patterns.of(model, torch.zeros(500, 16, dtype=torch.long), asker="a test")
-    assert max(map(len, many.forwards)) * 16 <= patterns_module.MOST
+    assert max(map(len, many.forwards)) * 16 <= limits.PROCESSOR.tokens
 
 
 def test_a_dtype_of_half_precision_is_summed_in_float32(tiny_model):

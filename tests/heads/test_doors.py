@@ -125,6 +125,7 @@ def cases(
     )
 
 
+@pytest.mark.plain
 @pytest.mark.filterwarnings("ignore:mean ablation")
 def test_a_wrong_argument_is_refused_in_words_before_anything_runs(
     tiny_model: Callable[[str], Model],

@@ -84,6 +84,7 @@ def test_eigenvalues_of_ab_are_those_of_ba(wide, narrow, seed):
         assert abs(ours - theirs) < 1e-9 * (1 + large.abs().max() ** power)
 
 
+@pytest.mark.plain
 @settings(max_examples=5, deadline=None)
 @given(st.integers(1, 6), st.integers(0, 10_000), st.sampled_from([1.0, -1.0]))
 def test_a_copying_ov_scores_plus_or_minus_one(d_head, seed, sign):
@@ -252,6 +253,7 @@ def test_null_of_tokens_is_that_of_gaussian_weights(tiny_model, family, function
     assert found["null"].eq(0).all()
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(("function", "norm"), [(qk_tokens, "rms"), (ov_tokens, "layer")])
 def test_tokens_of_random_heads_are_not_significant(function, norm):
     """A token with q < .05 in one table of twenty at most, with norm weights far from flat."""

@@ -209,6 +209,7 @@ def test_documents_are_split_once_by_seed(trees):
     assert halves(1) != (choose, report)
 
 
+@pytest.mark.plain
 def test_heads_are_chosen_on_one_half_and_reported_on_the_other(trees):
     """0.1 is right on the first half alone, 2.3 in nine of ten cases everywhere."""
     rng = np.random.default_rng(2)
@@ -315,6 +316,7 @@ def scored(chance: np.ndarray, *, tasks: int, documents: int, seed: int = 0) -> 
     return Scores(frame, {})
 
 
+@pytest.mark.plain
 def test_heads_that_are_worse_do_not_make_others_look_better():
     """In 24 tasks 100 heads are far below the baseline and 20 as good: none is better."""
     chance = np.repeat([0.1, 0.5, 0.5], [100, 20, 1])
@@ -670,6 +672,7 @@ def scattered(
     return treebank(*made)
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_head_that_rests_at_the_first_word_finds_nothing(causal):
     """Most links lead to the first word, and one head looks at nothing else."""
@@ -773,6 +776,7 @@ def test_an_anaphor_without_the_first_word_loses_that_candidate(story):
     assert value["antecedent of pronoun"] == 1 and value["antecedent of proper"] == 0
 
 
+@pytest.mark.plain
 def test_where_there_is_nothing_one_in_twenty_is_significant():
     """Of four words each other one may be the head and the answer, so that all heads, the word
     before and the first word are right in one of three cases."""

@@ -8,6 +8,8 @@ from interp.core.errors import Unsupported
 from interp.models import load
 from interp.models.now import checks
 
+pytestmark = pytest.mark.sampled(8)
+
 FAMILIES = [name for name in tiny.FAMILIES if name != "opt-post"]
 """All that TransformerLens can load."""
 READ_ONLY = {"gptj", "opt", "bert", "bert-headless", "t5"}

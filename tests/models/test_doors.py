@@ -43,7 +43,8 @@ def cases(model: Model, folder: Path) -> Iterator[tuple[Callable[..., Any], Mapp
     """A right call of each function, classmethod, method and constructor."""
     where = {"device": "cpu", "dtype": "float32"}
     kept = native.save(native.build(SHAPE, name="kept"), folder / "kept")
-    yield interp.load, {"name": kept, **where, "revision": None}
+    yield interp.load, {"name": kept, **where, "revision": None, "device_map": None}
+    yield interp.shape_of, {"name": model.name, **where, "revision": None}
     yield interp.models.untrained, {"model": model, "seed": 1}
     yield Model, of(model)
     yield model.encode, {"text": "The Mary", "bos": "none"}
@@ -81,6 +82,7 @@ def cases(model: Model, folder: Path) -> Iterator[tuple[Callable[..., Any], Mapp
     yield compiled.pairs, {"name": "previous", "corruption": corruption, "n": 2, "seed": 1}
 
 
+@pytest.mark.plain
 def test_a_wrong_argument_is_refused_in_words_before_anything_runs(
     tiny_model: Callable[[str], Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

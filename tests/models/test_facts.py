@@ -2,6 +2,8 @@ import pytest
 
 from interp.models import load
 
+pytestmark = pytest.mark.sampled(6)
+
 PRE = ("rms", "rotary", "pre", False, True)
 EXPECTED = {  # norm, positions, block, parallel, causal
     "gpt2": ("layer", "learned", "pre", False, True),
@@ -15,6 +17,8 @@ EXPECTED = {  # norm, positions, block, parallel, causal
     "neox": ("layer", "rotary", "pre", True, True),
     "neox-sequential": ("layer", "rotary", "pre", False, True),
     "phi": ("layer", "rotary", "pre", True, True),
+    "stablelm": ("layer", "rotary", "pre", False, True),
+    "stablelm-parallel": ("layer", "rotary", "pre", True, True),
     "gptj": ("layer", "rotary", "pre", True, True),
     "opt": ("layer", "learned", "pre", False, True),
     "bert": ("layer", "learned", "post", False, False),
@@ -23,7 +27,8 @@ EXPECTED = {  # norm, positions, block, parallel, causal
 GROUPED = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2"}
 D_MODEL = {"gpt2": 12} | dict.fromkeys(GROUPED, 30)
 D_MLP = {"gpt2": 48, "gptj": 96, "opt": 20, "t5": 20}
-GATED = GROUPED
+STABLELM = {"stablelm", "stablelm-parallel"}
+GATED = GROUPED | STABLELM
 
 
 @pytest.mark.parametrize("family", EXPECTED)
@@ -33,7 +38,7 @@ def test_facts(family, save):
     assert order == EXPECTED[family]
     assert facts.n_layers == (2 if family == "t5" else 3)
     assert facts.n_heads == (3 if family == "gpt2" else 6)
-    assert facts.n_kv_heads == (2 if family in GROUPED else facts.n_heads)
+    assert facts.n_kv_heads == (2 if family in GROUPED | STABLELM else facts.n_heads)
     assert facts.d_model == D_MODEL.get(family, 24)
     assert facts.d_head == (5 if family == "t5" else 4)
     assert facts.d_mlp == D_MLP.get(family, 14)

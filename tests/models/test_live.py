@@ -6,7 +6,9 @@ that does not refuse.
 """
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -519,6 +521,7 @@ def every() -> Iterator[ParameterSet]:
             yield pytest.param(name, family, id=f"{name}, {family}", marks=marks)
 
 
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("name, family", every())
 def test_after_a_change_numbers_are_right_or_refused(name, family, tmp_path):
     change, _, served = CASES[name]
@@ -603,6 +606,7 @@ def test_a_copy_of_the_wrapped_model_runs_itself(tmp_path):
     assert not world.wrong("auto")  # which did not change
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_in_inference_mode_too(family, tmp_path):
     """Whose tensors count no changes, and could never have gradients."""
@@ -703,6 +707,7 @@ def test_whatever_fails_in_a_run_is_a_refusal(change, said, tmp_path):
 # Which model it is
 
 
+@pytest.mark.plain
 def test_a_function_is_a_part_of_the_hash(tmp_path):
     """Also one of the same name as the one before."""
     world = World("neox", tmp_path)
@@ -761,15 +766,22 @@ def test_a_hook_that_cannot_be_read_is_equal_to_nothing_kept(tmp_path):
     assert world.model.weight_hash == world.model.weight_hash
 
 
-def test_a_model_is_copied_but_not_pickled(tmp_path):
+def test_a_model_is_not_pickled(tmp_path):
     world = World("neox", tmp_path)
     with pytest.raises(ModelError, match=r"not pickled.*interp\.load\("):
         pickle.dumps(world.model)
+
+
+@pytest.mark.parametrize("family", NAMES)
+def test_a_copied_model_outlives_its_source(family, tmp_path):
+    world = World(family, tmp_path)
     other_function(Place(world.wrapped, world.names, world.model))
     copied = copy.deepcopy(world.model)
     assert copied.weight_hash == world.model.weight_hash
     assert copied.now().changed == world.model.now().changed
-    world.model = copied
+    source, world.model = weakref.ref(world.model.bridge), copied
+    gc.collect()
+    assert source() is None
     other_function(Place(world.plain, world.names, None))
     assert not world.wrong("hooks")
     assert copy.copy(copied).live is copied.live
@@ -869,7 +881,7 @@ class Sequence(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-TestSequence = Sequence.TestCase
+TestSequence = pytest.mark.plain(Sequence.TestCase)
 TestSequence.settings = settings(
     max_examples=5,
     stateful_step_count=6,

@@ -9,8 +9,9 @@ import tiny
 import torch
 
 import interp
-from interp.core.errors import ModelError, PairsError
+from interp.core.errors import ModelError, PairsError, SiteError
 from interp.core.files.sealed import read_note, write_note
+from interp.core.parts.sites import resolve
 from interp.models import untrained
 from interp.models.small.native import (
     SHAPE_FILE,
@@ -23,6 +24,8 @@ from interp.models.small.native import (
     sinusoids,
     state_of,
 )
+
+pytestmark = pytest.mark.sampled(6)
 
 SHAPE = Shape(n_layers=2, n_heads=3, d_model=10, d_head=4, d_vocab=13, n_ctx=17, d_mlp=14)
 POSITIONS = ("none", "learned", "sinusoidal", "rotary")
@@ -80,8 +83,8 @@ def test_attention_only_has_no_parameters_of_an_mlp():
     names = set(state_of(made(d_mlp=0)))
     assert not [name for name in names if "mlp" in name or "ln2" in name]
     assert [name for name in state_of(made()) if "mlp" in name]
-    with pytest.raises(interp.core.errors.SiteError, match=r"'0\.mlp': the model has no MLPs"):
-        interp.core.parts.sites.resolve("mlps", made(d_mlp=0).facts)
+    with pytest.raises(SiteError, match=r"'0\.mlp': the model has no MLPs"):
+        resolve("mlps", made(d_mlp=0).facts)
 
 
 def test_fixed_positions_are_no_parameters():

@@ -112,6 +112,7 @@ warnings.warn("generation flags are not valid")
 """
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("bars", ["0", "1"])
 def test_an_import_changes_nothing(bars):
     """TransformerLens, at its first import, mutes transformers and a warning for good."""

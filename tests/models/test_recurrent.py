@@ -42,6 +42,7 @@ def test_facts_are_true():
     )
 
 
+@pytest.mark.plain
 @given(
     n_layers=st.integers(1, 4),
     d_vocab=st.integers(2, 300),

@@ -107,6 +107,8 @@ def test_a_wheel_becomes_a_folder_once(small_wheel, tmp_path, monkeypatch, capsy
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.plain
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("file", ["config.json", "interp.json", "model.safetensors"])
 @pytest.mark.parametrize("how", ["damaged", "missing", "empty", "more"])
 def test_a_damaged_folder_is_made_anew(file, how, small_wheel, capsys):

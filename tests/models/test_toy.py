@@ -111,6 +111,7 @@ def test_the_same_call_gives_the_same_bytes(whole, tmp_path):
     assert contents(trained(tmp_path).folder) == contents(whole.folder)
 
 
+@pytest.mark.plain
 def test_seeds_of_weights_and_of_rows_are_apart(whole, tmp_path):
     other = trained(tmp_path / "weights", seed=1)
     assert other.at(0).weight_hash != whole.at(0).weight_hash

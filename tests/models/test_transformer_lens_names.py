@@ -198,6 +198,7 @@ def test_what_is_imported_is_there(module, name):
     assert not name or hasattr(here, name), gone(f"{module}.{name}", files(module, name))
 
 
+@pytest.mark.plain
 def test_the_table_is_what_interp_imports():
     """And nothing outside of interp.models imports any of it."""
     listed = {(module, name) for module, names in IMPORTED.items() for name in names or ("",)}

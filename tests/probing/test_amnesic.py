@@ -66,6 +66,7 @@ def test_one_row_for_each_kind_site_and_example(model, text, kinds):
     assert len(table) == 21 and table["low"].notna().all()
 
 
+@pytest.mark.plain
 def test_engines_agree_and_the_first_token_is_left_alone(model, text, kinds):
     """A loss of the second token, read at the first, moves under no erasure; the rest does."""
     ours, theirs = (

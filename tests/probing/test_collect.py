@@ -32,6 +32,7 @@ from interp.core.errors import (
 )
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
 from interp.datasets.words.alignment import Alignment, align
+from interp.engine import limits
 from interp.engine.engines.replay.engine import Replay
 from interp.engine.plain.captures.captured import Captured
 from interp.models.bridge.precision import exact
@@ -163,6 +164,7 @@ def test_heads_and_others_are_the_bridges_cache(tiny_model, family, engine):
     assert features["0.2.q"].shape == (len(places), model.facts.d_head)
 
 
+@pytest.mark.plain
 @settings(
     deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -220,7 +222,7 @@ def test_the_device_changes_no_number(llama, pool):
 
 
 def test_rows_of_a_causal_model_fill_forwards_together(llama, forwards, monkeypatch):
-    monkeypatch.setattr(collecting, "MOST", 40)
+    monkeypatch.setattr(limits, "PROCESSOR", replace(limits.PROCESSOR, tokens=40))
     corpus = random_corpus(40, seed=2)
     features = collect(llama, corpus, sites="1.resid_post")
     shapes = [tuple(tokens.shape) for tokens in forwards]
@@ -332,7 +334,9 @@ import pickle, sys, time
 from pathlib import Path
 import torch
 import interp
+from dataclasses import replace
 from importlib import import_module
+from interp.engine import limits
 from interp.engine.collect.folder import Folder
 collecting = import_module("interp.probing.read.collect")
 torch.set_num_threads(1)
@@ -341,7 +345,8 @@ def slowly(*args):
     write(*args)
     time.sleep(0.3)
 Folder.write = slowly
-collecting.MOST = collecting.SHARD_TOKENS = 24
+limits.PROCESSOR = replace(limits.PROCESSOR, tokens=24)
+collecting.SHARD_TOKENS = 24
 corpus, options = pickle.loads(Path(sys.argv[2]).read_bytes())
 model = interp.load(sys.argv[1], dtype=torch.float64)
 collecting.collect(model, corpus, folder=sys.argv[3], **options)
@@ -349,10 +354,11 @@ collecting.collect(model, corpus, folder=sys.argv[3], **options)
 OPTIONS = {"sites": ["resid", "heads"], "pool": "mean", "dtype": torch.float32}
 
 
+@pytest.mark.plain
 def test_a_run_that_was_killed_goes_on(llama, tmp_path, monkeypatch, forwards):
     corpus = random_corpus(40, seed=4)
-    for name in ("MOST", "SHARD_TOKENS"):
-        monkeypatch.setattr(collecting, name, 24)
+    monkeypatch.setattr(limits, "PROCESSOR", replace(limits.PROCESSOR, tokens=24))
+    monkeypatch.setattr(collecting, "SHARD_TOKENS", 24)
     truth = collect(llama, corpus, folder=tmp_path / "truth", **OPTIONS)
     shards = len(list((tmp_path / "truth").glob("shard-*")))
     whole = len(forwards)

@@ -144,6 +144,7 @@ def random_document(id: str, rng: np.random.Generator) -> Document:
     )
 
 
+@pytest.mark.plain
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10_000))
 def test_neither_distance_nor_kind_nor_document_tells(seed):
@@ -253,6 +254,7 @@ def test_types_are_the_head_words_of_both():
 CAPITALS = ("Ann met Bob .", "She saw Him and she left and SHE smiled")
 
 
+@pytest.mark.plain
 def test_a_probe_that_remembers_words_solves_the_control_task():
     """So the control can fail: its labels are the same in documents that were not trained on."""
     rng = np.random.default_rng(6)
@@ -279,6 +281,7 @@ def test_a_probe_that_remembers_words_solves_the_control_task():
     assert (said == test.y).double().mean() > 0.97
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(
     ("net", "reads"),
     [(SpanClassifier(2, "endpoints", 8, 16), "spans"), (Bilinear(), "heads")],

@@ -58,6 +58,7 @@ def test_what_leace_moves_can_always_be_met(seed, classes):
     assert share_of(x, other.of(x)) == pytest.approx(share, rel=1.1e-3)
 
 
+@pytest.mark.plain
 def test_where_nothing_has_to_be_stretched_no_direction_is_preferred():
     """All variances alike: every basis has the share rank / width, and is as likely as any."""
     x = torch.randn(400, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

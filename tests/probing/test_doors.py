@@ -295,6 +295,7 @@ def test_sites_are_taken_as_text():
     assert list(by_text["leace"]) == list(by_site["leace"]) == [Site.parse(SITE)]
 
 
+@pytest.mark.plain
 def test_wrong_arguments_are_refused_in_words(
     tiny_model: Callable[..., Model],
     pairs: Pairs,

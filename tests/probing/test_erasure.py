@@ -68,6 +68,7 @@ def test_no_linear_classifier_beats_the_constant_one():
     assert largest < 1e-4
 
 
+@pytest.mark.plain
 def test_random_directions_leave_the_label_readable():
     """Of the same number; after as many as there are dimensions nothing is left at all."""
     x, y = labelled()
@@ -152,6 +153,7 @@ def test_classes_on_a_line_take_one_direction():
     assert covariance(erase.of(x), y).abs().max() <= 1e-6
 
 
+@pytest.mark.plain
 def test_directions_of_a_probe():
     """Of three classes: two directions, and the probe's own answers are then all the same."""
     x, y = labelled(classes=3)

@@ -34,6 +34,7 @@ def objective(x, y, weight, bias, l2) -> float:
     return cross + float(l2) / 2 * float((weight.numpy() ** 2).sum())
 
 
+@pytest.mark.plain
 def test_objective_and_predictions_are_those_of_scikit_learn(data):
     x, y = data
     l2 = torch.tensor([0.01, 0.3])
@@ -88,6 +89,25 @@ def test_batch_equals_loop(data):
             assert alone.steps.item() == together.steps[site, problem]
 
 
+def test_fewer_words_than_dimensions_are_fitted_as_the_same_words_twice():
+    """Which are as many words as dimensions, and so take the other way to the same minimum."""
+    generator = torch.Generator().manual_seed(4)
+    x = 3 + torch.randn(2, 20, 30, generator=generator, dtype=torch.float64)
+    x *= torch.linspace(0.1, 10, 30, dtype=torch.float64)
+    y, l2 = torch.arange(20)[None] % 3, torch.tensor([0.01], dtype=torch.float64)
+    few = fit_linear(x, y, l2=l2, tolerance=1e-12, steps=3000)
+    twice = fit_linear(
+        torch.cat([x, x], 1), torch.cat([y, y], 1), l2=l2, tolerance=1e-12, steps=3000
+    )
+    assert few.converged.all() and twice.converged.all()
+    torch.testing.assert_close(few.weight, twice.weight, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(few.objective, twice.objective, rtol=1e-9, atol=0)
+    logs = few.log_probs(x)
+    cross = -logs.gather(3, y[None, :, :, None].expand(2, -1, -1, 1)).mean((2, 3))
+    penalty = l2 / 2 * few.weight.square().sum((2, 3))
+    torch.testing.assert_close(cross + penalty, few.objective, rtol=1e-9, atol=0)
+
+
 def test_separable_labels_are_learned_and_random_ones_are_not():
     generator = torch.Generator().manual_seed(1)
     y = torch.randint(3, (2, 600), generator=generator)  # the second: unrelated labels
@@ -133,6 +153,7 @@ def test_a_probe_that_did_not_converge_says_so(data, caplog):
     assert "6 of 6 linear probes did not converge in 2 steps" in caplog.text
 
 
+@pytest.mark.plain
 def test_the_default_tolerance_is_kept():
     """The objective lies no further over the minimum than it says, on skewed scales and classes."""
     generator = torch.Generator().manual_seed(1)

@@ -109,6 +109,7 @@ def test_bilinear_recovers_a_planted_form():
     assert found.norm() == pytest.approx(np.linalg.norm(peer.coef_), rel=0.1)
 
 
+@pytest.mark.plain
 def test_bilinear_is_directed():
     x = gaussian(1, 300, D)
     left = torch.arange(250)
@@ -258,6 +259,7 @@ def test_shift_and_scale_of_a_dimension_change_nothing(net):
     )
 
 
+@pytest.mark.plain
 def test_the_length_of_a_word_is_read_or_not():
     """Labels by length are seen without the norm and not with it."""
     x = gaussian(1, 900, D)

@@ -73,6 +73,7 @@ def drawn(rng: np.random.Generator, draws: int, *, types: int = 8, documents: in
     return np.concatenate([real[None], control]).astype(float)
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(("draws", "least", "most"), [(1, 0.0, 0.8), (5, 0.93, 1.0)])
 def test_few_types_need_several_draws(draws, least, most):
     """The truth is 0.9 - 0.5; one draw says nothing of others, as the docstring says."""

@@ -110,6 +110,7 @@ def fitted(net: SpanClassifier, x: Tensor, rows: Tensor, y: Tensor, *, seed: int
     return torch.from_numpy(correct(probe.log_probs(x, test.rows), test.y).mean(-1)[:, 0])
 
 
+@pytest.mark.plain
 def test_attention_finds_the_word_that_matters_and_endpoints_do_not():
     """One word of five is marked in one dimension, and its sign in another is the label."""
     generator = torch.Generator().manual_seed(0)
@@ -125,6 +126,7 @@ def test_attention_finds_the_word_that_matters_and_endpoints_do_not():
     assert fitted(replace(attention, pooling="endpoints"), x, rows, y) < 0.65
 
 
+@pytest.mark.plain
 def test_two_spans_are_compared():
     """Whether two spans share a sign, which neither says by itself."""
     x = gaussian(SITES, 900, D)

@@ -120,6 +120,7 @@ def test_documents_in_two_splits_are_refused():
         tagging(split(200, 1), split(100, 2), split(100, 1), task="tag")
 
 
+@pytest.mark.plain
 def test_bits_tell_a_regularity_from_memory():
     code = description_length(split(1500, 1), task="tag", sites=SITES).summary()
     bits = code.set_index(["model", "site", "labels"])["value"]
@@ -247,6 +248,7 @@ def test_an_untrained_model_of_other_sites_is_said():
     assert "for 2 of 3 splits only" in found.scores.provenance["left out"]["untrained model"]
 
 
+@pytest.mark.plain
 def test_several_draws_of_control_labels():
     parts = [alone(n, seed) for n, seed in ((600, 1), (200, 2), (300, 3))]
     one, three = (tagging(*parts, task="tag", l2=(0.1, 0.01), draws=n) for n in (1, 3))

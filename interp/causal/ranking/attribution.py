@@ -23,10 +23,10 @@ from interp.core.door.door import door
 from interp.core.door.taken import Count
 from interp.core.errors import PositionError, Unsupported
 from interp.core.metrics import OneMetric, resolve_metric
-from interp.core.parts.circuit import REST, Part
-from interp.core.parts.facts import Facts
+from interp.core.parts.circuit import Part
 from interp.core.parts.graph import Graph, nodes
 from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.places import REST, free
 from interp.core.tables.attribution import Attribution
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.replay.engine import Replay
@@ -34,9 +34,11 @@ from interp.engine.gradients import atp_star
 from interp.engine.gradients.estimates import Estimated, Flat, atp, eap, eap_activations
 from interp.engine.gradients.tape import require_sums
 from interp.engine.interventions import Averaged
+from interp.engine.limits import Limits
 from interp.engine.network import forward
 from interp.engine.network.ablated import Ablated
 from interp.engine.plain.means.means import MeanReference, taken
+from interp.engine.plan import operations as ops
 from interp.engine.plan.batches import Batch, Plan
 from interp.engine.plan.cost import forward_flops
 from interp.engine.plan.explain import proceed
@@ -118,7 +120,7 @@ def attribute(
     allowed = budget(memory, model.device, KEEP)
     source = averaged(pairs, reference)
     chunks = _chunks(pairs, graph, model, method, len(names), allowed, memory)
-    proceed(_plan(model.facts, graph, pairs, chunks, method, steps, ablation))
+    proceed(_plan(model, graph, pairs, chunks, method, steps, ablation))
     means = _means(model, engine, pairs, ablation, source, graph)
     chosen = graph.edges if parts == "edges" else nodes(model.facts)
     wide, flat = np.float64 if model.dtype == torch.float64 else np.float32, 0
@@ -202,8 +204,7 @@ def mask(pairs: Pairs, place: str, rows: Sequence[int]) -> Bool[Tensor, "batch p
     """The positions of a place in rows of one length."""
     if place != REST:
         return places(pairs, place, rows)
-    named = [places(pairs, name, rows) for name in pairs.positions]
-    return ~torch.stack(named).any(0)
+    return free(pairs.positions, pairs.lengths, rows)
 
 
 def _method(parts: Parts, method: Method | None) -> Method:
@@ -216,7 +217,7 @@ def _method(parts: Parts, method: Method | None) -> Method:
 
 
 def _plan(
-    facts: Facts,
+    model: Model,
     graph: Graph,
     pairs: Pairs,
     chunks: Sequence[tuple[list[int], int]],
@@ -227,6 +228,7 @@ def _plan(
     """What gradients cost: a backward is one forward, since the weights have none, and each edge a
     product.
     """
+    facts, itemsize, limits = model.facts, model.dtype.itemsize, Limits.of(model.device)
     n, readers, writers = facts.n_layers, len(graph.readers), len(graph.writers)
     runs = {"eap": 1, "atp": 1, "eap-ig-inputs": steps, "atp*": 1}.get(method)
     if runs is None:  # each layer's writers go their own way from there on: half of the layers
@@ -240,6 +242,8 @@ def _plan(
         # about half of all readers and writers are an edge
         products = length * readers * writers * facts.d_model * backwards
         flops = (plain + runs + backwards) * forward + products
+        one = ops.run_launches(facts, length, len(rows), half=itemsize < 4, limits=limits)
+        all_runs = plain + runs + backwards
         batches.append(
             Batch(
                 tuple(rows),
@@ -249,7 +253,11 @@ def _plan(
                 (0, n - 1),
                 held,
                 len(rows) * flops,
-                plain + runs + backwards,
+                all_runs,
+                # back each operation is about two, and each layer's readers are one product
+                launches=(plain + runs + 2 * backwards) * one + backwards * n * ops.PRODUCT,
+                waits=plain + runs,
+                moved=all_runs * ops.moved(facts, n, len(rows) * length, length, itemsize),
             )
         )
     full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())

@@ -1,36 +1,26 @@
 """Exact effects of ablating chosen parts, one at a time: what attributions estimate."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
+from typing import Unpack
 
-import numpy as np
-import torch
-
-from interp.causal.averages import Averaging, PlainAblation, averaged
+from interp.causal.averages import Averaging, PlainAblation, value_of
 from interp.core.door.door import door
-from interp.core.errors import PairsError, SiteError
-from interp.core.files.atomic import Checkpoint
+from interp.core.errors import SiteError
 from interp.core.metrics import OneMetric, resolve_metric
-from interp.core.parts.circuit import REST, Part
+from interp.core.parts.circuit import Part
 from interp.core.parts.edges import Edge
 from interp.core.parts.graph import Graph, nodes
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.attribution import Attribution
-from interp.engine.engines.protocol import EngineName
 from interp.engine.interventions import (
-    Averaged,
     Cell,
     Intervention,
     Mean,
-    Resample,
     Value,
-    Zero,
 )
-from interp.engine.plan.memory import Memory
 from interp.engine.sweep.run import run
-from interp.engine.sweep.sweep import Sweep
+from interp.engine.sweep.sweep import Running, Sweep
 from interp.models.model import Model
 
 
@@ -43,9 +33,7 @@ def exact(
     ablation: PlainAblation = "resample",
     reference: Averaging = "corrupt",
     metric: OneMetric = "logit_diff",
-    engine: EngineName = "auto",
-    memory: Memory = None,
-    checkpoint: Checkpoint = None,
+    **running: Unpack[Running],
 ) -> Attribution:
     """Measure the effect of ablating each part, one run of the model for each.
 
@@ -54,41 +42,31 @@ def exact(
             edges, sites and parts ("20.1 -> 23.3.q @ end"); `"@ rest"` is all positions that no
             name of the pairs covers.
         ablation, reference: as in `attribute`.
-        engine, memory, checkpoint: as in `interp.ablate`, which measures the same.
 
     Returns:
         One row for each part, in the order given, with the effect in each example.
 
     Raises:
-        SiteError, PositionError, MetricError, Unsupported: as their names say, before any run.
-        PairsError: a part at "rest" where a row has no such position.
+        SiteError, PositionError, MetricError, Unsupported: as their names say, before any run; a
+            part at "rest" where a row has no such position is a PositionError.
     """
     pairs.require_one_kind("a table of exact effects")
     chosen = _parts(model, parts)
-    value = _value(ablation, averaged(pairs, reference))
-    metric, note = resolve_metric(metric), {}
-    each = np.zeros((len(chosen), len(pairs)))
-    for rows, some in _alike(pairs, chosen):
-        results = run(
-            Sweep(
-                model=model,
-                pairs=some,
-                cells=[_cell(part, value, some) for part in chosen],
-                method=f"exact {ablation}",
-                base="clean",
-                metrics=(metric,),
-                engine=engine,
-                memory=memory,
-                checkpoint=checkpoint,
-            )
+    value = value_of(ablation, pairs, reference)
+    metric = resolve_metric(metric)
+    results = run(
+        Sweep(
+            model=model,
+            pairs=pairs,
+            cells=[_cell(part, value) for part in chosen],
+            method=f"exact {ablation}",
+            base="clean",
+            metrics=(metric,),
+            **running,
         )
-        each[:, rows] = results.frame["effect"].to_numpy().reshape(len(chosen), len(rows))
-        note = {
-            **results.provenance,
-            "null": max(note.get("null", 0.0), results.provenance["null"]),
-        }
-    note |= {"pairs": pairs.fingerprint, "prompts": len(pairs), "method": "exact"}
-    note |= {"ablation": ablation}
+    )
+    each = results.frame["effect"].to_numpy().reshape(len(chosen), len(pairs))
+    note = {**results.provenance, "method": "exact", "ablation": ablation}
     if isinstance(value, Mean):
         note["reference"] = value.source.fingerprint
     return Attribution.of(
@@ -125,16 +103,6 @@ def _parts(model: Model, given: str | Iterable[str | Edge | Site | Part]) -> lis
     return found
 
 
-def _value(ablation: PlainAblation, source: Averaged) -> Zero | Resample | Mean:
-    match ablation:
-        case "zero":
-            return Zero()
-        case "resample":
-            return Resample("corrupt")
-        case "mean":
-            return Mean(source)
-
-
 def _part(given: str | Edge | Site | Part) -> Part:
     if isinstance(given, str):
         return Part.parse(given)
@@ -145,38 +113,8 @@ def _writer(part: Part) -> Site:
     return part.of.writer if isinstance(part.of, Edge) else part.of
 
 
-def _alike(pairs: Pairs, parts: Sequence[Part]) -> Iterator[tuple[list[int], Pairs]]:
-    """Rows with as many positions without a name, if a part stands there, and names for those.
-
-    Raises:
-        PairsError: a row has no such position.
-    """
-    if all(part.place != REST for part in parts):
-        yield list(range(len(pairs))), pairs
-        return
-    free: dict[int, list[int]] = {}
-    by_count: dict[int, list[int]] = defaultdict(list)
-    for row, length in enumerate(pairs.lengths.tolist()):
-        named = {int(at[row]) for at in pairs.positions.values()}
-        free[row] = [i for i in range(length) if i not in named]
-        by_count[len(free[row])].append(row)
-    if lost := by_count.get(0):
-        raise PairsError(
-            f"a part stands at {REST!r}, and row {lost[0]} has no position without a name (named "
-            f"are {', '.join(pairs.positions)}). Leave such rows out (pairs.select), or the part."
-        )
-    for count, rows in sorted(by_count.items()):
-        names = {f"{REST} {i}": torch.tensor([free[row][i] for row in rows]) for i in range(count)}
-        some = pairs.select(rows)
-        yield rows, replace(some, positions={**some.positions, **names})
-
-
-def _cell(part: Part, value: Value, pairs: Pairs) -> Cell:
+def _cell(part: Part, value: Value) -> Cell:
     edge = part.of if isinstance(part.of, Edge) else None
     site = _writer(part)
-    places = [part.place]
-    if part.place == REST:
-        places = [name for name in pairs.positions if name.startswith(f"{REST} ")]
-    readers = None if edge is None else (edge.reader,)
-    made = tuple(Intervention(site, value, place, readers) for place in places)
-    return Cell(str(part.of), part.place, made, (), site if edge is None else None)
+    made = Intervention(site, value, part.place, None if edge is None else (edge.reader,))
+    return Cell(str(part.of), part.place, (made,), (), site if edge is None else None)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from html import escape
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -14,14 +15,12 @@ from interp.causal.ranking.exact import exact
 from interp.core.door.door import door
 from interp.core.door.taken import Count, Seed
 from interp.core.errors import ResultsError
-from interp.core.files.atomic import Checkpoint
 from interp.core.metrics import OneMetric, resolve_metric
 from interp.core.prompts.pairs import Pairs
 from interp.core.sampling import stats
 from interp.core.tables.attribution import Attribution
 from interp.core.tables.saved import Saved
-from interp.engine.engines.protocol import EngineName
-from interp.engine.plan.memory import Memory
+from interp.engine.sweep.sweep import Running
 from interp.models.model import Model
 
 FEWEST = 3
@@ -120,9 +119,7 @@ def verify(
     reference: Averaging = "corrupt",
     metric: OneMetric | None = None,
     seed: Seed = 0,
-    engine: EngineName = "auto",
-    memory: Memory = None,
-    checkpoint: Checkpoint = None,
+    **running: Unpack[Running],
 ) -> Verified:
     """Measure the k parts of the largest absolute estimate, and k others at random.
 
@@ -132,7 +129,6 @@ def verify(
         reference: as it was given to `attribute`.
         metric: only if it was one of your own, which a table cannot hold.
         seed: of the parts at random.
-        engine, memory, checkpoint: as in `exact`.
 
     Raises:
         ResultsError: an attribution of another model, of other pairs, another reference or metric;
@@ -179,9 +175,7 @@ def verify(
         ablation=ablation,
         reference=reference,
         metric=metric,
-        engine=engine,
-        memory=memory,
-        checkpoint=checkpoint,
+        **running,
     )
     first = len(estimates[0])
     found = [_rows(measured, np.arange(first))]

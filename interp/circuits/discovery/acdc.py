@@ -8,32 +8,28 @@ guess of what the earlier ones decide, so that the answer is that of one test af
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 
 from interp.causal.averages import Averaging, PlainAblation, averaged
 from interp.circuits.discovery.search import Search
-from interp.circuits.discovery.worse import Worse, harm
 from interp.core.door.door import door
 from interp.core.door.taken import Finite
-from interp.core.errors import Unsupported
-from interp.core.files.atomic import Checkpoint
-from interp.core.metrics import Metric, OneMetric, resolve_metric
-from interp.core.parts.circuit import REST, Circuit, Part
+from interp.core.errors import MetricError, Unsupported
+from interp.core.metrics import Metric, OneMetric, Worse, resolve_metric
+from interp.core.parts.circuit import Circuit, Part
 from interp.core.parts.edges import Edge
 from interp.core.parts.graph import Graph
 from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.places import REST
 from interp.core.tables.attribution import Attribution
 from interp.core.tables.saved import Saved
 from interp.engine.circuits.masks import Masks
 from interp.engine.circuits.wiring import Wiring
-from interp.engine.engines.protocol import EngineName
 from interp.engine.interventions import Averaged
-from interp.engine.plan.memory import Memory
 from interp.engine.provenance import provenance
-from interp.engine.sweep.sweep import Sweep
+from interp.engine.sweep.sweep import Running, Sweep
 from interp.models.model import Model
 
 log = logging.getLogger("interp")
@@ -76,9 +72,7 @@ def acdc(
     reference: Averaging = "corrupt",
     positions: Where = "all",
     corruption: str = "corrupt prompts",
-    engine: EngineName = "auto",
-    memory: Memory = None,
-    checkpoint: Checkpoint = None,
+    **running: Unpack[Running],
 ) -> Discovered:
     """Cut every edge without which the metric gets worse by less than a threshold.
 
@@ -114,9 +108,9 @@ def acdc(
     """
     job = _job(
         *(model, pairs, resolve_metric(metric), ablation, averaged(pairs, reference), positions),
-        *(engine, memory, checkpoint),
+        running,
     )
-    search = Search(job, threshold, harm(job.metrics[0].name, worse))
+    search = Search(job, threshold, harm(job.metrics[0], worse))
     search.go()
     found = _found(search, corruption)
     if found.circuit.note:
@@ -136,9 +130,7 @@ def acdc_sweep(
     reference: Averaging = "corrupt",
     positions: Where = "all",
     corruption: str = "corrupt prompts",
-    engine: EngineName = "auto",
-    memory: Memory = None,
-    checkpoint: Checkpoint = None,
+    **running: Unpack[Running],
 ) -> Attribution:
     """ACDC at several thresholds: edges ranked by the largest at which they are kept.
 
@@ -162,9 +154,9 @@ def acdc_sweep(
         )
     job = _job(
         *(model, pairs, resolve_metric(metric), ablation, averaged(pairs, reference), positions),
-        *(engine, memory, checkpoint),
+        running,
     )
-    sign, runs = harm(job.metrics[0].name, worse), []
+    sign, runs = harm(job.metrics[0], worse), []
     for step in steps:
         search = Search(job, step, sign)
         search.go()
@@ -192,6 +184,22 @@ def acdc_sweep(
     )
 
 
+def harm(metric: Metric, worse: Worse | None = None) -> int:
+    """The sign of a change for the worse: 1 where higher is worse, else -1.
+
+    Raises:
+        MetricError: a metric of one's own, of which it is not said.
+    """
+    found = worse or metric.worse
+    if found is None:
+        raise MetricError(
+            f"of the metric {metric.name!r} it is not known where it goes when the model gets "
+            "worse, and edges are cut as long as it does not: say worse='lower' (as of logit_diff) "
+            "or worse='higher' (as of kl), here or in the metric."
+        )
+    return 1 if found == "higher" else -1
+
+
 def _job(
     model: Model,
     pairs: Pairs,
@@ -199,9 +207,7 @@ def _job(
     ablation: PlainAblation,
     source: Averaged,
     positions: Where,
-    engine: EngineName,
-    memory: Memory,
-    checkpoint: Path | None,
+    running: Running,
 ) -> Sweep:
     """What is searched.
 
@@ -230,10 +236,8 @@ def _job(
         method="acdc",
         base="clean",
         metrics=(metric,),
-        engine=engine,
-        memory=memory,
-        checkpoint=checkpoint,
         masks=masks,
+        **running,
     )
 
 

@@ -15,6 +15,8 @@ from interp.engine.circuits.onward import Onward
 from interp.engine.circuits.passes import Passes, averaged_now, served
 from interp.engine.circuits.wiring import Wiring
 from interp.engine.interventions import Cell
+from interp.engine.limits import Limits
+from interp.engine.plan import operations as ops
 from interp.engine.plan.batches import Batch, Plan
 from interp.engine.plan.cost import forward_flops
 from interp.engine.plan.explain import proceed
@@ -24,8 +26,6 @@ from interp.engine.sweep.run import measure
 from interp.engine.sweep.sweep import Sweep
 
 Test = Callable[[Bool[ndarray, "cell place writer"]], Float[ndarray, "cell example"]]
-TOKENS = 4096
-"""Cells x tokens in a pass: more makes it no faster."""
 FIRST = 8
 """Tests in the first pass of a reader; twice as many in the next as held in the last."""
 
@@ -128,10 +128,11 @@ class Search:
             f"one test of acdc in {len(job.pairs)} prompts",
         )
         room = require(one, room, job.memory, device, what)
+        most = 2 * Limits.of(device).wave  # more is no faster (measured on a processor)
         for rows in blocks(job.pairs.lengths, len(job.pairs)):
             held = Passes(job.model, job.pairs, job.metrics, self.masks, replay, rows, source)
             self.blocks.append((rows, Onward(held)))
-        self.width = max(1, min(room // one, TOKENS // int(job.pairs.lengths.sum())))
+        self.width = max(1, min(room // one, most // int(job.pairs.lengths.sum())))
         self.moves = np.any([suffix.moves() for _, suffix in self.blocks], 0)
         self.now = np.empty(len(job.pairs))
         for rows, suffix in self.blocks:
@@ -246,7 +247,11 @@ def _plan(job: Sweep, masks: Masks) -> Plan:
     rows, longest = tuple(range(len(pairs))), int(pairs.lengths.max())
     one = Onward.bytes_of(job.model, pairs, masks.wiring)
     held = Onward.held_by(job.model, pairs, masks.wiring) + one
-    batch = Batch(rows, (), 0, longest, (0, facts.n_layers - 1), held, flops, tests)
+    limits, itemsize = Limits.of(job.model.device), job.model.dtype.itemsize
+    # the edges of one reader at a time, from its layer on: half of a pass
+    ran = ops.masked_run(facts, longest, len(rows), itemsize, limits)
+    ran = {name: len(graph.readers) * count // 2 for name, count in ran.items()}
+    batch = Batch(rows, (), 0, longest, (0, facts.n_layers - 1), held, flops, tests, **ran)
     note = f"at most: {tests} edges are tested, fewer where cuts leave readers unheard"
     return Plan((batch,), 0, tests * full, facts, "replay", one, note)
 

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from interp.circuits.discovery.closure import Wires
-from interp.circuits.discovery.worse import WORSE
 from interp.core.door.door import door
 from interp.core.errors import ResultsError
+from interp.core.metrics import known
 from interp.core.parts.circuit import Circuit, Part
 from interp.core.parts.edges import Edge
 from interp.core.parts.sites import Site
@@ -160,14 +160,15 @@ def merit(attribution: Attribution, by: By) -> Float[ndarray, " part"]:
         )
     if by == "abs":
         return np.abs(scores)
-    names = attribution.frame["metric"].str.partition("@")[0]
-    if own := sorted(set(names) - set(WORSE)):
+    names = attribution.frame["metric"]
+    worse = {name: found.worse for name in set(names) if (found := known(name))}
+    if own := sorted(name for name in set(names) if not worse.get(name)):
         log.warning(
             "of the metric %r it is not known where it goes when the model gets worse; by='signed' "
             "takes lower for worse. If higher is, attribute the metric with its sign turned.",
             own[0],
         )
-    return np.where(names.map(WORSE) == "higher", scores, -scores)
+    return np.where(names.map(worse) == "higher", scores, -scores)
 
 
 def _limits(

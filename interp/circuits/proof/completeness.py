@@ -7,8 +7,7 @@ the place of K. It is minimal if for every part there is a K without which that 
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,6 @@ from interp.circuits.proof.setting import Given, Mask, Setting
 from interp.core.door.door import door
 from interp.core.door.taken import Count, Seed
 from interp.core.errors import ResultsError, SiteError, Unsupported
-from interp.core.files.atomic import Checkpoint
 from interp.core.metrics import Metric, OneMetric
 from interp.core.parts.circuit import Circuit, Part
 from interp.core.parts.edges import Edge
@@ -27,8 +25,7 @@ from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.results import Results
-from interp.engine.engines.protocol import EngineName
-from interp.engine.plan.memory import Memory
+from interp.engine.sweep.sweep import Running
 from interp.models.model import Model
 
 Chosen = Collection[str | Edge | Site | Part]
@@ -41,18 +38,10 @@ class _Runner:
 
     setting: Setting
     metric: str | Metric
-    engine: EngineName
-    memory: Memory
-    checkpoint: Path | None
+    running: Running
 
     def __call__(self, circuits: Sequence[Mask]) -> Results:
-        return self.setting.run(
-            circuits,
-            metric=self.metric,
-            engine=self.engine,
-            memory=self.memory,
-            checkpoint=self.checkpoint,
-        )
+        return self.setting.run(circuits, metric=self.metric, **self.running)
 
 
 @door
@@ -67,9 +56,7 @@ def completeness(
     seed: Seed = 0,
     reference: Given = "corrupt",
     metric: OneMetric = "logit_diff",
-    engine: EngineName = "auto",
-    memory: Memory = None,
-    checkpoint: Checkpoint = None,
+    **running: Unpack[Running],
 ) -> Results:
     """Take sets K of parts out of the circuit and out of the model.
 
@@ -79,7 +66,7 @@ def completeness(
             the difference largest. A mapping from names to parts of the circuit: by class; of a
             circuit of edges a head or MLP stands for all edges of the circuit that begin or end
             there, and without a place for every place.
-        reference, metric, engine, memory, checkpoint: as in `run_circuits`.
+        reference, metric: as in `run_circuits`.
 
     Returns:
         One row for each K and example: `value` is the metric of C - K, `base` that of M - K,
@@ -92,7 +79,7 @@ def completeness(
         Others: as `run_circuits`.
     """
     setting = Setting.of(model, pairs, [circuit], reference)
-    run = _Runner(setting, metric, engine, memory, checkpoint)
+    run = _Runner(setting, metric, running)
     parts = sorted(circuit.parts, key=str)
     if not parts:
         raise ResultsError("a circuit of no parts leaves no set to take out.")
@@ -121,9 +108,7 @@ def minimality(
     by: Literal["parts", "nodes"] | Mapping[str, Chosen] = "parts",
     reference: Given = "corrupt",
     metric: OneMetric = "logit_diff",
-    engine: EngineName = "auto",
-    memory: Memory = None,
-    checkpoint: Checkpoint = None,
+    **running: Unpack[Running],
 ) -> Results:
     """Take each part out of the circuit, alone: which of them does it not need?
 
@@ -134,7 +119,7 @@ def minimality(
     Args:
         by: `"parts"`; `"nodes"`: of a circuit of edges all those of a head or MLP together; or
             sets of parts, as the classes of `completeness`.
-        reference, metric, engine, memory, checkpoint: as in `run_circuits`.
+        reference, metric: as in `run_circuits`.
 
     Returns:
         One row for each part and example: `value` is the metric of the circuit without it, `base`
@@ -144,7 +129,7 @@ def minimality(
         As `completeness`.
     """
     setting = Setting.of(model, pairs, [circuit], reference)
-    run = _Runner(setting, metric, engine, memory, checkpoint)
+    run = _Runner(setting, metric, running)
     parts = sorted(circuit.parts, key=str)
     if not parts:
         raise ResultsError("the circuit has no parts, so there is none to take out of it")

@@ -8,6 +8,7 @@ f <= 1 they add up to the width of the axis, 0.999.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -21,15 +22,13 @@ from interp.circuits.proof.setting import Given, Mask, Setting
 from interp.core.door.door import door
 from interp.core.door.taken import Index, Seed
 from interp.core.errors import ResultsError
-from interp.core.files.atomic import Checkpoint
 from interp.core.metrics import Metrics
 from interp.core.prompts.pairs import Pairs
 from interp.core.sampling import stats
 from interp.core.tables.attribution import Attribution
 from interp.core.tables.results import Results
 from interp.core.tables.saved import Saved
-from interp.engine.engines.protocol import EngineName
-from interp.engine.plan.memory import Memory
+from interp.engine.sweep.sweep import Running
 from interp.models.model import Model
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -156,9 +155,7 @@ def faithfulness_curve(
     seed: Seed = 0,
     reference: Given = "corrupt",
     metric: Metrics = "logit_diff",
-    engine: EngineName = "auto",
-    memory: Memory = None,
-    checkpoint: Checkpoint = None,
+    **running: Unpack[Running],
 ) -> Curve:
     """Run nested circuits of the best parts of each ranking, and of random rankings.
 
@@ -172,7 +169,7 @@ def faithfulness_curve(
         closure: `"greedy"`: from the logits on, always the best edge whose reader's node is in
             already (Hanna et al. 2024); `"none"` or `"prune"`: the best edges wherever they are.
         random: how many random rankings, closed likewise.
-        reference, metric, engine, memory, checkpoint: as in `run_circuits`.
+        reference, metric: as in `run_circuits`.
 
     Raises:
         ResultsError: attributions of different parts, models or ablations; one with a NaN, or
@@ -224,9 +221,7 @@ def faithfulness_curve(
     runs = setting.run(
         [*kept, empty(setting, whole)],
         metric=metric,
-        engine=engine,
-        memory=memory,
-        checkpoint=checkpoint,
+        **running,
     )
     at = runs.frame["site"].map({k.name: i for i, k in enumerate(kept)})
     known = [(*about[int(i)],) if i == i else ("", "", np.nan) for i in at]

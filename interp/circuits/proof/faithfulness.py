@@ -7,7 +7,7 @@ Ratios of means, never means of ratios: a prompt whose gap is near 0 has a ratio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import pandas as pd
@@ -20,15 +20,13 @@ from interp.circuits.proof.setting import Given, Mask, Setting
 from interp.core.door.door import door
 from interp.core.door.taken import Seed
 from interp.core.errors import ResultsError, Unsupported, nearest
-from interp.core.files.atomic import Checkpoint
 from interp.core.metrics import Metrics
 from interp.core.parts.circuit import Circuit
 from interp.core.prompts.pairs import Pairs
 from interp.core.sampling import stats
 from interp.core.tables.results import Results
 from interp.core.tables.saved import Saved
-from interp.engine.engines.protocol import EngineName
-from interp.engine.plan.memory import Memory
+from interp.engine.sweep.sweep import Running
 from interp.models.model import Model
 
 log = logging.getLogger("interp")
@@ -242,14 +240,12 @@ def faithfulness(
     *,
     reference: Given = "corrupt",
     metric: Metrics = METRICS,
-    engine: EngineName = "auto",
-    memory: Memory = None,
-    checkpoint: Checkpoint = None,
+    **running: Unpack[Running],
 ) -> Faithfulness:
     """Run circuits, and the model without any part, and judge them by several metrics.
 
     Args:
-        circuits, reference, metric, engine, memory, checkpoint: as in `run_circuits`.
+        circuits, reference, metric: as in `run_circuits`.
 
     Raises:
         ResultsError: a circuit of another model, or one that is called `EMPTY`.
@@ -272,9 +268,7 @@ def faithfulness(
     runs = setting.run(
         [*kept, empty(setting, next(iter(named.values())))],
         metric=metric,
-        engine=engine,
-        memory=memory,
-        checkpoint=checkpoint,
+        **running,
     )
     warn_of_unconnected(runs, named)
     return Faithfulness(runs)

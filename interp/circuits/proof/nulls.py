@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,6 @@ from interp.circuits.proof.setting import Given, Setting
 from interp.core.door.door import door
 from interp.core.door.taken import Count, Seed, shown
 from interp.core.errors import ResultsError
-from interp.core.files.atomic import Checkpoint
 from interp.core.metrics import Metrics
 from interp.core.parts.circuit import Circuit, Part
 from interp.core.parts.edges import Edge
@@ -33,8 +33,7 @@ from interp.core.prompts.pairs import Pairs
 from interp.core.tables.attribution import Attribution
 from interp.core.tables.results import Results
 from interp.core.tables.saved import Saved
-from interp.engine.engines.protocol import EngineName
-from interp.engine.plan.memory import Memory
+from interp.engine.sweep.sweep import Running
 from interp.models.model import Model
 
 CIRCUIT = "circuit"
@@ -171,9 +170,7 @@ def null_test(
     seed: Seed = 0,
     reference: Given = "corrupt",
     metric: Metrics = METRICS,
-    engine: EngineName = "auto",
-    memory: Memory = None,
-    checkpoint: Checkpoint = None,
+    **running: Unpack[Running],
 ) -> Null:
     """Is a circuit more faithful than random ones? See `random_circuits` for which.
 
@@ -200,9 +197,7 @@ def null_test(
     runs = setting.run(
         [setting.kept(CIRCUIT, circuit), *random, empty(setting, circuit)],
         metric=metric,
-        engine=engine,
-        memory=memory,
-        checkpoint=checkpoint,
+        **running,
     )
     warn_of_unconnected(runs, [CIRCUIT])
     return Null(runs)

@@ -26,6 +26,8 @@ from interp.core.tables.saved import Saved
 from interp.engine.circuits.constants import Constants
 from interp.engine.circuits.masks import Masks
 from interp.engine.circuits.passes import Passes, row_bytes, served
+from interp.engine.limits import Limits
+from interp.engine.plan import operations as ops
 from interp.engine.plan.batches import Batch, Plan
 from interp.engine.plan.cost import circuit_flops
 from interp.engine.plan.explain import proceed
@@ -136,6 +138,8 @@ def _plan(masks: Masks, model: Model, pairs: Pairs, steps: int) -> Plan:
     facts, lengths = model.facts, pairs.lengths.tolist()
     flops = sum(circuit_flops(facts, length) for length in lengths)
     held = 6 * row_bytes(masks, model, max(lengths))
+    limits, itemsize = Limits.of(model.device), model.dtype.itemsize
+    ran = ops.masked_run(facts, max(lengths), len(lengths), itemsize, limits)
     batch = Batch(
         tuple(range(len(lengths))),
         (0,),
@@ -145,6 +149,7 @@ def _plan(masks: Masks, model: Model, pairs: Pairs, steps: int) -> Plan:
         held,
         (1 + 3 * (steps + 1)) * flops,
         1 + 2 * (steps + 1),
+        **{name: (1 + 3 * (steps + 1)) * count for name, count in ran.items()},
     )
     note = f"{steps} steps of gradient descent"
     return Plan((batch,), 0, 3 * (steps + 1) * flops, facts, "replay", held, note)
@@ -160,10 +165,11 @@ def _means(parts: Sequence[Passes]) -> list[Tensor]:
             part.model, part.pairs, part.metrics, resampled, part.engine, part.rows, None
         ).ablated
         count += other.embed.shape[0] * other.embed.shape[1]
+        home = other.embed.device
         sums = [
             other.embed.sum((0, 1)),
-            torch.stack([z.sum((0, 1)) for z in other.z]),
-            torch.stack([m.sum((0, 1)) for m in other.mlp_out]),
+            torch.stack([z.sum((0, 1)).to(home) for z in other.z]),
+            torch.stack([m.sum((0, 1)).to(home) for m in other.mlp_out]),
         ]
         total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
     return [x / count for x in total]

@@ -2,17 +2,16 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from typing import Unpack
 
 from interp.circuits.proof.setting import Given, Setting
 from interp.core.door.door import door
 from interp.core.errors import ResultsError
-from interp.core.files.atomic import Checkpoint
 from interp.core.metrics import Metrics
 from interp.core.parts.circuit import Circuit
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.results import Results
-from interp.engine.engines.protocol import EngineName
-from interp.engine.plan.memory import Memory
+from interp.engine.sweep.sweep import Running
 from interp.models.model import Model
 
 log = logging.getLogger("interp")
@@ -26,9 +25,7 @@ def run_circuits(
     *,
     reference: Given = "corrupt",
     metric: Metrics = "logit_diff",
-    engine: EngineName = "auto",
-    memory: Memory = None,
-    checkpoint: Checkpoint = None,
+    **running: Unpack[Running],
 ) -> Results:
     """Metrics of the clean prompts in a model that has only the circuit.
 
@@ -43,8 +40,7 @@ def run_circuits(
             `Constants` of `fit_optimal`. Unused by the others.
         metric: one or several; each makes rows of its own, from the same run.
         engine: `"hooks"` runs each circuit as one joint intervention, which is slow.
-        memory: bytes to hold beside the weights.
-        checkpoint: a folder where finished batches are kept, so that a killed run goes on.
+        running: `engine`, `memory`, `checkpoint`, as `interp.Running` says.
 
     Returns:
         One row for each metric, circuit and example: `site` is the circuit's name, `base` the clean
@@ -66,9 +62,7 @@ def run_circuits(
     found = setting.run(
         [setting.kept(name, circuit) for name, circuit in named.items()],
         metric=metric,
-        engine=engine,
-        memory=memory,
-        checkpoint=checkpoint,
+        **running,
     )
     warn_of_unconnected(found, named)
     return found

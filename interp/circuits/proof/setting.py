@@ -3,8 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -13,21 +12,20 @@ from numpy import ndarray
 from interp.causal.averages import Averaging, averaged
 from interp.core.errors import ResultsError, SiteError, Unsupported
 from interp.core.metrics import Metrics, resolve_metrics
-from interp.core.parts.circuit import REST, Ablation, Circuit, Granularity, Part
+from interp.core.parts.circuit import Ablation, Circuit, Granularity, Part
 from interp.core.parts.edges import Edge
 from interp.core.parts.facts import Facts
 from interp.core.parts.graph import Graph, nodes
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.places import REST
 from interp.core.tables.results import Results
 from interp.engine.circuits.constants import Constants
 from interp.engine.circuits.masks import NOTHING, Masks, Source
 from interp.engine.circuits.wiring import Wiring
-from interp.engine.engines.protocol import EngineName
 from interp.engine.interventions import Cell
-from interp.engine.plan.memory import Memory
 from interp.engine.sweep.run import run
-from interp.engine.sweep.sweep import Sweep
+from interp.engine.sweep.sweep import Running, Sweep
 from interp.models.model import Model
 
 Given = Averaging | Constants
@@ -144,9 +142,7 @@ class Setting:
         circuits: Sequence[Mask],
         *,
         metric: Metrics = "logit_diff",
-        engine: EngineName = "auto",
-        memory: Memory = None,
-        checkpoint: Path | None = None,
+        **running: Unpack[Running],
     ) -> Results:
         """One row for each metric, circuit and example."""
         masks = Masks(
@@ -165,9 +161,6 @@ class Setting:
                 method=f"{METHOD} {self.ablation}",
                 base="clean",
                 metrics=resolve_metrics(metric),
-                engine=engine,
-                memory=memory,
-                checkpoint=checkpoint,
                 masks=masks,
                 kind=METHOD,
                 columns={
@@ -178,6 +171,7 @@ class Setting:
                     "ablation": self.ablation,
                     "reference": self.source.fingerprint if self.source else "",
                 },
+                **running,
             )
         )
 

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import cache, wraps
-from typing import Any, ParamSpec, TypeVar, get_args, get_origin, overload
+from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin, overload
 
 from interp.core.door.alone import alone, locks, put_back, running
 from interp.core.door.settings import settled, unsettled
@@ -35,6 +35,13 @@ from interp.core.errors import InterpError, nearest
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Default:
+    """In an annotation of a `TypedDict` that a function takes unpacked: the value if not given."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
 
 
 class ArgumentError(InterpError, TypeError, ValueError):
@@ -88,7 +95,31 @@ def _checked(function: Callable[P, T], told: Any) -> Callable[P, T]:
                 return alone(lambda: function(*bound.args, **bound.kwargs), asked)
 
     vars(checked)["__door__"] = True
+    vars(checked)["__signature__"] = _unpacked(function)
     return checked
+
+
+@cache
+def _unpacked(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature, with each key of an unpacked `TypedDict` as an argument of its own."""
+    signature = inspect.signature(function)
+    found: list[inspect.Parameter] = []
+    for one in signature.parameters.values():
+        if (kind := _bundle(one.annotation)) is not None:
+            for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+                rules = [rule for rule in hint.__metadata__ if not isinstance(rule, Default)]
+                [default] = [rule.value for rule in hint.__metadata__ if isinstance(rule, Default)]
+                taken = Annotated[(hint.__origin__, *rules)] if rules else hint.__origin__
+                made = {"kind": one.KEYWORD_ONLY, "default": default, "annotation": taken}
+                found.append(one.replace(name=name, **made))
+        else:
+            found.append(one)
+    return signature.replace(parameters=found)
+
+
+def _bundle(annotation: Any) -> Any:
+    """The `TypedDict` that is unpacked there."""
+    return get_args(annotation)[0] if get_origin(annotation) is typing.Unpack else None
 
 
 @cache
@@ -97,7 +128,9 @@ def _known(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[str, A
     hints = typing.get_type_hints(function, include_extras=True)
     for name in ("self", "cls", "return"):
         hints.pop(name, None)
-    return inspect.signature(function), hints
+    signature = _unpacked(function)
+    more = {name: one.annotation for name, one in signature.parameters.items() if name not in hints}
+    return signature, hints | {k: v for k, v in more.items() if k not in ("self", "cls")}
 
 
 def _taken(told: Any, name: str, value: Any, hint: Any) -> Any:
@@ -163,10 +196,16 @@ def name_of(function: Any) -> str:
 @cache
 def _meaning(told: Any) -> dict[str, str]:
     """What the docstring says of each argument, or of each attribute that a class is made of."""
+    found: dict[str, str] = {}
+    bundles = [_bundle(hint) for hint in getattr(told, "__annotations__", {}).values()]
+    for told_by in (*filter(None, bundles), told):
+        found |= _entries(inspect.getdoc(told_by) or "")
+    return found
+
+
+def _entries(docstring: str) -> dict[str, str]:
     found = re.search(
-        r"^(?:Args|Attributes):\n(.*?)(?:^\S|\Z)",
-        inspect.getdoc(told) or "",
-        re.DOTALL | re.MULTILINE,
+        r"^(?:Args|Attributes):\n(.*?)(?:^\S|\Z)", docstring, re.DOTALL | re.MULTILINE
     )
     if found is None:
         return {}

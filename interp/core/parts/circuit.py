@@ -22,8 +22,6 @@ from interp.core.parts.sites import Site
 
 Granularity = Literal["edges", "nodes"]
 Ablation = Literal["zero", "mean", "resample", "optimal"]
-REST = "rest"
-"""The place of all positions that no name of the pairs covers."""
 VERSION = 1
 NAME = "Name a file that Circuit.save wrote."
 EDITED = 'If you changed it on purpose, take out its line "seal".'

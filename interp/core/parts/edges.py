@@ -5,7 +5,7 @@ reads is the sum of all writes before it (through the norms, where an architectu
 stream), so an edge is one term of one reader's sum.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import total_ordering
 
@@ -166,6 +166,33 @@ def edges(text: "str | Edge", facts: Facts) -> Iterator[Edge]:
             Edge.parse(text)
         parts = [Site.parse(part) for part in text.split(ARROW)]
         yield from (Edge(parts[0], r).check(facts) for r in readers(parts[1], facts))
+
+
+def in_order(given: Iterable[str | Edge], facts: Facts) -> list[Edge]:
+    """The edges that some texts name, checked, each once: by reader, then by writer.
+
+    A circuit names the same sites in tens of thousands of edges; each site is looked at once.
+
+    Raises:
+        SiteError, Unsupported: as `Edge.check`.
+    """
+    ends: dict[Site, tuple[int, ...]] = {}
+
+    def order(site: Site) -> tuple[int, ...]:
+        if site not in ends:
+            ends[site] = site.check(facts).order
+        return ends[site]
+
+    found: dict[Edge, tuple[tuple[int, ...], ...]] = {}
+    for one in given:
+        if not isinstance(one, Edge):
+            found |= {edge: edge.order for edge in edges(one, facts)}
+            continue
+        _require_sums(one, facts)
+        found[one] = order(one.reader), order(one.writer)
+        if not feeds(one.writer, one.reader, facts):
+            one.check(facts)  # which says why
+    return sorted(found, key=found.__getitem__)
 
 
 def is_edge(text: object) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from interp.core.errors import PairsError
 from interp.core.prompts.columns import is_integer, labels, shown, whole
+from interp.core.prompts.places import OWN
 
 EMPTY = "no pairs were given (n = 0); at least one prompt pair is needed"
 
@@ -73,6 +74,11 @@ def positions_by_name(positions: object) -> dict[str, Int[Tensor, " batch"]]:
     if not isinstance(positions, Mapping | None):
         raise PairsError(
             f"positions is {shown(positions)}; give each a name: positions={{'subject': [3, 4]}}."
+        )
+    if taken := [name for name in positions or () if name in OWN]:
+        raise PairsError(
+            f"a position is called {taken[0]!r}, which every method takes for a place of its own "
+            f"({', '.join(map(repr, OWN))}), so yours would never be read. Give it another name."
         )
     return {name: whole(f"position {name!r}", at) for name, at in (positions or {}).items()}
 

@@ -4,6 +4,7 @@
 | --- | --- |
 | `"all"` | every token |
 | `"after first"` | every token but the first, which many models use as an attention sink |
+| `"rest"` | every token that no name of the pairs covers |
 | `"end"`, `"s2"` | what the pairs call so |
 | `3` | the fourth token of every row |
 | an array or tensor of whole numbers | one index for each row |
@@ -27,9 +28,14 @@ from torch import Tensor
 from interp.core.errors import PositionError, nearest
 
 ALL = "all"
+REST = "rest"
 AFTER_FIRST = "after first"
 """All positions but the first, which many models use as an attention sink: its activation is a
 hundred times as long as any other, and means nothing (Xiao et al. 2024, Sun et al. 2024)."""
+
+
+OWN = (ALL, AFTER_FIRST, REST)
+"""What no position of some pairs may be called: every method takes them for the places above."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,7 @@ def index(
         if place not in named:
             hint = (
                 "it means several positions of each row, and here one is read."
-                if place in (ALL, AFTER_FIRST)
+                if place in OWN
                 else f"{nearest(place, named)} Name positions when the pairs are built "
                 "(positions={...})."
             )
@@ -194,6 +200,15 @@ def mask(
                 "rows out (pairs.select), or take positions='all'."
             )
         return (everywhere >= 1).expand(len(rows), -1)
+    if place == REST:
+        found = free(named, lengths, rows)
+        if lost := [row for row, any_ in zip(rows, found.any(1).tolist(), strict=True) if not any_]:
+            raise PositionError(
+                f"row {lost[0]} has no position without a name (named are {', '.join(named)}), so "
+                f"nothing would be done at {REST!r}. Leave such rows out (pairs.select), or the "
+                "part that stands there."
+            )
+        return found
     if isinstance(place, PerRow):
         _require_rows(place, lengths)
         found = torch.zeros(len(rows), length, dtype=torch.bool)
@@ -206,6 +221,15 @@ def mask(
             found[i, list(place.rows[row])] = True
         return found
     return everywhere == index(place, named, lengths)[list(rows)][:, None]
+
+
+def free(
+    named: Mapping[str, Int[Tensor, " batch"]], lengths: Int[Tensor, " batch"], rows: Sequence[int]
+) -> Bool[Tensor, "row pos"]:
+    """Which positions of some rows, all of one length, no name covers; of a row maybe none."""
+    everywhere = torch.arange(int(lengths[rows[0]]))
+    taken = [everywhere == at[list(rows)][:, None] for at in named.values()]
+    return ~torch.stack(taken).any(0)
 
 
 def _require_rows(place: PerRow, lengths: Collection) -> None:

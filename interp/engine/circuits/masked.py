@@ -18,9 +18,9 @@ from torch import Tensor
 from interp.engine.circuits.wiring import QKV, Wiring
 from interp.engine.network import forward
 from interp.engine.network.ablated import Ablated
-from interp.engine.network.trace import Trace
-from interp.engine.network.weights import Linear, Norm, Weights
-from interp.engine.plan.edits import take
+from interp.engine.network.linear import Map
+from interp.engine.network.trace import Trace, take
+from interp.engine.network.weights import Norm, Weights
 
 
 def servable(w: Weights) -> bool:
@@ -55,7 +55,7 @@ class Order:
 
     def sorted(self, x: Float[Tensor, "*axes batch window d"]) -> Float[Tensor, "*axes token d"]:
         x = x.flatten(-3, -2)
-        return x if self.plain else x.index_select(-2, self.index)
+        return x if self.plain else x.index_select(-2, self.index.to(x.device))
 
     def unsorted(self, x: Float[Tensor, "*axes token d"]) -> Float[Tensor, "*axes batch window d"]:
         x = x if self.plain else x.index_select(-2, self.back)
@@ -151,13 +151,14 @@ class _Pass:
                 found |= self.project(circuit, layer, ["q"])
         parallel = self.w.facts.parallel
         entering = self.mlp_inputs(layer, clean=clean) if parallel else None
-        cut = self.here(self.ablated.z[layer])
+        cut = self.here(self.ablated.z[layer]).to(p.o.device)
         if clean and on:
-            z = self.here(self.clean.kept["z"][layer]).expand(len(on), *cut.shape)
-            self.write_heads(layer, on, z - cut)
+            z = self.here(self.clean.kept["z"][layer]).to(cut.device)
+            self.write_heads(layer, on, z.expand(len(on), *cut.shape) - cut)
         elif on:
             self.write_heads(layer, on, self.attend(layer, made) - cut)
-        self.stream = self.stream + self.order.sorted(forward.attention_write(cut, p))
+        written = forward.attention_write(cut, p).to(self.stream.device)
+        self.stream = self.stream + self.order.sorted(written)
         if not self.wiring.mlps:
             return
         if not parallel:
@@ -199,7 +200,7 @@ class _Pass:
         groups = heads.reshape(-1, facts.group_size).any(1)
         chosen = {kind: np.flatnonzero(heads if kind == "q" else groups) for kind in kinds}
         rows = np.concatenate([self.wiring.rows[layer][kind][chosen[kind]] for kind in kinds])
-        x = forward.norm(self.reads(circuit, rows), p.ends.read)
+        x = forward.norm(self.reads(circuit, rows).to(p.o.device), p.ends.read)
         linear = {"q": p.q, "k": p.k, "v": p.v}
         if len(x) == 1:
             return {kind: forward.project(x[0], linear[kind], facts.d_head) for kind in kinds}
@@ -220,8 +221,8 @@ class _Pass:
             p,
             forward.head_norm(q, p.q_norm),
             keys,
-            self.turn.get(p.rotary),
-            self.window,
+            forward.rotation(self.turn, p),
+            self.window.to(q.device),
             causal=self.w.facts.causal,
         )
         return forward.mix(probabilities, forward.Keys(past_v, v))
@@ -236,12 +237,13 @@ class _Pass:
         columns = self.wiring.heads[layer]
         heads = np.flatnonzero(self.active[:, columns].any(0))
         slots = self.slot[columns[heads]]
-        o = self.w.blocks[layer].attention.o.weight.unflatten(1, (-1, self.w.facts.d_head))
+        o = self.w.blocks[layer].attention.o.summands().unflatten(1, (-1, self.w.facts.d_head))
         chosen = torch.from_numpy(heads).to(changes.device)
         o = o.index_select(1, chosen).permute(1, 2, 0)  # head d_head d_model
         for circuit, change in zip(circuits, changes, strict=True):
             by_head = change.index_select(2, chosen).permute(2, 0, 1, 3)
-            self.changes[circuit, slots[0] : slots[-1] + 1] = self.order.sorted(by_head) @ o
+            written = self.order.sorted(by_head) @ o
+            self.changes[circuit, slots[0] : slots[-1] + 1] = written.to(self.changes.device)
 
     def mlp_inputs(
         self, layer: int, *, clean: bool
@@ -263,7 +265,8 @@ class _Pass:
             if x is None:
                 written = self.here(self.clean.kept["mlp_out"][layer])[None]
             else:
-                written = forward.mlp(x, self.w.blocks[layer].mlp)
+                block = self.w.blocks[layer]
+                written = forward.mlp(x.to(block.device), block.mlp).to(cut.device)
             slot = self.slot[self.wiring.mlps[layer][1]]
             self.changes[on, slot] = self.order.sorted(written - cut).to(self.changes.dtype)
         self.stream = self.stream + self.order.sorted(cut)
@@ -281,7 +284,7 @@ class _Pass:
 
 def _each(
     x: Float[Tensor, "reader batch window d_model"],
-    p: Linear,
+    p: Map,
     chosen: Int[ndarray, " reader"],
     d_head: int,
 ) -> Float[Tensor, "batch window index d_head"]:

@@ -13,12 +13,12 @@ from jaxtyping import Bool, Int
 from numpy import ndarray
 from torch import Tensor
 
-from interp.core.parts.circuit import REST, Ablation
+from interp.core.parts.circuit import Ablation
 from interp.core.parts.facts import Facts
 from interp.core.parts.graph import Graph
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs, Side
-from interp.core.prompts.places import PerRow, Place
+from interp.core.prompts.places import REST, PerRow, Place, free
 from interp.engine.circuits.constants import Constants
 from interp.engine.circuits.wiring import Wiring
 from interp.engine.interventions import (
@@ -154,7 +154,7 @@ def classes(
 def _marked(pairs: Pairs, place: Place, rows: Sequence[int]) -> Bool[Tensor, "batch pos"]:
     if place != REST:
         return positions_of(pairs, place, rows)
-    return ~torch.stack([positions_of(pairs, name, rows) for name in pairs.positions]).any(0)
+    return free(pairs.positions, pairs.lengths, rows)
 
 
 def _everywhere(

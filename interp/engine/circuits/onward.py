@@ -20,8 +20,8 @@ from interp.core.prompts.pairs import Pairs
 from interp.engine.circuits.passes import Passes
 from interp.engine.circuits.wiring import Wiring
 from interp.engine.network import forward
-from interp.engine.network.weights import Linear
-from interp.engine.plan.edits import take
+from interp.engine.network.linear import Map
+from interp.engine.network.trace import take
 from interp.models.model import Model
 
 
@@ -45,7 +45,7 @@ class View:
 
     def of(self, x: Float[Tensor, "*axes token d"]) -> Float[Tensor, "*axes some d"]:
         """These of all tokens."""
-        return x if self.index is None else x.index_select(-2, self.index)
+        return x if self.index is None else x.index_select(-2, self.index.to(x.device))
 
     def sums(
         self, mask: Bool[ndarray, "sum class writer"], held: Float[Tensor, "writer *axes token d"]
@@ -122,12 +122,13 @@ class Onward:
         found = self.clean.final.new_empty(len(self.graph.writers), *self.clean.final.shape)
         found[0] = kept["resid_pre"][0] - ablated.embed
         for layer, columns in enumerate(self.wiring.heads):
-            change = kept["z"][layer] - ablated.z[layer]
-            heads = np.arange(len(columns))
+            z = kept["z"][layer]
+            change, heads = z - ablated.z[layer].to(z.device), np.arange(len(columns))
             found[columns[0] : columns[-1] + 1] = self._written(layer, heads, change[None])[:, 0]
             if self.wiring.mlps:
                 column = self.wiring.mlps[layer][1]
-                found[column] = kept["mlp_out"][layer] - ablated.mlp_out[layer]
+                wrote = kept["mlp_out"][layer]
+                found[column] = wrote - ablated.mlp_out[layer].to(wrote.device)
         return found.flatten(1, 2)
 
     def _view_of(self, site: Site) -> View:
@@ -143,7 +144,7 @@ class Onward:
         else:
             early = site.kind != "mlp_out" or self.w.facts.parallel
             stream = kept["resid_pre" if early else "resid_mid"][site.layer]
-        return self._view_of(site).of(stream.flatten(0, 1))
+        return self._view_of(site).of(stream.to(self.clean.final.device).flatten(0, 1))
 
     def _cut(
         self, row: int, kept: Bool[ndarray, "cell place writer"]
@@ -182,7 +183,7 @@ class Onward:
         z: Float[Tensor, "cell batch pos head d_head"],
     ) -> Float[Tensor, "head cell batch pos d_model"]:
         """Through each head's own part of the output projection."""
-        o = self.w.blocks[layer].attention.o.weight.unflatten(1, (-1, self.w.facts.d_head))
+        o = self.w.blocks[layer].attention.o.summands().unflatten(1, (-1, self.w.facts.d_head))
         o = o.index_select(1, torch.from_numpy(heads).to(z.device)).permute(1, 2, 0)
         by_head = z.permute(3, 0, 1, 2, 4)
         return torch.bmm(by_head.flatten(1, 3), o).unflatten(1, by_head.shape[1:4])
@@ -270,24 +271,25 @@ class _Wave:
         ):
             mine = own and kind == self.site.kind
             x = self.entering[None] if mine else self.reads(rows[kind][index], at)
-            parts[kind] = self.project(forward.norm(x, p.ends.read), linear, index, at)
+            x = forward.norm(x.to(p.o.device), p.ends.read)
+            parts[kind] = self.project(x, linear, index, at)
         q = forward.head_norm(parts["q"], p.q_norm)
         k = forward.head_norm(parts["k"], p.k_norm)[..., inverse, :]
         v = parts["v"][..., inverse, :]
         cells = max(len(part) for part in (q, k, v))
         q, k, v = (part.expand(cells, *part.shape[1:]) for part in (q, k, v))
         none = k[0, :, :0]
-        probabilities = forward.pattern(
-            p, q, forward.Keys(none, k), s.turn.get(p.rotary), view.place, causal=facts.causal
-        )
+        turn, place = forward.rotation(s.turn, p), view.place.to(q.device)
+        keys = forward.Keys(none, k)
+        probabilities = forward.pattern(p, q, keys, turn, place, causal=facts.causal)
         z = forward.mix(probabilities, forward.Keys(none, v))
-        plain = take(s.clean.kept["z"][layer], view.place)[:, :, heads]
-        return s._written(layer, heads, z - plain).flatten(2, 3)
+        plain = take(s.clean.kept["z"][layer], place)[:, :, heads]
+        return s._written(layer, heads, z - plain).flatten(2, 3).to(self.moved.device)
 
     def project(
         self,
         x: Float[Tensor, "row cell token d_model"],
-        p: Linear,
+        p: Map,
         index: Int[ndarray, " row"],
         view: View,
     ) -> Float[Tensor, "cell batch pos row d_head"]:
@@ -310,7 +312,8 @@ class _Wave:
         view = s.end if layer == s.last else s.all
         x = self.entering if row == self.row else self.reads(np.array([row]), view)[0]
         plain = view.of(s.clean.kept["mlp_out"][layer].flatten(0, 1))
-        self.note(np.array([column]), (forward.mlp(x, self.w.blocks[layer].mlp) - plain)[None])
+        written = forward.mlp(x.to(plain.device), self.w.blocks[layer].mlp) - plain
+        self.note(np.array([column]), written.to(x.device)[None])
 
     def note(
         self, columns: Sequence[int] | ndarray, written: Float[Tensor, "writer _ token d_model"]

@@ -22,13 +22,14 @@ from interp.engine.engines.protocol import Engine, EngineName
 from interp.engine.engines.replay.engine import Replay
 from interp.engine.engines.resolution import resolution
 from interp.engine.interventions import Averaged
+from interp.engine.limits import Limits
 from interp.engine.network import forward
 from interp.engine.network.ablated import Ablated
-from interp.engine.network.trace import Trace
+from interp.engine.network.trace import Trace, take
 from interp.engine.plain.means.means import MeanReference, taken
-from interp.engine.plan.batches import TOKENS_AT_ONCE, Batch, Plan
+from interp.engine.plan import operations as ops
+from interp.engine.plan.batches import Batch, Plan
 from interp.engine.plan.cost import circuit_flops, forward_flops, trace_bytes
-from interp.engine.plan.edits import take
 from interp.engine.plan.positions import blocks
 from interp.engine.plan.score import Readout, Score
 from interp.models.bridge.precision import rounding
@@ -224,17 +225,20 @@ class Passes:
 def plan_passes(masks: Masks, model: Model, pairs: Pairs, *, room: int) -> Plan:
     """Rows of one length together, and as many cells at a time as the memory lasts for."""
     facts, n, batches = model.facts, len(masks), []
+    limits, itemsize = Limits.of(model.device), model.dtype.itemsize
+    most = limits.wave
     row = row_bytes(masks, model, pairs.longest)
     for rows in blocks(pairs.lengths, max(1, room // 2 // row)):
         length = int(pairs.lengths[rows[0]])
-        size = min(room // 2 // (row * len(rows)), TOKENS_AT_ONCE // (len(rows) * length))
+        size = min(room // 2 // (row * len(rows)), most // (len(rows) * length))
         size = max(1, size)
         for first in range(0, n, size):
             cells = tuple(range(first, min(first + size, n)))
             held = row * len(rows) * len(cells)
             flops = circuit_flops(facts, length) * len(rows) * len(cells)
             layers = (0, facts.n_layers - 1)
-            batches.append(Batch(tuple(rows), cells, 0, length, layers, held, flops))
+            ran = ops.masked_run(facts, length, len(rows) * len(cells), itemsize, limits)
+            batches.append(Batch(tuple(rows), cells, 0, length, layers, held, flops, **ran))
     edges = int(np.where(masks.lacking, *_counts(masks)).max(initial=0))
     full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
     note = f"one masked pass a batch, of cells that lack up to {edges} edges"

@@ -24,15 +24,16 @@ from interp.engine.engines.verified import (
     recurrent_gap,
     replay_gap,
 )
+from interp.engine.network.gathered import gathered
 from interp.engine.network.weights import Weights, read
 from interp.engine.plan.explain import explaining, require_running
-from interp.models.bridge import tokens
+from interp.models.bridge import quantised, tokens
 from interp.models.model import Model
 
 log = logging.getLogger("interp")
 
 _SAID: WeakKeyDictionary[Model, set[str]] = WeakKeyDictionary()
-"""Why hooks serve, each said once of a model."""
+"""What was said of a model, such as why hooks serve: each once."""
 
 
 def accept(model: Model, pairs: Pairs, metric: Metric | None) -> None:
@@ -118,7 +119,7 @@ def choose(
         return Recurrent(recurrence_of(model))
     refusals = []
     if engine != "hooks":
-        found = replay_of(model, longest)
+        found = _rounding(model) or replay_of(model, longest)
         if isinstance(found, Weights):
             return Replay(found)
         if engine == "replay":
@@ -132,14 +133,15 @@ def choose(
             if engine != "hooks"
             else wrong
         )
-    if refusals and refusals[0] not in _SAID.setdefault(model, set()):
-        _SAID[model].add(refusals[0])
-        log.warning("%s Running through hooks, one forward for each intervention.", refusals[0])
+    if refusals:
+        _say(model, f"{refusals[0]} Running through hooks, one forward for each intervention.")
     return Hooks(model, prefix)
 
 
 def weights_of(model: Model) -> Weights:
     """The model's own weights as they are, from which replay computes what Hugging Face does.
+
+    Of a model on several devices each layer comes to the first when it is asked for.
 
     Raises:
         Unsupported: an architecture or an option that replay does not have, or a hook or an adapter
@@ -149,7 +151,20 @@ def weights_of(model: Model) -> Weights:
     found = replay_of(model, SHORT)
     if isinstance(found, str):
         raise Unsupported(found)
-    return found
+    if kinds := ", ".join(model.now().quantised):
+        _say(
+            model,
+            f"{model.name}: its weights are quantised ({kinds}), and are read as the numbers that "
+            "they stand for, dequantised anew where they are asked for.",
+        )
+    return gathered(found)
+
+
+def _say(model: Model, what: str) -> None:
+    """A warning, once for each model."""
+    if what not in _SAID.setdefault(model, set()):
+        _SAID[model].add(what)
+        log.warning("%s", what)
 
 
 def replay_of(model: Model, longest: int) -> Weights | str:
@@ -174,6 +189,21 @@ def replay_of(model: Model, longest: int) -> Weights | str:
             f"{length} tokens: {wrong}."
         )
     return found
+
+
+def _rounding(model: Model) -> str:
+    """Why another way to the same numbers is not the model's; nothing where it is."""
+    for module in model.live.watch.packed:
+        if quantised.known(module) and (by := quantised.rounds(module)):
+            rows = "all rows that run at once" if by == "batch" else "each token's own size"
+            return (
+                "the replay engine adds up in its own order and runs rows together as it suits it, "
+                f"and {model.truth.name_of(module)} ({quantised.told(module)}) rounds what enters "
+                f"it to 8 bits by {rows}: a difference in the last place becomes a step. Load the "
+                "model with weights that alone are quantised (bitsandbytes' 4 bit, torchao's "
+                "Int8WeightOnlyConfig), or take engine='hooks'."
+            )
+    return ""
 
 
 def _built(model: Model) -> Weights | str:

@@ -11,8 +11,8 @@ from torch import Tensor
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Kind, Site
 from interp.engine.interventions import Hop
-from interp.engine.network.trace import KEPT, See, Trace
-from interp.engine.plan.edits import Edit, take
+from interp.engine.network.trace import KEPT, Held, See, Trace, begins, take
+from interp.engine.plan.edits import Edit
 from interp.engine.plan.explain import require_running
 from interp.engine.plan.score import Readout, Score
 
@@ -50,7 +50,7 @@ class Engine(ABC):
 
     @abstractmethod
     def trace(
-        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] | None = None
+        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] | Held | None = None
     ) -> Trace:
         """The activations of a plain run, of the given kinds."""
 
@@ -104,18 +104,25 @@ class OfWeights(Engine):
         """Logits, of all columns or of some; `like`: whose scale the last norm takes."""
 
     def trace(
-        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] | None = None
+        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] | Held | None = None
     ) -> Trace:
         require_running()
-        keep = self.kinds if keep is None else keep
-        kept: dict[str, list[Tensor]] = {kind: [] for kind in keep}
+        if not isinstance(keep, Held):
+            keep = Held.whole(self.kinds if keep is None else keep, self.facts.n_layers)
+        held, kept = keep, {kind: list[Tensor]() for kind in keep.kinds}
 
-        def see(kind: str, layer: int, activation: Tensor) -> None:
-            if kind in kept:
-                kept[kind].append(activation)
+        def see(kind: Kind, layer: int, activation: Tensor) -> None:
+            if kind not in kept:
+                return
+            if layer not in held.layers[kind]:
+                activation = activation.new_empty(0)
+            elif start := begins(kind, held.first):
+                activation = activation[:, start:].clone()  # lets go of what is before
+            kept[kind].append(activation)
 
-        final = self.walk(tokens, see, shelves=keep)
-        return Trace(self.facts, {kind: tuple(x) for kind, x in kept.items()}, final)
+        final = self.walk(tokens, see, shelves=held.kinds)
+        found = {kind: tuple(layers) for kind, layers in kept.items()}
+        return Trace(self.facts, found, final, first=held.first)
 
     @abstractmethod
     def walk(

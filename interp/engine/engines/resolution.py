@@ -20,15 +20,10 @@ from interp.core.prompts.pairs import Pairs, Side
 from interp.engine.engines.hooked.writes import start_of
 from interp.engine.engines.verified import last_norm
 from interp.engine.plan.memory import SHARE, total
+from interp.engine.plan.operations import FEW, FEW_BYTES, WIDE_BYTES
 from interp.engine.plan.score import Readout
 from interp.models.model import Model
 
-FEW = 2
-"""Prompts that are compared."""
-FEW_BYTES = 1 << 28
-"""Bytes of logits that this may take."""
-WIDE_BYTES = 1 << 32
-"""Bytes of the weights in float32 that this may take for a moment."""
 HALF = (torch.float16, torch.bfloat16)
 
 

@@ -93,7 +93,7 @@ def _worst(shown: Iterator[Shown], model: Model) -> Gap | None:
     tolerance = rounding(model.dtype)
     worst = Gap("nothing", 0.0, tolerance)
     for name, ours, theirs in shown:
-        ours, theirs = ours.double(), theirs.double()
+        ours, theirs = ours.double(), theirs.to(ours.device).double()
         # damaged weights are no fault of an engine; a run says where a number is none
         known = theirs.isfinite() | ours.isfinite()
         off, largest = (ours - theirs)[known].abs(), theirs[theirs.isfinite()].abs()

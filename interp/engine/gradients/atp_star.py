@@ -35,11 +35,9 @@ from interp.engine.gradients.estimates import (
     top,
 )
 from interp.engine.gradients.tape import Slopes, Taped, back, pushed, tape
+from interp.engine.limits import Limits
 from interp.engine.network import forward
 from interp.engine.network.weights import Weights
-
-PATTERNS_AT_ONCE = 1 << 25
-"""Bytes of attention probabilities of changed queries or keys that are held at a time."""
 
 
 class Terms(NamedTuple):
@@ -147,11 +145,12 @@ def _fixed(
         attending = of_values.new_empty(len(rows.places), batch, values.start, writers)
         found.append(torch.cat([attending, of_values], 2))
     size = changes.element_size() * batch * facts.n_heads * pos * (pos + 4 * facts.d_model)
-    step = max(1, PATTERNS_AT_ONCE // size)
+    step = max(1, Limits.of(changes.device).patterns // size)
     for start in range(0, writers, step):
         stop = min(start + step, writers)
-        inside = pushed(taped.resid, p.ends.read, changes[:, start:stop])
-        moved = _moved(w, taped, inside, rows.places)
+        resid = taped.resid
+        inside = pushed(resid, p.ends.read, changes[:, start:stop].to(resid.device))
+        moved = _moved(w, taped, inside, rows.places.to(resid.device))
         for reading, into in zip(readings, found, strict=True):
             into[:, :, : values.start, start:stop] = _worth(moved, reading, rows.places)
     return found
@@ -184,7 +183,7 @@ def _moved(
         torch.einsum("bwpd,hed->wbphe", change.to(q.dtype), part.by_head(w.facts.d_head))
         for part in (p.q, p.k)
     )
-    turn = forward.rotations(w, q.shape[1]).get(p.rotary)
+    turn = forward.rotation(forward.rotations(w, q.shape[1]), p)
     place = torch.arange(q.shape[1], device=q.device).expand(len(q), -1)
 
     def pattern(q: Tensor, keys: forward.Keys) -> Tensor:

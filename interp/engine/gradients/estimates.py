@@ -134,9 +134,11 @@ class Edges:
         for taped in clean.layers:
             heads, mlp = columns(w, taped.layer)
             z = taped.z.detach()
-            changes[:, heads] = written(w, taped.layer, z, ablated.z[taped.layer] - z)
+            changes[:, heads] = written(w, taped.layer, z, ablated.z[taped.layer].to(z.device) - z)
             if w.facts.d_mlp:
-                changes[:, mlp] = (ablated.mlp_out[taped.layer] - taped.mlp_out.detach())[:, None]
+                wrote = taped.mlp_out.detach()
+                change = ablated.mlp_out[taped.layer].to(wrote.device) - wrote
+                changes[:, mlp] = change[:, None]
         shape = (len(rows.places), batch, len(graph.readers), len(graph.writers))
         return cls(rows, changes, rows.clean.new_zeros(shape))
 
@@ -198,7 +200,8 @@ def product(
     changes: Float[Tensor, "batch writer pos d_model"],
     places: Bool[Tensor, "place batch pos"],
 ) -> Float[Tensor, "place batch reader writer"]:
-    """Gradients times changes, summed over the positions of each place."""
+    """Gradients times changes, summed over the positions of each place; where the changes are."""
+    readers = readers.to(changes.device)
     if bool(places.all()):
         whole = torch.bmm(readers.flatten(2), changes.flatten(2).mT)
         return whole.expand(len(places), *whole.shape)
@@ -239,14 +242,15 @@ def atp(rows: Estimated, *, steps: int = 1) -> Float[Tensor, "place batch writer
     for run, after in runs(rows, clean, steps):
         for reading in sweep(w, run, after):
             taped, (heads, own) = clean.layers[reading.layer], columns(w, reading.layer)
-            z = rows.ablated.z[reading.layer] - taped.z.detach()
+            z = rows.ablated.z[reading.layer].to(taped.z.device) - taped.z.detach()
             each = torch.einsum("bphe,bphe,mbp->mbh", reading.z, z, rows.places.to(z))
-            found[..., heads] += each / steps
+            found[..., heads] += each.to(found.device) / steps
             if w.facts.d_mlp:
-                mlp = rows.ablated.mlp_out[reading.layer] - taped.mlp_out.detach()
+                wrote = taped.mlp_out.detach()
+                mlp = rows.ablated.mlp_out[reading.layer].to(wrote.device) - wrote
                 slope = reading.mlp_out.to(mlp.dtype)
                 each = torch.einsum("bpd,bpd,mbp->mb", slope, mlp, rows.places.to(mlp))
-                found[..., own] += each[..., None] / steps
+                found[..., own] += each[..., None].to(found.device) / steps
     return found
 
 
@@ -269,11 +273,13 @@ def eap_activations(rows: Estimated, *, steps: int) -> Float[Tensor, "place batc
         edges.add(run, top(rows, run.final), 1 / steps, slice(0, 1))
         for taped in clean.layers:
             heads, mlp = columns(w, taped.layer)
-            z = torch.lerp(ablated.z[taped.layer], taped.z.detach(), share)
+            z = taped.z.detach()
+            z = torch.lerp(ablated.z[taped.layer].to(z.device), z, share)
             run = tape(w, taped.resid, start=taped.layer, z=z)
             edges.add(run, top(rows, run.final), 1 / steps, heads)
             if w.facts.d_mlp:
-                wrote = torch.lerp(ablated.mlp_out[taped.layer], taped.mlp_out.detach(), share)
+                wrote = taped.mlp_out.detach()
+                wrote = torch.lerp(ablated.mlp_out[taped.layer].to(wrote.device), wrote, share)
                 after = taped.resid + taped.attn_out.detach() + wrote
                 run = tape(w, after, start=taped.layer + 1)
                 edges.add(run, top(rows, run.final), 1 / steps, mlp)

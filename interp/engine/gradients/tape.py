@@ -17,7 +17,7 @@ from torch.autograd import grad
 
 from interp.core.errors import Unsupported
 from interp.engine.network import forward
-from interp.engine.network.weights import Attention, Norm, Weights
+from interp.engine.network.weights import Attention, Norm, Weights, maps
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ def require_sums(w: Weights, name: str) -> None:
     """Refuse a model whose residual stream is no sum of what was written.
 
     Raises:
-        Unsupported: the norms stand on the sums.
+        Unsupported: the norms stand on the sums, or modules round what enters them.
     """
     if any(b.attention.ends.sum or b.mlp.ends.sum for b in w.blocks):
         raise Unsupported(
@@ -82,6 +82,10 @@ def require_sums(w: Weights, name: str) -> None:
             "sum of writes and an edge has no linear term of its own; edge attribution is defined "
             "for pre-norm models (Hanna et al. 2024, sec. 2). Measure the effects instead: "
             "interp.causal.exact."
+        )
+    for one in maps(w):
+        one.require_additive(
+            "what is rounded in steps has no slope, so there is nothing to attribute by"
         )
 
 
@@ -92,7 +96,7 @@ def tape(
     start: int = 0,
     z: Float[Tensor, "batch pos head d_head"] | None = None,
 ) -> Tape:
-    """Run the layers from `start` on with graphs.
+    """Run the layers from `start` on with graphs, each where it lies.
 
     Args:
         resid: what enters the first of them.
@@ -101,10 +105,10 @@ def tape(
     turn = forward.rotations(w, resid.shape[1])
     layers = []
     for layer, block in enumerate(w.blocks[start:], start):
-        p, resid = block.attention, resid.detach()
+        p, resid = block.attention, resid.detach().to(block.device)
         read = pattern = None
         if layer == start and z is not None:
-            z = z.detach().requires_grad_()
+            z = z.detach().to(block.device).requires_grad_()
         else:
             with torch.no_grad():
                 x = forward.norm(resid, p.ends.read)
@@ -120,7 +124,7 @@ def tape(
             mlp_out = forward.mlp(x, block.mlp)
         layers.append(Taped(layer, resid, read, pattern, z, attn_out, x, mlp_out))
         resid = mid + mlp_out.detach()
-    return Tape(tuple(layers), resid)
+    return Tape(tuple(layers), resid.to(w.embed.tokens.device))
 
 
 def _attend(
@@ -129,7 +133,8 @@ def _attend(
     place = torch.arange(q.shape[1], device=q.device).expand(len(q), -1)
     q, k = forward.head_norm(q, p.q_norm)[None], forward.head_norm(k, p.k_norm)
     keys = forward.Keys(k[:, :0], k[None])
-    pattern = forward.pattern(p, q, keys, turn.get(p.rotary), place, causal=w.facts.causal)
+    r = forward.rotation(turn, p)
+    pattern = forward.pattern(p, q, keys, r, place, causal=w.facts.causal)
     return pattern, forward.mix(pattern, forward.Keys(v[:, :0], v[None]))[0]
 
 
@@ -140,11 +145,11 @@ def back(
     *,
     again: bool = False,
 ) -> Slopes:
-    """The gradients at a layer, from that at the residual stream after it.
+    """The gradients at a layer, where it lies, from that at the residual stream after it.
 
     `again`: keep the layer's graphs for another gradient.
     """
-    p = w.blocks[taped.layer].attention
+    p, after = w.blocks[taped.layer].attention, after.to(taped.resid.device)
     if w.facts.d_mlp:
         (mlp,) = grad(taped.mlp_out, taped.x, after, retain_graph=again)
     else:
@@ -207,6 +212,6 @@ def written(
     z: of the run that is changed.
     """
     p = w.blocks[layer].attention
-    o = p.o.weight.unflatten(1, (-1, w.facts.d_head))
+    o = p.o.summands().unflatten(1, (-1, w.facts.d_head))
     each = torch.einsum("bphe,dhe->bhpd", change, o)
     return each if p.ends.write is None else pushed(p.o(z.flatten(-2)), p.ends.write, each)

@@ -6,6 +6,7 @@ hooks see them, and take both where they meet. Rows are picked by `index_select`
 `F.embedding`, never by indexing with a tensor.
 """
 
+from math import isqrt
 from typing import NamedTuple
 
 import torch
@@ -14,10 +15,9 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.engine.network.weights import MLP, Attention, Ends, Linear, Norm, Weights
-
-ROWS_AT_ONCE = 1024
-"""Tokens that an MLP takes at a time: its hidden layer then stays in the cache (measured)."""
+from interp.engine.limits import Limits
+from interp.engine.network.linear import Map, Packed
+from interp.engine.network.weights import MLP, Attention, Ends, Norm, Weights
 
 
 class Rotation(NamedTuple):
@@ -90,6 +90,15 @@ def rotations(w: Weights, pos: int) -> Rotations:
     return {name: Rotation(cos[0], sin[0], w.interleaved) for name, (cos, sin) in found.items()}
 
 
+def rotation(r: Rotations, p: Attention) -> Rotation | None:
+    """The angles by which an attention layer turns, where it lies."""
+    found = r.get(p.rotary)
+    if found is None:
+        return None
+    cos, sin = (t.to(p.o.device) for t in (found.cos, found.sin))
+    return Rotation(cos, sin, found.interleaved)
+
+
 def rotate(
     x: Float[Tensor, "*batch pos head d_head"],
     r: Rotation | None,
@@ -111,7 +120,7 @@ def rotate(
 
 
 def project(
-    x: Float[Tensor, "*batch d_model"], p: Linear, d_head: int
+    x: Float[Tensor, "*batch d_model"], p: Map, d_head: int
 ) -> Float[Tensor, "*batch head d_head"]:
     """Queries, keys or values of every head (or group) of a layer."""
     return p(x).unflatten(-1, (-1, d_head))
@@ -185,6 +194,44 @@ def mix(
     return z.flatten(-3, -2)
 
 
+def attend(
+    p: Attention,
+    q: Float[Tensor, "cells batch query head d_head"],
+    k: Keys,
+    v: Keys,
+    r: Rotation | None,
+    place: Int[Tensor, "batch query"],
+    *,
+    causal: bool,
+    consecutive: bool,
+) -> Float[Tensor, "cells batch query head d_head"]:
+    """z without the whole pattern: a few queries at a time, as many as the device gains from.
+
+    Args:
+        consecutive: are the queries the cells' own positions in their order? Then a few of them
+            see, under a causal mask, no key that is after the last.
+    """
+    past, own, queries = k.past.shape[1], k.own.shape[2], q.shape[2]
+    most = Limits.of(q.device).scores // (q.shape[0] * q.shape[1] * q.shape[3] or 1)
+    if queries * (past + own) <= most:
+        return mix(pattern(p, q, k, r, place, causal=causal), v)
+    keys = torch.arange(past + own, device=q.device)[None]
+    q = rotate(q, r, place)
+    k = Keys(rotate(k.past, r, keys[:, :past]), rotate(k.own, r, keys[:, past:]))
+    parts, end = [], 0
+    while end < queries:
+        start, end, last = end, end + max(1, most // (past + own)), own
+        if causal and consecutive:  # so many that their square and what is before come to as much
+            before = past + start
+            end = start + max(1, (isqrt(before * before + 4 * most) - before) // 2)
+            end = last = min(end, queries)
+        end = min(end, queries)
+        near_k, near_v = (Keys(t.past, t.own[:, :, :last]) for t in (k, v))
+        seen = pattern(p, q[:, :, start:end], near_k, None, place[:, start:end], causal=causal)
+        parts.append(mix(seen, near_v))
+    return torch.cat(parts, 2)
+
+
 def attention_write(
     z: Float[Tensor, "*batch head d_head"],
     p: Attention,
@@ -213,7 +260,10 @@ def mlp(
     """What the layer's MLP writes for a residual stream x; `like` freezes its norms at another."""
     flat = x.reshape(-1, x.shape[-1])
     if like is None:
-        return torch.cat([_mlp(rows, p) for rows in flat.split(ROWS_AT_ONCE)]).view(x.shape)
+        size = Limits.of(x.device).mlp_tokens(p.down.inputs)
+        if len(flat) <= size:
+            return _mlp(flat, p).view(x.shape)
+        return torch.cat([_mlp(rows, p) for rows in flat.split(size)]).view(x.shape)
     down = p.down(hidden(x, p, like))
     frozen = None if p.ends.write is None else p.down(hidden(like, p))
     return norm(down, p.ends.write, frozen)
@@ -247,17 +297,32 @@ def unembed(
     columns: Int[Tensor, "batch columns"] | None = None,
     like: Float[Tensor, "batch d_model"] | None = None,
 ) -> Float[Tensor, "cells batch columns"]:
-    """Logits of the final residual stream; only the given vocabulary columns of each row."""
+    """Logits of the final residual stream; only the given vocabulary columns of each row.
+
+    They come back to where that stream is, wherever the unembedding lies.
+    """
     p = w.unembed
     assert p is not None  # accept() refuses metrics of logits where there are none
-    x = norm(resid, p.norm, like)
+    asked, there = resid.device, p.linear.device
+    columns = None if columns is None else columns.to(there)
+    if p.norm is not None:
+        first = p.norm.weight.device
+        resid = norm(resid.to(first), p.norm, None if like is None else like.to(first))
+    x = resid
     if p.transform is not None and p.activation is not None:
-        x = norm(p.activation(p.transform(x)), p.transform_norm)
+        x = p.activation(p.transform(x.to(p.transform.device)))
+        if p.transform_norm is not None:
+            x = norm(x.to(p.transform_norm.weight.device), p.transform_norm)
+    x = x.to(there)
     if columns is None:
         logits = p.linear(x)
+    elif isinstance(p.linear, Packed):
+        index = columns.expand(len(x), -1, -1)
+        logits = p.linear(x).gather(-1, index)
     else:
         rows = wide(F.embedding(columns, p.linear.weight))
         logits = torch.einsum("cbd,bvd->cbv", x.to(rows.dtype), rows)
         if p.linear.bias is not None:
             logits = logits + F.embedding(columns, p.linear.bias[:, None])[..., 0]
-    return logits if p.cap is None else p.cap * (logits / p.cap).tanh()
+    logits = logits if p.cap is None else p.cap * (logits / p.cap).tanh()
+    return logits.to(asked)

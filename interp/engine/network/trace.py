@@ -9,6 +9,7 @@ from torch import Tensor
 
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import HEAD_KINDS, Kind, Site
+from interp.engine.limits import Limits
 from interp.engine.network import forward
 from interp.engine.network.weights import Attention, Weights
 
@@ -16,6 +17,34 @@ KEPT: tuple[Kind, ...] = ("resid_pre", "q", "k", "v", "z", "attn_out", "resid_mi
 """What a trace holds of each layer; resid_post is the next layer's resid_pre."""
 RECURRENT: tuple[Kind, ...] = ("resid_pre", "c", "h")
 """... of each layer of a recurrent model: what enters it, and its states."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a trace is to hold.
+
+    Attributes:
+        layers: of each kind.
+        first: the position from which on; keys and values are held from 0, since every later
+            query reads them.
+    """
+
+    layers: Mapping[Kind, frozenset[int]]
+    first: int = 0
+
+    @classmethod
+    def whole(cls, kinds: Sequence[Kind], n_layers: int) -> "Held":
+        """Every layer and position."""
+        return cls(dict.fromkeys(kinds, frozenset(range(n_layers))))
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        return tuple(self.layers)
+
+
+def begins(kind: Kind, first: int) -> int:
+    """The first position that is held of a kind."""
+    return 0 if kind in ("k", "v") else first
 
 
 def shelf(site: Site) -> str:
@@ -31,22 +60,44 @@ class Trace:
     Queries and keys stand before the rotation (and before a norm of their own). A pattern is
     `batch query head key`, neurons are `batch pos d_mlp`. `final` is the residual stream after the
     last layer (a decoder's, where there are two stacks; of a recurrent model its h); `logits` are
-    there when the engine had to compute them all.
+    there when the engine had to compute them all. A layer that is not held is an empty tensor.
+
+    Attributes:
+        first: the position at which everything but keys, values and `final` begins.
     """
 
     facts: Facts
     kept: Mapping[str, tuple[Tensor, ...]]
     final: Float[Tensor, "batch pos d_model"]
     logits: Float[Tensor, "batch pos d_vocab"] | None = None
+    first: int = 0
 
-    def at(self, site: Site) -> Float[Tensor, "batch pos *axes"]:
-        """The activation at a site; a key or value of a query head is that of its group."""
+    def part(
+        self, kind: Kind, layer: int, window: Int[Tensor, "batch window"], start: int | None = None
+    ) -> Float[Tensor, "batch window *axes"]:
+        """Some positions of what is held of a layer.
+
+        Args:
+            start: where the window begins, if it is all positions from there on: no index is
+                needed then.
+        """
+        x = self.at(Site(kind, layer)) if kind == "resid_post" else self.kept[kind][layer]
+        before = begins(kind, self.first)
+        if start is None:
+            return take(x, window, before)
+        return x[:, start - before :].to(window.device)
+
+    def at(self, site: Site) -> Float[Tensor, "batch held *axes"]:
+        """The activation at a site; a key or value of a query head is that of its group.
+
+        Its positions begin at `begins(site.kind, first)`.
+        """
         layer = 0 if site.layer is None else site.layer
         if site.kind == "embed":
             return self.kept["resid_pre"][0]
         if site.kind == "resid_post" and shelf(site) not in self.kept:
             last = layer + 1 == self.facts.n_layers
-            return self.final if last else self.kept["resid_pre"][layer + 1]
+            return self.final[:, self.first :] if last else self.kept["resid_pre"][layer + 1]
         whole = self.kept[shelf(site)][layer]
         if site.neuron is not None:
             return whole[..., site.neuron]
@@ -57,6 +108,18 @@ class Trace:
         if site.kind in ("k", "v") and site.head is not None:
             index = site.head // self.facts.group_size
         return whole[:, :, index]
+
+
+def take(
+    x: Float[Tensor, "batch held *axes"], window: Int[Tensor, "batch window"], first: int = 0
+) -> Float[Tensor, "batch window *axes"]:
+    """The positions of a window, of which each row has its own, where x begins at the first.
+
+    They come to where the window is.
+    """
+    window = window - first if first else window
+    index = window[(...,) + (None,) * (x.ndim - 2)]
+    return x.to(window.device).gather(1, index.expand(*window.shape, *x.shape[2:]))
 
 
 See = Callable[[str, int, Tensor], None]
@@ -81,7 +144,7 @@ def walk(
     turn = forward.rotations(w, tokens.shape[1])
     for layer in range(len(w.blocks[:layers])):
         resid = through(w, layer, resid, turn, see, wanted=wanted)
-    return resid
+    return resid.to(tokens.device)
 
 
 def through(
@@ -93,9 +156,9 @@ def through(
     *,
     wanted: Sequence[str] = (),
 ) -> Float[Tensor, "batch pos d_model"]:
-    """One layer, showing every activation."""
+    """One layer, showing every activation where the layer lies."""
     block = w.blocks[layer]
-    p = block.attention
+    p, resid = block.attention, resid.to(block.device)
     see("resid_pre", layer, resid)
     x = forward.norm(resid, p.ends.read)
     q, k, v = (forward.project(x, part, w.facts.d_head) for part in (p.q, p.k, p.v))
@@ -119,10 +182,6 @@ def through(
     return resid
 
 
-SCORES_AT_ONCE = 1 << 22
-"""Attention scores that are held at a time: more rows make it no faster, only larger."""
-
-
 def _attend(
     w: Weights,
     p: Attention,
@@ -134,26 +193,21 @@ def _attend(
     whole: bool,
 ) -> tuple[Float[Tensor, "batch pos head d_head"], Float[Tensor, "batch query head key"] | None]:
     """z, and the pattern if it is asked for, a few rows at a time."""
-    rows = max(1, SCORES_AT_ONCE // (q.shape[1] * q.shape[1] * q.shape[2]))
-    zs, patterns = [], []
-    for i in range(0, len(q), rows):
-        part, values = _pattern(w, p, q[i : i + rows], k[i : i + rows], turn), v[i : i + rows]
-        zs.append(forward.mix(part, forward.Keys(values[:, :0], values[None]))[0])
+    batch, pos, heads = q.shape[:3]
+    rows = max(1, Limits.of(q.device).scores // (pos * pos * heads))
+    place, r = torch.arange(pos, device=q.device).expand(batch, -1), forward.rotation(turn, p)
+    q, k = forward.head_norm(q, p.q_norm), forward.head_norm(k, p.k_norm)
+    zs, patterns, causal = [], [], w.facts.causal
+    for i in range(0, batch, rows):
+        some = slice(i, i + rows)
+        keys, values = (forward.Keys(t[some, :0], t[None, some]) for t in (k, v))
+        given = p, q[None, some], keys
         if whole:
+            part = forward.pattern(*given, r, place[some], causal=causal)
+            zs.append(forward.mix(part, values)[0])
             patterns.append(part[0].flatten(1, 2).transpose(1, 2))
+        else:
+            z = forward.attend(*given, values, r, place[some], causal=causal, consecutive=True)
+            zs.append(z[0])
     z = zs[0] if len(zs) == 1 else torch.cat(zs)
     return z, torch.cat(patterns) if whole else None
-
-
-def _pattern(
-    w: Weights,
-    p: Attention,
-    q: Float[Tensor, "batch pos head d_head"],
-    k: Float[Tensor, "batch pos group d_head"],
-    turn: forward.Rotations,
-) -> Float[Tensor, "1 batch group in_group query key"]:
-    batch, pos = q.shape[:2]
-    place = torch.arange(pos, device=q.device).expand(batch, -1)
-    q, k = forward.head_norm(q, p.q_norm)[None], forward.head_norm(k, p.k_norm)
-    keys = forward.Keys(k[:, :0], k[None])
-    return forward.pattern(p, q, keys, turn.get(p.rotary), place, causal=w.facts.causal)

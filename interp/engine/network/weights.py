@@ -5,20 +5,20 @@ windows the scores. `read` takes them from the bridge's parts, which have the sa
 every architecture, and from the Hugging Face config.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.core.errors import PairsError, Unsupported
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import absent
-from interp.models.bridge import rotary
+from interp.engine.network.linear import Linear, Map, Packed
+from interp.models.bridge import quantised, rotary
 from interp.models.bridge.activations import Activation, activation
 from interp.models.bridge.precision import undetoured
 from interp.models.model import Model
@@ -29,6 +29,7 @@ FAMILIES = (
     "GPTJForCausalLM",
     "OPTForCausalLM",
     "PhiForCausalLM",
+    "StableLmForCausalLM",
     "LlamaForCausalLM",
     "MistralForCausalLM",
     "Qwen2ForCausalLM",
@@ -44,30 +45,6 @@ FAMILIES = (
 
 UNKNOWN = ("qk_layernorm", "_remove_final_layer_norm")
 """Options of these families' configs that replay does not have; refused when they are set."""
-
-
-@dataclass(frozen=True)
-class Linear:
-    """x -> weight @ x + bias, in the precision of the weights."""
-
-    weight: Float[Tensor, "out in"]
-    bias: Float[Tensor, " out"] | None
-
-    def __call__(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
-
-    def by_head(self, d_head: int) -> Float[Tensor, "head d_head in"]:
-        """The weight of each head that it writes: a view."""
-        return self.weight.unflatten(0, (-1, d_head))
-
-    def rows(self, start: int, stop: int) -> "Linear":
-        """The part that writes output features start to stop: a view."""
-        return Linear(self.weight[start:stop], None if self.bias is None else self.bias[start:stop])
-
-    def pick(self, features: Tensor) -> "Linear":
-        """The part that writes these output features: a copy."""
-        bias = None if self.bias is None else self.bias.index_select(0, features)
-        return Linear(self.weight.index_select(0, features), bias)
 
 
 @dataclass(frozen=True)
@@ -106,10 +83,10 @@ class Attention:
     """
 
     ends: Ends
-    q: Linear
-    k: Linear
-    v: Linear
-    o: Linear
+    q: Map
+    k: Map
+    v: Map
+    o: Map
     scale: float
     q_norm: Norm | None = None
     k_norm: Norm | None = None
@@ -123,9 +100,9 @@ class MLP:
     """Two-matrix MLP, or gated when `gate` is there."""
 
     ends: Ends
-    gate: Linear | None
-    up: Linear
-    down: Linear
+    gate: Map | None
+    up: Map
+    down: Map
     activation: Activation
 
 
@@ -135,6 +112,11 @@ class Block:
 
     attention: Attention
     mlp: MLP
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layer lies; those of one model need not lie together."""
+        return self.attention.o.device
 
 
 @dataclass(frozen=True)
@@ -153,8 +135,8 @@ class Unembedding:
     """Final norm, the transform of a masked language model's head, unembedding, cap."""
 
     norm: Norm | None
-    linear: Linear
-    transform: Linear | None = None
+    linear: Map
+    transform: Map | None = None
     activation: Activation | None = None
     transform_norm: Norm | None = None
     cap: float | None = None
@@ -172,7 +154,7 @@ class Weights:
     embed: Embedding
     rotary: dict[str, Angles]
     interleaved: bool
-    blocks: tuple[Block, ...]
+    blocks: Sequence[Block]
     unembed: Unembedding | None
 
 
@@ -229,10 +211,10 @@ def _block(model: Model, layer: int) -> Block:
     return Block(
         Attention(
             ends=ends("ln1", "ln1"),
-            q=_linear(block.attn.q),
-            k=_linear(block.attn.k),
-            v=_linear(block.attn.v),
-            o=_linear(block.attn.o),
+            q=_linear(model, block.attn.q),
+            k=_linear(model, block.attn.k),
+            v=_linear(model, block.attn.v),
+            o=_linear(model, block.attn.o),
             scale=_scale(own, facts.d_head),
             q_norm=norm(block.attn, "q_norm"),
             k_norm=norm(block.attn, "k_norm"),
@@ -243,9 +225,9 @@ def _block(model: Model, layer: int) -> Block:
         ),
         MLP(
             ends=ends("ln2", "ln1"),  # parallel blocks may share one norm
-            gate=_linear(block.mlp.gate) if bridge.cfg.gated_mlp else None,
-            up=_linear(getattr(block.mlp, "in")),
-            down=_linear(block.mlp.out),
+            gate=_linear(model, block.mlp.gate) if bridge.cfg.gated_mlp else None,
+            up=_linear(model, getattr(block.mlp, "in")),
+            down=_linear(model, block.mlp.out),
             activation=_activation(bridge.cfg.act_fn),
         ),
     )
@@ -268,10 +250,11 @@ def _activation(name: str) -> Activation:
 def _embedding(model: Model) -> Embedding:
     bridge, facts = model.bridge, model.facts
     table = _inner(bridge.embed)
-    # rounded to the model's precision, as the model rounds it
-    scale = (
-        float(table.embed_scale.to(table.weight.dtype)) if hasattr(table, "embed_scale") else None
-    )
+    scale = None
+    if hasattr(table, "embed_scale"):
+        # rounded to the model's precision, as the model rounds it; a shape has no numbers
+        held = table.embed_scale.to(table.weight.dtype)
+        scale = 1.0 if held.is_meta else float(held)
     if facts.positions not in ("learned", "sinusoidal"):
         return Embedding(table.weight, scale)
     start = 2 if facts.architecture == "OPTForCausalLM" else 0
@@ -289,14 +272,14 @@ def _embedding(model: Model) -> Embedding:
 
 def _unembedding(model: Model) -> Unembedding:
     bridge, config = model.bridge, model.bridge.original_model.config
-    linear = _linear(bridge.unembed)
+    linear = _linear(model, bridge.unembed)
     if model.facts.block != "post":
         cap = getattr(config, "final_logit_softcapping", None)
         return Unembedding(_norm(model, bridge.ln_final), linear, cap=cap)
     return Unembedding(
         None,
         linear,
-        transform=_linear(_inner(bridge.mlm_head)),
+        transform=_linear(model, _inner(bridge.mlm_head)),
         activation=_activation(config.hidden_act),
         transform_norm=_norm(model, bridge.ln_final),
     )
@@ -360,9 +343,45 @@ def _inner(component: Any) -> Any:
     return component
 
 
-def _linear(component: nn.Module) -> Linear:
+def _linear(model: Model, component: nn.Module) -> Map:
     """A view as out x in; GPT-2's Conv1D keeps its weight the other way round."""
     inner = _inner(component)
+    if quantised.packed(inner):
+        return _packed(model, inner)
     weight = cast(Tensor, inner.weight)
+    if weight.ndim != 2 or model.facts.d_model not in weight.shape:
+        raise Unsupported(
+            f"the weight of {model.truth.name_of(inner)}, a {type(inner).__name__}, is of shape "
+            f"{list(weight.shape)}, which is no matrix to or from {model.facts.d_model} features. "
+            "Likely its numbers are packed in a way that nothing here knows. Load the model with "
+            "plain weights, or use engine='hooks', which runs the module."
+        )
     flipped = type(inner).__name__ == "Conv1D"
     return Linear(weight.T if flipped else weight, cast(Tensor | None, inner.bias))
+
+
+def _packed(model: Model, module: nn.Module) -> Packed:
+    name = model.truth.name_of(module)
+    if not quantised.known(module):
+        raise Unsupported(
+            f"the weight of {name} is kept in a way that nothing here knows: "
+            f"{quantised.told(module)}. Known are bitsandbytes' 4 and 8 bit and torchao's. Load "
+            "the model in float16 or wider, or use engine='hooks', which runs the module."
+        )
+    return Packed(module, name, model.dtype, partial(off, model, module))
+
+
+def off(model: Model, module: nn.Module) -> float:
+    """`quantised.unevenness` of a module of the model, found out once."""
+    find = partial(quantised.unevenness, module, model.dtype)
+    return model.now().once(("unevenness", module), find)
+
+
+def maps(w: Weights) -> Iterator[Map]:
+    """Every linear map, in the order of the model."""
+    for block in w.blocks:
+        attention, mlp = block.attention, block.mlp
+        yield from (attention.q, attention.k, attention.v, attention.o)
+        yield from ((mlp.up, mlp.down) if mlp.gate is None else (mlp.gate, mlp.up, mlp.down))
+    if w.unembed is not None:
+        yield from filter(None, (w.unembed.transform, w.unembed.linear))

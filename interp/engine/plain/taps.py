@@ -13,12 +13,11 @@ from interp.core.parts.facts import Facts
 from interp.core.parts.sites import HEAD_KINDS, STATES, Site
 from interp.core.prompts.pairs import Pairs
 from interp.engine.engines.protocol import Engine
+from interp.engine.limits import Limits
 from interp.engine.network.trace import shelf
 
-FEWEST, MOST = 256, 1024
-"""Tokens in one forward: fewer are slower, more are no faster and hold more (measured)."""
-MOST_ON_DEVICE = 16384
-"""... where an accelerator has to be kept busy."""
+FEWEST = 256
+"""Tokens in one forward: fewer are slower (measured)."""
 SHARE = 8
 """What a forward holds for a moment may be this fraction of what is kept."""
 
@@ -151,11 +150,12 @@ def _place(site: Site, group_size: int) -> tuple[str, int, int | None]:
 
 def rows_at_once(facts: Facts, length: int, itemsize: int, kept: int, device: torch.device) -> int:
     """Rows in one forward: few enough that it holds little beside what is kept (bytes)."""
+    most = Limits.of(device).tokens
     if device.type != "cpu":
-        return max(1, MOST_ON_DEVICE // length)
+        return max(1, most // length)
     heads = facts.n_heads * (4 * facts.d_head + 3 * length)
     token = itemsize * (8 * facts.d_model + 3 * facts.d_mlp + heads)
-    return max(1, min(max(kept // SHARE // token, FEWEST), MOST) // length)
+    return max(1, min(max(kept // SHARE // token, FEWEST), most) // length)
 
 
 def read(

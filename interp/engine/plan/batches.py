@@ -4,19 +4,21 @@ Made before anything runs, from shapes alone; `interp.explain` prints it and the
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby, product
 
 from jaxtyping import Int
 from torch import Tensor
 
 from interp.core.metrics import Metric
 from interp.core.parts.facts import Facts
-from interp.core.parts.sites import Kind
 from interp.core.prompts.pairs import Pairs
 from interp.core.prompts.places import AFTER_FIRST, ALL, PerRow
 from interp.engine.interventions import Cell, Hop
-from interp.engine.network.trace import KEPT, RECURRENT
+from interp.engine.limits import PROCESSOR, UNBOUNDED, Limits
+from interp.engine.network.trace import begins
+from interp.engine.plan import operations as ops
 from interp.engine.plan.cost import (
     Stage,
     cell_flops,
@@ -27,105 +29,9 @@ from interp.engine.plan.cost import (
     trace_bytes,
     wave_bytes,
 )
-from interp.engine.plan.positions import blocks, first_changed, readings
-
-TOKENS_AT_ONCE = 2048
-"""Cells x rows x positions in a batch: matrix products run at full speed from about a thousand on,
-and what a batch holds should stay in the cache between two of them (measured)."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Cells that go up the layers together, over rows of one length.
-
-    Attributes:
-        rows: rows of the pairs.
-        cells: indices of cells, by the time they join.
-        start: first position that is computed again after the interventions.
-        positions: number of positions computed (along a path: those that receivers read).
-        bytes: estimated peak of what the wave holds.
-        flops: of matrix products.
-        passes: through the model, whole or in part.
-    """
-
-    rows: tuple[int, ...]
-    cells: tuple[int, ...]
-    start: int
-    positions: int
-    layers: tuple[int, int]
-    bytes: int
-    flops: int
-    passes: int = 1
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep will do.
-
-    It counts what is run for each intervention. The plain runs from which a sweep takes values,
-    the null control of three of its cells, and the verification of the engine, once in a model's
-    life, come to these.
-
-    Attributes:
-        batches: in the order they run.
-        budget: bytes that a batch may hold.
-        naive_flops: full forwards, one intervention at a time: one a cell, one more for each hop
-            and each named reader.
-        least: bytes without which nothing runs: one prompt, one cell.
-        note: what else is to be said of it.
-    """
-
-    batches: tuple[Batch, ...]
-    budget: int
-    naive_flops: int
-    facts: Facts
-    engine: str
-    least: int = 0
-    note: str = ""
-
-    @property
-    def passes(self) -> int:
-        """Passes through the model, whole or in part: one a batch, or what a batch says."""
-        return sum(batch.passes for batch in self.batches)
-
-    @property
-    def told(self) -> dict[str, int]:
-        """What the last digits of a sweep depend on, for its provenance."""
-        return {"batches": len(self.batches), "memory": self.budget}
-
-    @property
-    def flops(self) -> int:
-        if self.engine == "hooks":
-            return self.naive_flops
-        return sum(batch.flops for batch in self.batches)
-
-    def __str__(self) -> str:
-        groups: dict[tuple[int, int], list[Batch]] = defaultdict(list)
-        for batch in self.batches:
-            groups[int(batch.start), batch.positions].append(batch)
-        lines = [
-            f"{'cells':>7} {'prompts':>8} {'layers':>9} {'positions':>10} {'batches':>8} "
-            f"{'peak MB':>8} {'GFLOP':>9}"
-        ]
-        for (start, positions), found in sorted(groups.items()):
-            low, high = min(b.layers[0] for b in found), max(b.layers[1] for b in found)
-            lines.append(
-                f"{len({c for b in found for c in b.cells}):7d} "
-                f"{len({r for b in found for r in b.rows}):8d} {f'{low}-{high}':>9} "
-                f"{f'{positions} from {start}':>10} {len(found):8d} "
-                f"{max(b.bytes for b in found) / 1e6:8.1f} {sum(b.flops for b in found) / 1e9:9.1f}"
-            )
-        return "\n".join(
-            [
-                f"engine {self.engine}, {self.facts}",
-                *lines,
-                f"{self.flops / 1e9:.1f} GFLOP in {self.passes} passes, against "
-                f"{self.naive_flops / 1e9:.1f} with a full forward for each cell: "
-                f"{self.naive_flops / max(self.flops, 1):.1f} times fewer; memory budget "
-                f"{self.budget / 1e6:.0f} MB, at least {self.least / 1e6:.1f} MB",
-                *([self.note] if self.note else []),
-            ]
-        )
+from interp.engine.plan.needed import needed, since
+from interp.engine.plan.plan import Batch, Plan
+from interp.engine.plan.positions import Starts, blocks, readings
 
 
 def forward_plan(
@@ -139,29 +45,45 @@ def forward_plan(
     budget: int = 0,
     layers: int | None = None,
     kept: int | None = None,
+    metrics: int = 0,
+    limits: Limits = PROCESSOR,
 ) -> Plan:
     """Plain forwards, some rows at a time: no cells, and nothing that could be saved.
 
-    `kept`: bytes that stay of all rows; a whole trace by default.
+    `kept`: bytes that stay of all rows, in main memory; a whole trace by default, where the model
+    is. `metrics`: how many are read off each run.
     """
-    tokens = int(lengths.sum())
-    last = (facts.n_layers if layers is None else layers) - 1
-    batches = [
-        Batch(
+    tokens, half = int(lengths.sum()), itemsize < 4
+    n = facts.n_layers if layers is None else layers
+
+    def batch(chosen: Sequence[int]) -> Batch:
+        length, many = int(lengths[chosen[0]]), len(chosen)
+        one = ops.run_launches(facts, length, many, half=half, limits=limits, layers=n)
+        if engine == "hooks":
+            one = ops.bridge_launches(facts)
+        whole, wave = many * trace_bytes(facts, length, itemsize), [Stage(0, length)]
+        there = wave_bytes(facts, many * length, length, wave, itemsize, limits.scores)
+        return Batch(
             tuple(chosen),
             (),
             0,
-            int(lengths[chosen[0]]),
-            (0, last),
-            len(chosen) * trace_bytes(facts, int(lengths[chosen[0]]), itemsize)
-            if kept is None
-            else kept * int(lengths[chosen].sum()) // tokens,
-            runs * len(chosen) * forward_flops(facts, int(lengths[chosen[0]]), layers),
+            length,
+            (0, n - 1),
+            whole if kept is None else kept * many * length // tokens,
+            runs * many * forward_flops(facts, length, layers),
             runs,
+            traces=0 if kept is None else there,
+            launches=runs * (one + metrics * ops.READING),
+            # what is kept leaves the device layer by layer
+            waits=runs * (1 + metrics if kept is None else n),
+            moved=runs * ops.moved(facts, n, many * length, length, itemsize),
         )
-        for chosen in blocks(lengths, rows)
-    ]
-    return Plan(tuple(batches), budget, sum(b.flops for b in batches), facts, engine)
+
+    batches = tuple(batch(chosen) for chosen in blocks(lengths, rows))
+    full = sum(b.flops for b in batches)
+    first = batches[0]
+    before = (_own(facts, first.rows, first.positions, itemsize, metrics),) if metrics else ()
+    return Plan(batches, budget, full, facts, engine, before=before, kept=kept or 0)
 
 
 def together(parts: Iterable[tuple[Sequence[int], Plan]]) -> Plan:
@@ -177,6 +99,12 @@ def together(parts: Iterable[tuple[Sequence[int], Plan]]) -> Plan:
         budget=max(plan.budget for _, plan in parts),
         naive_flops=sum(plan.naive_flops for _, plan in parts),
         least=max(plan.least for _, plan in parts),
+        before=tuple(
+            replace(batch, rows=tuple(rows[row] for row in batch.rows))
+            for rows, plan in parts
+            for batch in plan.before
+        ),
+        kept=sum(plan.kept for _, plan in parts),
     )
 
 
@@ -190,56 +118,222 @@ def make_plan(
     metrics: Sequence[Metric],
     engine: str,
     base: str = "clean",
+    limits: Limits = PROCESSOR,
 ) -> Plan:
     """Sort cells by where and when they change something, and cut them to the budget."""
-    longest, sides = int(pairs.lengths.max()), kept_kinds(facts, cells, base).values()
-    held = sum(trace_bytes(facts, longest, itemsize, kinds) for kinds in sides)
-    widest = max((ledger_bytes(facts, cell, itemsize) for cell in cells), default=0) * longest
-    row = held + widest
-    most = max(1, budget // 2 // row)
-    batches, largest = [], 0
-    for rows in blocks(pairs.lengths, most):
-        groups: dict[tuple[tuple[Hop, ...], tuple[int, ...]], list[int]] = defaultdict(list)
-        for index, cell in enumerate(cells):
-            groups[cell.hops, first_changed(facts, pairs, cell, rows, metrics)].append(index)
-        for (hops, starts), members in groups.items():
-            members.sort(key=lambda i: entry_of(facts, cells[i]))
+    starts = Starts(facts, pairs, metrics)
+    wide = max((ledger_bytes(facts, cell, itemsize) for cell in cells), default=0)
+
+    def row(members: Sequence[int]) -> int:
+        """One row's traces for some cells, at most."""
+        chosen, found = [cells[i] for i in members], 0
+        held = needed(facts, chosen, base, engine)
+        for rows in blocks(pairs.lengths, len(pairs)):
             length = int(pairs.lengths[rows[0]])
-            read = readings(facts, pairs, metrics, rows).shape[1]
-            stages = [
-                Stage(start, _positions(hop, length, start, read), read)
-                for hop, start in zip(hops, starts, strict=False)
-            ]
-            if len(starts) > len(hops):
-                stages.append(Stage(starts[-1], length - starts[-1], read))
-            cut = list(_cut(facts, cells, rows, stages, length, members, budget, itemsize, metrics))
-            largest = max(largest, cut[0].bytes // len(cut[0].cells) // len(rows))
-            batches += cut
+            sides = since(held, engine, starts.first(chosen, rows)).values()
+            traces = sum(trace_bytes(facts, length, itemsize, side) for side in sides)
+            found = max(found, traces + length * wide)
+        return found
+
+    lots = _lots(facts, cells) if engine == "replay" else [[*range(len(cells))]]
+    shares = _shares(lots, row, budget // 2)
+    held = max(map(row, shares))
+    most = max(1, budget // 2 // held)
+    given = budget, itemsize, limits
+    batches, largest = _batches(starts, cells, shares, most, *given)
+    fewer = max(1, budget // 2 // max(held, largest))
+    if fewer < most and any(b.bytes > budget // 2 for b in batches):  # one cell of so many rows
+        batches, _ = _batches(starts, cells, shares, fewer, *given)
     if engine == "hooks":
-        batches = [
-            replace(b, passes=sum(passes(cells[i], hooks=True) for i in b.cells)) for b in batches
-        ]
+        batches = [_hooked(b, starts, cells, itemsize) for b in batches]
+    batches, before = _beforehand(starts, cells, batches, base, engine, itemsize, limits)
     full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
     forwards = sum(passes(cell, hooks=engine == "hooks") for cell in cells)
-    least = 2 * max(row, largest)
-    return Plan(tuple(batches), budget, full * forwards, facts, engine, least)
+    least = 2 * max(*map(row, lots), largest)
+    return Plan(tuple(batches), budget, full * forwards, facts, engine, least, before=before)
 
 
-def kept_kinds(facts: Facts, cells: Sequence[Cell], base: str) -> dict[str, tuple[Kind, ...]]:
-    """The runs that cells take values from, with the kinds that their traces must hold."""
-    needed: dict[str, set[Kind]] = {base: set()}
-    for cell in cells:
-        for i in cell.interventions:
-            source = i.value.source
-            if isinstance(source, str):
-                needed.setdefault(base if source == "base" else source, set()).add(i.site.kind)
-    needed[base] |= {i.site.kind for c in cells for i in c.interventions}  # null control
-    large = ("pattern", "mlp_act")
-    kept = RECURRENT if facts.recurrent else KEPT
-    return {
-        side: (*kept, *(kind for kind in large if kind in wanted))
-        for side, wanted in needed.items()
-    }
+def _lots(facts: Facts, cells: Sequence[Cell]) -> list[list[int]]:
+    """Cells by the layer that they join at: the fewest that need traces of their own."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for index, cell in enumerate(cells):
+        found[entry_of(facts, cell)[0]].append(index)
+    return [found[layer] for layer in sorted(found)]
+
+
+def _shares(
+    lots: Sequence[list[int]], row: Callable[[Sequence[int]], int], room: int
+) -> list[list[int]]:
+    """All cells, or where a row's traces for them do not fit, halves of the layers apart.
+
+    Plain runs are made again for each share: little beside its cells, of which each is about as
+    much.
+    """
+    whole = sorted(index for lot in lots for index in lot)
+    if len(lots) == 1 or row(whole) <= room:
+        return [whole]
+    half = len(lots) // 2
+    return [*_shares(lots[:half], row, room), *_shares(lots[half:], row, room)]
+
+
+def _hooked(batch: Batch, starts: Starts, cells: Sequence[Cell], itemsize: int) -> Batch:
+    """A batch of the hooks engine: full forwards of its rows, each with a reading of its own."""
+    facts, metrics = starts.facts, len(starts.metrics)
+    forwards = sum(passes(cells[i], hooks=True) for i in batch.cells)
+    length = int(starts.pairs.lengths[batch.rows[0]])
+    tokens, read = len(batch.rows) * length, len(batch.cells) * metrics
+    return replace(
+        batch,
+        passes=forwards,
+        flops=forwards * len(batch.rows) * forward_flops(facts, length),
+        launches=forwards * ops.bridge_launches(facts) + read * ops.READING,
+        waits=1 + read,
+        moved=forwards * ops.moved(facts, facts.n_layers, tokens, length, itemsize),
+    )
+
+
+def _beforehand(
+    starts: Starts,
+    cells: Sequence[Cell],
+    batches: Sequence[Batch],
+    base: str,
+    engine: str,
+    itemsize: int,
+    limits: Limits,
+) -> tuple[list[Batch], tuple[Batch, ...]]:
+    """The batches with the traces that they stand on; and what runs before them.
+
+    Of each block of rows and share of the cells that is the traces, and what the metrics read off
+    the base run. In the first, too, the null control and Hugging Face's own run.
+    """
+    facts, n, metrics = starts.facts, starts.facts.n_layers, len(starts.metrics)
+    before, found = list[Batch](), list[Batch]()
+    for (rows, _), group in groupby(batches, key=lambda batch: (batch.rows, batch.share)):
+        same, length = list(group), int(starts.pairs.lengths[rows[0]])
+        held = needed(facts, [cells[i] for batch in same for i in batch.cells], base, engine)
+        sides = since(held, engine, min(batch.start for batch in same))
+        traces = len(rows) * sum(trace_bytes(facts, length, itemsize, s) for s in sides.values())
+        given = {"half": itemsize < 4, "limits": limits}
+        launches = metrics * ops.READING + len(sides) * ops.FINITE
+        for side in sides.values():
+            copies = sum(len(ls) for kind, ls in side.layers.items() if begins(kind, side.first))
+            run = ops.run_launches(facts, length, len(rows), copies=copies, **given)
+            launches += ops.bridge_launches(facts) if engine == "hooks" else run
+        ran = Batch(
+            rows,
+            (),
+            0,
+            length,
+            (0, n - 1),
+            0,
+            len(sides) * len(rows) * forward_flops(facts, length, n),
+            len(sides),
+            traces=traces,
+            launches=launches,
+            waits=len(sides) + 1 + metrics,
+            moved=len(sides) * ops.moved(facts, n, len(rows) * length, length, itemsize),
+        )
+        stands = [replace(batch, traces=traces) for batch in same]
+        if not before:
+            null = _null(stands[0], cells, starts, engine, **given)
+            before += [ran, null, _own(facts, rows, length, itemsize, metrics)]
+        else:
+            before.append(ran)
+        found += stands
+    return found, tuple(before)
+
+
+def _null(
+    batch: Batch,
+    cells: Sequence[Cell],
+    starts: Starts,
+    engine: str,
+    *,
+    half: bool,
+    limits: Limits,
+) -> Batch:
+    """The null control: three cells of a batch, given the values that they have anyway."""
+    facts, rows, metrics = starts.facts, batch.rows, len(starts.metrics)
+    few = sorted({batch.cells[i * (len(batch.cells) - 1) // 2] for i in range(3)})
+    chosen, part = [cells[i] for i in few], len(few) / len(batch.cells)
+    length, stages = int(starts.pairs.lengths[rows[0]]), _stages(starts, chosen[0], rows)
+    run = ops.wave_launches(facts, chosen, len(rows), length, stages, half=half, limits=limits)
+    alone = 1
+    if engine == "hooks":  # reads each cell by itself
+        run, alone = int(part * batch.passes) * ops.bridge_launches(facts), len(few)
+    return replace(
+        batch,
+        cells=tuple(few),
+        bytes=int(part * batch.bytes),
+        flops=int(part * batch.flops),
+        passes=int(part * batch.passes),
+        moved=int(part * batch.moved),
+        # of the base run and of the cells, with a control beside each metric
+        launches=run + (1 + alone) * 2 * metrics * ops.READING,
+        # controls are no metrics of the library's own, so that their number of the last example is
+        # compared with that of a batch
+        waits=2 + (1 + alone) * (2 + 3) * metrics + metrics,
+    )
+
+
+def _own(facts: Facts, rows: Sequence[int], length: int, itemsize: int, metrics: int) -> Batch:
+    """Hugging Face's own run of a few rows, for what rounding does to the metrics."""
+    rows, n = tuple(rows[: ops.FEW]), facts.n_layers
+    if not ops.compared(facts, length, itemsize):
+        return Batch(rows, (), 0, length, (0, n - 1), 0, 0, 0)
+    return Batch(
+        rows,
+        (),
+        0,
+        length,
+        (0, n - 1),
+        len(rows) * length * facts.d_vocab * itemsize,
+        len(rows) * forward_flops(facts, length),
+        launches=ops.own_launches(facts) + metrics * ops.READING,
+        waits=2 * metrics,
+        moved=ops.moved(facts, n, len(rows) * length, length, itemsize),
+    )
+
+
+def _stages(starts: Starts, cell: Cell, rows: Sequence[int]) -> list[Stage]:
+    """The waves of a cell: one for each hop, and one after them."""
+    first, hops = starts.of(cell, rows), cell.hops
+    length = int(starts.pairs.lengths[rows[0]])
+    read = readings(starts.facts, starts.pairs, starts.metrics, rows).shape[1]
+    stages = [
+        Stage(start, _positions(hop, length, start, read), read)
+        for hop, start in zip(hops, first, strict=False)
+    ]
+    if len(first) > len(hops):
+        stages.append(Stage(first[-1], length - first[-1], read))
+    return stages
+
+
+def _batches(
+    starts: Starts,
+    cells: Sequence[Cell],
+    shares: Sequence[Sequence[int]],
+    most: int,
+    budget: int,
+    itemsize: int,
+    limits: Limits,
+) -> tuple[list[Batch], int]:
+    """Batches of so many rows at most, and the bytes of the largest cell of one row."""
+    facts, pairs, metrics = starts.facts, starts.pairs, starts.metrics
+    batches, largest = [], 0
+    for rows, share in product(blocks(pairs.lengths, most), range(len(shares))):
+        groups: dict[tuple[tuple[Hop, ...], tuple[int, ...]], list[int]] = defaultdict(list)
+        for index in shares[share]:
+            groups[cells[index].hops, starts.of(cells[index], rows)].append(index)
+        for members in groups.values():
+            members.sort(key=lambda i: entry_of(facts, cells[i]))
+            length = int(pairs.lengths[rows[0]])
+            stages = _stages(starts, cells[members[0]], rows)
+            parts = (facts, cells, rows, stages, length, members)
+            cut = list(_cut(*parts, budget, itemsize, metrics, limits))
+            largest = max(largest, cut[0].bytes // len(cut[0].cells) // len(rows))
+            batches += [replace(batch, share=share) for batch in cut]
+    return batches, largest
 
 
 def _positions(hop: Hop, length: int, start: int, read: int) -> int:
@@ -262,14 +356,20 @@ def _cut(
     budget: int,
     itemsize: int,
     metrics: Sequence[Metric],
+    limits: Limits,
 ) -> Iterator[Batch]:
     # a decoder may be longer than the encoder's rows, whose length is counted here
     positions = max(1, *(stage.positions for stage in stages))
     tokens = len(rows) * positions
-    one = wave_bytes(facts, tokens, length, stages, itemsize)
+    written = any(i.site.kind == "pattern" for c in members for i in cells[c].interventions)
+    # a pattern that is written is there as a whole
+    scores = UNBOUNDED if written else limits.scores
+    one = wave_bytes(facts, tokens, length, stages, itemsize, scores)
     one += tokens * max(ledger_bytes(facts, cells[i], itemsize) for i in members)
+    if limits.neurons < limits.wave:  # a processor takes too few tokens at once to count
+        one += 2 * tokens * facts.d_mlp * itemsize
     at_once = len(rows) if facts.recurrent else tokens  # in one matrix product
-    size = max(1, min(budget // 2 // one, TOKENS_AT_ONCE // at_once))
+    size = max(1, min(budget // 2 // one, limits.wave // at_once))
     wide = {"answers": 2, "vocabulary": facts.d_vocab, "embedding": 0}
     columns = sum(
         wide[m.reads] * (stages[-1].read if m.everywhere or m.position == "mean" else 1)
@@ -282,6 +382,9 @@ def _cut(
             cell_flops(facts, cells[c], length, stages) + 2 * facts.d_model * columns
             for c in chosen
         )
+        mine, hops = [cells[c] for c in chosen], cells[chosen[0]].hops
+        still = bool(hops) and hops[-1].ends and all(hop.through != "all" for hop in hops)
+        layers = facts.n_layers - first
         yield Batch(
             tuple(rows),
             tuple(chosen),
@@ -290,4 +393,12 @@ def _cut(
             (first, facts.n_layers - 1),
             one * len(chosen),
             flops,
+            launches=len(metrics) * ops.READING
+            + ops.wave_launches(
+                facts, mine, len(rows), length, stages, half=itemsize < 4, limits=limits
+            ),
+            waits=1 + len(metrics),
+            moved=ops.moved(
+                facts, layers, len(chosen) * tokens, length, itemsize, attention=not still
+            ),
         )

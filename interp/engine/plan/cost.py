@@ -1,12 +1,12 @@
 """What cells cost: matrix products and bytes, from shapes alone."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Kind, Site
 from interp.engine.interventions import Cell, Hop
-from interp.engine.network.trace import KEPT, RECURRENT
+from interp.engine.network.trace import KEPT, RECURRENT, Held, begins
 from interp.engine.plan.edits import STEPS, entry
 
 
@@ -135,15 +135,18 @@ def circuit_flops(facts: Facts, length: int) -> int:
     return length * sums + forward_flops(facts, length, facts.n_layers)
 
 
-def trace_bytes(
-    facts: Facts, length: int, itemsize: int, kinds: Collection[Kind] | None = None
-) -> int:
-    """One row's trace of these kinds; by default those that a trace holds anyway."""
-    if kinds is None:
-        kinds = RECURRENT if facts.recurrent else KEPT
-    layer = sum(_width(facts, kind, length) * _size(kind, itemsize) for kind in kinds)
-    final = facts.d_model * _size("resid_pre", itemsize)
-    return length * (facts.n_layers * layer + final)
+def trace_bytes(facts: Facts, length: int, itemsize: int, held: Held | None = None) -> int:
+    """One row's trace of what is held; by default of the kinds that a trace holds anyway."""
+    if held is None:
+        held = Held.whole(RECURRENT if facts.recurrent else KEPT, facts.n_layers)
+    layers = sum(
+        len(layers)
+        * (length - begins(kind, held.first))
+        * _width(facts, kind, length)
+        * _size(kind, itemsize)
+        for kind, layers in held.layers.items()
+    )
+    return layers + length * facts.d_model * _size("resid_pre", itemsize)
 
 
 def _width(facts: Facts, kind: Kind, length: int) -> int:
@@ -163,15 +166,25 @@ def _size(kind: Kind, itemsize: int) -> int:
 
 
 def wave_bytes(
-    facts: Facts, tokens: int, length: int, stages: Sequence[Stage], itemsize: int
+    facts: Facts,
+    tokens: int,
+    length: int,
+    stages: Sequence[Stage],
+    itemsize: int,
+    scores: int,
 ) -> int:
-    """What one cell holds in a wave: of a recurrent model its gates, inputs, states and values."""
+    """What one cell holds in a wave: of a recurrent model its gates, inputs, states and values.
+
+    Args:
+        scores: attention scores that are held at a time, of a few queries.
+    """
     if facts.recurrent:
         return tokens * itemsize * 9 * facts.d_model
     wide = facts.n_heads * facts.d_head + facts.n_kv_heads * facts.d_head
     size = tokens * (5 * facts.d_model * max(itemsize, 4) + 4 * wide * itemsize)
     if any(stage.positions == length - stage.start for stage in stages):
-        size += 3 * tokens * facts.n_heads * length * max(itemsize, 4)  # attention scores
+        held = min(tokens * facts.n_heads * length, max(scores, facts.n_heads * length))
+        size += 3 * held * max(itemsize, 4)  # attention scores
     return size
 
 

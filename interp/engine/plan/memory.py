@@ -1,8 +1,10 @@
 """How much a call may hold beside the weights, and what happens where that does not last."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, TypeVar
 
@@ -11,13 +13,15 @@ import psutil
 import torch
 from jaxtyping import Float
 
-from interp.core.door.taken import Told
+from interp.core.door.taken import Told as By
 from interp.core.errors import InterpError, is_short
-from interp.engine.plan.batches import Batch
+from interp.engine.limits import Limits
+from interp.engine.plan.plan import Batch
+from interp.models.model import Model
 
 T = TypeVar("T")
 SWEEP = 1 << 30
-"""Bytes of a sweep by default: more makes none faster on a processor."""
+"""Bytes of a sweep by default on a processor, where more makes none faster."""
 KEEP = 2 << 30
 """Bytes of activations that a call gives back, by default."""
 HOST = torch.device("cpu")
@@ -29,8 +33,8 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 UNITS |= {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 
 
-def parsed(memory: int | str | None) -> int | None:
-    """Bytes of a size in words; None where none is given.
+def parsed(memory: int | str | None, name: str = "memory") -> int | None:
+    """Bytes of a size in words; None where none is given. `name`: of the argument.
 
     Raises:
         InterpError: nothing at all, or no size.
@@ -44,17 +48,17 @@ def parsed(memory: int | str | None) -> int | None:
         given = int(float(found[1]) * UNITS[found[2].lower()])
     except (ValueError, KeyError):
         raise InterpError(
-            f"memory={memory!r:.40} is no size: give bytes (8_000_000_000), or text ('8GB', "
+            f"{name}={memory!r:.40} is no size: give bytes (8_000_000_000), or text ('8GB', "
             "'512 MiB')."
         ) from None
     if given < 1:
         raise InterpError(
-            f"memory={memory!r} bytes holds nothing; leave it out, or give more than 0 ('8GB')."
+            f"{name}={memory!r} bytes holds nothing; leave it out, or give more than 0 ('8GB')."
         )
     return given
 
 
-Memory = Annotated[int | str | None, Told(parsed)]
+Memory = Annotated[int | str | None, By(parsed)]
 """Bytes, or text such as "8GB" or "512 MiB"; None takes a default, or a share of what there is."""
 
 
@@ -65,21 +69,77 @@ def budget(memory: Memory, device: torch.device, default: int) -> int:
         InterpError: nothing at all, or no size.
     """
     given = parsed(memory)
-    return min(default, total(device) // SHARE) if given is None else given
+    if given is not None:
+        return given
+    share = total(device) // SHARE
+    return share if Limits.of(device).share else min(default, share)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What whoever asks says of a device.
+
+    Attributes:
+        total: bytes that it has.
+        weights: bytes of them that the model takes.
+    """
+
+    device: torch.device
+    total: int
+    weights: int
+
+
+_TOLD: ContextVar[Told | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def elsewhere(model: Model | None, there: int | None) -> Iterator[None]:
+    """Inside of the block the model's device has so many bytes, whatever it has here."""
+    if model is None or there is None:
+        yield
+        return
+    token = _TOLD.set(Told(model.device, there, model.weight_bytes[str(model.device)]))
+    try:
+        yield
+    finally:
+        _TOLD.reset(token)
 
 
 def total(device: torch.device) -> int:
-    """Bytes that there are where the model is."""
+    """Bytes that there are where the model is.
+
+    Raises:
+        InterpError: it is not here, and nobody said.
+    """
+    if (told := _TOLD.get()) is not None and told.device == device:
+        return told.total
+    _require_here(device)
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.mem_get_info(device)[1]
     return psutil.virtual_memory().total
 
 
 def free(device: torch.device) -> int:
-    """Bytes that are free there."""
+    """Bytes that are free there.
+
+    Raises:
+        InterpError: it is not here, and nobody said how many it has.
+    """
+    if (told := _TOLD.get()) is not None and told.device == device:
+        return max(0, told.total - told.weights)
+    _require_here(device)
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
+
+
+def _require_here(device: torch.device) -> None:
+    here = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if not here.get(device.type, lambda: True)():
+        raise InterpError(
+            f"there is no {device} here, so how much memory it has is not known. Say what the call "
+            "may take (memory='20GB'), or what the device has: interp.explain(..., total='80GB')."
+        )
 
 
 def require(least: int, room: int, memory: Memory, device: torch.device, what: str) -> int:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Int
@@ -100,6 +101,31 @@ def route(
             mask = places(pairs, hop.positions, rows)
             receiving.append(mask.nonzero()[:, 1].view(len(rows), -1))
     return receiving, first_changed(facts, pairs, cell, rows, metrics)
+
+
+@dataclass(frozen=True)
+class Starts:
+    """First position that changes in each wave of a cell, in any of some rows of one length.
+
+    Cells that intervene at the same places start together, and are looked at once.
+    """
+
+    facts: Facts
+    pairs: Pairs
+    metrics: Sequence[Metric]
+    seen: dict[object, tuple[int, ...]] = field(default_factory=dict)
+
+    def of(self, cell: Cell, rows: Sequence[int]) -> tuple[int, ...]:
+        """As `first_changed`."""
+        where = {(i.positions, decodes(i.site)) for i in cell.interventions}
+        key = cell.hops, frozenset(where), tuple(rows)
+        if key not in self.seen:
+            self.seen[key] = first_changed(self.facts, self.pairs, cell, rows, self.metrics)
+        return self.seen[key]
+
+    def first(self, cells: Sequence[Cell], rows: Sequence[int]) -> int:
+        """The first that changes under any of some cells."""
+        return min((min(self.of(cell, rows)) for cell in cells), default=0)
 
 
 def first_changed(

@@ -13,12 +13,10 @@ from torch import Tensor
 
 from interp.core.metrics import Answers, Metric
 from interp.core.prompts.pairs import Pairs
-from interp.engine.plan.edits import take
+from interp.engine.limits import Limits
+from interp.engine.network.trace import take
 from interp.engine.plan.positions import reading
 from interp.models.model import Model
-
-LOGITS_AT_ONCE = 1 << 28
-"""Bytes of logits that are held at a time when a metric reads the whole vocabulary."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +73,8 @@ class Score:
             )
         columns, final = self.columns, final[:, :, 0]
         wide = wide if columns is None else columns.shape[1]
-        size = max(1, LOGITS_AT_ONCE // (final.shape[1] * wide * final.element_size()))
+        most = Limits.of(final.device).logits
+        size = max(1, most // (final.shape[1] * wide * final.element_size()))
         first = slice(0, 1)
         return torch.cat([self(unembed(part, columns, first)) for part in final.split(size)])
 
@@ -112,7 +111,7 @@ class Score:
         """The mean over the read positions, a few of them at a time; one's logits are `size`."""
         assert self.following is not None
         batch, read = self.following.shape
-        step = max(1, LOGITS_AT_ONCE // (cells * batch * size))
+        step = max(1, Limits.of(self.following.device).logits // (cells * batch * size))
         values = []
         for start in range(0, read, step):
             at = slice(start, min(start + step, read))

@@ -27,6 +27,7 @@ from interp.engine.engines.protocol import Engine
 from interp.engine.engines.replay.engine import Replay
 from interp.engine.engines.resolution import named
 from interp.engine.interventions import Averaged, Cell, Intervention, Reference
+from interp.engine.limits import Limits
 from interp.engine.plain.means.means import MeanReference, require_mean, taken
 from interp.engine.plan.batches import Batch, Plan, make_plan
 from interp.engine.plan.explain import proceed
@@ -120,7 +121,7 @@ def measure(sweep: Sweep) -> Numbers:
     with tqdm(
         total=len(sweep.cells) * len(pairs), desc=sweep.method, unit="run", delay=2, disable=None
     ) as bar:
-        for _, same in groupby(plan.batches, key=lambda batch: batch.rows):
+        for _, same in groupby(plan.batches, key=lambda batch: (batch.rows, batch.share)):
             batches = list(same)
 
             def some(rows: list[int], batches: list[Batch] = batches) -> None:
@@ -165,6 +166,7 @@ def _plan(sweep: Sweep, engine: Engine, room: int) -> Plan:
         metrics=sweep.metrics,
         engine=engine.name,
         base=sweep.base,
+        limits=Limits.of(sweep.model.device),
     )
 
 
@@ -176,7 +178,7 @@ class _Maker:
         said: fingerprints of the mean references, and how many prompts the smallest mean is of.
     """
 
-    of: Callable[[tuple[int, ...]], Traced | Passes]
+    of: Callable[[Sequence[Batch]], Traced | Passes]
     said: dict[str, int]
 
     @classmethod
@@ -185,7 +187,7 @@ class _Maker:
         if masks is None:
             means = _references(sweep, engine)
             said = {r.fingerprint: min(m.sizes.values()) for r, m in means.items()}
-            return cls(lambda rows: Traced(sweep, engine, rows, means), said)
+            return cls(lambda batches: Traced(sweep, engine, batches, means), said)
         assert isinstance(engine, Replay)
         model, pairs = sweep.model, sweep.pairs
         source = averaged_now(masks, model, engine, pairs)
@@ -193,7 +195,8 @@ class _Maker:
         if isinstance(masks.source, Averaged) and isinstance(source, MeanReference):
             said = {masks.source.fingerprint: min(source.sizes.values())}
 
-        def passes(rows: tuple[int, ...]) -> Passes:
+        def passes(batches: Sequence[Batch]) -> Passes:
+            rows = batches[0].rows
             return Passes(model, pairs, sweep.metrics, masks, engine, rows, source, side=sweep.base)
 
         return cls(passes, said)
@@ -206,7 +209,7 @@ class _Rows:
     sweep: Sweep
     engine: Engine
     batches: Sequence[Batch]
-    make: Callable[[tuple[int, ...]], Traced | Passes]
+    make: Callable[[Sequence[Batch]], Traced | Passes]
     begun: Sequence[object]
     room: int
 
@@ -220,7 +223,7 @@ class _Rows:
             kept = store.load()
             if kept is None:
                 if block is None:
-                    block = self.make(batch.rows)
+                    block = self.make(self.batches)
                     if np.isnan(found.base).all():
                         null = self._null(block, batch)
                         resolution = block.resolution()

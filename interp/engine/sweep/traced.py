@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -11,15 +11,17 @@ from torch import Tensor
 
 from interp.core.errors import InterpError, MetricError, ModelError
 from interp.core.metrics import METRICS, Answers, Metric
-from interp.core.parts.sites import KINDS
+from interp.core.parts.sites import KINDS, Site
+from interp.core.prompts.places import Place
 from interp.engine.engines.protocol import Engine, NotFinite, Route
 from interp.engine.engines.resolution import resolution
 from interp.engine.interventions import Averaged, Cell, Freeze, Intervention
-from interp.engine.network.trace import Trace
+from interp.engine.network.trace import Trace, begins
 from interp.engine.plain.means.means import Group, MeanReference
-from interp.engine.plan.batches import Batch, kept_kinds
+from interp.engine.plan.batches import Batch
 from interp.engine.plan.edits import Edit
-from interp.engine.plan.positions import places, route
+from interp.engine.plan.needed import needed, since
+from interp.engine.plan.positions import decodes, places, route
 from interp.engine.plan.score import Readout, Score
 from interp.engine.plan.values import rows_of
 from interp.engine.sweep.sweep import Sweep
@@ -37,9 +39,10 @@ class Traced:
         self,
         sweep: Sweep,
         engine: Engine,
-        rows: tuple[int, ...],
+        batches: Sequence[Batch],
         references: dict[Averaged, MeanReference],
     ) -> None:
+        rows, first = batches[0].rows, min(batch.start for batch in batches)
         self.sweep, self.engine, self.rows, self.references = sweep, engine, rows, references
         pairs, device = sweep.pairs, sweep.model.device
         index = list(rows)
@@ -49,17 +52,21 @@ class Traced:
             side: getattr(pairs, side)[index, : self.length].to(device)
             for side in ("clean", "corrupt")
         }
+        cells = [sweep.cells[i] for batch in batches for i in batch.cells]
+        held = needed(sweep.model.facts, cells, sweep.base, engine.name)
+        held = since(held, engine.name, first)
         self.traces: dict[str, Trace] = {
-            side: engine.trace(self.tokens[side], keep=keep)
-            for side, keep in sorted(kept_kinds(sweep.model.facts, sweep.cells, sweep.base).items())
+            side: engine.trace(self.tokens[side], keep=keep) for side, keep in sorted(held.items())
         }
         for side, trace in self.traces.items():
-            _require_finite(trace, rows, side)
+            if not trace.final.isfinite().all():
+                _refuse_infinite(engine.trace(self.tokens[side]), rows, side)
         readout = Readout.of_rows(sweep.model, pairs, sweep.metrics, rows)
         if any(metric.needs_reference for metric in sweep.metrics):
             clean = self.traces.get("clean") or engine.trace(self.tokens["clean"], keep=())
             readout = readout.referring(partial(engine.found, clean))
         self.readout = readout
+        self._masks: dict[tuple[Place, bool], tuple[Tensor, bool]] = {}
 
     @property
     def base(self) -> Trace:
@@ -67,6 +74,10 @@ class Traced:
 
     def plain(self) -> Float[np.ndarray, "metrics batch"]:
         """The metrics of the run that is intervened on."""
+        return self._plain
+
+    @cached_property
+    def _plain(self) -> Float[np.ndarray, "metrics batch"]:
         return self.engine.plain(self.base, self.readout).double().cpu().numpy()
 
     def run(self, batch: Batch) -> Float[np.ndarray, "metrics cells batch"]:
@@ -161,9 +172,10 @@ class Traced:
 
     def _edit(self, intervention: Intervention) -> Edit:
         site, value = intervention.site, intervention.value
-        mask = places(self.sweep.pairs, intervention.positions, self.rows, site)
+        mask, everywhere = self._mask(intervention.positions, site)
         source = value.source
         found: Tensor | None = None
+        first = 0
         if isinstance(source, Averaged):
             found = self.references[source].at(site, self.groups).to(self.base.final)
         elif isinstance(source, Tensor):
@@ -171,9 +183,18 @@ class Traced:
             found = rows_of(source, site, facts, pairs, self.rows, mask.shape[1])
             found = found.to(self.base.final)
         elif source is not None:
-            found = (self.base if source == "base" else self.traces[source]).at(site)
-        mask = mask.to(self.base.final.device)
-        return Edit(site, value, mask, found, intervention.readers, intervention.normalise)
+            run = self.base if source == "base" else self.traces[source]
+            found, first = run.at(site), begins(site.kind, run.first)
+        seen = intervention.readers, intervention.normalise
+        return Edit(site, value, mask, found, *seen, everywhere, first)
+
+    def _mask(self, positions: Place, site: Site) -> tuple[Tensor, bool]:
+        """The positions of a place where the model is, sent once, and whether they are all."""
+        key = positions, decodes(site)
+        if key not in self._masks:
+            mask = places(self.sweep.pairs, positions, self.rows, site)
+            self._masks[key] = mask.to(self.base.final.device), bool(mask.all())
+        return self._masks[key]
 
 
 def _control(score: Score) -> Score:
@@ -194,14 +215,12 @@ def _control(score: Score) -> Score:
     return replace(score, metric=control, answers=answers)
 
 
-def _require_finite(trace: Trace, rows: Sequence[int], side: str) -> None:
-    """Refuse a plain run that holds NaN or infinity anywhere.
+def _refuse_infinite(trace: Trace, rows: Sequence[int], side: str) -> None:
+    """Refuse a plain run that holds NaN or infinity at its end.
 
     Raises:
         ModelError: naming the first site and prompt.
     """
-    if trace.final.isfinite().all():
-        return
     layered = {kind: layers for kind, layers in trace.kept.items() if layers}
     for layer in range(trace.facts.n_layers):
         for kind in (kind for kind in KINDS if kind in layered):

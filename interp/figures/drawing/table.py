@@ -7,21 +7,12 @@ import numpy as np
 import pandas as pd
 
 from interp.core.errors import ResultsError
+from interp.core.metrics import known
 from interp.core.sampling import stats
 from interp.core.tables.results import CELL, Results
 
 Column = Literal["effect", "value", "base"]
 
-_NAMES = {
-    "logit_diff": "logit difference",
-    "log_prob": "log-probability (nats)",
-    "prob": "probability",
-    "accuracy": "accuracy",
-    "rank": "rank",
-    "loss": "loss (nats)",
-    "kl": "KL divergence (nats)",
-    "cosine": "cosine similarity",
-}
 _PHRASES = {"effect": "change in {}", "value": "{} under the intervention", "base": "{} before it"}
 
 
@@ -63,8 +54,11 @@ def one_each(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 def label(table: pd.DataFrame, column: Column = "effect") -> str:
     """What the numbers of a column are, with their unit: "change in logit difference"."""
-    metric = table["metric"].iloc[0]
-    return _PHRASES[column].format(_NAMES.get(metric, str(metric)))
+    name = str(table["metric"].iloc[0])
+    _, at, position = name.partition("@")
+    metric = known(name)
+    said = f"{metric.label or metric.name}{f' at {position}' if at else ''}" if metric else name
+    return _PHRASES[column].format(said)
 
 
 def sample(table: pd.DataFrame) -> str:

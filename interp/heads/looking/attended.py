@@ -20,6 +20,7 @@ from interp.datasets.words.alignment import Alignment, align
 from interp.datasets.words.links import First, begins_row, numbered, placed
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.protocol import EngineName
+from interp.engine.limits import Limits
 from interp.engine.network.trace import See
 from interp.engine.plain.prompts import prompts
 from interp.engine.plain.taps import rows_at_once
@@ -128,7 +129,8 @@ def attended(
         for i in range(0, len(same), size)
     ]
     plan = partial(forward_plan, facts, pairs.lengths, rows=max(map(len, forwards)))
-    proceed(plan(runs=1, itemsize=itemsize, engine=served.name, kept=kept))
+    limits = Limits.of(model.device)
+    proceed(plan(runs=1, itemsize=itemsize, engine=served.name, kept=kept, limits=limits))
 
     def some(rows: list[int]) -> None:
         those = Words.of(alignment, [words[row] for row in rows], model.device)

@@ -11,15 +11,14 @@ from interp.core.parts.sites import absent
 from interp.core.prompts.pairs import Pairs
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.protocol import Engine, EngineName
-from interp.engine.network.trace import SCORES_AT_ONCE, See
+from interp.engine.limits import Limits
+from interp.engine.network.trace import See
 from interp.engine.plain.prompts import Tokens, prompts
-from interp.engine.plain.taps import MOST, MOST_ON_DEVICE
 from interp.engine.plan.batches import forward_plan
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.positions import blocks
 from interp.models.model import Model
 
-SCORES_ON_DEVICE = 1 << 28
 INSTEAD = "capture(model, tokens, 'dec.0.cross.1.pattern') gives the patterns"
 
 
@@ -79,6 +78,7 @@ class Patterns:
             rows=at_once,
             runs=1,
             itemsize=model.dtype.itemsize,
+            limits=Limits.of(model.device),
             engine=served.name,
             layers=layers,
             kept=kept,
@@ -122,6 +122,5 @@ def require_patterns(model: Model, tokens: Tokens, asker: str, instead: str = IN
 
 def _rows(facts: Facts, length: int, device: torch.device) -> int:
     """Rows in one forward: of the longest, so that shorter ones take less."""
-    here = device.type == "cpu"
-    tokens, scores = (MOST, SCORES_AT_ONCE) if here else (MOST_ON_DEVICE, SCORES_ON_DEVICE)
-    return max(1, min(tokens // length, scores // (facts.n_heads * length * length)))
+    most = Limits.of(device)
+    return max(1, min(most.tokens // length, most.scores // (facts.n_heads * length * length)))

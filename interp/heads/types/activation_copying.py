@@ -67,6 +67,8 @@ class Directions:
                 "with all else before it reaches the logits, so it has no direct path of its own. "
                 "Patch the head's path instead: path_patch(..., through='direct')."
             )
+        for block in w.blocks:
+            block.attention.o.require_additive("no head adds a part of its own to the output")
         return cls(w, w.unembed.norm, w.unembed.linear.weight.mean(0, dtype=summed_in(model.dtype)))
 
     def read(self, tokens: Int[Tensor, "row pos"]) -> Raised:
@@ -113,7 +115,7 @@ def raised(
         The raise of each token times the attention on it, summed over tokens; the same with uniform
         attention; and the raise of all tokens.
     """
-    o = _exact(unembedding.weights.blocks[layer].attention.o.weight)
+    o = _exact(unembedding.weights.blocks[layer].attention.o.summands())
     heads = (reading.directions @ o).unflatten(-1, z.shape[-2:])  # row token head d_head
     mass = torch.einsum("rdhe,rthe->rdht", _exact(z), heads).relu_()
     on_token = torch.einsum("rdhs,rts->rdht", _exact(pattern), reading.place)
@@ -148,6 +150,7 @@ class Copied:
         self.final: Tensor | None = None
 
     def see(self, shelf: str, layer: int, activation: Tensor) -> None:
+        activation = activation.to(self.reading.place.device)
         if shelf in ("pattern", "z"):  # which of a layer's comes first depends on the architecture
             self.held[shelf] = activation
             if len(self.held) == 2:

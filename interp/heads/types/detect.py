@@ -181,7 +181,7 @@ class _Scores:
         self.found[1, -1] = entropy(even[None, :, None]).to(dtype)
 
     def see(self, layer: int, pattern: Float[Tensor, "row destination head source"]) -> None:
-        pattern = pattern.to(self.found.dtype)
+        pattern = pattern.to(self.found)  # also where the scores are
         flat = pattern.transpose(1, 2).flatten(2)  # row head source-pair
         value, base = self.found[:, :, layer]
         value[self.sums] = (flat @ self.summed).permute(2, 1, 0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.core.errors import PairsError
 from interp.core.prompts.pairs import Pairs
-from interp.engine.network.trace import SCORES_AT_ONCE
+from interp.engine.limits import PROCESSOR
 from interp.heads.types.detectors import Detector, structure, summed_in, weights
 from interp.models.model import Model
 
@@ -42,7 +42,7 @@ class Drawn:
         rows = (pairs.lengths == length).nonzero().flatten()
         tokens = pairs.clean[rows, :length]
         # a few rows at a time: masks are as large as patterns
-        parts = tokens.split(max(1, SCORES_AT_ONCE // length**2))
+        parts = tokens.split(max(1, PROCESSOR.scores // length**2))
         found = torch.cat([structure(part) for part in parts])
         for detector in detectors:
             has = torch.cat([detector.find(part).flatten(1).any(1) for part in parts])
@@ -53,7 +53,7 @@ class Drawn:
                     f"{length} tokens (no token that occurs twice, or too few tokens), so it has "
                     "no score there. Leave the row out, or choose other detectors=."
                 )
-        room = max(4, min(STRUCTURES, 4 * SCORES_AT_ONCE // length**2))
+        room = max(4, min(STRUCTURES, 4 * PROCESSOR.scores // length**2))
         order = np.random.default_rng([seed, length]).permutation(len(rows))
         drawn = torch.as_tensor(np.sort(order[:room]))
         differs = (found[:, None] != found[None, drawn]).any(-1)

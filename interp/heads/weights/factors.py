@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import Unsupported
-from interp.engine.network.weights import Linear, Norm, Weights
+from interp.engine.network.linear import Map
+from interp.engine.network.weights import Norm, Weights
 from interp.models.bridge.factored import FactoredMatrix
 from interp.models.model import Model
 
@@ -138,7 +139,13 @@ def gaussian(shape: Sequence[int], *, like: Tensor, seed: int) -> Float[Tensor, 
 
 def noted(model: Model, **facts: Any) -> dict[str, Any]:
     """Provenance of what comes from weights alone."""
-    return {**model.identity(), **facts}
+    return {**model.identity(), **dequantised(model), **facts}
+
+
+def dequantised(model: Model) -> dict[str, str]:
+    """For the provenance of what reads weights: what they are made of anew, if they are packed."""
+    kinds = model.now().quantised
+    return {"dequantised": ", ".join(kinds)} if kinds else {}
 
 
 def require_sum(model: Model, what: str) -> None:
@@ -179,7 +186,7 @@ def require_logits(model: Model, what: str) -> None:
 Affine = tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "head d_head"]]
 
 
-def _reads(p: Linear, norm: Norm | None, d_head: int) -> Affine:
+def _reads(p: Map, norm: Norm | None, d_head: int) -> Affine:
     weight, bias = folded(p.weight.T, norm)
     bias = bias if p.bias is None else bias + wide(p.bias)
     return weight.unflatten(1, (-1, d_head)).transpose(0, 1), bias.unflatten(0, (-1, d_head))
@@ -196,7 +203,7 @@ def _normed(part: Affine, norm: Norm | None) -> Affine:
 
 
 def _writes(
-    p: Linear, norm: Norm | None
+    p: Map, norm: Norm | None
 ) -> tuple[Float[Tensor, "features d_model"], Float[Tensor, " d_model"]]:
     weight = wide(p.weight).T.clone()
     bias = weight.new_zeros(weight.shape[1]) if p.bias is None else wide(p.bias).clone()

@@ -336,7 +336,7 @@ def _of_pairs(model: Model, w: Weights, pairs: Pairs, layers: Sequence[int]) -> 
 
         def see(shelf: str, layer: int, found: Tensor) -> None:
             if shelf in ("q", "k") and layer in layers:
-                p = w.blocks[layer].attention
+                p, found = w.blocks[layer].attention, found.to(tokens.device)
                 found = forward.head_norm(found, p.q_norm if shelf == "q" else p.k_norm)
                 here[shelf, layer] = wide(found).sum((0, 1))
 

@@ -13,7 +13,7 @@ from typing import Any, no_type_check
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 
 class _NoDetour(TorchFunctionMode):
@@ -27,13 +27,18 @@ class _NoDetour(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        kwargs = dict(kwargs or {})
-        if args and isinstance(args[0], Tensor) and args[0].dtype is torch.float64:
-            if func is Tensor.float or (func is Tensor.to and args[1:] == (torch.float32,)):
-                return args[0]
-            if kwargs.get("dtype") is torch.float32:
-                kwargs["dtype"] = torch.float64
+        detour = func is Tensor.float or (func is Tensor.to and args[1:] == (torch.float32,))
+        if detour and args[0].dtype is torch.float64:
+            return args[0]
+        if not kwargs:
+            return func(*args)
+        if kwargs.get("dtype") is torch.float32 and _in_float64(args):
+            kwargs = {**kwargs, "dtype": torch.float64}
         return func(*args, **kwargs)
+
+
+def _in_float64(args: tuple[Any, ...]) -> bool:
+    return bool(args) and isinstance(args[0], Tensor) and args[0].dtype is torch.float64
 
 
 def exact(hf: nn.Module) -> None:
@@ -46,7 +51,8 @@ def exact(hf: nn.Module) -> None:
 
 def undetoured(dtype: torch.dtype) -> AbstractContextManager[Any]:
     """Inside of the block a part of a model of this dtype computes in it from end to end."""
-    return _NoDetour() if dtype is torch.float64 else nullcontext()
+    there = isinstance(_get_current_function_mode(), _NoDetour)  # a model's body inside of it
+    return nullcontext() if there or dtype is not torch.float64 else _NoDetour()
 
 
 def _undetoured(forward: Callable[..., Any]) -> Callable[..., Any]:

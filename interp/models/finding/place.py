@@ -6,7 +6,7 @@ Whatever cannot be is refused before anything is read.
 import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 
@@ -56,6 +56,11 @@ def dtype_of(dtype: object, device: torch.device) -> torch.dtype:
     return found
 
 
+def kept_dtype_of(dtype: object, device: torch.device) -> torch.dtype | Literal["auto"]:
+    """... or "auto": that in which the weights were saved."""
+    return "auto" if isinstance(dtype, str) and dtype == "auto" else dtype_of(dtype, device)
+
+
 def device_of(device: object) -> torch.device:
     """A device that is there.
 
@@ -99,4 +104,5 @@ def revision_of(revision: object) -> str | None:
 Name = Annotated[str | os.PathLike[str], Told(name_of)]
 Device = Annotated[str | torch.device, Told(device_of)]
 Dtype = Annotated[torch.dtype | str, Told(partial(dtype_of, device=torch.device("cpu")))]
+KeptDtype = Annotated[torch.dtype | str, Told(partial(kept_dtype_of, device=torch.device("cpu")))]
 Revision = Annotated[str | None, Told(revision_of)]

@@ -19,6 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Kind
+from interp.models.bridge import quantised
 from interp.models.bridge.placed import hooked
 from interp.models.bridge.points import attentions, n_layers, point, projection, shelves
 from interp.models.bridge.precision import rounding
@@ -46,7 +47,8 @@ class Checks:
             only: resid_pre + attn_out; a decoder that reads an encoder: resid_mid + cross.attn_out
             + mlp_out) from resid_post (norm after the sum: from what enters it).
         heads: of the sum of head outputs z @ W_O, plus b_O, from the output of W_O. What a norm on
-            the way to the residual stream makes of that is another matter.
+            the way to the residual stream makes of that is another matter. Of a quantised W_O that
+            rounds what it reads, or that cannot be read, what the module makes of z.
         pattern: how far the output moves when TransformerLens' hook_pattern of the first layer is
             set to zero; at 0 the model ignores such a write. No obstacle here: patterns are
             written through z.
@@ -125,8 +127,8 @@ def output_of(
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = tokens
     if language_model:
-        return model(**inputs).logits
-    return model.base_model(**inputs).last_hidden_state
+        return model(**inputs).logits.to(tokens.device)
+    return model.base_model(**inputs).last_hidden_state.to(tokens.device)
 
 
 @torch.no_grad()
@@ -209,7 +211,7 @@ def off(value: Tensor | None, target: Tensor | None) -> float | None:
         return None
     if value.shape != target.shape or not (value.isfinite().all() and target.isfinite().all()):
         return float("inf")
-    gap = (value.double() - target.double()).abs().max().item()
+    gap = (value.double() - target.to(value.device).double()).abs().max().item()
     return gap / max(target.abs().max().item(), torch.finfo(target.dtype).tiny)
 
 
@@ -272,7 +274,10 @@ def _sums(
 
 
 def _sum(*parts: Tensor | None) -> Tensor | None:
-    return None if any(p is None for p in parts) else sum(parts[1:], start=parts[0])
+    there = [part for part in parts if part is not None]
+    if len(there) < len(parts):
+        return None
+    return sum((part.to(there[0].device) for part in there[1:]), start=there[0])
 
 
 def _worst(values: Sequence[float | None]) -> float | None:
@@ -282,10 +287,22 @@ def _worst(values: Sequence[float | None]) -> float | None:
 def output_weight(
     linear: nn.Module, *, n_heads: int, d_head: int
 ) -> Float[Tensor, "head d_head d_model"]:
-    """W_O split by head: a view of the module's own weight, whichever way that is stored."""
+    """W_O split by head: a view of the module's own weight, whichever way that is stored; of a
+    quantised one a copy.
+    """
+    if quantised.packed(linear):
+        return quantised.dequantised(linear, torch.float32).T.unflatten(0, (n_heads, d_head))
     # Conv1D keeps [in, out] and nn.Linear [out, in]; square shapes cannot tell them apart.
     by_input = linear.weight if type(linear).__name__ == "Conv1D" else linear.weight.T
     return by_input.unflatten(0, (n_heads, d_head))
+
+
+def _splits(linear: nn.Module, z: Float[Tensor, "batch pos head d_head"]) -> bool:
+    """Is a W_O a matrix with rows for each head?"""
+    if quantised.packed(linear):
+        return quantised.known(linear) and not quantised.rounds(linear)
+    flipped = type(linear).__name__ == "Conv1D"
+    return linear.weight.ndim == 2 and linear.weight.shape[1 - flipped] == z[0, 0].numel()
 
 
 def _heads(
@@ -296,6 +313,8 @@ def _heads(
     linear = attrgetter(part)(bridge).original_component
     if not isinstance(getattr(linear, "weight", None), Tensor):
         return None  # an adapter stands there
-    w_o = output_weight(linear, n_heads=z.shape[2], d_head=z.shape[3])
+    if not _splits(linear, z):
+        return linear(z.flatten(-2))
+    w_o = output_weight(linear, n_heads=z.shape[2], d_head=z.shape[3]).to(z.dtype)
     out = torch.einsum("bphd,hdm->bpm", z, w_o)
     return out if linear.bias is None else out + linear.bias

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
 from interp.core.door.alone import undone
 from interp.core.errors import ModelError
-from interp.models.bridge import rotary
+from interp.models.bridge import quantised, rotary
 from interp.models.now.fused import Fused
 from interp.models.now.watch import Foreign, Stamp, Watch, glimpse
 
@@ -26,6 +25,7 @@ class Now:
         foreign: hooks, adapters and replaced parts that it did not come with.
         changed: plain settings that are not as they were when it was loaded.
         device, dtype: of its first parameter.
+        quantised: what keeps some of its weights in few bits, such as "bitsandbytes nf4".
     """
 
     stamp: Stamp
@@ -33,6 +33,7 @@ class Now:
     changed: tuple[str, ...]
     device: torch.device
     dtype: torch.dtype
+    quantised: tuple[str, ...] = ()
     found: dict[object, Any] = field(default_factory=dict, repr=False)
 
     def once(self, key: object, find: Callable[[], T]) -> T:
@@ -82,15 +83,20 @@ class Live:
             for matrix in self.fused:
                 matrix.settle()
             self._twice = self._held_twice()
-            first = _first(self.watch.wrapped)
+            first = self.first()
             self._now = Now(
                 self._stamp(),
                 self.watch.foreign(),
                 self.watch.changed(),
                 first.device,
                 first.dtype,
+                tuple(sorted({quantised.told(m) for m in self.watch.packed})),
             )
         return self._now
+
+    def first(self) -> torch.Tensor:
+        """The first parameter."""
+        return next(p for p in self.watch.wrapped.parameters() if p.is_floating_point())
 
     def _require_whole(self) -> None:
         """Refuse a model without its numbers, or without a part that it came with: what it computes
@@ -136,7 +142,3 @@ class Live:
 
     def _held_twice(self) -> list[torch.Tensor]:
         return [tensor for matrix in self.fused for tensor in matrix.tensors()]
-
-
-def _first(module: nn.Module) -> torch.Tensor:
-    return next(p for p in module.parameters() if p.is_floating_point())

@@ -22,7 +22,7 @@ from transformer_lens.model_bridge.generalized_components.base import Generalize
 
 from interp.core.door.alone import undone
 from interp.core.errors import InterpError, ModelError, Unsupported, is_short, said
-from interp.models.bridge import rotary
+from interp.models.bridge import quantised, rotary
 from interp.models.bridge.placed import listening
 from interp.models.now.watch import HOOKS, Foreign, Watch
 
@@ -46,11 +46,13 @@ class Said:
 def skeleton_of(module: nn.Module) -> nn.Module:
     """A copy of a model's modules without numbers; its configuration is the model's own."""
     memo: dict[int, Any] = {
-        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False)
+        id(p): nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta"), requires_grad=False)
         for p in module.parameters()
     }
     configs = (getattr(part, "config", None) for part in module.modules())
     memo |= {id(config): config for config in configs if config is not None}
+    # scales that are in no parameter: they are lent with the module
+    memo |= {id(held): held for part in module.modules() for held in quantised.shared(part)}
     return copy.deepcopy(module, memo).eval()
 
 
@@ -232,7 +234,8 @@ class Truth:
                 kwargs={"input_ids": tokens, **inputs},
                 tie_weights=False,
             )
-        return Said(last[0].logits if self.head else last[0].last_hidden_state, noted)
+        output = last[0].logits if self.head else last[0].last_hidden_state
+        return Said(output.to(tokens.device), noted)
 
     def _follow(self) -> None:
         """Take over the plain settings of the wrapped model's modules."""

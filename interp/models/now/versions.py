@@ -3,14 +3,21 @@
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
+QUANTISERS = ("bitsandbytes", "torchao")
+"""Of a model whose weights one of them keeps."""
 PACKAGES = ("interp", "torch", "transformer-lens", "transformers", "numpy", "pandas", "scipy")
 
 
 @cache
-def versions() -> dict[str, str]:
-    """By package."""
+def versions(kinds: tuple[str, ...] = ()) -> dict[str, str]:
+    """By package.
+
+    Args:
+        kinds: what keeps weights in few bits, as `interp.models.bridge.quantised.told` says it.
+    """
     found = {}
-    for name in PACKAGES:
+    more = [name for name in QUANTISERS if any(kind.startswith(name) for kind in kinds)]
+    for name in (*PACKAGES, *more):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -27,7 +27,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
 from interp.core.door.alone import undone
-from interp.models.bridge import rotary
+from interp.models.bridge import quantised, rotary
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _GLOBAL = [getattr(torch_module, f"_global{name}") for name in HOOKS]
@@ -115,6 +115,7 @@ class Watch:
         written = {id(buffers) for buffers, _ in self._passing}
         held = (d for m in self.named.values() for d in (m._parameters, m._buffers))
         self._held = [d for d in held if id(d) not in written]
+        self.packed = [m for m in self.named.values() if quantised.apart(m)]
         plain = [(m, _plain(m)) for m in self.named.values()]
         self._settings = [(m, names, itemgetter(*names)) for m, names in plain if names]
         self._where: tuple[Any, ...] = ()
@@ -143,6 +144,7 @@ class Watch:
             settings,
             _printed(config),
             self._bridged(),
+            tuple(map(quantised.settings, self.packed)),
         )
 
     def _bridged(self) -> Stamp:
@@ -155,7 +157,18 @@ class Watch:
         found = [t for d in self._held if d for t in d.values() if t is not None]
         for buffers, written in self._passing:
             found += [t for n, t in buffers.items() if n not in written and t is not None]
+        if self.packed:
+            found = [part for t in found for _, part in quantised.inside("", t)]
+            found += [t for m in self.packed for t in quantised.beside(m).values()]
         return found
+
+    def beside(self) -> dict[str, Tensor]:
+        """The scales of quantised weights that are in no parameter, by Hugging Face's names."""
+        return {
+            f"{self.names[module].replace('._original_component', '')}.{name}": held
+            for module in self.packed
+            for name, held in quantised.beside(module).items()
+        }
 
     def sample(self) -> tuple[int, ...]:
         """One number of each tensor in main memory, read where it lies."""

@@ -147,7 +147,7 @@ def fit_linear(
     """
     classes = _check(x, y, l2, classes)
     spaces = [_Space.of(x[site], l2) for site in range(len(x))]
-    problems, size = len(l2), (x.shape[2] + 1) * classes
+    problems, size = len(l2), (spaces[0].basis.shape[1] + 1) * classes
 
     def evaluate(active: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         values, gradients = at.new_empty(len(at)), torch.empty_like(at)
@@ -167,9 +167,11 @@ def fit_linear(
         )
     v = found.at.unflatten(1, (-1, classes)).unflatten(0, (len(x), problems))
     which = torch.arange(problems, device=x.device)
-    ends = [space.weights(which, v[site]) for site, space in enumerate(spaces)]
-    weight = torch.stack([w for w, _ in ends])
-    bias = torch.stack([b - space.mean @ w for (w, b), space in zip(ends, spaces, strict=True)])
+    weights, biases = [], []
+    for site, space in enumerate(spaces):
+        inner, free = space.weights(which, v[site])
+        weights.append(space.basis @ inner)
+        biases.append(free - space.mean @ weights[-1])
     shape = (len(x), problems)
     if lost := int((~found.converged).sum()):
         log.warning(
@@ -179,8 +181,8 @@ def fit_linear(
             steps,
         )
     return LinearProbe(
-        weight,
-        bias,
+        torch.stack(weights),
+        torch.stack(biases),
         l2.expand(shape),
         found.value.view(shape),
         found.converged.view(shape),
@@ -192,43 +194,49 @@ def fit_linear(
 class _Space:
     """Coordinates of a site's weights in which every problem is about as curved in all directions.
 
-    W = factor' v: `factor` is the inverse of the Cholesky factor of S/2 + l2 I, the bound on the
-    Hessian of multinomial logistic regression (Boehning 1992), with S the covariance.
+    W = basis (factor v): the basis are the directions along which the activations vary, with
+    variances s, and `factor` is (s/2 + l2)^-1/2 by the bound on the Hessian of multinomial
+    logistic regression (Boehning 1992). What is orthogonal to all activations has weight 0, so
+    fewer words than dimensions are as many coordinates.
 
     Attributes:
         mean: of the activations; the objective sees them centred, which leaves the intercept free.
+        basis: orthonormal.
+        rows: of fewer words than dimensions, these in the basis.
     """
 
     mean: Float[Tensor, " d"]
-    factor: Float[Tensor, "problem d d"]
+    basis: Float[Tensor, "d rank"]
+    factor: Float[Tensor, "problem rank"]
     l2: Float[Tensor, " problem"]
+    rows: Float[Tensor, "word rank"] | None
 
     @classmethod
     def of(cls, x: Float[Tensor, "word d"], l2: Float[Tensor, " problem"]) -> "_Space":
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        words, d = x.shape
         mean = x.mean(0, dtype=torch.float64)
-        centre = mean.to(dtype)
-        covariance = torch.zeros(x.shape[1], x.shape[1], device=x.device, dtype=torch.float64)
-        for part in x.split(CHUNK):
-            centred = part.to(dtype) - centre
-            covariance += (centred.T @ centred).double()
-        covariance /= len(x)
-        ones = torch.eye(x.shape[1], device=x.device, dtype=torch.float64)
-        # activations without variance, or copies of one another, would leave no factor; the
+        centre, rows = mean.to(dtype), None
+        if words < d:
+            sides, values, found = torch.linalg.svd(x.double() - mean, full_matrices=False)
+            basis, variance, rows = found.mT, values.square() / words, (sides * values).to(dtype)
+        else:
+            covariance = torch.zeros(d, d, device=x.device, dtype=torch.float64)
+            for part in x.split(CHUNK):
+                centred = part.to(dtype) - centre
+                covariance += (centred.T @ centred).double()
+            variance, basis = torch.linalg.eigh(covariance / words)
+        # activations without variance, or copies of one another, would have no factor; the
         # products are of float32, so less would drown in their rounding
-        least = 1e-6 * covariance.diagonal().mean() + torch.finfo(torch.float64).tiny
-        strengths, where = l2.double().unique(return_inverse=True)
-        factors = []
-        for strength in strengths:
-            lower = torch.linalg.cholesky(covariance / 2 + (strength + least) * ones)
-            factors.append(torch.linalg.solve_triangular(lower, ones, upper=False))
-        return cls(centre, torch.stack(factors).to(dtype)[where], l2.to(dtype))
+        least = 1e-6 * variance.sum() / d + torch.finfo(torch.float64).tiny
+        bound = variance.clamp_min(0) / 2 + l2.double()[:, None] + least
+        return cls(centre, basis.to(dtype), bound.rsqrt().to(dtype), l2.to(dtype), rows)
 
     def weights(
         self, which: Int[Tensor, " fit"], v: Float[Tensor, "fit rows class"]
-    ) -> tuple[Float[Tensor, "fit d class"], Float[Tensor, "fit class"]]:
-        """Weights and intercepts (of centred activations) of some problems."""
-        return self.factor[which].mT @ v[:, :-1], v[:, -1] * 2**0.5
+    ) -> tuple[Float[Tensor, "fit rank class"], Float[Tensor, "fit class"]]:
+        """Weights in the basis, and intercepts (of centred activations), of some problems."""
+        return self.factor[which][:, :, None] * v[:, :-1], v[:, -1] * 2**0.5
 
     def evaluate(
         self,
@@ -239,9 +247,13 @@ class _Space:
     ) -> tuple[Float[Tensor, " fit"], Float[Tensor, "fit rows class"]]:
         """Objective and gradient of some problems, in one pass over the activations."""
         w, b = self.weights(which, v)
-        fits, d, classes = w.shape
-        wide = w.movedim(1, 0).reshape(d, -1)
-        offset = b.flatten() - self.mean @ wide
+        fits, _, classes = w.shape
+        wide, offset = w.movedim(1, 0).flatten(1), b.flatten()
+        if self.rows is None:
+            wide = self.basis @ wide
+            offset = offset - self.mean @ wide
+        else:
+            x = self.rows
         loss = v.new_zeros(fits)
         slope, free = torch.zeros_like(wide), torch.zeros_like(offset)
         for part, labels in zip(x.split(CHUNK), y.T.split(CHUNK), strict=True):
@@ -254,12 +266,14 @@ class _Space:
             residual = residual.flatten(1)
             slope += part.T @ residual
             free += residual.sum(0)
-        slope = (slope - self.mean[:, None] * free) / len(x)
+        if self.rows is None:
+            slope = self.basis.mT @ (slope - self.mean[:, None] * free)
         strength = self.l2[which]
         loss = loss / len(x) + strength / 2 * w.square().sum((1, 2))
-        of_w = slope.unflatten(1, (fits, classes)).movedim(1, 0) + strength[:, None, None] * w
+        of_w = slope.unflatten(1, (fits, classes)).movedim(1, 0) / len(x)
+        of_w = self.factor[which][:, :, None] * (of_w + strength[:, None, None] * w)
         of_b = (free / len(x)).view(fits, 1, classes) * 2**0.5
-        return loss, torch.cat([self.factor[which] @ of_w, of_b], dim=1)
+        return loss, torch.cat([of_w, of_b], dim=1)
 
 
 def _check(x: Tensor, y: Tensor, l2: Tensor, classes: int | None) -> int:

@@ -23,10 +23,11 @@ from interp.datasets.words.alignment import align
 from interp.engine.checkpoint import kept_of
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.protocol import Engine, EngineName
+from interp.engine.limits import Limits
 from interp.engine.plain.captures import folder as folders
 from interp.engine.plain.captures.folder import Folder
 from interp.engine.plain.captures.shards import SHARD_BYTES, SHARD_TOKENS
-from interp.engine.plain.taps import MOST, MOST_ON_DEVICE, Layout
+from interp.engine.plain.taps import Layout
 from interp.engine.plan.batches import forward_plan
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import HOST, KEEP, budget
@@ -89,8 +90,7 @@ def collect(
     aligned = align(model, corpus, context=context, bos=bos)
     longest = max((len(row) for row in aligned.rows), default=1)
     served = choose(model, engine, longest=longest)
-    most = MOST if model.device.type == "cpu" else MOST_ON_DEVICE
-    job = Job(model, aligned, layout, pool, dtype, most)
+    job = Job(model, aligned, layout, pool, dtype, Limits.of(model.device).tokens)
     room = budget(memory, HOST, KEEP)
     _explain(job, served, room)
     _require_room(job, corpus, room, in_memory=folder is None)
@@ -152,6 +152,7 @@ def _explain(job: Job, engine: Engine, room: int) -> None:
             rows=64,
             runs=1,
             itemsize=model.dtype.itemsize,
+            limits=Limits.of(model.device),
             engine=engine.name,
             budget=room,
             kept=job.bytes,

@@ -83,6 +83,7 @@ def effects(
     }
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(("name", "ablation", "corruption"), CASES)
 @pytest.mark.plain
 def test_patching_one_edge_at_a_time_separates_true_from_false(

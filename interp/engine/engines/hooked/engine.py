@@ -11,7 +11,7 @@ from interp.core.parts.sites import Kind
 from interp.engine.engines.hooked.run import run, trace, walk
 from interp.engine.engines.hooked.writes import require_open
 from interp.engine.engines.protocol import Engine, Route
-from interp.engine.network.trace import See, Trace
+from interp.engine.network.trace import Held, See, Trace
 from interp.engine.plan.edits import Edit
 from interp.engine.plan.score import Readout, Score
 from interp.models.bridge.points import n_layers, point
@@ -30,8 +30,9 @@ class Hooks(Engine):
     name = "hooks"
 
     def trace(
-        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] | None = None
+        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] | Held | None = None
     ) -> Trace:
+        keep = keep.kinds if isinstance(keep, Held) else keep
         wanted = self.kinds if keep is None else keep
         return trace(self.model, tokens, keep=wanted, prefix=self.prefix)
 

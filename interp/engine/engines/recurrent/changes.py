@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.core.parts.sites import Kind, Site
 from interp.engine.engines.recurrent.lstm import At
-from interp.engine.interventions import Value
+from interp.engine.interventions import Value, alike
 from interp.engine.plan.edits import Edit
 
 
@@ -71,13 +71,13 @@ def changes(cells: Sequence[Sequence[Edit]], layer: int, start: int, end: int) -
 
     In a cell that sets a whole state and a unit of it, the unit comes last.
     """
-    groups: dict[tuple[Kind, bool, int, int], list[tuple[int, Edit]]] = defaultdict(list)
+    groups: dict[tuple[Kind, bool, int, object], list[tuple[int, Edit]]] = defaultdict(list)
     for row, cell in enumerate(cells):
         times: Counter[Site] = Counter()
         for edit in cell:
             if edit.site.layer == layer:
                 unit, n = edit.site.neuron is not None, times[edit.site]
-                groups[edit.site.kind, unit, n, id(edit.value)].append((row, edit))
+                groups[edit.site.kind, unit, n, alike(edit.value)].append((row, edit))
                 times[edit.site] += 1
     made: dict[Kind, list[Change]] = {"c": [], "h": []}
     for key in sorted(groups, key=lambda key: key[:3]):

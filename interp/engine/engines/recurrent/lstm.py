@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Kind
+from interp.engine.network.linear import Linear
 from interp.engine.network.trace import See
-from interp.engine.network.weights import Linear
 from interp.models.model import Model
 
 At = Callable[[Kind, int, Tensor], Tensor]

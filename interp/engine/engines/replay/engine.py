@@ -107,9 +107,13 @@ def _receivers_set(
     """For each cell the edits that give its receivers what arrived at them."""
     edits: list[list[Edit]] = [[] for _ in range(n)]
     for site, (reached, values) in arrived.received.items():
-        held = base.at(site)
-        mask = held.new_zeros(held.shape[:2], dtype=torch.bool).scatter(1, receiving, True)
-        index = window[(...,) + (None,) * (held.ndim - 2)].expand(*window.shape, *held.shape[2:])
-        for cell, value in zip(reached, values, strict=True):
-            edits[cell].append(Edit(site, Freeze(), mask, held.scatter(1, index, value)))
+        held, first = base.at(site).to(values.device), tracing.begins(site.kind, base.first)
+        mask = held.new_zeros(base.final.shape[:2], dtype=torch.bool)
+        mask = mask.scatter(1, receiving.to(held.device), True)
+        index = (window.to(held.device) - first)[(None, ..., *[None] * (held.ndim - 2))].expand(
+            values.shape
+        )
+        found = held.expand(len(values), *held.shape).scatter(2, index, values)
+        for cell, value in zip(reached, found, strict=True):
+            edits[cell].append(Edit(site, Freeze(), mask, value, first=first))
     return edits

@@ -13,8 +13,9 @@ from interp.engine.engines.replay.stack import Stack
 from interp.engine.engines.replay.streams import Ledger
 from interp.engine.interventions import LN, Through
 from interp.engine.network import forward
+from interp.engine.network.linear import Map, Packed
 from interp.engine.network.trace import Trace
-from interp.engine.network.weights import Linear, Weights
+from interp.engine.network.weights import Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,11 +132,15 @@ class Layers:
             neurons = torch.tensor([edit.site.neuron for edit in edits], device=x.device)
             act = forward.hidden(mine, p, frozen, neurons=neurons)
             new = torch.stack([e(act[..., i], window) for i, e in enumerate(edits)], -1)
-            change = (new - act) @ p.down.weight.index_select(1, neurons).T
+            like = None if frozen is None else p.down(forward.hidden(frozen, p))
+            if not p.down.additive:
+                every = forward.hidden(mine, p, frozen).index_copy(-1, neurons, new)
+                mlp_out[row] = forward.norm(p.down(every), p.ends.write, like)
+                continue
+            change = (new - act) @ p.down.summands().index_select(1, neurons).T
             if p.ends.write is None:
                 mlp_out[row] = mlp_out[row] + change
                 continue
-            like = None if frozen is None else p.down(forward.hidden(frozen, p))
             down = p.down(forward.hidden(mine, p, frozen)) + change
             mlp_out[row] = forward.norm(down, p.ends.write, like)
         return mlp_out
@@ -166,7 +171,10 @@ class Layers:
             t = stack.join(forward.project(x, part, d_head), kind, layer, kind, window)
             t = self._named(t, kind, layer, resid)
             t = stack.apply(t, layer, (kind,), window)
-            past = stack.base.kept[kind][layer][:, : self.start]
+            if self.start:
+                past = stack.base.kept[kind][layer][:, : self.start]
+            else:
+                past = t.new_empty(t.shape[1], 0, *t.shape[3:])
             keys[kind] = forward.Keys(past, t), self._own(t, kind, layer, resid, window)
         if query is not window:
             x, resid = (pick(t, window, query) for t in (x, resid))
@@ -231,6 +239,8 @@ class Layers:
         assert layer is not None
         x = forward.norm(ledger.streams(readers, resid), self.w.blocks[layer].attention.ends.read)
         parts = [_projection(self.w, site) for site in readers]
+        if any(isinstance(part, Packed) for part in parts):
+            return torch.stack([part(one) for part, one in zip(parts, x, strict=True)])
         weight = torch.stack([part.weight for part in parts])
         values = torch.einsum("rbpd,rhd->rbph", x.to(weight.dtype), weight)
         if parts[0].bias is None:
@@ -267,7 +277,7 @@ class Layers:
         query: Tensor,
     ) -> Float[Tensor, "cells batch query head d_head"]:
         """z of every head, with the patterns edited on the way."""
-        p, facts = self.w.blocks[layer].attention, self.w.facts
+        stack, p, facts = self.stack, self.w.blocks[layer].attention, self.w.facts
         normed = forward.Keys(*(forward.head_norm(t, p.k_norm) for t in k))
         if own_k or own_v:  # give every query head a key and a value of its own, for this layer
             size = facts.group_size
@@ -286,16 +296,19 @@ class Layers:
         else:
             values = v
         q = forward.head_norm(q, p.q_norm)
-        turn = self.turn.get(p.rotary)
-        probabilities = forward.pattern(p, q, normed, turn, query, causal=facts.causal)
+        turn, causal = forward.rotation(self.turn, p), facts.causal
+        if not stack.rows(layer, "pattern"):
+            inside = stack.begins_at(query) is not None
+            return forward.attend(
+                p, q, normed, values, turn, query, causal=causal, consecutive=inside
+            )
+        probabilities = forward.pattern(p, q, normed, turn, query, causal=causal)
         by_head = probabilities.flatten(2, 3)
-        for row, edit in self.stack.edits.get((layer, "pattern"), ()):
-            head = edit.site.head
-            by_head[row, :, head] = edit(by_head[row, :, head], query)
+        stack.apply_patterns(by_head, layer, query)
         return forward.mix(by_head.view(probabilities.shape), values)
 
 
-def _projection(w: Weights, site: Site) -> Linear:
+def _projection(w: Weights, site: Site) -> Map:
     """What makes the query, key or value of a site out of the normed residual stream."""
     assert site.layer is not None
     p = w.blocks[site.layer].attention

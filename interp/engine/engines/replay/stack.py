@@ -8,15 +8,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.parts.sites import HEAD_KINDS, Kind, Site
+from interp.core.parts.sites import Kind
 from interp.engine.engines.replay.streams import Ledger
 from interp.engine.network.trace import Trace
 from interp.engine.network.weights import Weights
-from interp.engine.plan.edits import STEPS, Edit, entry, take
+from interp.engine.plan.edits import STEPS, Edit, Together, entry, together
 
 
 class Stack:
-    """Cells in the order of their entry, and their edits by layer and kind."""
+    """Cells in the order of their entry, and their edits by layer and kind.
+
+    Args:
+        begins: where the window begins, if it is all positions from there on.
+    """
 
     def __init__(
         self,
@@ -24,6 +28,7 @@ class Stack:
         base: Trace,
         cells: Sequence[Sequence[Edit]],
         window: Int[Tensor, "batch window"],
+        begins: int | None,
     ) -> None:
         n_layers = w.facts.n_layers
         never = (n_layers - 1, STEPS["resid_post"])  # a cell without edits is the base run
@@ -31,6 +36,7 @@ class Stack:
             min((entry(e.site, e.readers, n_layers) for e in cell), default=never) for cell in cells
         ]
         self.base, self.facts = base, w.facts
+        self.windows, self.begins = [window], begins
         self.order = sorted(range(len(cells)), key=lambda i: first[i])
         self.entries = [first[i] for i in self.order]
         self.start = self.entries[0][0]
@@ -72,9 +78,24 @@ class Stack:
         self, kind: Kind, layer: int, window: Int[Tensor, "batch window"]
     ) -> Float[Tensor, "batch window *axes"]:
         """The base run's activations at a window."""
-        if kind == "resid_post":
-            return take(self.base.at(Site("resid_post", layer)), window)
-        return take(self.base.kept[kind][layer], window)
+        return self.base.part(kind, layer, window, self.begins_at(window))
+
+    def begins_at(self, window: Int[Tensor, "batch window"]) -> int | None:
+        """Where a window begins that is all positions from there on: no index is needed then."""
+        return self.begins if any(window is one for one in self.windows) else None
+
+    def moved(
+        self, window: Int[Tensor, "batch window"], device: torch.device
+    ) -> Int[Tensor, "batch window"]:
+        """A window as a layer elsewhere reads it, where the ledgers follow."""
+        if window.device == device:
+            return window
+        there = window.to(device)
+        if self.begins_at(window) is not None:
+            self.windows.append(there)
+        for ledger in self.ledgers.values():
+            ledger.move(device)
+        return there
 
     def apply(
         self,
@@ -85,13 +106,26 @@ class Stack:
     ) -> Float[Tensor, "cells batch window *axes"]:
         """Make the edits at this layer's sites of these kinds, in place: x is the wave's own."""
         for kind in kinds:
-            for row, edit in self.edits.get((layer, kind), ()):
-                head = edit.site.group if edit.site.group is not None else edit.site.head
-                if kind not in HEAD_KINDS:
-                    x[row] = edit(x[row], window)
-                elif kind not in ("k", "v") or edit.site.group is not None:
-                    x[row, :, :, head] = edit(x[row, :, :, head], window)
+            for group in self._together(layer, kind, window.device):
+                group.into(x, window, self.begins_at(window))
         return x
+
+    def apply_patterns(
+        self,
+        x: Float[Tensor, "cells batch head query key"],
+        layer: int,
+        query: Int[Tensor, "batch query"],
+    ) -> None:
+        """Write the patterns that are edited, in place."""
+        for group in self._together(layer, "pattern", query.device):
+            group.into(x, query, self.begins_at(query), head_axis=2)
+
+    def _together(self, layer: int, kind: Kind, device: torch.device) -> list[Together]:
+        """Edits that all readers see: a key of one query head is its reader's own."""
+        edits = self.edits.get((layer, kind), ())
+        if kind in ("k", "v"):
+            edits = [(row, edit) for row, edit in edits if edit.site.group is not None]
+        return together(edits, device) if edits else []
 
     def rows(self, layer: int, *kinds: Kind) -> list[int]:
         """Rows with an edit of these kinds."""

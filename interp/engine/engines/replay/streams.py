@@ -15,9 +15,9 @@ from torch import Tensor
 
 from interp.core.parts.sites import Kind, Site
 from interp.engine.network import forward
-from interp.engine.network.trace import Trace
+from interp.engine.network.trace import Trace, take
 from interp.engine.network.weights import Weights
-from interp.engine.plan.edits import STEPS, Edit, take
+from interp.engine.plan.edits import STEPS, Edit
 
 ATTENTION: tuple[Kind, ...] = ("z", "attn_out")
 MLP: tuple[Kind, ...] = ("mlp_act", "mlp_out")
@@ -73,6 +73,8 @@ class Ledger:
         ends = [e for block in self.w.blocks for e in (block.attention.ends, block.mlp.ends)]
         if any(e.write is not None or e.sum is not None for e in ends):
             return False
+        if not all(b.attention.o.additive and b.mlp.down.additive for b in self.w.blocks):
+            return False
         return all(
             len({self.edits[i].site.kind for i in group}) == 1 for group in self.groups.values()
         )
@@ -80,15 +82,13 @@ class Ledger:
     def _from_base(self, layer: int, part: Kind) -> None:
         if not self.folds and (layer, part) not in self.groups:
             return
-        kept = self.base.kept
-        if part == "embed":
-            inside = written = kept["resid_pre"][0]
-        elif part == "attn_out":
-            inside, written = kept["z"][layer], kept["attn_out"][layer]
-        else:
-            source = "resid_pre" if self.w.facts.parallel else "resid_mid"
-            inside, written = kept[source][layer], kept["mlp_out"][layer]
-        self.note(layer, part, take(inside, self.window), take(written, self.window))
+        kinds: dict[Kind, tuple[Kind, Kind]] = {
+            "embed": ("resid_pre", "resid_pre"),
+            "attn_out": ("z", "attn_out"),
+            "mlp_out": ("resid_pre" if self.w.facts.parallel else "resid_mid", "mlp_out"),
+        }
+        inside, written = (self.base.part(kind, layer, self.window) for kind in kinds[part])
+        self.note(layer, part, inside, written)
 
     def note(
         self,
@@ -105,6 +105,14 @@ class Ledger:
             return
         for i in group:
             self.changes[i] = self._change(self.edits[i], inside, written)
+
+    def move(self, device: torch.device) -> None:
+        """Go on where the next layer lies."""
+        self.window, self.changes = self.window.to(device), self.changes.to(device)
+        self.written = {
+            key: (inside.to(device), written.to(device))
+            for key, (inside, written) in self.written.items()
+        }
 
     def narrow(self, chosen: Int[Tensor, "batch chosen"]) -> None:
         """Go on with fewer positions."""
@@ -134,30 +142,34 @@ class Ledger:
 
     def _change(self, edit: Edit, inside: Tensor, written: Tensor) -> Tensor:
         """By how much one edit alone moves the stream."""
-        site, layer = edit.site, edit.site.layer or 0
+        site, here = edit.site, written.device
+        if site.kind not in ("z", "mlp_act"):
+            return edit(written, self.window) - written
+        block = self.w.blocks[site.layer or 0]
+        inside, window = inside.to(block.device), self.window.to(block.device)
         if site.kind == "z":
             z = inside[:, :, site.head]
             width = self.w.facts.d_head
             start = (site.head or 0) * width
-            o = self.w.blocks[layer].attention.o.weight[:, start : start + width]
-            return (edit(z, self.window) - z) @ o.T
-        if site.kind == "mlp_act":
-            mlp, neuron = self.w.blocks[layer].mlp, _index(site.neuron, inside)
-            act = forward.hidden(inside, mlp, neurons=neuron)[..., 0]
-            change = edit(act, self.window) - act
-            return change[..., None] * mlp.down.weight.index_select(1, neuron)[:, 0]
-        return edit(written, self.window) - written
+            o = block.attention.o.summands()[:, start : start + width]
+            return ((edit(z, window) - z) @ o.T).to(here)
+        neuron = _index(site.neuron, inside)
+        act = forward.hidden(inside, block.mlp, neurons=neuron)[..., 0]
+        change = edit(act, window) - act
+        column = block.mlp.down.summands().index_select(1, neuron)[:, 0]
+        return (change[..., None] * column).to(here)
 
     def _rewrite(self, layer: int, part: Kind, chosen: Sequence[int]) -> Tensor:
         """What a part writes when these edits are made."""
         inside, written = self.written[layer, part]
-        block = self.w.blocks[layer]
+        block, here = self.w.blocks[layer], written.device
+        inside, written = inside.to(block.device), written.to(block.device)
         within = [self.edits[i] for i in chosen if self.edits[i].site.kind in ("z", "mlp_act")]
         if within and part == "attn_out":
             z = inside.clone()
             for edit in within:
                 head = edit.site.head
-                z[:, :, head] = edit(z[:, :, head], self.window)
+                z[:, :, head] = edit(z[:, :, head], self.window.to(z.device))
             written = forward.attention_write(z, block.attention)
         elif within:
             act = forward.hidden(inside, block.mlp)
@@ -166,12 +178,13 @@ class Ledger:
             written = forward.norm(block.mlp.down(act), block.mlp.ends.write)
         for i in chosen:
             if self.edits[i].site.kind in PARTS:
-                written = self.edits[i](written, self.window)
-        return written
+                written = self.edits[i](written, self.window.to(written.device))
+        return written.to(here)
 
     def _set(self, act: Float[Tensor, "batch window d_mlp"], edits: Sequence[Edit]) -> None:
         for edit in edits:
-            act[..., edit.site.neuron] = edit(act[..., edit.site.neuron], self.window)
+            window = self.window.to(act.device)
+            act[..., edit.site.neuron] = edit(act[..., edit.site.neuron], window)
 
     def _resum(self, reader: Site, resid: Tensor) -> Tensor:
         """The stream plus the changes of each layer's writes."""
@@ -179,7 +192,8 @@ class Ledger:
         for (layer, part), group in self.groups.items():
             if chosen := [i for i in group if i in seen]:
                 written = self.written[layer, part][1]
-                resid = resid + self._rewrite(layer, part, chosen) - written
+                # what is written anyway changes nothing, to the bit: a module may round in steps
+                resid = resid + (self._rewrite(layer, part, chosen) - written)
         return resid
 
     def _fold(self, reader: Site, resid: Tensor) -> Tensor:
@@ -195,11 +209,13 @@ class Ledger:
         for layer, block in enumerate(self.w.blocks[: last + 1]):
             if layer == last and reader.kind != "mlp_out":
                 break
-            stream = forward.add(stream, write(layer, "attn_out"), block.attention.ends)
+            here = block.device
+            wrote = write(layer, "attn_out").to(here)
+            stream = forward.add(stream.to(here), wrote, block.attention.ends)
             if layer == last:
                 break
-            stream = forward.add(stream, write(layer, "mlp_out"), block.mlp.ends)
-        return stream
+            stream = forward.add(stream, write(layer, "mlp_out").to(here), block.mlp.ends)
+        return stream.to(resid.device)
 
 
 def _part(site: Site) -> Kind:

@@ -69,7 +69,8 @@ def wave(
         watch: raise NotFinite at the first site that is not.
     """
     turn = forward.rotations(w, base.final.shape[1])
-    run = Layers(w, base, Stack(w, base, cells, window), through, ln, turn, start)
+    begins = start if through == "all" else None
+    run = Layers(w, base, Stack(w, base, cells, window, begins), through, ln, turn, start)
     last = w.facts.n_layers - 1
     end = max((site.layer or 0 for site in receivers), default=last)
     reaches_mlp = not receivers or Site("mlp_out", end) in receivers
@@ -81,7 +82,10 @@ def wave(
             bad = ~activation.isfinite().flatten(2).all(2).all(0)
             raise NotFinite(Site(kind, layer), int(bad.int().argmax()))
 
+    home = read.device
     for layer in range(run.stack.start, end + 1):
+        here = w.blocks[layer].device
+        resid, window = resid.to(here), run.stack.moved(window, here)
         resid = run.enter(resid, layer, window)
         see("resid_pre", resid)
         for site in receivers:
@@ -89,7 +93,8 @@ def wave(
                 received[site] = run.stack.order[: len(resid)], run.input(resid, site, window)
         if layer == end and not reaches_mlp:
             break
-        query = read if layer == last and through == "all" and not receivers else window
+        narrowed = layer == last and through == "all" and not receivers
+        query = read.to(here) if narrowed else window
         resid, attn_out = run.attention(resid, layer, window, query)
         window = query
         see("attn_out", attn_out)
@@ -102,6 +107,7 @@ def wave(
         see("resid_post", resid)
     if receivers:
         return Arrived(None, received)
+    resid, window = resid.to(home), run.stack.moved(window, home)
     for row, ledger in run.stack.ledgers.items():
         if Site("logits") in ledger.of:
             resid[row] = ledger.streams([Site("logits")], resid[row])[0]

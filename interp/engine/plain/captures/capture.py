@@ -16,6 +16,7 @@ from interp.core.prompts.places import Positions, listed
 from interp.engine.checkpoint import kept_of
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.protocol import Engine, EngineName
+from interp.engine.limits import Limits
 from interp.engine.plain.captures import shards
 from interp.engine.plain.captures.captured import Captured
 from interp.engine.plain.captures.kept import Kept, Wanted
@@ -86,6 +87,7 @@ def capture(
             rows=batch or 64,
             runs=1,
             itemsize=model.dtype.itemsize,
+            limits=Limits.of(model.device),
             engine=served.name,
             budget=room,
             kept=asked,

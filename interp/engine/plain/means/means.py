@@ -22,6 +22,7 @@ from interp.core.prompts.pairs import Pairs, Side
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.protocol import Engine, EngineName
 from interp.engine.interventions import Averaged, Reference
+from interp.engine.limits import Limits
 from interp.engine.plain.means.fitter import By, Group, Key, average, require_room
 from interp.engine.plain.prompts import Tokens, prompts
 from interp.engine.plain.taps import Layout, Slab
@@ -99,6 +100,7 @@ class MeanReference(Averaged):
                 rows=len(given),
                 runs=1,
                 itemsize=model.dtype.itemsize,
+                limits=Limits.of(model.device),
                 engine=served.name,
                 layers=layout.layers,
             )
