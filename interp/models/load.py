@@ -27,6 +27,7 @@ from interp.core.door.taken import Seed
 from interp.core.errors import InterpError, ModelError, Unsupported, said
 from interp.models import compiled
 from interp.models.bridge.facts import facts_of
+from interp.models.bridge.quantised import multiply_as_asked
 from interp.models.finding import bounds, folder, keys, stored
 from interp.models.finding.find import find, refuse_revision
 from interp.models.finding.place import (
@@ -348,6 +349,7 @@ def _read(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
+    multiply_as_asked(hf)
     remove_hook_from_module(hf, recurse=True)  # accelerate's move every part's input each time
     if places is not None and len(places) > 1:
         require_whole(hf)

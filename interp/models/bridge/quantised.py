@@ -120,6 +120,17 @@ def _four_bits(module: Any, dtype: torch.dtype) -> Tensor:
     return functional.dequantize_4bit(data, state)
 
 
+def multiply_as_asked(module: nn.Module) -> None:
+    """Let 4 bit maps compute in the dtype that the model has, on every processor.
+
+    On those with bfloat16 products bitsandbytes takes bfloat16 whatever was asked for, and only
+    widths that its blocks divide: one folder would be another model there.
+    """
+    for part in module.modules():
+        if getattr(part, "support_avx512bf16_for_cpu", False):
+            part.support_avx512bf16_for_cpu = False
+
+
 def apart(module: nn.Module) -> bool:
     """Has a module numbers that its parameters, looked at as plain tensors, do not show?"""
     own = module._parameters.values()
