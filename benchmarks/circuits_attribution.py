@@ -69,7 +69,8 @@ def _quarter(model: interp.Model, pairs: interp.Pairs) -> int:
     try:
         attribute(model, pairs, memory=1)
     except interp.InterpError as refusal:
-        return int(str(refusal).split("about ")[1].split(" bytes")[0]) * len(pairs) // 4
+        least = str(refusal).split("Give memory=")[1].split()[0]
+        return int(least) * len(pairs) // 4
     raise AssertionError("a single byte holds no prompt")
 
 

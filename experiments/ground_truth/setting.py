@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 import interp
-from interp.causal.ranking.attribution import Method
+from interp.causal.ranking.cost import Method
 from interp.causal.ranking.recovery import Found, nodes_of, sizes, which
 from interp.core.parts.circuit import Part
 from interp.core.parts.edges import Edge

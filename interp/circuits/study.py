@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 
 from interp.causal.evaluation import evaluate
-from interp.causal.ranking.attribution import Method, attribute
+from interp.causal.ranking.attribution import attribute
+from interp.causal.ranking.cost import Method
 from interp.causal.ranking.verification import Verified, verify
 from interp.circuits.discovery.top import top_circuit
 from interp.circuits.proof.completeness import completeness, minimality

@@ -22,6 +22,7 @@ class Limits:
         neurons: numbers of that hidden layer.
         scores: attention scores.
         logits: bytes of logits.
+        changes: bytes of what writers of some positions write, and readers' gradients there.
         patterns: bytes of attention probabilities of changed queries or keys, one head's each.
         share: does a call take a share of what the device has, whatever its usual budget?
     """
@@ -32,6 +33,7 @@ class Limits:
     neurons: int
     scores: int
     logits: int
+    changes: int
     patterns: int
     share: bool
 
@@ -52,6 +54,7 @@ PROCESSOR = Limits(
     neurons=UNBOUNDED,
     scores=1 << 22,
     logits=1 << 28,
+    changes=1 << 29,
     patterns=1 << 25,
     share=False,
 )
@@ -63,6 +66,7 @@ ACCELERATOR = Limits(
     neurons=1 << 28,
     scores=1 << 28,
     logits=1 << 30,
+    changes=1 << 31,
     patterns=1 << 28,
     share=True,
 )

@@ -77,7 +77,13 @@ def test_places_are_exact_and_add_up(linear: Model, rows: interp.Pairs, parts):
 
 @pytest.mark.plain
 def test_a_batch_is_its_rows_and_chunks_are_the_whole(deep: Model, rows: interp.Pairs):
-    for parts, method in (("edges", "eap"), ("nodes", "atp*")):
+    """In the least memory edges are summed position by position."""
+    for parts, method in (
+        ("edges", "eap"),
+        ("edges", "eap-ig-inputs"),
+        ("nodes", "eap-ig-activations"),
+        ("nodes", "atp*"),
+    ):
         whole = attribute(deep, rows, parts, method=method, positions=PLACES)
         for row in (0, 3):
             alone = attribute(deep, rows.select([row]), parts, method=method, positions=PLACES)

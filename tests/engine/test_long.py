@@ -1,16 +1,20 @@
 """Attention of a few queries at a time is attention, and no tensor is as large as a pattern."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from budgets import least
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import interp
+from interp.causal import attribute
 from interp.core.metrics import METRICS
+from interp.core.parts.graph import Graph
 from interp.engine import limits
 from interp.engine.engines.choose import choose
 from interp.engine.interventions import Cell, Intervention, Resample
@@ -59,6 +63,51 @@ def test_a_few_queries_at_a_time_change_no_number(tiny_model, pairs, monkeypatch
     whole = found()
     few(monkeypatch, scores)
     np.testing.assert_allclose(found(), whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2-window", "gptj"])
+@pytest.mark.parametrize("scores", [1, 100])
+def test_gradients_of_a_few_queries_at_a_time_are_the_same(
+    tiny_model, pairs, monkeypatch, family, scores
+):
+    """With the graphs of all layers held, and made again one by one."""
+    model = tiny_model(family)
+    methods = ("eap", "eap-ig-activations", "atp*") if scores == 1 else ("eap-ig-inputs",)
+    for method in methods:
+        call = partial(attribute, model, pairs, method=method, steps=2)
+        whole = call().each
+        with monkeypatch.context() as patch:
+            few(patch, scores)
+            patch.setattr(limits, "PROCESSOR", replace(limits.PROCESSOR, mlp=3))
+            np.testing.assert_allclose(call().each, whole, rtol=1e-11, atol=1e-12)
+            np.testing.assert_allclose(call(memory=least(call)).each, whole, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.plain
+def test_attribution_and_circuits_hold_no_pattern_and_no_change_of_every_writer(
+    tiny_model, monkeypatch
+):
+    """Where the memory is short: edges are summed position by position, layers run again."""
+    model = tiny_model("llama")
+    facts, long = model.facts, 24
+    rows = torch.randint(1, tiny.VOCAB, (2, 1, long), generator=torch.Generator().manual_seed(0))
+    pairs = interp.Pairs.from_tokens(
+        clean=rows[0].tolist(), corrupt=rows[1].tolist(), correct=[3], wrong=[4]
+    )
+    choose(model, "replay", longest=long)
+    few(monkeypatch, facts.n_heads * long)
+    call = partial(attribute, model, pairs)
+    short = least(call)
+    writers, readers = len(Graph.of(facts).writers), len(Graph.of(facts).readers)
+    with Largest() as seen:
+        call(memory=short)
+    layer = long * max(facts.n_heads * facts.d_head, facts.d_mlp, facts.d_model)
+    assert seen.size <= max(layer, writers * readers)
+    assert seen.size < long * facts.d_model * writers
+    assert seen.size < facts.n_heads * long * long
+    with Largest() as seen:
+        attribute(model, pairs, positions="end")
+    assert seen.size < long * facts.d_model * writers
 
 
 @pytest.mark.plain

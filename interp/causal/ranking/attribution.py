@@ -10,7 +10,6 @@ An estimate is first-order: it misses what saturates and what only acts together
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.causal.averages import Averaging, PlainAblation, averaged
+from interp.causal.ranking.cost import OF, Method, Parts, Room, plan_of, room_for
 from interp.core.door.door import door
 from interp.core.door.taken import Count
 from interp.core.errors import PositionError, Unsupported
@@ -34,27 +34,15 @@ from interp.engine.gradients import atp_star
 from interp.engine.gradients.estimates import Estimated, Flat, atp, eap, eap_activations
 from interp.engine.gradients.tape import require_sums
 from interp.engine.interventions import Averaged
-from interp.engine.limits import Limits
 from interp.engine.network import forward
 from interp.engine.network.ablated import Ablated
 from interp.engine.plain.means.means import MeanReference, taken
-from interp.engine.plan import operations as ops
-from interp.engine.plan.batches import Batch, Plan
-from interp.engine.plan.cost import forward_flops
 from interp.engine.plan.explain import proceed
-from interp.engine.plan.memory import KEEP, Memory, budget, by_rows, require
-from interp.engine.plan.positions import blocks, places
+from interp.engine.plan.memory import KEEP, Memory, budget, by_rows
+from interp.engine.plan.positions import places
 from interp.engine.plan.score import Score
 from interp.engine.provenance import provenance
 from interp.models.model import Model
-
-Parts = Literal["edges", "nodes"]
-Method = Literal["eap", "eap-ig-inputs", "eap-ig-activations", "atp", "atp*"]
-OF: dict[Parts, tuple[Method, ...]] = {
-    "edges": ("eap", "eap-ig-inputs", "eap-ig-activations", "atp*"),
-    "nodes": ("atp", "eap-ig-inputs", "eap-ig-activations", "atp*"),
-}
-"""Which methods there are for what; the first is taken if none is named."""
 
 
 @door
@@ -97,7 +85,8 @@ def attribute(
         reference: whose mean, as in `interp.ablate`.
         positions: `"all"`, or named positions, one row for each part and place; `"rest"` is all
             positions that no name of the pairs covers.
-        memory: bytes that activations and gradients may take; prompts run in chunks that fit.
+        memory: bytes that activations and gradients may take; prompts run in chunks that fit, and
+            edges are summed some positions at a time.
 
     Returns:
         One row for each part and place, with the score of each example: an estimate of what
@@ -119,8 +108,8 @@ def attribute(
     graph = Graph.of(model.facts)
     allowed = budget(memory, model.device, KEEP)
     source = averaged(pairs, reference)
-    chunks = _chunks(pairs, graph, model, method, len(names), allowed, memory)
-    proceed(_plan(model, graph, pairs, chunks, method, steps, ablation))
+    room = room_for(pairs, graph, model, parts, method, len(names), allowed, memory)
+    proceed(plan_of(model, graph, pairs, room, method, steps, ablation))
     means = _means(model, engine, pairs, ablation, source, graph)
     chosen = graph.edges if parts == "edges" else nodes(model.facts)
     wide, flat = np.float64 if model.dtype == torch.float64 else np.float32, 0
@@ -129,7 +118,7 @@ def attribute(
     def some(index: list[int]) -> None:
         nonlocal flat
         score = Score.of_rows(model, pairs, metric, index)
-        rows = _rows(engine, pairs, score, graph, index, names, ablation, means)
+        rows = _rows(engine, pairs, score, graph, index, names, ablation, means, room)
         try:
             found = _estimate(rows, parts, method, steps)
         except Flat as refusal:
@@ -140,14 +129,14 @@ def attribute(
             each[:, :, index] = found.cpu().to(torch.float64).numpy()  # NumPy has no bfloat16
 
     with tqdm(total=len(pairs), desc=method, unit="prompt", delay=2, disable=None) as bar:
-        for index, _ in chunks:
+        for index, _ in room.chunks:
             by_rows(some, index, "the gradients")
             bar.update(len(index))
     note = provenance(
         model,
         pairs,
         engine="replay",
-        plan={"batches": len(chunks), "memory": allowed},
+        plan={"batches": len(room.chunks), "memory": allowed},
         method=method,
         steps=steps if "ig" in method else 1,
         ablation=ablation,
@@ -216,56 +205,6 @@ def _method(parts: Parts, method: Method | None) -> Method:
     return known[0] if method is None else method
 
 
-def _plan(
-    model: Model,
-    graph: Graph,
-    pairs: Pairs,
-    chunks: Sequence[tuple[list[int], int]],
-    method: Method,
-    steps: int,
-    ablation: PlainAblation,
-) -> Plan:
-    """What gradients cost: a backward is one forward, since the weights have none, and each edge a
-    product.
-    """
-    facts, itemsize, limits = model.facts, model.dtype.itemsize, Limits.of(model.device)
-    n, readers, writers = facts.n_layers, len(graph.readers), len(graph.writers)
-    runs = {"eap": 1, "atp": 1, "eap-ig-inputs": steps, "atp*": 1}.get(method)
-    if runs is None:  # each layer's writers go their own way from there on: half of the layers
-        runs = 1 + (steps - 1) * (1 + n)
-    backwards = runs * (n if method == "atp*" else 1)
-    plain = int(ablation == "resample")
-    batches = []
-    for rows, held in chunks:
-        length = int(pairs.lengths[rows[0]])
-        forward = forward_flops(facts, length)
-        # about half of all readers and writers are an edge
-        products = length * readers * writers * facts.d_model * backwards
-        flops = (plain + runs + backwards) * forward + products
-        one = ops.run_launches(facts, length, len(rows), half=itemsize < 4, limits=limits)
-        all_runs = plain + runs + backwards
-        batches.append(
-            Batch(
-                tuple(rows),
-                (),
-                0,
-                length,
-                (0, n - 1),
-                held,
-                len(rows) * flops,
-                all_runs,
-                # back each operation is about two, and each layer's readers are one product
-                launches=(plain + runs + 2 * backwards) * one + backwards * n * ops.PRODUCT,
-                waits=plain + runs,
-                moved=all_runs * ops.moved(facts, n, len(rows) * length, length, itemsize),
-            )
-        )
-    full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
-    parts = len(graph.edges) if method.startswith("eap") else len(nodes(facts))
-    note = f"gradients in place of a forward for each of {parts} parts"
-    return Plan(tuple(batches), 0, parts * full, facts, "replay", note=note)
-
-
 def _means(
     model: Model,
     engine: Replay,
@@ -280,34 +219,6 @@ def _means(
     return taken(source, model, engine, graph.writers, pairs)
 
 
-def _chunks(
-    pairs: Pairs,
-    graph: Graph,
-    model: Model,
-    method: Method,
-    places: int,
-    allowed: int,
-    memory: Memory,
-) -> list[tuple[list[int], int]]:
-    """Estimated of one length, as many at a time as the memory holds, and the bytes that they take.
-
-    Raises:
-        InterpError: it does not hold one.
-    """
-    facts, longest = model.facts, int(pairs.lengths.max())
-    writers, readers = len(graph.writers), len(graph.readers)
-    inputs = facts.n_heads + 2 * facts.n_kv_heads
-    gradients = facts.n_layers if method == "atp*" else 1  # that are held of one layer
-    token = facts.d_model * (writers + 8 * facts.n_layers + 4 * inputs * gradients)
-    wide = facts.n_heads * (facts.d_head + longest) + facts.d_mlp
-    token += facts.n_layers * 6 * wide
-    scores = places * writers * (2 * readers + inputs * gradients)
-    one = max(model.dtype.itemsize, 4) * (token * longest + scores)
-    what = f"one prompt of {longest} tokens, with activations and gradients,"
-    allowed = require(one, allowed, memory, model.device, what)
-    return [(rows, one * len(rows)) for rows in blocks(pairs.lengths, allowed // one)]
-
-
 @torch.no_grad()
 def _rows(
     engine: Replay,
@@ -318,6 +229,7 @@ def _rows(
     names: Sequence[str],
     ablation: PlainAblation,
     means: MeanReference | None,
+    room: Room,
 ) -> Estimated:
     """Some rows of one length, with what ablation sets their writers to."""
     w, length = engine.weights, int(pairs.lengths[index[0]])
@@ -338,7 +250,7 @@ def _rows(
     if score.metric.needs_reference:
         reference = engine.found(engine.trace(tokens["clean"], keep=()), score)
         score = replace(score, answers=replace(score.answers, reference=reference))
-    return Estimated(engine, score, clean, ablated, shown, graph)
+    return Estimated(engine, score, clean, ablated, shown, graph, room.changes, room.graphs)
 
 
 def _estimate(

@@ -121,8 +121,7 @@ def fit_optimal(
         )
     proceed(_plan(masks, model, pairs, steps))
     with torch.no_grad():
-        # gradients keep about three times what a forward holds
-        row = 6 * row_bytes(masks, model, pairs.longest)
+        row = _row_bytes(masks, model, pairs)
         room = budget(memory, model.device, SWEEP)
         most = require(row, room, memory, model.device, "one prompt of the fit") // row
         parts = [
@@ -133,11 +132,18 @@ def fit_optimal(
     return _descend(start, first, parts, SIGNS[metric], steps, rate)
 
 
+def _row_bytes(masks: Masks, model: Model, pairs: Pairs) -> int:
+    """Gradients keep about three times what a forward holds, and the scores of every layer."""
+    facts, itemsize = model.facts, max(model.dtype.itemsize, 4)
+    scores = 2 * itemsize * facts.n_layers * facts.n_heads * pairs.longest**2
+    return 6 * row_bytes(masks, model, pairs) + scores
+
+
 def _plan(masks: Masks, model: Model, pairs: Pairs, steps: int) -> Plan:
     """A forward and a backward of the circuit for each step, of all prompts."""
     facts, lengths = model.facts, pairs.lengths.tolist()
     flops = sum(circuit_flops(facts, length) for length in lengths)
-    held = 6 * row_bytes(masks, model, max(lengths))
+    held = _row_bytes(masks, model, pairs)
     limits, itemsize = Limits.of(model.device), model.dtype.itemsize
     ran = ops.masked_run(facts, max(lengths), len(lengths), itemsize, limits)
     batch = Batch(

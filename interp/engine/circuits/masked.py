@@ -39,23 +39,36 @@ def _joint(p: Norm | None, w: Weights) -> bool:
 
 
 class Order:
-    """Tokens sorted by the class of their position, so that a class is a slice."""
+    """Tokens sorted by the class of their position, so that a class is a slice.
 
-    def __init__(self, classes: Int[Tensor, "batch window"]) -> None:
+    Attributes:
+        held: how many are of a class at which some edge is kept; these come first.
+    """
+
+    def __init__(self, classes: Int[Tensor, "batch window"], used: Bool[ndarray, " class"]) -> None:
         self.shape, flat = tuple(classes.shape), classes.flatten()
-        self.index = flat.argsort(stable=True)
+        last = torch.from_numpy(~used).to(flat.device)[flat] * len(used)
+        self.index = (flat + last).argsort(stable=True)
         self.back = self.index.argsort()
         self.plain = bool((self.index == torch.arange(len(flat), device=flat.device)).all())
-        found, counts = flat.unique(return_counts=True)
-        ends = counts.cumsum(0).tolist()
-        self.slices = [
-            (kind, slice(end - count, end))
-            for kind, end, count in zip(found.tolist(), ends, counts.tolist(), strict=True)
-        ]
+        counts = torch.bincount(flat, minlength=len(used)).tolist()
+        self.slices, end = [], 0
+        for kind in sorted(range(len(used)), key=lambda kind: (not used[kind], kind)):
+            if counts[kind]:
+                self.slices.append((kind, slice(end, end + counts[kind])))
+                end += counts[kind]
+        self.held = sum(count for count, on in zip(counts, used, strict=True) if on)
 
     def sorted(self, x: Float[Tensor, "*axes batch window d"]) -> Float[Tensor, "*axes token d"]:
         x = x.flatten(-3, -2)
         return x if self.plain else x.index_select(-2, self.index.to(x.device))
+
+    def first(self, x: Float[Tensor, "*axes batch window d"]) -> Float[Tensor, "*axes held d"]:
+        """Those at which some edge is kept."""
+        x = x.flatten(-3, -2)
+        if self.plain:
+            return x[..., : self.held, :]
+        return x.index_select(-2, self.index[: self.held].to(x.device))
 
     def unsorted(self, x: Float[Tensor, "*axes token d"]) -> Float[Tensor, "*axes batch window d"]:
         x = x if self.plain else x.index_select(-2, self.back)
@@ -118,13 +131,15 @@ class _Pass:
         device = self.tokens.device
         self.turn = forward.rotations(self.w, pos)
         self.window = torch.arange(self.start, pos, device=device).expand(batch, -1)
-        self.order = Order(self.classes[:, self.start :])
+        self.some = (self.kept & self.active[:, None, None]).any((0, 2, 3))
+        self.order = Order(self.classes[:, self.start :], self.some)
         embed = forward.embed(self.w, self.tokens)
         cut = self.here(self.ablated.embed)
         self.stream = self.order.sorted(cut)
-        self.changes = embed.new_zeros(len(self.kept), int(used.sum()), *self.stream.shape)
+        shape = (len(self.kept), int(used.sum()), self.order.held, self.stream.shape[-1])
+        self.changes = embed.new_zeros(shape)
         if used[0]:
-            self.changes[:, 0] = self.order.sorted(self.here(embed) - cut)
+            self.changes[:, 0] = self.order.first(self.here(embed) - cut)
 
     def here(self, x: Float[Tensor, "_ _ *axes"]) -> Float[Tensor, "batch window *axes"]:
         """An activation of all positions at those that are computed."""
@@ -136,7 +151,8 @@ class _Pass:
         for layer in range(last + 1):
             self.layer(layer, clean=layer < first, last=layer == last)
         row = np.array([self.wiring.logits])
-        return torch.stack([self.reads(c, row)[0] for c in range(len(self.kept))])
+        found = [self.order.unsorted(self.reads(c, row)[0]) for c in range(len(self.kept))]
+        return torch.stack(found)
 
     def layer(self, layer: int, *, clean: bool, last: bool) -> None:
         """Attention and MLP, or their values in the clean run where nothing is cut."""
@@ -145,6 +161,7 @@ class _Pass:
         compute = on if not clean else []
         both: list[QKV] = ["k", "v"] if last else ["q", "k", "v"]
         made = [self.project(circuit, layer, both) for circuit in compute]
+        consecutive = not last
         if last:
             self.narrow()
             for found, circuit in zip(made, compute, strict=True):
@@ -156,7 +173,8 @@ class _Pass:
             z = self.here(self.clean.kept["z"][layer]).to(cut.device)
             self.write_heads(layer, on, z.expand(len(on), *cut.shape) - cut)
         elif on:
-            self.write_heads(layer, on, self.attend(layer, made) - cut)
+            z = self.attend(layer, made, consecutive=consecutive)
+            self.write_heads(layer, on, z - cut)
         written = forward.attention_write(cut, p).to(self.stream.device)
         self.stream = self.stream + self.order.sorted(written)
         if not self.wiring.mlps:
@@ -166,30 +184,37 @@ class _Pass:
         self.write_mlp(layer, entering)
 
     def reads(
-        self, circuit: int, rows: Int[ndarray, " row"]
-    ) -> Float[Tensor, "readers batch window d_model"]:
-        """What readers read in one circuit; one for all where they read the same."""
+        self, circuit: int, rows: Int[ndarray, " row"], *, held: bool = False
+    ) -> Float[Tensor, "readers token d_model"]:
+        """What readers read in one circuit; one for all where they read the same.
+
+        held: at the tokens alone at which some edge is kept.
+        """
         masks = self.kept[circuit][:, rows] & self.active[circuit]
         if (masks == masks[:, :1]).all():
             masks = masks[:, :1]
         parts = []
         for kind, tokens in self.order.slices:
+            if held and not self.some[kind]:
+                break
             mask, plain = masks[kind], self.stream[tokens]
             columns = np.flatnonzero(mask.any(0))
             if not len(columns):
                 parts.append(plain.expand(len(mask), *plain.shape))
                 continue
-            held = self.changes[circuit, :, tokens]
+            change = self.changes[circuit, :, tokens]
             slots = self.slot[columns]
             if 2 * len(slots) > slots[-1]:  # most of them: as they lie
                 weight = np.zeros((len(mask), slots[-1] + 1), dtype=bool)
-                weight[:, slots], held = mask[:, columns], held[: slots[-1] + 1]
+                weight[:, slots], change = mask[:, columns], change[: slots[-1] + 1]
             else:
                 weight = mask[:, columns]
-                held = held.index_select(0, torch.from_numpy(slots).to(held.device))
-            product = torch.from_numpy(weight).to(held) @ held.flatten(1)
+                change = change.index_select(0, torch.from_numpy(slots).to(change.device))
+            product = torch.from_numpy(weight).to(change) @ change.flatten(1)
             parts.append(plain + product.unflatten(1, plain.shape))
-        return self.order.unsorted(parts[0] if len(parts) == 1 else torch.cat(parts, 1))
+        if not parts:  # of what the logits read nothing is kept
+            return self.stream[:0].expand(len(rows), -1, -1)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def project(
         self, circuit: int, layer: int, kinds: Sequence[QKV]
@@ -200,7 +225,8 @@ class _Pass:
         groups = heads.reshape(-1, facts.group_size).any(1)
         chosen = {kind: np.flatnonzero(heads if kind == "q" else groups) for kind in kinds}
         rows = np.concatenate([self.wiring.rows[layer][kind][chosen[kind]] for kind in kinds])
-        x = forward.norm(self.reads(circuit, rows).to(p.o.device), p.ends.read)
+        x = self.order.unsorted(self.reads(circuit, rows))
+        x = forward.norm(x.to(p.o.device), p.ends.read)
         linear = {"q": p.q, "k": p.k, "v": p.v}
         if len(x) == 1:
             return {kind: forward.project(x[0], linear[kind], facts.d_head) for kind in kinds}
@@ -211,21 +237,22 @@ class _Pass:
         }
 
     def attend(
-        self, layer: int, made: Sequence[dict[QKV, Tensor]]
+        self, layer: int, made: Sequence[dict[QKV, Tensor]], *, consecutive: bool
     ) -> Float[Tensor, "circuit batch window head d_head"]:
         p = self.w.blocks[layer].attention
         q, k, v = (torch.stack([found[kind] for found in made]) for kind in ("q", "k", "v"))
         past_k, past_v = (self.clean.kept[kind][layer][:, : self.start] for kind in ("k", "v"))
         keys = forward.Keys(forward.head_norm(past_k, p.k_norm), forward.head_norm(k, p.k_norm))
-        probabilities = forward.pattern(
+        return forward.attend(
             p,
             forward.head_norm(q, p.q_norm),
             keys,
+            forward.Keys(past_v, v),
             forward.rotation(self.turn, p),
             self.window.to(q.device),
             causal=self.w.facts.causal,
+            consecutive=consecutive,
         )
-        return forward.mix(probabilities, forward.Keys(past_v, v))
 
     def write_heads(
         self,
@@ -242,12 +269,12 @@ class _Pass:
         o = o.index_select(1, chosen).permute(1, 2, 0)  # head d_head d_model
         for circuit, change in zip(circuits, changes, strict=True):
             by_head = change.index_select(2, chosen).permute(2, 0, 1, 3)
-            written = self.order.sorted(by_head) @ o
+            written = self.order.first(by_head) @ o
             self.changes[circuit, slots[0] : slots[-1] + 1] = written.to(self.changes.device)
 
     def mlp_inputs(
         self, layer: int, *, clean: bool
-    ) -> tuple[list[int], Float[Tensor, "circuit batch window d_model"] | None]:
+    ) -> tuple[list[int], Float[Tensor, "circuit held d_model"] | None]:
         """The circuits in which the MLP counts, and what it reads in each, if that is needed."""
         if not self.wiring.mlps:
             return [], None
@@ -255,7 +282,8 @@ class _Pass:
         on = np.flatnonzero(self.active[:, column]).tolist()
         if clean or not on:
             return on, None
-        return on, torch.stack([self.reads(circuit, np.array([row]))[0] for circuit in on])
+        alone = np.array([row])
+        return on, torch.stack([self.reads(circuit, alone, held=True)[0] for circuit in on])
 
     def write_mlp(self, layer: int, entering: tuple[list[int], Tensor | None] | None) -> None:
         assert entering is not None
@@ -263,12 +291,13 @@ class _Pass:
         cut = self.here(self.ablated.mlp_out[layer])
         if on:
             if x is None:
-                written = self.here(self.clean.kept["mlp_out"][layer])[None]
+                written = self.order.first(self.here(self.clean.kept["mlp_out"][layer]))[None]
             else:
                 block = self.w.blocks[layer]
                 written = forward.mlp(x.to(block.device), block.mlp).to(cut.device)
             slot = self.slot[self.wiring.mlps[layer][1]]
-            self.changes[on, slot] = self.order.sorted(written - cut).to(self.changes.dtype)
+            change = written - self.order.first(cut)
+            self.changes[on, slot] = change.to(self.changes.dtype)
         self.stream = self.stream + self.order.sorted(cut)
 
     def narrow(self) -> None:
@@ -276,9 +305,10 @@ class _Pass:
         batch, width = self.window.shape
         local = self.read - self.start
         flat = (torch.arange(batch, device=local.device)[:, None] * width + local).flatten()
-        order = Order(self.classes.gather(1, self.read))
+        order = Order(self.classes.gather(1, self.read), self.some)
         index = self.order.back[flat][order.index]
-        self.changes, self.stream = (x.index_select(-2, index) for x in (self.changes, self.stream))
+        self.stream = self.stream.index_select(-2, index)
+        self.changes = self.changes.index_select(-2, index[: order.held])
         self.window, self.order = self.read, order
 
 

@@ -151,6 +151,12 @@ def classes(
     return which, number.view(found.shape[1:])
 
 
+def held_at(pairs: Pairs, places: Sequence[Place], rows: Sequence[int]) -> int:
+    """The most positions that a row of one length has at any of some places."""
+    found = torch.stack([_marked(pairs, place, rows) for place in places])
+    return int(found.any(0).sum(1).max())
+
+
 def _marked(pairs: Pairs, place: Place, rows: Sequence[int]) -> Bool[Tensor, "batch pos"]:
     if place != REST:
         return positions_of(pairs, place, rows)

@@ -280,9 +280,8 @@ class _Wave:
         q, k, v = (part.expand(cells, *part.shape[1:]) for part in (q, k, v))
         none = k[0, :, :0]
         turn, place = forward.rotation(s.turn, p), view.place.to(q.device)
-        keys = forward.Keys(none, k)
-        probabilities = forward.pattern(p, q, keys, turn, place, causal=facts.causal)
-        z = forward.mix(probabilities, forward.Keys(none, v))
+        keys, values, whole = forward.Keys(none, k), forward.Keys(none, v), view is s.all
+        z = forward.attend(p, q, keys, values, turn, place, causal=facts.causal, consecutive=whole)
         plain = take(s.clean.kept["z"][layer], place)[:, :, heads]
         return s._written(layer, heads, z - plain).flatten(2, 3).to(self.moved.device)
 

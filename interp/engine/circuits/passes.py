@@ -16,7 +16,7 @@ from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs, Side
 from interp.engine.circuits import masked
 from interp.engine.circuits.constants import Constants
-from interp.engine.circuits.masks import Masks, classes
+from interp.engine.circuits.masks import Masks, classes, held_at
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.protocol import Engine, EngineName
 from interp.engine.engines.replay.engine import Replay
@@ -25,7 +25,7 @@ from interp.engine.interventions import Averaged
 from interp.engine.limits import Limits
 from interp.engine.network import forward
 from interp.engine.network.ablated import Ablated
-from interp.engine.network.trace import Trace, take
+from interp.engine.network.trace import Held, Trace, take
 from interp.engine.plain.means.means import MeanReference, taken
 from interp.engine.plan import operations as ops
 from interp.engine.plan.batches import Batch, Plan
@@ -227,7 +227,7 @@ def plan_passes(masks: Masks, model: Model, pairs: Pairs, *, room: int) -> Plan:
     facts, n, batches = model.facts, len(masks), []
     limits, itemsize = Limits.of(model.device), model.dtype.itemsize
     most = limits.wave
-    row = row_bytes(masks, model, pairs.longest)
+    row = row_bytes(masks, model, pairs)
     for rows in blocks(pairs.lengths, max(1, room // 2 // row)):
         length = int(pairs.lengths[rows[0]])
         size = min(room // 2 // (row * len(rows)), most // (len(rows) * length))
@@ -250,11 +250,29 @@ def _counts(masks: Masks) -> tuple[ndarray, ndarray]:
     return masks.kept.sum((1, 2, 3)), (feeds & ~masks.kept).sum((1, 2, 3))
 
 
-def row_bytes(masks: Masks, model: Model, length: int) -> int:
-    """One row of one cell: a change for each writer, streams, scores, its share of traces."""
+def row_bytes(masks: Masks, model: Model, pairs: Pairs) -> int:
+    """One row of one cell: a change for each writer where edges are kept, streams, scores, its
+    share of traces.
+    """
     facts: Facts = model.facts
-    itemsize = model.dtype.itemsize
-    changes = len(masks.wiring.graph.writers) + 3 * facts.n_heads + 12
-    scores = 4 * facts.n_heads * length
-    wide = changes * facts.d_model + 4 * facts.d_mlp + scores
-    return length * max(itemsize, 4) * wide + 2 * trace_bytes(facts, length, itemsize)
+    length, itemsize = pairs.longest, model.dtype.itemsize
+    limits = Limits.of(model.device)
+    changes = len(masks.wiring.graph.writers) * _held(masks, pairs)
+    wide = (changes + (3 * facts.n_heads + 12) * length) * facts.d_model
+    wide += 4 * facts.d_mlp * min(length, limits.mlp_tokens(facts.d_mlp))
+    wide += 4 * min(facts.n_heads * length * length, limits.scores)
+    held = (("k", "v", "z", "mlp_out"), ("z", "mlp_out"))
+    traces = (Held.whole(kinds, facts.n_layers) for kinds in held)
+    return max(itemsize, 4) * wide + sum(
+        trace_bytes(facts, length, itemsize, trace) for trace in traces
+    )
+
+
+def _held(masks: Masks, pairs: Pairs) -> int:
+    """The most positions of a row at which some cell keeps an edge."""
+    if masks.lacking.any() or not len(masks):
+        return pairs.longest
+    used = masks.kept.any((0, 2, 3))
+    places = [place for place, on in zip(masks.places, used, strict=True) if on]
+    by_length = blocks(pairs.lengths, len(pairs))
+    return max((held_at(pairs, places, rows) for rows in by_length), default=0) if places else 0

@@ -26,18 +26,19 @@ from torch import Tensor
 
 from interp.core.errors import Unsupported
 from interp.engine.gradients.estimates import (
-    Edges,
     Estimated,
+    changes,
     columns,
     lines,
     product,
     require_slope,
     top,
 )
-from interp.engine.gradients.tape import Slopes, Taped, back, pushed, tape
+from interp.engine.gradients.tape import Slopes, Taped, at_readers, back, pushed
 from interp.engine.limits import Limits
 from interp.engine.network import forward
-from interp.engine.network.weights import Weights
+from interp.engine.network.trace import project
+from interp.engine.network.weights import Attention, Weights
 
 
 class Terms(NamedTuple):
@@ -100,27 +101,27 @@ def terms(rows: Estimated) -> Iterator[Terms]:
     """The edges into the readers of each layer and kind, from the logits down."""
     w = rows.weights
     _require_own_norms(w)
-    run = tape(w, rows.clean)
-    changes = Edges.of(rows, run).changes
+    run = rows.run(rows.clean)
+    changed = changes(rows, run)
     after = top(rows, run.final)
     require_slope(rows, run.final, after)
     last = len(rows.graph.readers) - 1
-    into = product(after[:, None], changes, rows.places)
+    into = product(after[:, None], changed, rows.places)
     yield Terms(w.facts.n_layers, slice(last, last + 1), into, {})
     without: dict[int, Tensor] = {}
     for taped in reversed(run.layers):
         layer = taped.layer
-        plain = back(w, taped, after, again=True)
-        others = {left: back(w, taped, g, again=True) for left, g in without.items()}
+        plain, *fewer = back(w, taped, [after, *without.values()])
+        others = dict(zip(without, fewer, strict=True))
         inputs, mlp = lines(w, layer)
         if w.facts.d_mlp:
-            before = changes[:, : int(rows.graph.feeds[mlp.start].sum())]
+            before = changed[:, : int(rows.graph.feeds[mlp.start].sum())]
             into, *fewer = (
                 product(reading.mlp[:, None], before, rows.places)
                 for reading in (plain, *others.values())
             )
             yield Terms(layer, mlp, into, dict(zip(others, fewer, strict=True)))
-        before = changes[:, : int(rows.graph.feeds[inputs.start].sum())]
+        before = changed[:, : int(rows.graph.feeds[inputs.start].sum())]
         into, *fewer = _fixed(rows, taped, before, [plain, *others.values()])
         yield Terms(layer, inputs, into, dict(zip(others, fewer, strict=True)))
         without = {left: reading.resid for left, reading in others.items()} | {layer: after}
@@ -140,19 +141,24 @@ def _fixed(
     values = slice(facts.n_heads + facts.n_kv_heads, None)
     found = []
     for reading in readings:
-        assert reading.readers is not None
-        of_values = product(reading.readers[:, values], changes, rows.places)
+        assert reading.inputs is not None
+        readers = at_readers(w, taped.resid, taped.layer, reading.inputs)
+        of_values = product(readers[:, values], changes, rows.places)
         attending = of_values.new_empty(len(rows.places), batch, values.start, writers)
         found.append(torch.cat([attending, of_values], 2))
+    q, k, v = project(w, p, taped.resid)
+    keys = forward.head_norm(k, p.k_norm)
+    clean = _pattern(w, p, q[None], forward.Keys(keys[:, :0], keys[None]))
+    slopes = [_slope(reading.z, v) for reading in readings]
     size = changes.element_size() * batch * facts.n_heads * pos * (pos + 4 * facts.d_model)
     step = max(1, Limits.of(changes.device).patterns // size)
     for start in range(0, writers, step):
         stop = min(start + step, writers)
         resid = taped.resid
         inside = pushed(resid, p.ends.read, changes[:, start:stop].to(resid.device))
-        moved = _moved(w, taped, inside, rows.places.to(resid.device))
-        for reading, into in zip(readings, found, strict=True):
-            into[:, :, : values.start, start:stop] = _worth(moved, reading, rows.places)
+        moved = _moved(w, p, (q, k, clean), inside, rows.places.to(resid.device))
+        for slope, into in zip(slopes, found, strict=True):
+            into[:, :, : values.start, start:stop] = _worth(moved, slope, rows.places)
     return found
 
 
@@ -168,44 +174,59 @@ class Moved(NamedTuple):
     by_keys: tuple[Tensor, ...]
 
 
+def _pattern(
+    w: Weights,
+    p: Attention,
+    q: Float[Tensor, "cells batch pos head d_head"],
+    keys: forward.Keys,
+) -> Float[Tensor, "cells batch group in_group query key"]:
+    """The attention probabilities of all queries, keys normed already."""
+    turn = forward.rotation(forward.rotations(w, q.shape[2]), p)
+    place = torch.arange(q.shape[2], device=q.device).expand(q.shape[1], -1)
+    normed = forward.head_norm(q, p.q_norm)
+    return forward.pattern(p, normed, keys, turn, place, causal=w.facts.causal)
+
+
+def _slope(z: Tensor, v: Tensor) -> Float[Tensor, "batch group in_group query key"]:
+    """The gradient at attention probabilities, from that at the outputs of heads."""
+    by_group = z.unflatten(2, (v.shape[2], -1))
+    return torch.einsum("bqgid,bkgd->bgiqk", by_group, v)
+
+
 def _moved(
     w: Weights,
-    taped: Taped,
+    p: Attention,
+    clean: tuple[Tensor, Tensor, Tensor],
     change: Float[Tensor, "batch writer pos d_model"],
     places: Bool[Tensor, "place batch pos"],
 ) -> Moved:
-    """change: of the normed residual stream, as each writer's change makes it."""
-    assert taped.read is not None
-    assert taped.pattern is not None
-    p, clean = w.blocks[taped.layer].attention, taped.pattern
-    q, k, _ = taped.read
+    """How attention probabilities move.
+
+    Args:
+        clean: queries, keys and the pattern of the run.
+        change: of the normed residual stream, as each writer's change makes it.
+    """
+    q, k, pattern = clean
     dq, dk = (
         torch.einsum("bwpd,hed->wbphe", change.to(q.dtype), part.by_head(w.facts.d_head))
         for part in (p.q, p.k)
     )
-    turn = forward.rotation(forward.rotations(w, q.shape[1]), p)
-    place = torch.arange(q.shape[1], device=q.device).expand(len(q), -1)
-
-    def pattern(q: Tensor, keys: forward.Keys) -> Tensor:
-        q = forward.head_norm(q, p.q_norm)
-        return forward.pattern(p, q, keys, turn, place, causal=w.facts.causal) - clean
-
-    held = forward.head_norm(k.detach(), p.k_norm)
-    by_query = pattern(q.detach() + dq, forward.Keys(held, dk[:, :, :0]))
+    held = forward.head_norm(k, p.k_norm)
+    by_query = _pattern(w, p, q + dq, forward.Keys(held, dk[:, :, :0])) - pattern
     by_keys = []
     for there in places:
-        own = forward.head_norm(k.detach() + dk * there[..., None, None], p.k_norm)
-        queries = q.detach().expand(len(dk), *q.shape)
-        by_keys.append(pattern(queries, forward.Keys(held[:, :0], own)))
+        own = forward.head_norm(k + dk * there[..., None, None], p.k_norm)
+        queries = q.expand(len(dk), *q.shape)
+        by_keys.append(_pattern(w, p, queries, forward.Keys(held[:, :0], own)) - pattern)
     return Moved(by_query, tuple(by_keys))
 
 
 def _worth(
-    moved: Moved, reading: Slopes, places: Bool[Tensor, "place batch pos"]
+    moved: Moved,
+    slope: Float[Tensor, "batch group in_group query key"],
+    places: Bool[Tensor, "place batch pos"],
 ) -> Float[Tensor, "place batch reader writer"]:
     """What changed probabilities do to the metric, by query and by key."""
-    assert reading.pattern is not None
-    slope = reading.pattern[0]
     each = torch.einsum("wbgiqk,bgiqk->wbgiq", moved.by_query, slope)
     queries = torch.einsum("wbgiq,mbq->mbgiw", each, places.to(each)).flatten(2, 3)
     keys = [torch.einsum("wbgiqk,bgiqk->bgw", by, slope) for by in moved.by_keys]

@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd import grad
 
 from interp.core.errors import MetricError
+from interp.core.parts.facts import Facts
 from interp.core.parts.graph import Graph
 from interp.engine.engines.replay.engine import Replay
-from interp.engine.gradients.tape import Slopes, Tape, back, tape, written
+from interp.engine.gradients.tape import Slopes, Tape, at_readers, back, tape, written
+from interp.engine.network import forward
 from interp.engine.network.ablated import Ablated
 from interp.engine.network.trace import Trace
 from interp.engine.network.weights import Weights
@@ -36,6 +38,8 @@ class Estimated:
         ablated: what ablation sets each writer to.
         places: the positions that each part of the result is about.
         graph: of the model.
+        room: bytes that what writers write and readers' gradients may take at a time.
+        graphs: are those of all layers held?
     """
 
     engine: Replay
@@ -44,10 +48,22 @@ class Estimated:
     ablated: Ablated
     places: Bool[Tensor, "place batch pos"]
     graph: Graph
+    room: int
+    graphs: bool
 
     @property
     def weights(self) -> Weights:
         return self.engine.weights
+
+    def run(
+        self,
+        resid: Float[Tensor, "batch pos d_model"],
+        *,
+        start: int = 0,
+        z: Float[Tensor, "batch pos head d_head"] | None = None,
+    ) -> Tape:
+        """The layers from `start` on, taped."""
+        return tape(self.weights, resid, start=start, z=z, graphs=self.graphs)
 
     def mixed(self, share: float) -> Float[Tensor, "batch pos d_model"]:
         """The embedding between the ablated (share 0) and the clean one (share 1)."""
@@ -113,34 +129,33 @@ def require_slope(rows: Estimated, final: Tensor, found: Tensor) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """Scores of all edges, filled reader by reader.
+    """Scores of all edges, filled run by run.
 
     Attributes:
-        changes: how ablation changes what each writer writes, in the order of the graph.
+        clean: the run that is ablated, whole.
+        parts: the positions that some place is of, as many at a time as there is room for; None is
+            all of them.
+        whole: how ablation changes what each writer writes, if all of that is held at once.
         scores: of readers and writers that are no edge, 0.
     """
 
     rows: Estimated
-    changes: Float[Tensor, "batch writer pos d_model"]
+    clean: Tape
+    parts: tuple[Int[Tensor, " some"] | None, ...]
+    whole: Float[Tensor, "batch writer some d_model"] | None
     scores: Float[Tensor, "place batch reader writer"]
 
     @classmethod
     def of(cls, rows: Estimated, clean: Tape) -> "Edges":
-        """Nothing yet. `clean`: the run that is ablated, whole."""
-        w, ablated, graph = rows.weights, rows.ablated, rows.graph
-        batch, pos, d_model = rows.clean.shape
-        changes = rows.clean.new_empty(batch, len(graph.writers), pos, d_model)
-        changes[:, 0] = ablated.embed - rows.clean
-        for taped in clean.layers:
-            heads, mlp = columns(w, taped.layer)
-            z = taped.z.detach()
-            changes[:, heads] = written(w, taped.layer, z, ablated.z[taped.layer].to(z.device) - z)
-            if w.facts.d_mlp:
-                wrote = taped.mlp_out.detach()
-                change = ablated.mlp_out[taped.layer].to(wrote.device) - wrote
-                changes[:, mlp] = change[:, None]
+        """Nothing yet."""
+        graph, (batch, pos, _) = rows.graph, rows.clean.shape
+        used = rows.places.any(0).any(0).nonzero()[:, 0]
+        token = token_bytes(rows.weights.facts, graph, rows.clean.element_size())
+        size = max(1, rows.room // (batch * token))
+        parts = used.split(size) if min(size, len(used)) < pos else (None,)
+        whole = changes(rows, clean, parts[0]) if len(parts) == 1 else None
         shape = (len(rows.places), batch, len(graph.readers), len(graph.writers))
-        return cls(rows, changes, rows.clean.new_zeros(shape))
+        return cls(rows, clean, parts, whole, rows.clean.new_zeros(shape))
 
     def add(
         self,
@@ -150,33 +165,92 @@ class Edges:
         writers: slice = slice(None),
     ) -> None:
         """A share of the linear scores with the gradients of a run; only of some writers."""
-        last = len(self.rows.graph.readers) - 1
-        self._term(slice(last, last + 1), after[:, None], share, writers)
-        for reading in sweep(self.rows.weights, run, after):
-            inputs, mlp = lines(self.rows.weights, reading.layer)
-            if self.rows.weights.facts.d_mlp:
-                self._term(mlp, reading.mlp[:, None], share, writers)
-            if reading.readers is not None:
-                self._term(inputs, reading.readers, share, writers)
+        w, last = self.rows.weights, len(self.rows.graph.readers) - 1
+        slopes = [
+            (taped.layer, taped.resid, reading.inputs, reading.mlp)
+            for taped, reading in zip(reversed(run.layers), sweep(w, run, after), strict=True)
+        ]
+        for part in self.parts:
+            if self.whole is None:
+                held = changes(self.rows, self.clean, part, writers)
+            else:
+                held = self.whole[:, writers]
+            places = self.rows.places if part is None else self.rows.places[..., part]
 
-    def _term(
-        self,
-        readers: slice,
-        at: Float[Tensor, "batch reader pos d_model"],
-        share: float,
-        writers: slice,
-    ) -> None:
-        before = int(self.rows.graph.feeds[readers.start].sum())  # writers stand in order
-        start, stop, _ = writers.indices(before)
-        if start < stop:
-            term = product(at, self.changes[:, start:stop], self.rows.places)
-            self.scores[:, :, readers, start:stop] += share * term
+            def term(
+                readers: slice, at: Tensor, held: Tensor = held, places: Tensor = places
+            ) -> None:
+                before = int(self.rows.graph.feeds[readers.start].sum())  # writers stand in order
+                start, stop, _ = writers.indices(before)
+                if start < stop:
+                    worth = product(at, held[:, : stop - start], places)
+                    self.scores[:, :, readers, start:stop] += share * worth
+
+            term(slice(last, last + 1), some(after, part)[:, None])
+            for layer, resid, made, mlp in slopes:
+                inputs, own = lines(w, layer)
+                if w.facts.d_mlp:
+                    term(own, some(mlp, part)[:, None])
+                if made is not None:
+                    q, k, v = (some(t, part) for t in made)
+                    term(inputs, at_readers(w, some(resid, part), layer, (q, k, v)))
+
+
+def some(
+    x: Float[Tensor, "batch pos *axes"], part: Int[Tensor, " some"] | None
+) -> Float[Tensor, "batch some *axes"]:
+    """Some positions of all rows; None is all."""
+    return x if part is None else x.index_select(1, part.to(x.device))
+
+
+def token_bytes(facts: Facts, graph: Graph, itemsize: int) -> int:
+    """What edges hold at a position of a row: each writer's change, and a layer's gradients."""
+    inputs = facts.n_heads + 2 * facts.n_kv_heads
+    return (len(graph.writers) + 4 * inputs) * facts.d_model * itemsize
+
+
+def changes(
+    rows: Estimated,
+    clean: Tape,
+    part: Int[Tensor, " some"] | None = None,
+    writers: slice = slice(None),
+) -> Float[Tensor, "batch writer some d_model"]:
+    """How ablation changes what writers write, in the order of the graph, at some positions.
+
+    clean: the run that is ablated, whole.
+    """
+    w, ablated = rows.weights, rows.ablated
+    start, stop, _ = writers.indices(len(rows.graph.writers))
+    here = some(rows.clean, part)
+    found = here.new_empty(len(here), stop - start, *here.shape[1:])
+
+    def wanted(columns: slice) -> bool:
+        return columns.start < stop and columns.stop > start
+
+    def put(columns: slice, made: Tensor) -> None:
+        first, last = max(columns.start, start), min(columns.stop, stop)
+        chosen = made[:, first - columns.start : last - columns.start]
+        found[:, first - start : last - start] = chosen
+
+    if wanted(slice(0, 1)):
+        put(slice(0, 1), (some(ablated.embed, part) - here)[:, None])
+    for taped in clean.layers:
+        heads, mlp = columns(w, taped.layer)
+        if wanted(heads):
+            z = some(taped.z, part)
+            into = some(ablated.z[taped.layer], part).to(z.device)
+            put(heads, written(w, taped.layer, z, into - z))
+        if w.facts.d_mlp and wanted(mlp):
+            wrote = some(taped.mlp_out, part)
+            into = some(ablated.mlp_out[taped.layer], part).to(wrote.device)
+            put(mlp, (into - wrote)[:, None])
+    return found
 
 
 def sweep(w: Weights, run: Tape, after: Float[Tensor, "batch pos d_model"]) -> Iterator[Slopes]:
-    """Back through the layers of a run, whose graphs are gone afterwards."""
+    """Back through the layers of a run."""
     for taped in reversed(run.layers):
-        reading = back(w, taped, after)
+        (reading,) = back(w, taped, [after])
         yield reading
         after = reading.resid
 
@@ -216,7 +290,7 @@ def runs(rows: Estimated, clean: Tape, steps: int) -> Iterator[tuple[Tape, Tenso
     plain attribution patching, and the ablated run itself is left out.
     """
     for k in range(steps, 0, -1):
-        run = clean if k == steps else tape(rows.weights, rows.mixed(k / steps))
+        run = clean if k == steps else rows.run(rows.mixed(k / steps))
         after = top(rows, run.final)
         if steps == 1:
             require_slope(rows, run.final, after)
@@ -226,7 +300,7 @@ def runs(rows: Estimated, clean: Tape, steps: int) -> Iterator[tuple[Tape, Tenso
 @torch.no_grad()
 def eap(rows: Estimated, *, steps: int = 1) -> Float[Tensor, "place batch reader writer"]:
     """Edge attribution patching; of several steps EAP-IG over inputs."""
-    clean = tape(rows.weights, rows.clean)
+    clean = rows.run(rows.clean)
     edges = Edges.of(rows, clean)
     for run, after in runs(rows, clean, steps):
         edges.add(run, after, 1 / steps)
@@ -237,16 +311,16 @@ def eap(rows: Estimated, *, steps: int = 1) -> Float[Tensor, "place batch reader
 def atp(rows: Estimated, *, steps: int = 1) -> Float[Tensor, "place batch writer"]:
     """Attribution patching of every head and MLP (and 0 of the embedding)."""
     w = rows.weights
-    clean = tape(w, rows.clean)
+    clean = rows.run(rows.clean)
     found = rows.clean.new_zeros(len(rows.places), len(rows.clean), len(rows.graph.writers))
     for run, after in runs(rows, clean, steps):
         for reading in sweep(w, run, after):
             taped, (heads, own) = clean.layers[reading.layer], columns(w, reading.layer)
-            z = rows.ablated.z[reading.layer].to(taped.z.device) - taped.z.detach()
+            z = rows.ablated.z[reading.layer].to(taped.z.device) - taped.z
             each = torch.einsum("bphe,bphe,mbp->mbh", reading.z, z, rows.places.to(z))
             found[..., heads] += each.to(found.device) / steps
             if w.facts.d_mlp:
-                wrote = taped.mlp_out.detach()
+                wrote = taped.mlp_out
                 mlp = rows.ablated.mlp_out[reading.layer].to(wrote.device) - wrote
                 slope = reading.mlp_out.to(mlp.dtype)
                 each = torch.einsum("bpd,bpd,mbp->mb", slope, mlp, rows.places.to(mlp))
@@ -262,25 +336,24 @@ def eap_activations(rows: Estimated, *, steps: int) -> Float[Tensor, "place batc
     k = 1 to `steps`, from there on; all before them is clean. The last is the clean run for all.
     """
     w, ablated = rows.weights, rows.ablated
-    clean = tape(w, rows.clean)
+    clean = rows.run(rows.clean)
     edges = Edges.of(rows, clean)
     after = top(rows, clean.final)
     if steps == 1:
         require_slope(rows, clean.final, after)
     edges.add(clean, after, 1 / steps)
     for share in [k / steps for k in range(1, steps)]:
-        run = tape(w, rows.mixed(share))
+        run = rows.run(rows.mixed(share))
         edges.add(run, top(rows, run.final), 1 / steps, slice(0, 1))
         for taped in clean.layers:
             heads, mlp = columns(w, taped.layer)
-            z = taped.z.detach()
-            z = torch.lerp(ablated.z[taped.layer].to(z.device), z, share)
-            run = tape(w, taped.resid, start=taped.layer, z=z)
+            z = torch.lerp(ablated.z[taped.layer].to(taped.z.device), taped.z, share)
+            run = rows.run(taped.resid, start=taped.layer, z=z)
             edges.add(run, top(rows, run.final), 1 / steps, heads)
             if w.facts.d_mlp:
-                wrote = taped.mlp_out.detach()
+                wrote = taped.mlp_out
                 wrote = torch.lerp(ablated.mlp_out[taped.layer].to(wrote.device), wrote, share)
-                after = taped.resid + taped.attn_out.detach() + wrote
-                run = tape(w, after, start=taped.layer + 1)
+                attn_out = forward.attention_write(taped.z, w.blocks[taped.layer].attention)
+                run = rows.run(taped.resid + attn_out + wrote, start=taped.layer + 1)
                 edges.add(run, top(rows, run.final), 1 / steps, mlp)
     return edges.scores

@@ -1,46 +1,69 @@
 """Gradients on the replay: of a metric, at what every reader reads and every writer writes.
 
-A run is taped layer by layer. Each layer has two small graphs of its own, of its attention and of
-its MLP, that begin at leaves; going back, the gradient of the residual stream is carried from
-layer to layer by hand. So the gradient at what each reader reads is a term of the sum that goes on
-anyway (nothing is computed twice), only one layer's readers are held at a time, and what one layer
-passes on can be left out.
+A layer runs in pieces with small graphs of their own: a few queries of its attention, a few tokens
+of its MLP. Going back, the gradient of the residual stream is carried from layer to layer by hand.
+So the gradient at what each reader reads is a term of the sum that goes on anyway (nothing is
+computed twice), and what one layer passes on can be left out. Where the graphs of all layers do not
+fit, a layer's pieces are made again when its turn comes: then no pattern or hidden layer is held.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import grad
 
 from interp.core.errors import Unsupported
+from interp.engine.limits import Limits
 from interp.engine.network import forward
-from interp.engine.network.weights import Attention, Norm, Weights, maps
+from interp.engine.network.trace import project
+from interp.engine.network.weights import Norm, Weights, maps
+
+QKV = tuple[Tensor, Tensor, Tensor]
+
+
+class Piece(NamedTuple):
+    """Some queries, or some tokens of all rows: the leaves of a graph, and what is made of them.
+
+    Attributes:
+        last: how many keys are among the leaves.
+    """
+
+    some: slice
+    last: int
+    leaves: tuple[Tensor, ...]
+    made: Tensor
+
+
+class Graphs(NamedTuple):
+    """The pieces of a layer: of its attention, of its output projection, of its MLP."""
+
+    attention: tuple[Piece, ...]
+    write: Piece
+    mlp: tuple[Piece, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Taped:
-    """One layer as it ran, with the graphs of its attention and its MLP.
+    """One layer as it ran.
 
     Attributes:
-        resid: what the layer reads.
-        read: queries, keys and values as the replay stores them: leaves. None of attention whose
-            output was given.
-        pattern: of attention, `1 batch group in_group query key`.
-        z: outputs of the heads; a leaf where it was given.
-        x: what the MLP reads: a leaf.
+        resid: what it reads.
+        z: outputs of the heads.
+        given: were these set, so that nothing went through its queries, keys and values?
+        graphs: None where they are to be made again.
     """
 
     layer: int
     resid: Float[Tensor, "batch pos d_model"]
-    read: tuple[Tensor, Tensor, Tensor] | None
-    pattern: Tensor | None
     z: Float[Tensor, "batch pos head d_head"]
-    attn_out: Float[Tensor, "batch pos d_model"]
-    x: Float[Tensor, "batch pos d_model"]
     mlp_out: Float[Tensor, "batch pos d_model"]
+    given: bool
+    graphs: Graphs | None
 
 
 class Tape(NamedTuple):
@@ -54,17 +77,16 @@ class Slopes(NamedTuple):
     """Gradients at one layer.
 
     Attributes:
-        readers: at the residual stream as each query, key and value reads it, in this order of
-            heads and groups; None of attention that was given.
-        mlp: ... as the MLP reads it.
-        pattern, z, mlp_out: at the probabilities, the outputs of heads, what the MLP writes.
+        inputs: at its queries, keys and values as the replay stores them, `batch pos index d_head`;
+            None where the outputs of heads were given.
+        mlp: at the residual stream as the MLP reads it.
+        z, mlp_out: at the outputs of heads, at what the MLP writes.
         resid: at the residual stream that enters the layer, for all its readers from there on.
     """
 
     layer: int
-    readers: Float[Tensor, "batch reader pos d_model"] | None
+    inputs: QKV | None
     mlp: Float[Tensor, "batch pos d_model"]
-    pattern: Tensor | None
     z: Float[Tensor, "batch pos head d_head"]
     mlp_out: Float[Tensor, "batch pos d_model"]
     resid: Float[Tensor, "batch pos d_model"]
@@ -95,78 +117,167 @@ def tape(
     *,
     start: int = 0,
     z: Float[Tensor, "batch pos head d_head"] | None = None,
+    graphs: bool = True,
 ) -> Tape:
-    """Run the layers from `start` on with graphs, each where it lies.
+    """Run the layers from `start` on, each where it lies.
 
     Args:
         resid: what enters the first of them.
         z: outputs of its heads, in place of those that it would compute.
+        graphs: hold those of all layers? Else they are made again.
     """
-    turn = forward.rotations(w, resid.shape[1])
     layers = []
     for layer, block in enumerate(w.blocks[start:], start):
-        p, resid = block.attention, resid.detach().to(block.device)
-        read = pattern = None
-        if layer == start and z is not None:
-            z = z.detach().to(block.device).requires_grad_()
-        else:
-            with torch.no_grad():
-                x = forward.norm(resid, p.ends.read)
-                made = (forward.project(x, part, w.facts.d_head) for part in (p.q, p.k, p.v))
-            q, k, v = read = tuple(t.requires_grad_() for t in made)
-            with torch.enable_grad():
-                pattern, z = _attend(w, p, q, k, v, turn)
-        with torch.enable_grad():
-            attn_out = forward.attention_write(z, p)
-        mid = resid + attn_out.detach()
-        x = (resid if w.facts.parallel else mid).detach().requires_grad_()
-        with torch.enable_grad():
-            mlp_out = forward.mlp(x, block.mlp)
-        layers.append(Taped(layer, resid, read, pattern, z, attn_out, x, mlp_out))
-        resid = mid + mlp_out.detach()
+        resid = resid.detach().to(block.device)
+        given = z is not None and layer == start
+        attention, heads = [], z
+        if not given:
+            made = []
+            for piece in _attention(w, layer, resid):
+                made.append(piece.made.detach())
+                attention += [piece] * graphs
+            heads = torch.cat(made, 1)
+        assert heads is not None
+        heads = heads.detach().to(block.device)
+        write, mlp, out = _write(w, layer, heads), [], []
+        after = resid + write.made.detach()
+        for piece in _mlp(w, layer, resid if w.facts.parallel else after):
+            out.append(piece.made.detach())
+            mlp += [piece] * graphs
+        wrote = torch.cat(out).view(resid.shape)
+        held = Graphs(tuple(attention), write, tuple(mlp)) if graphs else None
+        layers.append(Taped(layer, resid, heads, wrote, given, held))
+        resid = after + wrote
     return Tape(tuple(layers), resid.to(w.embed.tokens.device))
 
 
-def _attend(
-    w: Weights, p: Attention, q: Tensor, k: Tensor, v: Tensor, turn: forward.Rotations
-) -> tuple[Tensor, Float[Tensor, "batch pos head d_head"]]:
-    place = torch.arange(q.shape[1], device=q.device).expand(len(q), -1)
-    q, k = forward.head_norm(q, p.q_norm)[None], forward.head_norm(k, p.k_norm)
-    keys = forward.Keys(k[:, :0], k[None])
-    r = forward.rotation(turn, p)
-    pattern = forward.pattern(p, q, keys, r, place, causal=w.facts.causal)
-    return pattern, forward.mix(pattern, forward.Keys(v[:, :0], v[None]))[0]
-
-
 def back(
-    w: Weights,
-    taped: Taped,
-    after: Float[Tensor, "batch pos d_model"],
-    *,
-    again: bool = False,
-) -> Slopes:
-    """The gradients at a layer, where it lies, from that at the residual stream after it.
+    w: Weights, taped: Taped, afters: Sequence[Float[Tensor, "batch pos d_model"]]
+) -> list[Slopes]:
+    """The gradients at a layer, where it lies, from each of several at the stream after it.
 
-    `again`: keep the layer's graphs for another gradient.
+    Its graphs are gone then.
     """
-    p, after = w.blocks[taped.layer].attention, after.to(taped.resid.device)
-    if w.facts.d_mlp:
-        (mlp,) = grad(taped.mlp_out, taped.x, after, retain_graph=again)
+    layer, resid, facts, held = taped.layer, taped.resid, w.facts, taped.graphs
+    p, afters = w.blocks[layer].attention, [after.to(resid.device) for after in afters]
+    write = held.write if held else _write(w, layer, taped.z)
+    if facts.d_mlp:
+        x = resid if facts.parallel else resid + write.made.detach()
+        mlps = _through_mlp(held.mlp if held else _mlp(w, layer, x), afters)
     else:
-        mlp = torch.zeros_like(after)
-    mid = after if w.facts.parallel else after + mlp
-    if taped.read is None or taped.pattern is None:
-        (z,) = grad(taped.attn_out, taped.z, mid, retain_graph=again)
-        return Slopes(taped.layer, None, mlp, None, z, after, mid)
-    inner = (taped.z, taped.pattern, *taped.read)
-    z, pattern, *made = grad(taped.attn_out, inner, mid, retain_graph=again)
+        mlps = [torch.zeros_like(after) for after in afters]
+    mids = [a if facts.parallel else a + mlp for a, mlp in zip(afters, mlps, strict=True)]
+    zs = [z for (z,) in _each(write, mids)]
+    if taped.given:
+        ends = zip(mlps, zs, afters, mids, strict=True)
+        return [Slopes(layer, None, mlp, z, after, mid) for mlp, z, after, mid in ends]
+    inputs = _through_attention(held.attention if held else _attention(w, layer, resid), zs)
+    found = []
+    for after, mlp, z, made in zip(afters, mlps, zs, inputs, strict=True):
+        read = sum(
+            forward.wide(torch.einsum("bphe,hed->bpd", g, part.by_head(facts.d_head)))
+            for g, part in zip(made, (p.q, p.k, p.v), strict=True)
+        )
+        assert isinstance(read, Tensor)
+        passed = after + mlp + pulled(resid, p.ends.read, read[:, None])[:, 0]
+        found.append(Slopes(layer, made, mlp, z, after, passed))
+    return found
+
+
+def at_readers(
+    w: Weights, resid: Float[Tensor, "batch pos d_model"], layer: int, inputs: QKV
+) -> Float[Tensor, "batch reader pos d_model"]:
+    """Gradients at the stream as each query, key and value of a layer reads it, in this order.
+
+    Args:
+        resid, inputs: what enters the layer, and the gradients at what these are, at some
+            positions.
+    """
+    p = w.blocks[layer].attention
     parts = [
         torch.einsum("bphe,hed->bhpd", g, part.by_head(w.facts.d_head))
-        for g, part in zip(made, (p.q, p.k, p.v), strict=True)
+        for g, part in zip(inputs, (p.q, p.k, p.v), strict=True)
     ]
-    readers = pulled(taped.resid, p.ends.read, torch.cat(parts, 1))
-    resid = after + mlp + readers.sum(1)
-    return Slopes(taped.layer, readers, mlp, pattern, z, after, resid)
+    return pulled(resid, p.ends.read, torch.cat(parts, 1))
+
+
+def _each(piece: Piece, at: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    """Gradients at leaves from each of several at what was made of them; its graph is gone then."""
+    last = len(at) - 1
+    return [grad(piece.made, piece.leaves, g, retain_graph=i < last) for i, g in enumerate(at)]
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_()
+
+
+def _write(w: Weights, layer: int, z: Float[Tensor, "batch pos head d_head"]) -> Piece:
+    """What the heads of a layer add to the residual stream."""
+    leaf = _leaf(z)
+    with torch.enable_grad():
+        made = forward.attention_write(leaf, w.blocks[layer].attention)
+    return Piece(slice(None), 0, (leaf,), made)
+
+
+def _mlp(w: Weights, layer: int, x: Float[Tensor, "batch pos d_model"]) -> Iterator[Piece]:
+    """What the MLP of a layer writes, a few tokens at a time."""
+    p, flat = w.blocks[layer].mlp, x.flatten(0, 1)
+    size = Limits.of(x.device).mlp_tokens(w.facts.d_mlp)
+    for start in range(0, len(flat), size):
+        some = slice(start, start + size)
+        leaf = _leaf(flat[some])
+        with torch.enable_grad():
+            made = forward.mlp(leaf, p)
+        yield Piece(some, 0, (leaf,), made)
+
+
+def _attention(
+    w: Weights, layer: int, resid: Float[Tensor, "batch pos d_model"]
+) -> Iterator[Piece]:
+    """Outputs of the heads of a layer, a few queries at a time."""
+    p, causal = w.blocks[layer].attention, w.facts.causal
+    q, k, v = project(w, p, resid)
+    turn = forward.rotation(forward.rotations(w, q.shape[1]), p)
+    place = torch.arange(q.shape[1], device=q.device).expand(len(q), -1)
+    for some, last in forward.windows(q[None], 0, k.shape[1], triangle=causal):
+        leaves = tuple(map(_leaf, (q[:, some], k[:, :last], v[:, :last])))
+        with torch.enable_grad():
+            queries = forward.head_norm(leaves[0], p.q_norm)[None]
+            keys, values = forward.head_norm(leaves[1], p.k_norm), leaves[2]
+            near = forward.Keys(keys[:, :0], keys[None])
+            pattern = forward.pattern(p, queries, near, turn, place[:, some], causal=causal)
+            made = forward.mix(pattern, forward.Keys(values[:, :0], values[None]))[0]
+        yield Piece(some, last, leaves, made)
+
+
+def _through_mlp(
+    pieces: Iterable[Piece], afters: Sequence[Float[Tensor, "batch pos d_model"]]
+) -> list[Float[Tensor, "batch pos d_model"]]:
+    """Gradients at what the MLP reads."""
+    found: list[list[Tensor]] = [[] for _ in afters]
+    for piece in pieces:
+        at = [after.flatten(0, 1)[piece.some] for after in afters]
+        for parts, (g,) in zip(found, _each(piece, at), strict=True):
+            parts.append(g)
+    return [torch.cat(parts).view(afters[0].shape) for parts in found]
+
+
+def _through_attention(
+    pieces: Iterable[Piece], zs: Sequence[Float[Tensor, "batch pos head d_head"]]
+) -> list[QKV]:
+    """Gradients at queries, keys and values."""
+    queries: list[list[Tensor]] = [[] for _ in zs]
+    keys: list[tuple[Tensor, Tensor]] = []
+    for piece in pieces:
+        for i, (q, k, v) in enumerate(_each(piece, [z[:, piece.some] for z in zs])):
+            queries[i].append(q)
+            if len(keys) <= i:
+                whole = zs[i].shape[1] - k.shape[1]
+                keys.append(tuple(F.pad(t, (0, 0, 0, 0, 0, whole)) for t in (k, v)))
+            else:
+                for held, g in zip(keys[i], (k, v), strict=True):
+                    held[:, : piece.last] += g
+    return [(torch.cat(q, 1), k, v) for q, (k, v) in zip(queries, keys, strict=True)]
 
 
 def pulled(

@@ -6,6 +6,7 @@ hooks see them, and take both where they meet. Rows are picked by `index_select`
 `F.embedding`, never by indexing with a tensor.
 """
 
+from collections.abc import Iterator
 from math import isqrt
 from typing import NamedTuple
 
@@ -211,25 +212,43 @@ def attend(
         consecutive: are the queries the cells' own positions in their order? Then a few of them
             see, under a causal mask, no key that is after the last.
     """
-    past, own, queries = k.past.shape[1], k.own.shape[2], q.shape[2]
-    most = Limits.of(q.device).scores // (q.shape[0] * q.shape[1] * q.shape[3] or 1)
-    if queries * (past + own) <= most:
+    past, own = k.past.shape[1], k.own.shape[2]
+    few = list(windows(q, past, own, triangle=causal and consecutive))
+    if len(few) == 1:
         return mix(pattern(p, q, k, r, place, causal=causal), v)
     keys = torch.arange(past + own, device=q.device)[None]
     q = rotate(q, r, place)
     k = Keys(rotate(k.past, r, keys[:, :past]), rotate(k.own, r, keys[:, past:]))
-    parts, end = [], 0
+    parts = []
+    for some, last in few:
+        near_k, near_v = (Keys(t.past, t.own[:, :, :last]) for t in (k, v))
+        seen = pattern(p, q[:, :, some], near_k, None, place[:, some], causal=causal)
+        parts.append(mix(seen, near_v))
+    return torch.cat(parts, 2)
+
+
+def windows(
+    q: Float[Tensor, "cells batch query head d_head"], past: int, own: int, *, triangle: bool
+) -> Iterator[tuple[slice, int]]:
+    """Queries whose scores are as many as the device gains from, and how many own keys they see.
+
+    Args:
+        triangle: do queries, which are as many as the own keys, see none that is after them?
+    """
+    cells, batch, queries, heads = q.shape[:4]
+    most = Limits.of(q.device).scores // (cells * batch * heads or 1)
+    if queries * (past + own) <= most:
+        yield slice(0, queries), own
+        return
+    end = 0
     while end < queries:
         start, end, last = end, end + max(1, most // (past + own)), own
-        if causal and consecutive:  # so many that their square and what is before come to as much
+        if triangle:  # so many that their square and what is before come to as much
             before = past + start
             end = start + max(1, (isqrt(before * before + 4 * most) - before) // 2)
             end = last = min(end, queries)
         end = min(end, queries)
-        near_k, near_v = (Keys(t.past, t.own[:, :, :last]) for t in (k, v))
-        seen = pattern(p, q[:, :, start:end], near_k, None, place[:, start:end], causal=causal)
-        parts.append(mix(seen, near_v))
-    return torch.cat(parts, 2)
+        yield slice(start, end), last
 
 
 def attention_write(

@@ -160,8 +160,7 @@ def through(
     block = w.blocks[layer]
     p, resid = block.attention, resid.to(block.device)
     see("resid_pre", layer, resid)
-    x = forward.norm(resid, p.ends.read)
-    q, k, v = (forward.project(x, part, w.facts.d_head) for part in (p.q, p.k, p.v))
+    q, k, v = project(w, p, resid)
     for kind, activation in (("q", q), ("k", k), ("v", v)):
         see(kind, layer, activation)
     z, probabilities = _attend(w, p, q, k, v, turn, whole="pattern" in wanted)
@@ -180,6 +179,14 @@ def through(
     resid = forward.add(resid_mid, mlp_out, block.mlp.ends)
     see("resid_post", layer, resid)
     return resid
+
+
+def project(
+    w: Weights, p: Attention, resid: Float[Tensor, "batch pos d_model"]
+) -> list[Float[Tensor, "batch pos index d_head"]]:
+    """Queries, keys and values, before norms of their own and rotations."""
+    x = forward.norm(resid, p.ends.read)
+    return [forward.project(x, part, w.facts.d_head) for part in (p.q, p.k, p.v)]
 
 
 def _attend(
