@@ -167,7 +167,9 @@ def here(folder: Path) -> dict[str, np.ndarray]:
 
 
 def compared(folder: Path, here: dict[str, np.ndarray], **where: Any) -> dict[str, float | str]:
-    """Of each call the largest difference from the processor's numbers, or why there is none."""
+    """Of each call the largest difference from the processor's numbers, as a share of the largest,
+    or why there is none.
+    """
     told: dict[str, float | str] = {}
     with pretended.pretend(2):
         model = interp.load(folder, dtype=torch.float64, **where)
@@ -177,7 +179,8 @@ def compared(folder: Path, here: dict[str, np.ndarray], **where: Any) -> dict[st
         for name, call in calls(model, prompts(4, 7)):
             try:
                 there = numbers(call())
-                told[name] = float(np.nanmax(np.abs(there - here[name])))
+                gap = np.nanmax(np.abs(there - here[name]))
+                told[name] = float(gap / np.nanmax(np.abs(here[name])))
             except Exception as error:
                 told[name] = f"{type(error).__name__}: {error}"
     return told
@@ -187,17 +190,17 @@ def counted(folder: Path) -> dict[str, dict[str, Any]]:
     """What three sweeps over 270 heads launch and wait for, of 16 prompts of 19 tokens, and what
     their plans say of that.
     """
-    pairs = prompts(16, 19)
     with pretended.pretend() as seen:
         model = interp.load(folder, device="cuda:0")
-        interp.evaluate(model, pairs)  # which verifies the engine
+        interp.evaluate(model, prompts(16, 19))  # which verifies the engine
         sweeps = {
             "ablate": partial(interp.ablate, sites="heads", method="zero"),
             "ablate-end": partial(interp.ablate, sites="heads", method="zero", positions="end"),
             "path-logits": partial(interp.path_patch, senders="heads", receivers="logits"),
         }
         told = {}
-        for name, sweep in sweeps.items():
+        for seed, (name, sweep) in enumerate(sweeps.items(), 1):
+            pairs = prompts(16, 19, seed=seed)  # which Hugging Face's model has not run yet
             plan = interp.explain(sweep.func, model, pairs, **sweep.keywords)
             launched, waits = seen.launched, seen.waits.total()
             with spelt_out(seen) as more:

@@ -30,7 +30,8 @@ def test_a_batch_that_does_not_fit_is_halved(llama, pairs, monkeypatch):
     monkeypatch.setattr(replay, "wave", narrow)
     found = interp.ablate(llama, pairs, "heads", method="zero").frame["value"]
     assert np.abs(found - whole).max() < 1e-12
-    assert max(sizes) == 18
+    assert sizes[:2] == [18 + 3, 3]  # with the null control, and without
+    assert max(sizes[1:]) == 18
     assert min(sizes) <= 4
 
 

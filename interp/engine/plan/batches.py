@@ -6,7 +6,7 @@ Made before anything runs, from shapes alone; `interp.explain` prints it and the
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby, product
+from itertools import product
 
 from jaxtyping import Int
 from torch import Tensor
@@ -14,11 +14,10 @@ from torch import Tensor
 from interp.core.metrics import Metric
 from interp.core.parts.facts import Facts
 from interp.core.prompts.pairs import Pairs
-from interp.core.prompts.places import AFTER_FIRST, ALL, PerRow
 from interp.engine.interventions import Cell, Hop
 from interp.engine.limits import PROCESSOR, UNBOUNDED, Limits
-from interp.engine.network.trace import begins
 from interp.engine.plan import operations as ops
+from interp.engine.plan.before import beforehand, own_run
 from interp.engine.plan.cost import (
     Stage,
     cell_flops,
@@ -31,7 +30,8 @@ from interp.engine.plan.cost import (
 )
 from interp.engine.plan.needed import needed, since
 from interp.engine.plan.plan import Batch, Plan
-from interp.engine.plan.positions import Starts, blocks, readings
+from interp.engine.plan.positions import Starts, blocks
+from interp.engine.plan.stages import stages_of
 
 
 def forward_plan(
@@ -82,7 +82,7 @@ def forward_plan(
     batches = tuple(batch(chosen) for chosen in blocks(lengths, rows))
     full = sum(b.flops for b in batches)
     first = batches[0]
-    before = (_own(facts, first.rows, first.positions, itemsize, metrics),) if metrics else ()
+    before = (own_run(facts, first.rows, first.positions, itemsize, metrics),) if metrics else ()
     return Plan(batches, budget, full, facts, engine, before=before, kept=kept or 0)
 
 
@@ -146,7 +146,7 @@ def make_plan(
         batches, _ = _batches(starts, cells, shares, fewer, *given)
     if engine == "hooks":
         batches = [_hooked(b, starts, cells, itemsize) for b in batches]
-    batches, before = _beforehand(starts, cells, batches, base, engine, itemsize, limits)
+    batches, before = beforehand(starts, cells, batches, base, engine, itemsize, limits, budget)
     full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
     forwards = sum(passes(cell, hooks=engine == "hooks") for cell in cells)
     least = 2 * max(*map(row, lots), largest)
@@ -192,123 +192,6 @@ def _hooked(batch: Batch, starts: Starts, cells: Sequence[Cell], itemsize: int) 
     )
 
 
-def _beforehand(
-    starts: Starts,
-    cells: Sequence[Cell],
-    batches: Sequence[Batch],
-    base: str,
-    engine: str,
-    itemsize: int,
-    limits: Limits,
-) -> tuple[list[Batch], tuple[Batch, ...]]:
-    """The batches with the traces that they stand on; and what runs before them.
-
-    Of each block of rows and share of the cells that is the traces, and what the metrics read off
-    the base run. In the first, too, the null control and Hugging Face's own run.
-    """
-    facts, n, metrics = starts.facts, starts.facts.n_layers, len(starts.metrics)
-    before, found = list[Batch](), list[Batch]()
-    for (rows, _), group in groupby(batches, key=lambda batch: (batch.rows, batch.share)):
-        same, length = list(group), int(starts.pairs.lengths[rows[0]])
-        held = needed(facts, [cells[i] for batch in same for i in batch.cells], base, engine)
-        sides = since(held, engine, min(batch.start for batch in same))
-        traces = len(rows) * sum(trace_bytes(facts, length, itemsize, s) for s in sides.values())
-        given = {"half": itemsize < 4, "limits": limits}
-        launches = metrics * ops.READING + len(sides) * ops.FINITE
-        for side in sides.values():
-            copies = sum(len(ls) for kind, ls in side.layers.items() if begins(kind, side.first))
-            run = ops.run_launches(facts, length, len(rows), copies=copies, **given)
-            launches += ops.bridge_launches(facts) if engine == "hooks" else run
-        ran = Batch(
-            rows,
-            (),
-            0,
-            length,
-            (0, n - 1),
-            0,
-            len(sides) * len(rows) * forward_flops(facts, length, n),
-            len(sides),
-            traces=traces,
-            launches=launches,
-            waits=len(sides) + 1 + metrics,
-            moved=len(sides) * ops.moved(facts, n, len(rows) * length, length, itemsize),
-        )
-        stands = [replace(batch, traces=traces) for batch in same]
-        if not before:
-            null = _null(stands[0], cells, starts, engine, **given)
-            before += [ran, null, _own(facts, rows, length, itemsize, metrics)]
-        else:
-            before.append(ran)
-        found += stands
-    return found, tuple(before)
-
-
-def _null(
-    batch: Batch,
-    cells: Sequence[Cell],
-    starts: Starts,
-    engine: str,
-    *,
-    half: bool,
-    limits: Limits,
-) -> Batch:
-    """The null control: three cells of a batch, given the values that they have anyway."""
-    facts, rows, metrics = starts.facts, batch.rows, len(starts.metrics)
-    few = sorted({batch.cells[i * (len(batch.cells) - 1) // 2] for i in range(3)})
-    chosen, part = [cells[i] for i in few], len(few) / len(batch.cells)
-    length, stages = int(starts.pairs.lengths[rows[0]]), _stages(starts, chosen[0], rows)
-    run = ops.wave_launches(facts, chosen, len(rows), length, stages, half=half, limits=limits)
-    alone = 1
-    if engine == "hooks":  # reads each cell by itself
-        run, alone = int(part * batch.passes) * ops.bridge_launches(facts), len(few)
-    return replace(
-        batch,
-        cells=tuple(few),
-        bytes=int(part * batch.bytes),
-        flops=int(part * batch.flops),
-        passes=int(part * batch.passes),
-        moved=int(part * batch.moved),
-        # of the base run and of the cells, with a control beside each metric
-        launches=run + (1 + alone) * 2 * metrics * ops.READING,
-        # controls are no metrics of the library's own, so that their number of the last example is
-        # compared with that of a batch
-        waits=2 + (1 + alone) * (2 + 3) * metrics + metrics,
-    )
-
-
-def _own(facts: Facts, rows: Sequence[int], length: int, itemsize: int, metrics: int) -> Batch:
-    """Hugging Face's own run of a few rows, for what rounding does to the metrics."""
-    rows, n = tuple(rows[: ops.FEW]), facts.n_layers
-    if not ops.compared(facts, length, itemsize):
-        return Batch(rows, (), 0, length, (0, n - 1), 0, 0, 0)
-    return Batch(
-        rows,
-        (),
-        0,
-        length,
-        (0, n - 1),
-        len(rows) * length * facts.d_vocab * itemsize,
-        len(rows) * forward_flops(facts, length),
-        launches=ops.own_launches(facts) + metrics * ops.READING,
-        waits=2 * metrics,
-        moved=ops.moved(facts, n, len(rows) * length, length, itemsize),
-    )
-
-
-def _stages(starts: Starts, cell: Cell, rows: Sequence[int]) -> list[Stage]:
-    """The waves of a cell: one for each hop, and one after them."""
-    first, hops = starts.of(cell, rows), cell.hops
-    length = int(starts.pairs.lengths[rows[0]])
-    read = readings(starts.facts, starts.pairs, starts.metrics, rows).shape[1]
-    stages = [
-        Stage(start, _positions(hop, length, start, read), read)
-        for hop, start in zip(hops, first, strict=False)
-    ]
-    if len(first) > len(hops):
-        stages.append(Stage(first[-1], length - first[-1], read))
-    return stages
-
-
 def _batches(
     starts: Starts,
     cells: Sequence[Cell],
@@ -328,22 +211,12 @@ def _batches(
         for members in groups.values():
             members.sort(key=lambda i: entry_of(facts, cells[i]))
             length = int(pairs.lengths[rows[0]])
-            stages = _stages(starts, cells[members[0]], rows)
+            stages = stages_of(starts, cells[members[0]], rows)
             parts = (facts, cells, rows, stages, length, members)
             cut = list(_cut(*parts, budget, itemsize, metrics, limits))
             largest = max(largest, cut[0].bytes // len(cut[0].cells) // len(rows))
             batches += [replace(batch, share=share) for batch in cut]
     return batches, largest
-
-
-def _positions(hop: Hop, length: int, start: int, read: int) -> int:
-    if hop.through == "all":
-        return length - start
-    if hop.ends:
-        return read
-    if isinstance(hop.positions, PerRow):
-        return max(map(len, hop.positions.rows))
-    return {ALL: length, AFTER_FIRST: length - 1}.get(str(hop.positions), 1)
 
 
 def _cut(

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from interp.core.errors import SiteError
+from interp.core.errors import MetricError, SiteError, is_short
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.results import Results
@@ -30,6 +30,7 @@ from interp.engine.interventions import Averaged, Cell, Intervention, Reference
 from interp.engine.limits import Limits
 from interp.engine.plain.means.means import MeanReference, require_mean, taken
 from interp.engine.plan.batches import Batch, Plan, make_plan
+from interp.engine.plan.before import rides
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import SWEEP, budget, by_rows, fitting, halving, require
 from interp.engine.plan.positions import places
@@ -220,14 +221,15 @@ class _Rows:
         for batch in self.batches:
             key = _key(self.sweep, self.engine, batch, self.begun) if self.begun else ()
             store, rows = Finished(self.sweep.checkpoint, key), list(batch.rows)
-            kept = store.load()
+            kept, ran = store.load(), None
             if kept is None:
                 if block is None:
                     block = self.make(self.batches)
                     if np.isnan(found.base).all():
-                        null = self._null(block, batch)
+                        ran, null = self._controlled(block, batch)
                         resolution = block.resolution()
-                ran = halving(block.run, batch, self.room)
+                if ran is None:
+                    ran = halving(block.run, batch, self.room)
                 lines = np.concatenate([block.plain()[:, None], ran], 1)
                 kept = store.save(Measured(lines, null, resolution).packed())
             said = Measured.unpacked(kept, batch=len(rows))
@@ -236,6 +238,20 @@ class _Rows:
             found.null = max(found.null, said.null)
             found.resolution = np.fmax(found.resolution, said.resolution)
             bar.update(len(batch.cells) * len(rows))
+
+    def _controlled(
+        self, block: Traced | Passes, batch: Batch
+    ) -> tuple[Float[np.ndarray, "metrics cells batch"] | None, float]:
+        """The first batch, if it ran together with its null control, and that."""
+        if isinstance(block, Traced) and rides(batch, self.sweep.metrics, self.room):
+            try:
+                return block.controlled(batch)
+            except MetricError:  # which cell's, and where, is said where they run alone
+                pass
+            except (MemoryError, RuntimeError) as error:
+                if not is_short(error):
+                    raise
+        return None, self._null(block, batch)
 
     def _null(self, block: Traced | Passes, batch: Batch) -> float:
         """The null control of a batch, of one cell where the memory does not last for three."""

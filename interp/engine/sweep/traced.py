@@ -19,6 +19,7 @@ from interp.engine.interventions import Averaged, Cell, Freeze, Intervention
 from interp.engine.network.trace import Trace, begins
 from interp.engine.plain.means.means import Group, MeanReference
 from interp.engine.plan.batches import Batch
+from interp.engine.plan.before import controls
 from interp.engine.plan.edits import Edit
 from interp.engine.plan.needed import needed, since
 from interp.engine.plan.positions import decodes, places, route
@@ -92,21 +93,45 @@ class Traced:
         Raises:
             InterpError: the logits move by more than float noise.
         """
-        cells = self.sweep.cells
-        chosen = sorted({batch.cells[i * (len(batch.cells) - 1) // 2] for i in range(3)})
-        frozen = [
+        frozen = self._frozen(batch)
+        return self._judged(frozen, self._run(frozen, self._both))
+
+    def controlled(self, batch: Batch) -> tuple[Float[np.ndarray, "metrics cells batch"], float]:
+        """What `run` and `null` say, of one wave.
+
+        Raises:
+            InterpError: as `null`.
+            MetricError: as `run`, or if a cell's logits of the answers are not finite.
+        """
+        frozen, own = self._frozen(batch), [self.sweep.cells[i] for i in batch.cells]
+        found = self._measure([*own, *frozen], self._both)
+        null = self._judged(frozen, found[:, len(own) :])
+        return found[: len(self.readout.scores), : len(own)], null
+
+    def _frozen(self, batch: Batch) -> list[Cell]:
+        """Some cells of a batch, whose sites are given the values that they have anyway."""
+        cells = (self.sweep.cells[i] for i in controls(batch))
+        return [
             Cell(
-                name=cells[i].name,
-                position=cells[i].position,
-                interventions=tuple(replace(x, value=Freeze()) for x in cells[i].interventions),
-                hops=cells[i].hops,
+                name=cell.name,
+                position=cell.position,
+                interventions=tuple(replace(x, value=Freeze()) for x in cell.interventions),
+                hops=cell.hops,
             )
-            for i in chosen
+            for cell in cells
         ]
+
+    @cached_property
+    def _both(self) -> Readout:
+        """The metrics, and what the null control of each is judged by."""
+        return Readout.of(*self.readout.scores, *map(_control, self.readout.scores))
+
+    def _judged(
+        self, frozen: Sequence[Cell], found: Float[np.ndarray, "metrics cells batch"]
+    ) -> float:
         scores = self.readout.scores
-        both = Readout.of(*scores, *map(_control, scores))
-        plain = self.engine.plain(self.base, both).double().cpu().numpy()
-        moves = np.abs(self._run(frozen, both) - plain[:, None])
+        plain = self.engine.plain(self.base, self._both).double().cpu().numpy()
+        moves = np.abs(found - plain[:, None])
         effect, moved = moves[: len(scores)], float(moves[len(scores) :].max())
         largest = max(1.0, float(np.abs(plain[len(scores) :]).max()))
         noise = torch.finfo(self.sweep.model.dtype).eps * largest
