@@ -129,6 +129,11 @@ def test_nothing_computes_after_a_change(fresh, pairs):
         assert products.ran == [], name
 
 
+def _forget(model) -> None:
+    """What Hugging Face's model said of these prompts: a plan counts its run."""
+    model.now().found.pop("said at ends", None)
+
+
 NEAR = {
     "ablate hooks": (1.0, 1.5),  # the plain runs and the null control come to it
     "capture auto": (0.95, 1.05),
@@ -155,6 +160,7 @@ def test_flops_are_those_that_run(fresh, pairs):
         if name not in NEAR:
             continue
         plan = interp.explain(call.func, *call.args, **call.keywords)
+        _forget(fresh)
         with _Flops() as counter:
             call()
         low, high = NEAR[name]
@@ -171,6 +177,7 @@ def test_flops_of_all_are_those_that_run(fresh, pairs):
         partial(interp.path_patch, fresh, pairs, senders="heads", receivers="2.3.q"),
     ):
         plan = interp.explain(call.func, *call.args, **call.keywords)
+        _forget(fresh)
         with _Flops() as counter:
             call()
         said = sum(batch.flops for batch in (*plan.before, *plan.batches))

@@ -85,3 +85,37 @@ def test_values_that_hold_no_plain_numbers_are_refused(value, tiny_model, pairs)
         interp.intervene(
             tiny_model("gpt2"), pairs, {"x": [Intervention("0.resid_pre", Add(value))]}
         )
+
+
+@pytest.mark.plain
+def test_the_same_prompts_are_asked_about_once(tiny_model, pairs, monkeypatch):
+    """Until the model changes, and of these prompts alone; what is said is the same."""
+    model, asked = tiny_model("llama"), []
+    right = type(model.truth).run
+
+    def run(truth, tokens, **options):
+        asked.append(tuple(tokens.flatten().tolist()))
+        return right(truth, tokens, **options)
+
+    def resolution(some):
+        """What is said, and whether Hugging Face's model ran the first prompts of a length."""
+        asked.clear()
+        found = interp.ablate(model, some, "heads", method="zero").provenance["resolution"]
+        rows = [i for i, n in enumerate(some.lengths) if n == some.lengths.min()][:FEW]
+        first = some.clean[rows, : int(some.lengths.min())]
+        return found, tuple(first.flatten().tolist()) in asked
+
+    monkeypatch.setattr(type(model.truth), "run", run)
+    first, ran = resolution(pairs)
+    assert ran
+    assert resolution(pairs) == (first, False)
+    assert resolution(pairs.select([1, 3]))[1]
+    weight = next(p for p in model.bridge.parameters() if p.ndim == 2)
+    kept = weight.detach().clone()
+    try:
+        weight.data.mul_(1.1)
+        changed, ran = resolution(pairs)
+        assert ran
+        assert changed != first
+    finally:
+        weight.data.copy_(kept)
