@@ -91,7 +91,9 @@ def _at_ends(
     if any(score.following is not None or score.read.shape[1] > 1 for score in few.scores):
         known = _known(model, pairs, tokens)
         return None if known is None else (known, few.scores)
-    key = pairs.fingerprint, pairs.decoder, side, tuple(rows), (*few.read.flatten().tolist(),)
+    # the hash sees what PyTorch does not count: a change through `.data`
+    asked = pairs.fingerprint, pairs.decoder, side, tuple(rows)
+    key = model.weight_hash, *asked, tuple(few.read.flatten().tolist())
     kept: dict[object, Tensor | None] = model.now().once("said at ends", dict)
     if key not in kept:
         known = _known(model, pairs, tokens)
