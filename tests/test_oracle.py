@@ -7,7 +7,7 @@ from functools import cache, partial
 import pytest
 import tiny
 import torch
-from oracle import NAMES, HopSpec, Oracle, masked, setting
+from oracle import NAMES, HopSpec, Oracle, cut, masked, setting
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -116,10 +116,8 @@ def inside(family: str) -> dict[str, Tensor]:
         found.update({f"1.{'kv' * group}{i}.{kind}": part for i, part in enumerate(parts)})
 
     def unpack(x: Tensor) -> None:
-        if family == "gpt2":
-            parts = x.chunk(3, -1)
-        else:
-            parts = [p.flatten(-2) for p in x.unflatten(-1, (model.n_heads, 3, -1)).unbind(-2)]
+        parts = cut(model.family, x.movedim(-1, 0), model.n_heads, model.n_groups)
+        parts = [part.movedim(0, -1) for part in parts]
         for kind, part in zip("qkv", parts, strict=True):
             split(kind, part)
 
