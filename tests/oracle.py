@@ -153,8 +153,6 @@ MPT = {
     "final": "norm_f",
     "unembed": "lm_head",
 }
-CODEGEN = {k: v for k, v in GPTJ.items() if k not in ("L.q", "L.k", "L.v")}
-CODEGEN |= {"L.qkv": "h.L.attn.qkv_proj"}
 SPLIT_GATE = {"L.gate_up": "layers.L.mlp.gate_up_proj"}
 GLM4 = LLAMA | SPLIT_GATE
 GLM4 |= {"L.post1": "layers.L.post_self_attn_layernorm", "L.post2": "layers.L.post_mlp_layernorm"}
@@ -176,7 +174,6 @@ NAMES: dict[str, dict[str, str]] = {
     "roberta": ROBERTA,
     "gpt_bigcode": GPT2,
     "gpt_neo": {k: v for k, v in NEO.items() if k != "L.qkv"},
-    "codegen": CODEGEN,
     "bloom": BLOOM,
     "mpt": MPT,
     "falcon": BLOOM,
@@ -202,7 +199,7 @@ OFFSET = ("gemma", "gemma2", "gemma3_text", "nemotron")
 """Whose norms' weights are added to 1."""
 CENTRED = ("mpt", "cohere", "cohere2", "olmo")
 """LayerNorm without a bias."""
-ADJACENT = ("gptj", "codegen", "cohere", "cohere2", "glm", "glm4", "ernie4_5")
+ADJACENT = ("gptj", "cohere", "cohere2", "glm", "glm4", "ernie4_5")
 """Whose rotary pairs are neighbours."""
 
 
@@ -249,14 +246,14 @@ class Oracle:
         self.w = weights(hf_model, self.n_heads, self.n_groups)
         may = self.family in ("gpt_neox", "stablelm") and config.use_parallel_residual
         may = may or (self.family == "falcon" and config.parallel_attn)
-        self.parallel = may or self.family in ("gptj", "phi", "codegen", "cohere", "cohere2")
+        self.parallel = may or self.family in ("gptj", "phi", "cohere", "cohere2")
         opt_350m = self.family == "opt" and not config.do_layer_norm_before
         self.norm_after_sum = opt_350m or self.family in ("bert", "roberta")
         self.causal = self.family not in ("bert", "roberta")
         self.alibi = self.family in ("bloom", "mpt") or getattr(config, "alibi", False)
         # the angles are the model's own: it makes them in float32, which is part of what it is
         self.rotary = getattr(hf_model.base_model, "rotary_emb", None)
-        if self.family in ("gptj", "codegen"):
+        if self.family == "gptj":
             self.sinusoids = hf_model.base_model.h[0].attn.embed_positions.double()
 
     def forward(
@@ -473,7 +470,7 @@ class Oracle:
 
     def angles(self, layer: int, length: int) -> Tensor | None:
         """Unit complex numbers, `pos pair`."""
-        if self.family in ("gptj", "codegen"):
+        if self.family == "gptj":
             sin, cos = self.sinusoids[:length].chunk(2, -1)
             return torch.complex(cos, sin)
         if self.rotary is None or self.alibi or not self.turns(layer):
@@ -690,10 +687,6 @@ def cut(family: str, packed: Tensor, n_heads: int, n_groups: int) -> list[Tensor
     if family in ("gpt_neox", "bloom", "falcon") and n_groups == n_heads:
         parts = packed.unflatten(0, (n_heads, 3, -1)).unbind(1)  # head by head
         return [part.flatten(0, 1) for part in parts]
-    if family == "codegen":  # by quarters, and the values before the keys
-        parts = packed.unflatten(0, (4, 3, -1)).unbind(1)
-        q, v, k = (part.flatten(0, 1) for part in parts)
-        return [q, k, v]
     width = len(packed) // (n_heads + 2 * n_groups)
     return [*packed.split([n * width for n in (n_heads, n_groups, n_groups)])]
 

@@ -16,7 +16,6 @@ FAMILIES = (
     "Olmo2ForCausalLM",
     "GPTBigCodeForCausalLM",
     "GPTNeoForCausalLM",
-    "CodeGenForCausalLM",
     "BloomForCausalLM",
     "MptForCausalLM",
     "FalconForCausalLM",
@@ -57,8 +56,7 @@ STILL = ("Cohere2ForCausalLM", "Exaone4ForCausalLM")
 CENTRED = ("CohereLayerNorm", "Cohere2LayerNorm", "OlmoLayerNorm")
 """Norms that are LayerNorm, and not torch's."""
 ADJACENT = (
-    *("GPTJForCausalLM", "CodeGenForCausalLM", "NativeModel"),
-    *("CohereForCausalLM", "Cohere2ForCausalLM"),
+    *("GPTJForCausalLM", "NativeModel", "CohereForCausalLM", "Cohere2ForCausalLM"),
     *("GlmForCausalLM", "Glm4ForCausalLM", "Ernie4_5ForCausalLM"),
 )
 """Architectures whose rotary pairs are the features (i, i + 1)."""

@@ -21,6 +21,7 @@ Angles = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Slopes = Callable[[Tensor, int], Tensor]
 """From a tensor that gives dtype and device, and a number of keys, to biases `head key`."""
 
+
 def inner(component: Any) -> Any:
     """The Hugging Face module under the bridge's components."""
     while getattr(component, "original_component", None) is not None:
@@ -31,8 +32,8 @@ def inner(component: Any) -> Any:
 def rotations(model: Model) -> dict[str, Angles]:
     """What makes the angles, by the names that attention layers call them by."""
     facts, bridge = model.facts, model.bridge
-    if facts.architecture in ("GPTJForCausalLM", "CodeGenForCausalLM"):
-        return {"": partial(_tabled, inner(bridge.blocks[0].attn))}
+    if facts.architecture == "GPTJForCausalLM":
+        return {"": partial(_gptj, inner(bridge.blocks[0].attn))}
     if facts.positions != "rotary":
         return {}
     if facts.architecture == "NativeModel":
@@ -65,7 +66,7 @@ def _halved(module: Any, like: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
     return cos.repeat_interleave(2, -1), sin.repeat_interleave(2, -1)
 
 
-def _tabled(attention: nn.Module, like: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+def _gptj(attention: nn.Module, like: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
     table = cast(Tensor, attention.embed_positions).to(like.device).index_select(0, place[0])
     sin, cos = table.to(like.dtype).repeat_interleave(2, -1).chunk(2, -1)
     return cos[None], sin[None]

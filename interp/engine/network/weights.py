@@ -33,6 +33,7 @@ from interp.models.bridge import quantised
 from interp.models.bridge.activations import Activation, activation
 from interp.models.model import Model
 
+
 @dataclass(frozen=True)
 class Norm:
     """LayerNorm, or RMSNorm without mean and bias; Gemma's weight is an offset from 1."""
@@ -153,8 +154,10 @@ class Weights:
     slopes: Slopes | None = None
 
 
+@torch.inference_mode(mode=False)
+@torch.no_grad()
 def read(model: Model) -> Weights:
-    """Views of the model's own parameters.
+    """Views of the model's own parameters, which gradients may be taken through.
 
     Raises:
         Unsupported: an architecture outside FAMILIES, or an option that replay does not have.
@@ -319,7 +322,8 @@ def _times(p: Norm | None, factor: float) -> Norm | None:
         None if t is None else factor * (t.float() if t.dtype.itemsize < 4 else t)
         for t in (p.weight, p.bias)
     )
-    assert weight is not None and not p.offset  # `_logits` knows of none
+    assert weight is not None
+    assert not p.offset  # `_logits` knows of none
     return replace(p, weight=weight, bias=bias)
 
 
@@ -330,11 +334,13 @@ def _norm(model: Model, component: nn.Module) -> Norm | None:
     name = type(found).__name__
     kind = "layer" if isinstance(found, nn.LayerNorm) or name in CENTRED else "rms"
     eps = next((getattr(found, n) for n in ("eps", "variance_epsilon") if hasattr(found, n)), 1e-5)
-    offset = model.facts.architecture.startswith("Gemma") or name == "NemotronLayerNorm1P"
+    gemma = model.facts.architecture.startswith("Gemma")
     weight = getattr(found, "weight", None)
     if weight is None:  # a norm that learns nothing
         weight = torch.ones(found.normalized_shape, dtype=model.dtype, device=model.device)
-    return Norm(kind, weight, getattr(found, "bias", None), float(eps), offset=float(offset))
+    if name == "NemotronLayerNorm1P":  # Gemma adds its 1 in float32, Nemotron as it comes
+        weight = weight + 1
+    return Norm(kind, weight, getattr(found, "bias", None), float(eps), offset=float(gemma))
 
 
 def _linear(model: Model, component: nn.Module, gain: float = 1.0) -> Map:
