@@ -175,7 +175,7 @@ def read(model: Model) -> Weights:
     if getattr(config, "word_embed_proj_dim", facts.d_model) != facts.d_model:
         unknown.append("word_embed_proj_dim")
     if facts.architecture == "FalconForCausalLM" and config.alibi:
-        unknown.append("ALiBi as Falcon has it (twice, where its attention is eager)")
+        unknown.append("FalconForCausalLM's ALiBi, which eager attention adds twice")
     if getattr(getattr(config, "attn_config", None), "clip_qkv", None):
         unknown.append("clip_qkv")
     if facts.architecture == "NativeModel" and hasattr(inner(bridge.blocks[0].attn.k), "alpha"):
