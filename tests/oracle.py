@@ -119,6 +119,43 @@ BERT = {
     "transform_norm": "cls.predictions.transform.LayerNorm",
     "unembed": "cls.predictions.decoder",
 }
+ROBERTA = BERT | {
+    "transform": "lm_head.dense",
+    "transform_norm": "lm_head.layer_norm",
+    "unembed": "lm_head.decoder",
+}
+NEO = GPT2 | {
+    "L.q": "h.L.attn.attention.q_proj",
+    "L.k": "h.L.attn.attention.k_proj",
+    "L.v": "h.L.attn.attention.v_proj",
+    "L.o": "h.L.attn.attention.out_proj",
+}
+BLOOM = {
+    "embed": "word_embeddings",
+    "embed_norm": "word_embeddings_layernorm",
+    "L.ln1": "h.L.input_layernorm",
+    "L.qkv": "h.L.self_attention.query_key_value",
+    "L.o": "h.L.self_attention.dense",
+    "L.ln2": "h.L.post_attention_layernorm",
+    "L.up": "h.L.mlp.dense_h_to_4h",
+    "L.down": "h.L.mlp.dense_4h_to_h",
+    "final": "ln_f",
+    "unembed": "lm_head",
+}
+MPT = {
+    "embed": "wte",
+    "L.ln1": "blocks.L.norm_1",
+    "L.qkv": "blocks.L.attn.Wqkv",
+    "L.o": "blocks.L.attn.out_proj",
+    "L.ln2": "blocks.L.norm_2",
+    "L.up": "blocks.L.ffn.up_proj",
+    "L.down": "blocks.L.ffn.down_proj",
+    "final": "norm_f",
+    "unembed": "lm_head",
+}
+SPLIT_GATE = {"L.gate_up": "layers.L.mlp.gate_up_proj"}
+GLM4 = LLAMA | SPLIT_GATE
+GLM4 |= {"L.post1": "layers.L.post_self_attn_layernorm", "L.post2": "layers.L.post_mlp_layernorm"}
 NAMES: dict[str, dict[str, str]] = {
     "gpt2": GPT2,
     "gptj": GPTJ,
@@ -134,8 +171,36 @@ NAMES: dict[str, dict[str, str]] = {
     "stablelm": LLAMA,
     "opt": OPT,
     "bert": BERT,
+    "roberta": ROBERTA,
+    "gpt_bigcode": GPT2,
+    "gpt_neo": {k: v for k, v in NEO.items() if k != "L.qkv"},
+    "bloom": BLOOM,
+    "mpt": MPT,
+    "falcon": BLOOM,
+    "gemma": LLAMA,
+    "granite": LLAMA,
+    "cohere": LLAMA,
+    "cohere2": LLAMA,
+    "phi3": LLAMA | SPLIT_GATE | {"L.qkv": "layers.L.self_attn.qkv_proj"},
+    "olmo": LLAMA,
+    "olmo3": GEMMA,
+    "smollm3": LLAMA,
+    "starcoder2": LLAMA | {"L.up": "layers.L.mlp.c_fc", "L.down": "layers.L.mlp.c_proj"},
+    "glm": LLAMA | SPLIT_GATE,
+    "glm4": GLM4,
+    "ernie4_5": LLAMA,
+    "nemotron": LLAMA,
+    "arcee": LLAMA,
+    "seed_oss": LLAMA,
+    "exaone4": GEMMA,
 }
 """Name of a part here -> in the state dict. What a model has not is not in its state dict."""
+OFFSET = ("gemma", "gemma2", "gemma3_text", "nemotron")
+"""Whose norms' weights are added to 1."""
+CENTRED = ("mpt", "cohere", "cohere2", "olmo")
+"""LayerNorm without a bias."""
+ADJACENT = ("gptj", "cohere", "cohere2", "glm", "glm4", "ernie4_5")
+"""Whose rotary pairs are neighbours."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,13 +240,17 @@ class Oracle:
         self.layers = config.num_hidden_layers
         self.n_heads = config.num_attention_heads
         self.n_groups = getattr(config, "num_key_value_heads", None) or self.n_heads
+        if getattr(config, "multi_query", False):
+            self.n_groups = 1
         self.d_head = getattr(config, "head_dim", None) or config.hidden_size // self.n_heads
-        self.w = weights(hf_model, self.n_heads)
+        self.w = weights(hf_model, self.n_heads, self.n_groups)
         may = self.family in ("gpt_neox", "stablelm") and config.use_parallel_residual
-        self.parallel = may or self.family in ("gptj", "phi")
+        may = may or (self.family == "falcon" and config.parallel_attn)
+        self.parallel = may or self.family in ("gptj", "phi", "cohere", "cohere2")
         opt_350m = self.family == "opt" and not config.do_layer_norm_before
-        self.norm_after_sum = opt_350m or self.family == "bert"
-        self.causal = self.family != "bert"
+        self.norm_after_sum = opt_350m or self.family in ("bert", "roberta")
+        self.causal = self.family not in ("bert", "roberta")
+        self.alibi = self.family in ("bloom", "mpt") or getattr(config, "alibi", False)
         # the angles are the model's own: it makes them in float32, which is part of what it is
         self.rotary = getattr(hf_model.base_model, "rotary_emb", None)
         if self.family == "gptj":
@@ -262,21 +331,40 @@ class Oracle:
 
     def embed(self, tokens: Tensor) -> Tensor:
         x = self.w["embed.weight"][tokens]
-        if self.family in ("gemma2", "gemma3_text"):
+        if self.family in ("gemma", "gemma2", "gemma3_text"):
             x = x * math.sqrt(self.config.hidden_size)
+        x = x * getattr(self.config, "embedding_multiplier", 1)
         if "positions.weight" in self.w:
             offset = 2 if self.family == "opt" else 0
-            x = x + self.w["positions.weight"][torch.arange(tokens.shape[1]) + offset]
+            at = (torch.arange(tokens.shape[1]) + offset).expand(tokens.shape)
+            if self.family == "roberta":
+                at = self.counted(tokens)
+            x = x + self.w["positions.weight"][at]
         if "types.weight" in self.w:
             x = x + self.w["types.weight"][0]
         return self.normalise(x, "embed_norm") if "embed_norm.weight" in self.w else x
+
+    def counted(self, tokens: Tensor) -> Tensor:
+        """RoBERTa's positions: padding is not counted, and has one of its own."""
+        pad = self.config.pad_token_id
+        at = torch.full_like(tokens, pad)
+        for row, ids in enumerate(tokens.tolist()):
+            last = pad
+            for i, token in enumerate(ids):
+                if token != pad:
+                    last += 1
+                    at[row, i] = last
+        return at
 
     def unembed(self, x: Tensor) -> Tensor:
         if "unembed.weight" not in self.w:
             return x
         if "transform.weight" in self.w:
             x = self.normalise(self.activate(self.linear(x, "transform")), "transform_norm")
-        return capped(self.linear(x, "unembed"), getattr(self.config, "final_logit_softcapping", 0))
+        x = self.linear(x, "unembed") / getattr(self.config, "logits_scaling", 1)
+        if self.family in ("cohere", "cohere2"):
+            x = x * self.config.logit_scale
+        return capped(x, getattr(self.config, "final_logit_softcapping", 0))
 
     def linear(self, x: Tensor, name: str) -> Tensor:
         x = x @ self.w[f"{name}.weight"].T
@@ -284,19 +372,21 @@ class Oracle:
 
     def centred(self, x: Tensor, name: str) -> Tensor:
         """LayerNorm takes the mean away, RMSNorm does not (and has no bias)."""
-        return x - x.mean(-1, keepdim=True) if f"{name}.bias" in self.w else x
+        layer = f"{name}.bias" in self.w or self.family in CENTRED
+        return x - x.mean(-1, keepdim=True) if layer else x
 
     def scale(self, x: Tensor, name: str) -> Tensor:
         """Standard deviation or root mean square, `batch pos 1`."""
         x = self.centred(x, name)
-        known = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")
+        known = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps")
         eps = next((getattr(self.config, n) for n in known if hasattr(self.config, n)), 1e-5)
+        eps = 1e-5 if self.family == "olmo" else eps
         return torch.sqrt((x * x).mean(-1, keepdim=True) + eps)
 
     def normalise(self, x: Tensor, name: str, scale: Tensor | None = None) -> Tensor:
         scale = self.scale(x, name) if scale is None else scale
         weight = self.w[f"{name}.weight"]
-        if self.family in ("gemma2", "gemma3_text"):
+        if self.family in OFFSET:
             weight = 1 + weight
         x = self.centred(x, name) / scale * weight
         return x + self.w[f"{name}.bias"] if f"{name}.bias" in self.w else x
@@ -328,11 +418,16 @@ class Oracle:
             return self.normalise(parts[index], name)
         return self.normalise(torch.cat(list(parts), -1), name)[..., self.slice(index)]
 
-    def pattern(self, layer: int, q: Tensor, k: Tensor) -> Tensor:
+    def pattern(self, layer: int, head: int, q: Tensor, k: Tensor) -> Tensor:
         """Probabilities of one head, `batch query key`, from what QK-norm left."""
         q, k = self.turn(q, layer), self.turn(k, layer)
         scale = getattr(self.config, "query_pre_attn_scalar", None) or self.d_head
-        scores = q @ k.transpose(-1, -2) / math.sqrt(scale)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(1 if self.family == "gpt_neo" else scale)
+        if self.family == "granite":
+            scores = scores * math.sqrt(scale) * self.config.attention_multiplier
+        if self.alibi:
+            place = torch.arange(q.shape[1])
+            scores = scores - slope(head, self.n_heads) * (place[:, None] - place)
         if self.family == "gemma2":  # Gemma 3 has the setting too, and makes no use of it
             scores = capped(scores, self.config.attn_logit_softcapping)
         seen = self.visible(layer, q.shape[1])
@@ -349,6 +444,9 @@ class Oracle:
         return (key <= query) & (query - key < window)
 
     def window(self, layer: int) -> int | None:
+        if self.family == "gpt_neo":
+            local = self.config.attention_layers[layer] == "local"
+            return self.config.window_size if local else None
         if self.layer_type(layer) == "full_attention":
             return None
         return getattr(self.config, "sliding_window", None)
@@ -364,7 +462,7 @@ class Oracle:
             return x
         n = 2 * found.shape[-1]
         turning, rest = x[..., :n], x[..., n:]
-        if self.family == "gptj":  # neighbours are a pair
+        if self.family in ADJACENT:
             pair = torch.complex(turning[..., 0::2], turning[..., 1::2]) * found
             return torch.cat([torch.view_as_real(pair).flatten(-2), rest], -1)
         pair = torch.complex(turning[..., : n // 2], turning[..., n // 2 :]) * found
@@ -375,13 +473,24 @@ class Oracle:
         if self.family == "gptj":
             sin, cos = self.sinusoids[:length].chunk(2, -1)
             return torch.complex(cos, sin)
-        if self.rotary is None:
+        if self.rotary is None or self.alibi or not self.turns(layer):
             return None
-        kind = [self.layer_type(layer)] if self.family == "gemma3_text" else []
+        by_kind = self.family in ("gemma3_text", "olmo3")
+        kind = [self.layer_type(layer)] if by_kind else []
         here = torch.arange(length)[None]
         cos, sin = (a[0].double() for a in self.rotary(torch.zeros(1).double(), here, *kind))
+        if self.family in ("cohere", "cohere2"):  # each angle stands there twice in a row
+            return torch.complex(cos[:, ::2], sin[:, ::2])
         half = cos.shape[-1] // 2
         return torch.complex(cos[:, :half], sin[:, :half])
+
+    def turns(self, layer: int) -> bool:
+        """Are queries and keys turned at all? Not in every layer of these."""
+        if self.family == "smollm3":
+            return bool(self.config.no_rope_layers[layer])
+        if self.family in ("cohere2", "exaone4"):
+            return self.layer_type(layer) != "full_attention"
+        return True
 
     def neurons(self, layer: int, x: Tensor) -> Tensor:
         """What enters the down projection, from what the MLP reads."""
@@ -390,7 +499,11 @@ class Oracle:
         return self.activate(self.linear(x, f"{layer}.gate")) * self.linear(x, f"{layer}.up")
 
     def activate(self, x: Tensor) -> Tensor:
-        names = ("hidden_activation", "activation_function", "hidden_act")
+        if self.family == "bloom":
+            return gelu_tanh(x, 0.79788456)
+        if self.family == "mpt":
+            return ACTIVATIONS["gelu"](x)
+        names = ("hidden_activation", "activation_function", "hidden_act", "activation")
         name = next(getattr(self.config, n) for n in names if getattr(self.config, n, None))
         return ACTIVATIONS[name](x)
 
@@ -402,6 +515,7 @@ class _Run:
         self, model: Oracle, change: Change, edges: Edges, scales: Mapping[str, Tensor]
     ) -> None:
         self.model, self.change, self.edges, self.scales = model, change, edges, scales
+        self.factor = getattr(model.config, "residual_multiplier", 1)
         self.acts: Acts = {}
         self.plain: Acts = {}
 
@@ -454,7 +568,7 @@ class _Run:
             group_keys = [*keys[:g], of_head("k", h, keys), *keys[g + 1 :]]
             q = model.qk_norm(layer, "q", queries, h)
             k = model.qk_norm(layer, "k", group_keys, g)
-            pattern = self.site(f"{name}.pattern", model.pattern(layer, q, k))
+            pattern = self.site(f"{name}.pattern", model.pattern(layer, h, q, k))
             zs.append(self.site(name, pattern @ of_head("v", h, values)))
         return self.site(f"{layer}.attn", self.attention_write(layer, zs))
 
@@ -473,11 +587,11 @@ class _Run:
         x = self.model.bias(layer)
         for h, z in enumerate(zs):
             x = x + z @ self.model.output(layer, h)
-        return self.norm(x, f"{layer}.post1")
+        return self.norm(x, f"{layer}.post1") * self.factor
 
     def mlp_write(self, layer: int, neurons: Sequence[Tensor]) -> Tensor:
         x = self.model.linear(torch.stack(list(neurons), -1), f"{layer}.down")
-        return self.norm(x, f"{layer}.post2")
+        return self.norm(x, f"{layer}.post2") * self.factor
 
     def norm(self, x: Tensor, slot: str) -> Tensor:
         """A norm of the residual stream or of a write, where the model has it."""
@@ -542,27 +656,39 @@ class _Run:
         return x
 
 
-def weights(hf_model: nn.Module, n_heads: int) -> Acts:
+def weights(hf_model: nn.Module, n_heads: int, n_groups: int) -> Acts:
     """The state dict in float64 by names of parts, "embed.weight" or "0.q.bias"; out before in."""
-    family, prefix = hf_model.config.model_type, f"{hf_model.base_model_prefix}."
+    config, prefix = hf_model.config, f"{hf_model.base_model_prefix}."
+    family = config.model_type
     state = {k.removeprefix(prefix): v.detach().double() for k, v in hf_model.state_dict().items()}
     found: Acts = {}
-    for part, name in places(NAMES[family], hf_model.config.num_hidden_layers):
+    for part, name in places(NAMES[family], config.num_hidden_layers):
         for kind in ("weight", "bias"):
             if f"{name}.{kind}" in state:
                 found[f"{part}.{kind}"] = state[f"{name}.{kind}"]
     if family == "gpt2":  # its Conv1D holds in before out
         turned = (".qkv.weight", ".o.weight", ".up.weight", ".down.weight")
         found = {k: v.T if k.endswith(turned) else v for k, v in found.items()}
+    if family == "olmo":  # whose norms have no weights
+        slots = [f"{n}.{ln}" for n in range(config.num_hidden_layers) for ln in ("ln1", "ln2")]
+        one = torch.ones(config.hidden_size).double()
+        found |= {f"{slot}.weight": one for slot in (*slots, "final")}
     for name in [name for name in found if ".qkv." in name]:
-        packed = found.pop(name)
-        if family == "gpt_neox":  # head by head its query, key and value
-            parts = packed.unflatten(0, (n_heads, 3, -1)).unbind(1)
-            parts = [part.flatten(0, 1) for part in parts]
-        else:
-            parts = packed.chunk(3)
+        parts = cut(family, found.pop(name), n_heads, n_groups)
         found |= {name.replace("qkv", kind): part for kind, part in zip("qkv", parts, strict=True)}
+    for name in [name for name in found if ".gate_up." in name]:
+        gate, up = found.pop(name).chunk(2)
+        found |= {name.replace("gate_up", "gate"): gate, name.replace("gate_up", "up"): up}
     return found
+
+
+def cut(family: str, packed: Tensor, n_heads: int, n_groups: int) -> list[Tensor]:
+    """Queries, keys and values of what one matrix holds or writes, along the first axis."""
+    if family in ("gpt_neox", "bloom", "falcon") and n_groups == n_heads:
+        parts = packed.unflatten(0, (n_heads, 3, -1)).unbind(1)  # head by head
+        return [part.flatten(0, 1) for part in parts]
+    width = len(packed) // (n_heads + 2 * n_groups)
+    return [*packed.split([n * width for n in (n_heads, n_groups, n_groups)])]
 
 
 def places(names: Mapping[str, str], layers: int) -> Iterator[tuple[str, str]]:
@@ -580,8 +706,18 @@ def after(first: Change, second: Change) -> Change:
     return lambda name, x: second(name, first(name, x))
 
 
-def gelu_tanh(x: Tensor) -> Tensor:
-    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+def gelu_tanh(x: Tensor, factor: float = math.sqrt(2 / math.pi)) -> Tensor:
+    return 0.5 * x * (1 + torch.tanh(factor * (x + 0.044715 * x**3)))
+
+
+def slope(head: int, n_heads: int) -> float:
+    """Of ALiBi (Press et al. 2022): powers of 2 ** (-8 / n), n a power of two; those that lack are
+    every second one for twice as many heads.
+    """
+    n = 2 ** math.floor(math.log2(n_heads))
+    if head < n:
+        return 2 ** (-8 * (head + 1) / n)
+    return 2 ** (-8 * (2 * (head - n) + 1) / (2 * n))
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -589,6 +725,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": gelu_tanh,
     "gelu_pytorch_tanh": gelu_tanh,
     "relu": lambda x: x.clamp(min=0),
+    "relu2": lambda x: x.clamp(min=0) ** 2,
     "silu": lambda x: x / (1 + torch.exp(-x)),
 }
 

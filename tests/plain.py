@@ -23,7 +23,12 @@ _PLACES = {
     "phi": ("model.layers.{}.self_attn.dense", "model.layers.{}.mlp"),
     "opt": ("model.decoder.layers.{}.self_attn.out_proj", "model.decoder.layers.{}.fc2"),
     "bert": ("encoder.layer.{}.attention.output.dense", "encoder.layer.{}.output.dense"),
+    "gpt_neo": ("transformer.h.{}.attn.attention.out_proj", "transformer.h.{}.mlp"),
+    "bloom": ("transformer.h.{}.self_attention.dense", "transformer.h.{}.mlp.dense_4h_to_h"),
+    "mpt": ("transformer.blocks.{}.attn.out_proj", "transformer.blocks.{}.ffn.down_proj"),
+    "falcon": ("transformer.h.{}.self_attention.dense", "transformer.h.{}.mlp"),
 }
+_PLACES |= {"gpt_bigcode": _PLACES["gpt2"], "roberta": _PLACES["bert"]}
 _LLAMA = ("model.layers.{}.self_attn.o_proj", "model.layers.{}.mlp")
 _T5 = {
     "attn": "{}.block.{}.layer.0.SelfAttention.o",
@@ -54,7 +59,7 @@ def place(hf: nn.Module, text: str) -> tuple[nn.Module, int | None]:
             name += ".DenseReluDense"
         return hf.get_submodule(name), site.head
     o, mlp = _PLACES.get(kind, _LLAMA)
-    prefix = "bert." if kind == "bert" and hasattr(hf, "bert") else ""
+    prefix = f"{kind}." if "bert" in kind and hasattr(hf, kind) else ""
     name = prefix + (o if site.kind == "z" else mlp).format(site.layer)
     return hf.get_submodule(name), site.head
 

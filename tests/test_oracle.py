@@ -7,7 +7,7 @@ from functools import cache, partial
 import pytest
 import tiny
 import torch
-from oracle import NAMES, HopSpec, Oracle, masked, setting
+from oracle import NAMES, HopSpec, Oracle, cut, masked, setting
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -16,7 +16,8 @@ from interp.models.bridge.precision import exact
 pytestmark = pytest.mark.sampled(8)
 
 FAMILIES = tuple(family for family in tiny.FAMILIES if family != "t5")
-PLAINER = ("llama-mha", "mistral", "qwen2", "gemma2", "gemma3")
+PLAINER = ("llama-mha", "mistral", "qwen2", "gemma2", "gemma3", "gemma", "phi3", "phi3-window")
+PLAINER += ("olmo3", "exaone4", "ernie", "seed-oss", "roberta")
 DISTINCT = tuple(family for family in FAMILIES if family not in PLAINER)
 """Those whose residual stream or attention another does not have as well."""
 EXACT = 1e-12
@@ -61,9 +62,14 @@ def far(a: Tensor, b: Tensor) -> float:
     return (a - b).abs().max().item()
 
 
+def group(model: Oracle) -> str:
+    """The second group of heads, or the only one."""
+    return f"kv{min(1, model.n_groups - 1)}"
+
+
 def readers(model: Oracle) -> list[str]:
     """Of every kind, in the second layer and in the last."""
-    parts = ["1.q", "0.k", "kv1.v", "mlp"]
+    parts = ["1.q", "0.k", f"{group(model)}.v", "mlp"]
     last = [f"{model.layers - 1}.{part}" for part in ("2.v", "kv0.k", "mlp")]
     return [f"1.{part}" for part in parts] + last + ["logits"]
 
@@ -116,10 +122,8 @@ def inside(family: str) -> dict[str, Tensor]:
         found.update({f"1.{'kv' * group}{i}.{kind}": part for i, part in enumerate(parts)})
 
     def unpack(x: Tensor) -> None:
-        if family == "gpt2":
-            parts = x.chunk(3, -1)
-        else:
-            parts = [p.flatten(-2) for p in x.unflatten(-1, (model.n_heads, 3, -1)).unbind(-2)]
+        parts = cut(model.family, x.movedim(-1, 0), model.n_heads, model.n_groups)
+        parts = [part.movedim(0, -1) for part in parts]
         for kind, part in zip("qkv", parts, strict=True):
             split(kind, part)
 
@@ -214,7 +218,7 @@ def test_a_direct_path_is_an_edge(family):
     for sender in ("embed", "0.2", "0.attn", "1.mlp[3]", "0.mlp"):
         edit = setting({sender: other[sender]}, SOMEWHERE)
         entry = {sender: partial(masked, SOMEWHERE, other[sender])}
-        for reader in ("logits", "2.1.q", "2.0.k", "2.kv1.v", "2.mlp"):
+        for reader in ("logits", "2.1.q", "2.0.k", f"2.{group(model)}.v", "2.mlp"):
             hop = HopSpec((reader,), EVERYWHERE, "direct")
             found = model.run_cell(tokens(0), edit, [hop])
             truth, _ = model.forward(tokens(0), edges={reader: entry})
@@ -294,7 +298,8 @@ def test_two_hops_pass_by_pass(through):
 def test_a_last_hop_through_everything_recomputes(family):
     model, (_, other) = judge(family), plain(family, 1)
     edit = setting({"0.1": other["0.1"]}, SOMEWHERE)
-    first = HopSpec(("1.kv1.k", "1.2.q", "1.mlp"), EARLY, "mlps", "freeze")
+    given = (f"1.{group(model)}.k", "1.2.q", "1.mlp")
+    first = HopSpec(given, EARLY, "mlps", "freeze")
     found = model.run_cell(tokens(0), edit, [first])
     again = model.run_cell(tokens(0), edit, [first, HopSpec(("logits",), EVERYWHERE, "all")])
     assert far(found, again) == 0

@@ -38,6 +38,34 @@ OPT = {
     "word_embed_proj_dim": 24,
     "pad_token_id": 1,
 }
+BIGCODE = GPTJ | {"n_inner": 14}
+NEO = {
+    "hidden_size": 24,
+    "num_heads": 6,
+    "num_layers": 3,
+    "intermediate_size": 14,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 16,
+    "window_size": 3,
+    "attention_types": [[["global", "local", "global"], 1]],
+}
+BLOOM = {"hidden_size": 12, "n_layer": 3, "n_head": 3, "vocab_size": VOCAB}
+MPT = {"d_model": 12, "n_layers": 3, "n_heads": 3, "vocab_size": VOCAB, "max_seq_len": 16}
+FALCON = {
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "ffn_hidden_size": 14,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 16,
+}
+GRANITE = LLAMA | {"residual_multiplier": 0.3, "embedding_multiplier": 5.0}
+GRANITE |= {"attention_multiplier": 0.7, "logits_scaling": 1.7}
+HALF = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}
+ROBERTA = PLAIN | {"max_position_embeddings": 17}  # of which its padding has one
+LOCAL = {"sliding_window": 3, "layer_types": ALTERNATING}
+SMOLLM3 = LLAMA | {"no_rope_layers": [1, 0, 1]}
+GLM = LLAMA | {"rope_parameters": HALF, "head_dim": 8}
 T5 = {"d_model": 24, "d_kv": 5, "d_ff": 20, "num_layers": 3, "num_decoder_layers": 2}
 T5 |= {"num_heads": 6, "vocab_size": VOCAB, "decoder_start_token_id": 0}
 
@@ -70,6 +98,29 @@ FAMILIES: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "gptj": lambda: hf.GPTJForCausalLM(hf.GPTJConfig(**GPTJ, rotary_dim=2)),
     "opt": lambda: hf.OPTForCausalLM(hf.OPTConfig(**OPT)),
     "opt-post": lambda: hf.OPTForCausalLM(hf.OPTConfig(**OPT, do_layer_norm_before=False)),
+    "bigcode": lambda: hf.GPTBigCodeForCausalLM(hf.GPTBigCodeConfig(**BIGCODE)),
+    "gpt-neo": lambda: hf.GPTNeoForCausalLM(hf.GPTNeoConfig(**NEO)),
+    "bloom": lambda: hf.BloomForCausalLM(hf.BloomConfig(**BLOOM)),
+    "mpt": lambda: hf.MptForCausalLM(hf.MptConfig(**MPT)),
+    "falcon": lambda: hf.FalconForCausalLM(hf.FalconConfig(**FALCON)),
+    "gemma": lambda: hf.GemmaForCausalLM(hf.GemmaConfig(**LLAMA)),
+    "granite": lambda: hf.GraniteForCausalLM(hf.GraniteConfig(**GRANITE)),
+    "cohere": lambda: hf.CohereForCausalLM(hf.CohereConfig(**LLAMA)),
+    "cohere2": lambda: hf.Cohere2ForCausalLM(hf.Cohere2Config(**LLAMA, **LOCAL)),
+    "phi3": lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**LLAMA)),
+    "phi3-window": lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**LLAMA, sliding_window=3)),
+    "olmo": lambda: hf.OlmoForCausalLM(hf.OlmoConfig(**LLAMA)),
+    "olmo3": lambda: hf.Olmo3ForCausalLM(hf.Olmo3Config(**LLAMA, **LOCAL)),
+    "smollm3": lambda: hf.SmolLM3ForCausalLM(hf.SmolLM3Config(**SMOLLM3)),
+    "starcoder2": lambda: hf.Starcoder2ForCausalLM(hf.Starcoder2Config(**LLAMA, sliding_window=3)),
+    "glm": lambda: hf.GlmForCausalLM(hf.GlmConfig(**GLM)),
+    "glm4": lambda: hf.Glm4ForCausalLM(hf.Glm4Config(**GLM)),
+    "ernie": lambda: hf.Ernie4_5ForCausalLM(hf.Ernie4_5Config(**LLAMA)),
+    "nemotron": lambda: hf.NemotronForCausalLM(hf.NemotronConfig(**GLM)),
+    "arcee": lambda: hf.ArceeForCausalLM(hf.ArceeConfig(**LLAMA)),
+    "seed-oss": lambda: hf.SeedOssForCausalLM(hf.SeedOssConfig(**LLAMA)),
+    "exaone4": lambda: hf.Exaone4ForCausalLM(hf.Exaone4Config(**LLAMA, **LOCAL)),
+    "roberta": lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**ROBERTA)),
     "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**PLAIN)),
     "bert-headless": lambda: hf.BertModel(hf.BertConfig(**PLAIN)),
     "t5": lambda: hf.T5ForConditionalGeneration(hf.T5Config(**T5)),

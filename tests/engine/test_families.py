@@ -32,17 +32,14 @@ from interp.models.model import Model
 from interp.models.now.checks import output_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "support.md"
-BLOOM = {"hidden_size": 24, "n_layer": 3, "n_head": 6, "vocab_size": tiny.VOCAB}
 # the grouped matrix product of experts wants rows of a multiple of 16 bytes
 MIXTRAL = tiny.LLAMA | {"hidden_size": 32, "intermediate_size": 16}
 MIXTRAL |= {"num_local_experts": 3, "num_experts_per_tok": 2}
 MAMBA = {"hidden_size": 24, "num_hidden_layers": 3, "vocab_size": tiny.VOCAB, "state_size": 4}
-FALCON = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 6}
-
 OTHERS: dict[str, Callable[[], hf.PreTrainedModel]] = {
-    "roberta": lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**tiny.PLAIN)),
-    "bloom": lambda: hf.BloomForCausalLM(hf.BloomConfig(**BLOOM)),
-    "falcon": lambda: hf.FalconForCausalLM(hf.FalconConfig(**FALCON, vocab_size=tiny.VOCAB)),
+    "falcon-alibi": lambda: hf.FalconForCausalLM(
+        hf.FalconConfig(**tiny.FALCON, alibi=True, multi_query=False, parallel_attn=False)
+    ),
     "mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**MIXTRAL)),
     "mamba": lambda: hf.MambaForCausalLM(hf.MambaConfig(**MAMBA)),
 }
@@ -345,7 +342,7 @@ def test_what_replay_has_not_runs_through_hooks_and_says_so_once(name, tmp_path,
 
 
 @pytest.mark.plain
-@pytest.mark.parametrize("name", ["bloom", "falcon", "mixtral"])
+@pytest.mark.parametrize("name", ["falcon-alibi", "mixtral"])
 def test_through_hooks_everything_together_is_the_other_run(name, tmp_path):
     """So that serving means more than running: on architectures that no other test knows."""
     model = load(name, tmp_path)

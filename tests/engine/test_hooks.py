@@ -27,7 +27,8 @@ def runs(request, tiny_model) -> Iterator[Runs]:
 
 def of_layer(model: Model, layer: int) -> list[Site]:
     """One site of each kind."""
-    texts = ["2", "2.q", "kv1.k", "kv1.v", "2.pattern", "attn", "mlp", "mlp[5]"]
+    group = f"kv{min(1, model.facts.n_kv_heads - 1)}"
+    texts = ["2", "2.q", f"{group}.k", f"{group}.v", "2.pattern", "attn", "mlp", "mlp[5]"]
     texts += ["resid_pre", "resid_post"] + ["resid_mid"] * (not model.facts.parallel)
     return [Site.parse(f"{layer}.{text}") for text in texts]
 

@@ -194,6 +194,70 @@ SETTINGS: list[Setting] = [
     *_each("type_vocab_size", 1, 4, of="bert"),
     *_each("is_decoder", True, of="bert bert-headless"),
     Setting("bert", {"is_decoder": True, "add_cross_attention": True}),
+    # RoBERTa counts its padding out
+    Setting("roberta", {"pad_token_id": 5, "max_position_embeddings": 24}),
+    *_each("is_decoder", True, of="roberta"),
+    *_each("hidden_act", "relu2", of="roberta"),  # of its head it is no option
+    *_each("layer_norm_eps", 1e-2, of="roberta cohere cohere2"),
+    # heads that share keys; one matrix that is cut
+    *_each("multi_query", False, of="bigcode", loads=False),
+    *_each("multi_query", False, of="falcon"),
+    *_each("num_key_value_heads", 1, 3, of="gemma granite cohere phi3 nemotron"),
+    Setting("falcon", {"new_decoder_architecture": True, "num_kv_heads": 1}),
+    Setting("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}, loads=False),
+    *_each("scale_attn_weights", False, of="bigcode", served=REPLAY),  # as of GPT-2
+    *_each("attention_softmax_in_fp32", False, of="bigcode", inert=True),
+    *_each("layer_norm_epsilon", 1e-2, of="bigcode gpt-neo bloom mpt falcon"),
+    *_each("activation_function", "relu2", of="bigcode gpt-neo"),
+    *_each("n_inner", None, of="bigcode"),
+    # windows, and layers that are not turned
+    *_each("window_size", 5, 10, of="gpt-neo"),
+    *_each("attention_types", [[["local"], 3]], of="gpt-neo"),
+    *_each("sliding_window", 3, 10, of="phi3 starcoder2"),
+    *_each("sliding_window", 10, of="cohere2 olmo3 exaone4"),
+    *_each("layer_types", [FULL] * 3, of="cohere2 olmo3 exaone4"),
+    *_each("layer_types", [SLIDING] * 3, of="cohere2 olmo3 exaone4"),
+    Setting("exaone4", {"sliding_window": None, "layer_types": [FULL] * 3}),
+    *_each("no_rope_layers", [0, 0, 0], [1, 1, 1], of="smollm3"),
+    Setting("smollm3", {"use_sliding_window": True, "sliding_window": 3}),
+    # ALiBi
+    *_each("alibi", True, of="falcon", served=HOOKS),
+    Setting("bloom", {"n_head": 4}),
+    Setting("mpt", {"n_heads": 4}),
+    Setting("mpt", {"attn_config": {"alibi_bias_max": 4}}, inert=True),
+    Setting("mpt", {"attn_config": {"softmax_scale": 0.3}}),
+    Setting("mpt", {"attn_config": {"clip_qkv": 0.1}}, HOOKS),
+    Setting("mpt", {"attn_config": {"alibi": False}}, inert=True),
+    *_each("apply_residual_connection_post_layernorm", True, of="bloom", served=HOOKS),
+    *_each("slow_but_exact", True, of="bloom", inert=True),
+    # factors
+    *_each("residual_multiplier", 1.0, -0.4, of="granite"),
+    *_each("embedding_multiplier", 1.0, of="granite"),
+    *_each("attention_multiplier", 1.0, of="granite"),
+    *_each("logits_scaling", 1.0, of="granite"),
+    *_each("logit_scale", 1.0, 0.3, of="cohere cohere2"),
+    *_each("use_qk_norm", True, of="cohere", served=HOOKS),
+    *_each("clip_qkv", 0.1, of="olmo", served=HOOKS),
+    *_each("rms_norm_eps", 1e-2, of="gemma granite phi3 olmo3 smollm3 glm glm4 ernie exaone4"),
+    *_each("norm_epsilon", 1e-2, of="starcoder2", served=REPLAY),  # the bridge has its own
+    *_each("norm_eps", 1e-2, of="nemotron"),
+    # biases, activations, order
+    *_each("attention_bias", True, of="gemma granite cohere cohere2 olmo olmo3 smollm3 nemotron"),
+    *_each("attention_bias", True, of="arcee"),
+    *_each("attention_bias", False, of="glm glm4 seed-oss"),
+    *_each("attention_out_bias", True, of="seed-oss"),
+    *_each("mlp_bias", True, of="granite nemotron arcee seed-oss smollm3"),
+    *_each("use_bias", True, of="ernie"),
+    *_each("use_bias", False, of="starcoder2"),
+    *_each("bias", True, of="falcon"),
+    *_each("activation", "relu", of="falcon"),
+    *_each("parallel_attn", False, of="falcon"),
+    *_each("hidden_act", "relu", of="granite cohere phi3 olmo starcoder2 glm ernie nemotron arcee"),
+    # positions
+    *(s for f in ("granite", "cohere", "ernie", "seed-oss") for s in _stretched(f, *STRETCHED)),
+    *_stretched("glm", "linear", "yarn", width=4, partial_rotary_factor=0.5),
+    *_stretched("phi3", "longrope", partial_rotary_factor=1.0),
+    *_each("tie_word_embeddings", False, of="gemma cohere bloom falcon mpt roberta"),
 ]
 T5S = [
     Setting("t5", found, HOOKS)

@@ -16,6 +16,7 @@ from interp.models.small.native import Shape, build, shape_of, state_of
 
 SUMS = ["gpt2", "llama", "llama-mha", "qwen2", "qwen3", "neox", "phi", "gptj", "opt"]
 SUMS += ["gemma3", "olmo2", "mistral-window", "neox-sequential"]
+SUMS += ["granite", "bloom", "cohere", "olmo", "nemotron", "glm4"]
 """Pre-norm, parallel, and norms on what the parts write (Gemma, OLMo 2)."""
 
 
@@ -78,7 +79,7 @@ def test_heads_against_their_own_write_through_the_unembedding(tiny_model, pairs
     assert abs(found[f"{layer}.{head}", 1] - expected.item()) < 1e-9
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gemma2-window", "olmo2"])
+@pytest.mark.parametrize("family", ["gpt2", "gemma2-window", "olmo2", "granite", "cohere"])
 @pytest.mark.parametrize("metric", ["logit_diff", "rank", "next_token_loss"])
 def test_last_layer_is_the_models_own(tiny_model, pairs, family, metric):
     model = tiny_model(family)

@@ -33,6 +33,15 @@ def standardised(x, norm):
 FLAT = Shape(2, 3, 8, 4, 13, 9, 0, norm="none", positions="none")
 
 
+def embedded(w):
+    """What tokens enter the first layer as."""
+    e, norm = w.embed.tokens * (w.embed.scale or 1), w.embed.norm
+    if norm is None:
+        return e
+    e = standardised(e, norm)
+    return (e - e.mean(-1, keepdim=True)) * norm.weight + norm.bias
+
+
 def full_ov(model, site):
     """W_E W_OV W_U of a head, vocabulary x vocabulary, from the parameters as they are.
 
@@ -46,10 +55,11 @@ def full_ov(model, site):
     )
     wv = p.v.weight.view(-1, d_head, w.facts.d_model)[group].T
     wo = p.o.weight[:, site.head * d_head : (site.head + 1) * d_head].T
+    wo = wo * getattr(model.bridge.original_model.config, "residual_multiplier", 1)
     before, between, after = (
         matrix_of(norm, w.facts.d_model) for norm in (p.ends.read, p.ends.write, w.unembed.norm)
     )
-    u, e = w.unembed.linear.weight, w.embed.tokens * (w.embed.scale or 1)
+    u, e = w.unembed.linear.weight, embedded(w)
     return e @ before @ wv @ wo @ between @ after @ (u - u.mean(0)).T
 
 
@@ -105,7 +115,7 @@ def test_a_copying_ov_scores_plus_or_minus_one(d_head, seed, sign):
     assert frame["value"].iloc[-1] == pytest.approx(1)  # the direct path of tied embeddings
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "olmo2"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "olmo2", "granite", "bloom"])
 @torch.no_grad()
 def test_copying_scores_against_the_whole_matrix(tiny_model, family):
     model = tiny_model(family)
@@ -168,13 +178,15 @@ def test_random_heads_are_not_called_copying():
     assert 0.8 < frame["z"].std() < 1.2
 
 
-@pytest.mark.parametrize("family", ["gpt2", "qwen2", "phi", "gemma2", "qwen3", "olmo2"])
+@pytest.mark.parametrize(
+    "family", ["gpt2", "qwen2", "phi", "gemma2", "qwen3", "olmo2", "granite", "bloom", "cohere"]
+)
 @torch.no_grad()
 def test_tokens_against_the_whole_matrices(tiny_model, family):
     model = tiny_model(family)
     w, f = weights_of(model), factors(weights_of(model), 1)
     head, p = w.facts.n_heads - 1, w.blocks[1].attention
-    e = w.embed.tokens * (w.embed.scale or 1)
+    e = embedded(w)
     x = e if p.ends.read is None else standardised(e, p.ends.read)
     q, k = x @ f.q[head] + f.q_bias[head], x @ f.k[head] + f.k_bias[head]
     if p.q_norm is not None:
@@ -217,7 +229,7 @@ def by_hand(x, p, part, head, facts):
     return found.reshape(len(x), -1, facts.d_head)[:, group]
 
 
-@pytest.mark.parametrize("family", ["qwen2", "gpt2", "gemma2"])
+@pytest.mark.parametrize("family", ["qwen2", "gpt2", "gemma2", "granite"])
 @pytest.mark.parametrize("function", [qk_tokens, ov_tokens])
 @torch.no_grad()
 def test_null_of_tokens_is_that_of_gaussian_weights(tiny_model, family, function):
@@ -246,6 +258,7 @@ def test_null_of_tokens_is_that_of_gaussian_weights(tiny_model, family, function
         drawn = torch.einsum("d,ndm,tm->nt", q, gauss(k), keyed[keys])
     else:
         o = p.o.weight[:, head * d_head : (head + 1) * d_head]
+        o = o * getattr(model.bridge.original_model.config, "residual_multiplier", 1)
         z = x[token] @ f.v[head] + f.v_bias[head]
         drawn = torch.einsum("d,nmd,tm->nt", z, gauss(o), u[keys])
     assert np.abs(drawn.std(0).numpy() / found.loc[keys, "null_sd"] - 1).max() < 0.05

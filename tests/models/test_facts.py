@@ -22,13 +22,41 @@ EXPECTED = {  # norm, positions, block, parallel, causal
     "gptj": ("layer", "rotary", "pre", True, True),
     "opt": ("layer", "learned", "pre", False, True),
     "bert": ("layer", "learned", "post", False, False),
+    "bigcode": ("layer", "learned", "pre", False, True),
+    "gpt-neo": ("layer", "learned", "pre", False, True),
+    "bloom": ("layer", "alibi", "pre", False, True),
+    "mpt": ("layer", "alibi", "pre", False, True),
+    "falcon": ("layer", "rotary", "pre", True, True),
+    "gemma": PRE,
+    "granite": PRE,
+    "cohere": ("layer", "rotary", "pre", True, True),
+    "cohere2": ("layer", "rotary", "pre", True, True),
+    "phi3": PRE,
+    "olmo": ("layer", "rotary", "pre", False, True),
+    "olmo3": ("rms", "rotary", "sandwich", False, True),
+    "smollm3": PRE,
+    "starcoder2": ("layer", "rotary", "pre", False, True),
+    "glm": PRE,
+    "glm4": ("rms", "rotary", "sandwich", False, True),
+    "ernie": PRE,
+    "nemotron": ("layer", "rotary", "pre", False, True),
+    "arcee": PRE,
+    "seed-oss": PRE,
+    "exaone4": ("rms", "rotary", "sandwich", False, True),
+    "roberta": ("layer", "learned", "post", False, False),
     "t5": ("rms", "other", "pre", False, True),
 }
-GROUPED = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2"}
-D_MODEL = {"gpt2": 12} | dict.fromkeys(GROUPED, 30)
-D_MLP = {"gpt2": 48, "gptj": 96, "opt": 20, "t5": 20}
+UNGATED = {"starcoder2", "nemotron", "arcee"}
+GROUPED = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "olmo2", *UNGATED}
+GROUPED |= {"granite", "cohere", "cohere2", "phi3", "olmo", "olmo3", "smollm3", "glm", "glm4"}
+GROUPED |= {"ernie", "seed-oss", "exaone4"}
+D_MODEL = {"gpt2": 12, "bloom": 12, "mpt": 12} | dict.fromkeys(GROUPED, 30)
+D_MLP = {"gpt2": 48, "gptj": 96, "opt": 20, "t5": 20, "bloom": 48, "mpt": 48}
+D_HEAD = {"t5": 5, "glm": 8, "glm4": 8, "nemotron": 8}
+N_HEADS = {"gpt2": 3, "bloom": 3, "mpt": 3}
 STABLELM = {"stablelm", "stablelm-parallel"}
-GATED = GROUPED | STABLELM
+GATED = (GROUPED | STABLELM) - UNGATED
+ONE_GROUP = {"bigcode", "falcon"}
 
 
 @pytest.mark.parametrize("family", EXPECTED)
@@ -37,10 +65,11 @@ def test_facts(family, save):
     order = (facts.norm, facts.positions, facts.block, facts.parallel, facts.causal)
     assert order == EXPECTED[family]
     assert facts.n_layers == (2 if family == "t5" else 3)
-    assert facts.n_heads == (3 if family == "gpt2" else 6)
-    assert facts.n_kv_heads == (2 if family in GROUPED | STABLELM else facts.n_heads)
+    assert facts.n_heads == N_HEADS.get(family, 6)
+    groups = 1 if family in ONE_GROUP else facts.n_heads
+    assert facts.n_kv_heads == (2 if family in GROUPED | STABLELM else groups)
     assert facts.d_model == D_MODEL.get(family, 24)
-    assert facts.d_head == (5 if family == "t5" else 4)
+    assert facts.d_head == D_HEAD.get(family, 4)
     assert facts.d_mlp == D_MLP.get(family, 14)
     assert facts.gated == (family in GATED)
     assert facts.d_vocab == 29

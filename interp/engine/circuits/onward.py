@@ -279,7 +279,7 @@ class _Wave:
         cells = max(len(part) for part in (q, k, v))
         q, k, v = (part.expand(cells, *part.shape[1:]) for part in (q, k, v))
         none = k[0, :, :0]
-        turn, place = forward.rotation(s.turn, p), view.place.to(q.device)
+        turn, place = forward.rotation(s.turn, p, heads), view.place.to(q.device)
         keys, values, whole = forward.Keys(none, k), forward.Keys(none, v), view is s.all
         z = forward.attend(p, q, keys, values, turn, place, causal=facts.causal, consecutive=whole)
         plain = take(s.clean.kept["z"][layer], place)[:, :, heads]

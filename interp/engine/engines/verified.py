@@ -117,12 +117,14 @@ def _of_replay(model: Model, w: Weights, tokens: Int[Tensor, "batch pos"]) -> It
         held: dict[str, Tensor] = {}
         resid = forward.wide(said[name])
         after = through(w, layer, resid, turn, _keeping(held))
-        for part, kind, ends in (
-            ("attention", "attn_out", w.blocks[layer].attention.ends),
-            ("MLP", "mlp_out", w.blocks[layer].mlp.ends),
+        block = w.blocks[layer]
+        for part, kind, ends, made in (
+            ("attention", "attn_out", block.attention.ends, block.attention.o),
+            ("MLP", "mlp_out", block.mlp.ends, block.mlp.down),
         ):
             if places := parts[part]:
                 wrote = said[places[layer][0]].view(resid.shape)
+                wrote = wrote if made.gain == 1 else made.gain * wrote
                 yield f"what {part} {layer} writes", held[kind], forward.norm(wrote, ends.write)
         if layer + 1 < len(streams):
             yield f"what leaves layer {layer}", after, said[streams[layer + 1]]

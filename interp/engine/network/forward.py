@@ -6,7 +6,7 @@ hooks see them, and take both where they meet. Rows are picked by `index_select`
 `F.embedding`, never by indexing with a tensor.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import isqrt
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interp.engine.limits import Limits
 from interp.engine.network.linear import Map, Packed
-from interp.engine.network.weights import MLP, Attention, Ends, Norm, Weights
+from interp.engine.network.weights import MLP, Attention, Embedding, Ends, Norm, Weights
 
 
 class Rotation(NamedTuple):
@@ -29,8 +29,16 @@ class Rotation(NamedTuple):
     interleaved: bool
 
 
-Rotations = dict[str, Rotation]
-"""The rotations of a model by the name that its attention layers call them by."""
+class Alibi(NamedTuple):
+    """Biases that keys at consecutive positions add to the scores of each head."""
+
+    bias: Float[Tensor, "head key"]
+
+
+Turn = Rotation | Alibi
+"""How place enters scores: with queries and keys, or with the scores themselves."""
+Rotations = dict[str, Turn]
+"""The turns of a model by the name that its attention layers call them by."""
 
 
 def wide(x: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
@@ -77,36 +85,51 @@ def embed(w: Weights, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch 
     if p.scale is not None:
         x = x * p.scale
     if p.positions is not None:
-        x = x + p.positions[: tokens.shape[1]]
+        x = x + _placed(p, tokens)
     if p.constant is not None:
         x = x + p.constant
     return norm(x, p.norm)
 
 
+def _placed(p: Embedding, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "*batch pos d_model"]:
+    """The row of each token's place."""
+    assert p.positions is not None
+    if p.skipped is None:
+        return p.positions[: tokens.shape[1]]
+    counted = tokens != p.skipped
+    return F.embedding(counted.cumsum(1) * counted, p.positions)
+
+
 def rotations(w: Weights, pos: int) -> Rotations:
-    """Angles of positions 0 to pos - 1, from the model's own rotary modules."""
+    """Angles (or biases) of positions 0 to pos - 1, from the model's own modules."""
+    if w.slopes is not None:
+        return {"": Alibi(w.slopes(w.embed.tokens[:1], pos))}
     place = torch.arange(pos, device=w.embed.tokens.device)[None]
     like = w.embed.tokens[:1, None]
     found = {name: angles(like, place) for name, angles in w.rotary.items()}
     return {name: Rotation(cos[0], sin[0], w.interleaved) for name, (cos, sin) in found.items()}
 
 
-def rotation(r: Rotations, p: Attention) -> Rotation | None:
-    """The angles by which an attention layer turns, where it lies."""
+def rotation(r: Rotations, p: Attention, heads: Sequence[int] | None = None) -> Turn | None:
+    """How place enters an attention layer, where that lies; of some of its heads alone."""
     found = r.get(p.rotary)
     if found is None:
         return None
+    if isinstance(found, Alibi):
+        bias = found.bias.to(p.o.device)
+        chosen = None if heads is None else torch.as_tensor(heads, device=bias.device)
+        return Alibi(bias if chosen is None else bias.index_select(0, chosen))
     cos, sin = (t.to(p.o.device) for t in (found.cos, found.sin))
     return Rotation(cos, sin, found.interleaved)
 
 
 def rotate(
     x: Float[Tensor, "*batch pos head d_head"],
-    r: Rotation | None,
+    r: Turn | None,
     place: Int[Tensor, "rows pos"],
 ) -> Float[Tensor, "*batch pos head d_head"]:
     """Turn pairs of features by the angle of their position; those past d_rotary stay."""
-    if r is None:
+    if not isinstance(r, Rotation):
         return x
     width = r.cos.shape[-1]
     cos, sin = (F.embedding(place, t).unsqueeze(-2) for t in (r.cos, r.sin))
@@ -148,7 +171,7 @@ def pattern(
     p: Attention,
     q: Float[Tensor, "cells batch query head d_head"],
     k: Keys,
-    r: Rotation | None,
+    r: Turn | None,
     place: Int[Tensor, "batch query"],
     *,
     causal: bool,
@@ -166,6 +189,9 @@ def pattern(
     if n:
         past = rotate(past, r, keys[:, :n])
         scores = torch.cat([torch.einsum("cbqgid,bkgd->cbgiqk", q, past), scores], -1)
+    if isinstance(r, Alibi):
+        bias = r.bias[:, None, :total].to(scores.dtype)
+        scores = scores + bias.unflatten(0, (own.shape[-2], -1))
     if p.cap is not None:
         scores = p.cap * (scores / p.cap).tanh()
     hidden = visible(p, place, total, causal=causal).logical_not()
@@ -200,7 +226,7 @@ def attend(
     q: Float[Tensor, "cells batch query head d_head"],
     k: Keys,
     v: Keys,
-    r: Rotation | None,
+    r: Turn | None,
     place: Int[Tensor, "batch query"],
     *,
     causal: bool,
@@ -219,10 +245,11 @@ def attend(
     keys = torch.arange(past + own, device=q.device)[None]
     q = rotate(q, r, place)
     k = Keys(rotate(k.past, r, keys[:, :past]), rotate(k.own, r, keys[:, past:]))
+    turned = r if isinstance(r, Alibi) else None
     parts = []
     for some, last in few:
         near_k, near_v = (Keys(t.past, t.own[:, :, :last]) for t in (k, v))
-        seen = pattern(p, q[:, :, some], near_k, None, place[:, some], causal=causal)
+        seen = pattern(p, q[:, :, some], near_k, turned, place[:, some], causal=causal)
         parts.append(mix(seen, near_v))
     return torch.cat(parts, 2)
 

@@ -19,11 +19,21 @@ from interp.models.bridge.precision import rounding
 
 @dataclass(frozen=True)
 class Linear:
-    """x -> weight @ x + bias, in the precision of the weights."""
+    """x -> gain * weight @ x + bias, in the precision of the weights.
+
+    Of a part whose output a model multiplies before it adds it to the stream (Granite), `gain` is
+    the factor, and the bias has it already.
+    """
 
     weight: Float[Tensor, "out in"]
     bias: Float[Tensor, " out"] | None
+    gain: float = 1.0
     additive = True
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None, gain: float) -> "Linear":
+        """gain * (weight @ x + bias)"""
+        return cls(weight, bias if bias is None or gain == 1 else gain * bias, gain)
 
     @property
     def inputs(self) -> int:
@@ -38,27 +48,31 @@ class Linear:
     def on(self, device: torch.device) -> "Linear":
         """The same on a device."""
         bias = None if self.bias is None else self.bias.to(device)
-        return Linear(self.weight.to(device), bias)
+        return Linear(self.weight.to(device), bias, self.gain)
 
     def __call__(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+        if self.gain == 1:
+            return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+        made = self.gain * F.linear(x.to(self.weight.dtype), self.weight)
+        return made if self.bias is None else made + self.bias
 
     def by_head(self, d_head: int) -> Float[Tensor, "head d_head in"]:
         """The weight of each head that it writes: a view."""
-        return self.weight.unflatten(0, (-1, d_head))
+        return self.summands().unflatten(0, (-1, d_head))
 
     def rows(self, start: int, stop: int) -> "Linear":
         """The part that writes output features start to stop: a view."""
-        return Linear(self.weight[start:stop], None if self.bias is None else self.bias[start:stop])
+        bias = None if self.bias is None else self.bias[start:stop]
+        return Linear(self.weight[start:stop], bias, self.gain)
 
     def pick(self, features: Tensor) -> "Linear":
         """The part that writes these output features: a copy."""
         bias = None if self.bias is None else self.bias.index_select(0, features)
-        return Linear(self.weight.index_select(0, features), bias)
+        return Linear(self.weight.index_select(0, features), bias, self.gain)
 
     def summands(self) -> Float[Tensor, "out in"]:
-        """The weight, of which each column is what its input feature adds to the output."""
-        return self.weight
+        """The weight times the gain: each column is what its input feature adds to the output."""
+        return self.weight if self.gain == 1 else self.gain * self.weight
 
     def require_additive(self, why: str) -> None:
         """It is."""
@@ -73,6 +87,7 @@ class Packed:
         dtype: the model's: of what enters, and of `weight` where the module computes in no other.
         off: how far the module is from the product with `weight`, relative to its size; it runs.
         features: of its output, those that are kept; None: all.
+        gain: what its output is multiplied by.
     """
 
     module: nn.Module
@@ -80,6 +95,7 @@ class Packed:
     dtype: torch.dtype
     off: Callable[[], float]
     features: Int[Tensor, " some"] | None = None
+    gain: float = 1.0
 
     @property
     def additive(self) -> bool:
@@ -101,9 +117,10 @@ class Packed:
     @property
     def bias(self) -> Float[Tensor, " out"] | None:
         held = getattr(self.module, "bias", None)
-        if held is None or self.features is None:
-            return held
-        return held.index_select(0, self.features)
+        if held is None:
+            return None
+        held = held if self.gain == 1 else self.gain * held
+        return held if self.features is None else held.index_select(0, self.features)
 
     @property
     def inputs(self) -> int:
@@ -117,7 +134,9 @@ class Packed:
 
     def on(self, device: torch.device) -> "Linear | Packed":
         """The same on a device; elsewhere than the module, the matrix that it stands for."""
-        return self if device == self.device else Linear(self.weight, self.bias).on(device)
+        if device == self.device:
+            return self
+        return Linear(self.weight, self.bias, self.gain).on(device)
 
     def __call__(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         # some kernels know of no further axes, some of no empty ones
@@ -125,6 +144,7 @@ class Packed:
         made = self.module(flat) if len(flat) else flat.new_empty(0, self._outputs())
         if self.features is not None:
             made = made.index_select(-1, self.features)
+        made = made if self.gain == 1 else self.gain * made
         return made.view(*x.shape[:-1], made.shape[-1])
 
     def by_head(self, d_head: int) -> Float[Tensor, "head d_head in"]:
@@ -147,7 +167,8 @@ class Packed:
             Unsupported: the module is not additive.
         """
         self.require_additive("no head or neuron adds a part of its own to the output")
-        return self.weight.to(self.dtype)
+        weight = self.weight.to(self.dtype)
+        return weight if self.gain == 1 else self.gain * weight
 
     def require_additive(self, why: str) -> None:
         """Refuse what cannot be, since the module rounds what enters it.

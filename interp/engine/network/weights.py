@@ -5,8 +5,8 @@ windows the scores. `read` takes them from the bridge's parts, which have the sa
 every architecture, and from the Hugging Face config.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -14,37 +14,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.core.errors import PairsError, Unsupported
+from interp.core.errors import Unsupported
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import absent
-from interp.engine.network.linear import Linear, Map, Packed
-from interp.models.bridge import quantised, rotary
-from interp.models.bridge.activations import Activation, activation
-from interp.models.bridge.precision import undetoured
-from interp.models.model import Model
-
-FAMILIES = (
-    "GPT2LMHeadModel",
-    "GPTNeoXForCausalLM",
-    "GPTJForCausalLM",
-    "OPTForCausalLM",
-    "PhiForCausalLM",
-    "StableLmForCausalLM",
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-    "Gemma2ForCausalLM",
-    "Gemma3ForCausalLM",
-    "Olmo2ForCausalLM",
-    "BertForMaskedLM",
-    "BertModel",
-    "NativeModel",
+from interp.engine.network.families import (
+    ADJACENT,
+    BY_KIND,
+    CENTRED,
+    FAMILIES,
+    LOCAL,
+    STILL,
+    UNKNOWN,
+    WINDOWED,
 )
-"""Architectures whose forward pass replay reproduces; each is verified against the bridge."""
-
-UNKNOWN = ("qk_layernorm", "_remove_final_layer_norm")
-"""Options of these families' configs that replay does not have; refused when they are set."""
+from interp.engine.network.linear import Linear, Map, Packed
+from interp.engine.network.places import Angles, Slopes, inner, rotations, slopes
+from interp.models.bridge import quantised
+from interp.models.bridge.activations import Activation, activation
+from interp.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -79,7 +66,8 @@ class Attention:
         q_norm, k_norm: of each head, or of all of them together where the weight is that wide.
         window: keys as far away as this, or further, are not seen.
         cap: scores pass through cap * tanh(score / cap).
-        rotary: which of the model's rotations turns queries and keys.
+        rotary: which of the model's rotations turns queries and keys; of none where it has none
+            of that name.
     """
 
     ends: Ends
@@ -121,13 +109,19 @@ class Block:
 
 @dataclass(frozen=True)
 class Embedding:
-    """Tokens times a scale, plus positions, plus a constant, normed."""
+    """Tokens times a scale, plus positions, plus a constant, normed.
+
+    Attributes:
+        skipped: a token that has no place of its own and is not counted: of all of them `positions`
+            has row 0, and of the others the rows from 1 on.
+    """
 
     tokens: Float[Tensor, "d_vocab d_model"]
     scale: float | None = None
     positions: Float[Tensor, "n_ctx d_model"] | None = None
     constant: Float[Tensor, " d_model"] | None = None
     norm: Norm | None = None
+    skipped: int | None = None
 
 
 @dataclass(frozen=True)
@@ -142,13 +136,14 @@ class Unembedding:
     cap: float | None = None
 
 
-Angles = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From a tensor that gives dtype and device, and positions `1 pos`, to cos and sin `1 pos d`."""
-
-
 @dataclass(frozen=True)
 class Weights:
-    """A whole transformer. `interleaved`: rotary pairs are (i, i + 1), else (i, i + d/2)."""
+    """A whole transformer.
+
+    Attributes:
+        interleaved: rotary pairs are (i, i + 1), else (i, i + d/2).
+        slopes: makes the biases of ALiBi.
+    """
 
     facts: Facts
     embed: Embedding
@@ -156,10 +151,13 @@ class Weights:
     interleaved: bool
     blocks: Sequence[Block]
     unembed: Unembedding | None
+    slopes: Slopes | None = None
 
 
+@torch.inference_mode(mode=False)
+@torch.no_grad()
 def read(model: Model) -> Weights:
-    """Views of the model's own parameters.
+    """Views of the model's own parameters, which gradients may be taken through.
 
     Raises:
         Unsupported: an architecture outside FAMILIES, or an option that replay does not have.
@@ -176,19 +174,24 @@ def read(model: Model) -> Weights:
     unknown = [option for option in UNKNOWN if getattr(config, option, False)]
     if getattr(config, "word_embed_proj_dim", facts.d_model) != facts.d_model:
         unknown.append("word_embed_proj_dim")
-    if facts.architecture == "NativeModel" and hasattr(_inner(bridge.blocks[0].attn.k), "alpha"):
+    if facts.architecture == "FalconForCausalLM" and config.alibi:
+        unknown.append("FalconForCausalLM's ALiBi, which eager attention adds twice")
+    if getattr(getattr(config, "attn_config", None), "clip_qkv", None):
+        unknown.append("clip_qkv")
+    if facts.architecture == "NativeModel" and hasattr(inner(bridge.blocks[0].attn.k), "alpha"):
         unknown.append("smeared keys")
-    if activation(bridge.cfg.act_fn) is None:
-        unknown.append(f"activation {bridge.cfg.act_fn!r}")
+    if activation(_named(model)) is None:
+        unknown.append(f"activation {_named(model)!r}")
     if unknown:
         raise Unsupported(f"the replay engine has no {', '.join(unknown)}; use engine='hooks'.")
     return Weights(
         facts=facts,
         embed=_embedding(model),
-        rotary=_rotary(model),
-        interleaved=facts.architecture in ("GPTJForCausalLM", "NativeModel"),
+        rotary=rotations(model),
+        interleaved=facts.architecture in ADJACENT,
         blocks=tuple(_block(model, layer) for layer in range(facts.n_layers)),
         unembed=_unembedding(model) if facts.language_model else None,
+        slopes=slopes(model),
     )
 
 
@@ -205,40 +208,60 @@ def _block(model: Model, layer: int) -> Block:
         own = name if hasattr(block, name) or facts.block == "sandwich" else otherwise
         return Ends(norm(block, own), write=norm(block, f"{name}_post"))
 
-    own, gemma2 = _inner(block.attn), facts.architecture == "Gemma2ForCausalLM"
+    own, gemma2 = inner(block.attn), facts.architecture == "Gemma2ForCausalLM"
     kind = (getattr(config, "layer_types", None) or ["full_attention"] * facts.n_layers)[layer]
-    local = kind == "sliding_attention" or facts.architecture == "MistralForCausalLM"
+    window = config.sliding_window if kind == LOCAL or facts.architecture in WINDOWED else None
+    if getattr(own, "attention_type", None) == "local":
+        window = config.window_size  # GPT-Neo
+    still = not getattr(own, "use_rope", True)
+    if facts.architecture in STILL:
+        still = window is None and config.sliding_window is not None
+    gain = getattr(config, "residual_multiplier", 1.0)
     return Block(
         Attention(
             ends=ends("ln1", "ln1"),
             q=_linear(model, block.attn.q),
             k=_linear(model, block.attn.k),
             v=_linear(model, block.attn.v),
-            o=_linear(model, block.attn.o),
+            o=_linear(model, block.attn.o, gain),
             scale=_scale(own, facts.d_head),
             q_norm=norm(block.attn, "q_norm"),
             k_norm=norm(block.attn, "k_norm"),
-            window=config.sliding_window if local else None,
+            window=window,
             # Gemma 3's attention has the cap too, and ignores it
             cap=own.attn_logit_softcapping if gemma2 else None,
-            rotary=kind if facts.architecture == "Gemma3ForCausalLM" else "",
+            rotary="none" if still else kind if facts.architecture in BY_KIND else "",
         ),
         MLP(
             ends=ends("ln2", "ln1"),  # parallel blocks may share one norm
             gate=_linear(model, block.mlp.gate) if bridge.cfg.gated_mlp else None,
             up=_linear(model, getattr(block.mlp, "in")),
-            down=_linear(model, block.mlp.out),
-            activation=_activation(bridge.cfg.act_fn),
+            down=_linear(model, block.mlp.out, gain),
+            activation=_activation(_named(model)),
         ),
     )
 
 
 def _scale(attention: Any, d_head: int) -> float:
     """What scores are multiplied by, as the model's own attention has it now."""
-    if hasattr(attention, "scaling"):
-        return attention.scaling
+    if type(attention).__name__ == "GPTNeoSelfAttention":
+        return 1.0
+    for name in ("scaling", "inv_norm_factor", "softmax_scale"):
+        if hasattr(attention, name):
+            return getattr(attention, name)
     divisor = getattr(attention, "scale_attn", None) or getattr(attention, "scale", None)
     return d_head**-0.5 if divisor is None else 1 / divisor
+
+
+def _named(model: Model) -> str:
+    """The name of the MLPs' activation; of some models nothing but their code says it."""
+    config = model.bridge.original_model.config
+    known = {
+        "BloomForCausalLM": "bloom_gelu",
+        "MptForCausalLM": "gelu",
+        "FalconForCausalLM": getattr(config, "activation", ""),
+    }
+    return known.get(model.facts.architecture, model.bridge.cfg.act_fn)
 
 
 def _activation(name: str) -> Activation:
@@ -249,118 +272,95 @@ def _activation(name: str) -> Activation:
 
 def _embedding(model: Model) -> Embedding:
     bridge, facts = model.bridge, model.facts
-    table = _inner(bridge.embed)
+    table = inner(bridge.embed)
     scale = None
     if hasattr(table, "embed_scale"):
         # rounded to the model's precision, as the model rounds it; a shape has no numbers
         held = table.embed_scale.to(table.weight.dtype)
         scale = 1.0 if held.is_meta else float(held)
-    if facts.positions not in ("learned", "sinusoidal"):
-        return Embedding(table.weight, scale)
-    start = 2 if facts.architecture == "OPTForCausalLM" else 0
-    positions = _inner(bridge.pos_embed).weight[start:]
-    if facts.block != "post":
-        return Embedding(table.weight, scale, positions)
-    return Embedding(
-        table.weight,
-        scale,
-        positions,
-        constant=_inner(bridge.token_type_embed).weight[0],  # every token is of the first segment
-        norm=_norm(model, bridge.embed_ln),
-    )
+    scale = scale or getattr(bridge.original_model.config, "embedding_multiplier", None)
+    positions = constant = skipped = None
+    if facts.positions in ("learned", "sinusoidal"):
+        where = inner(bridge.pos_embed)
+        if facts.architecture == "RobertaForMaskedLM":
+            skipped = where.padding_idx
+        start = 2 if facts.architecture == "OPTForCausalLM" else skipped or 0
+        positions = where.weight[start:]
+    if facts.block == "post":
+        constant = inner(bridge.token_type_embed).weight[0]  # every token is of the first segment
+    norm = _norm(model, bridge.embed_ln) if hasattr(bridge, "embed_ln") else None
+    return Embedding(table.weight, scale, positions, constant, norm, skipped)
 
 
 def _unembedding(model: Model) -> Unembedding:
     bridge, config = model.bridge, model.bridge.original_model.config
     linear = _linear(model, bridge.unembed)
+    roberta = model.facts.architecture == "RobertaForMaskedLM"  # whose head has no other
     if model.facts.block != "post":
         cap = getattr(config, "final_logit_softcapping", None)
-        return Unembedding(_norm(model, bridge.ln_final), linear, cap=cap)
+        return Unembedding(_times(_norm(model, bridge.ln_final), _logits(model)), linear, cap=cap)
     return Unembedding(
         None,
         linear,
-        transform=_linear(model, _inner(bridge.mlm_head)),
-        activation=_activation(config.hidden_act),
+        transform=_linear(model, inner(bridge.mlm_head)),
+        activation=_activation("gelu" if roberta else config.hidden_act),
         transform_norm=_norm(model, bridge.ln_final),
     )
 
 
-def _rotary(model: Model) -> dict[str, Angles]:
-    """The model's own modules make the angles: their rounding is part of what it computes."""
-    facts, bridge = model.facts, model.bridge
-    if facts.architecture == "GPTJForCausalLM":
-        return {"": partial(_gptj_angles, _inner(bridge.blocks[0].attn))}
-    if facts.positions != "rotary":
-        return {}
-    if facts.architecture == "NativeModel":
-        return {"": partial(_native_angles, bridge.original_model.rotary)}
-    module = _inner(bridge.rotary_emb)
-    if facts.architecture == "Gemma3ForCausalLM":
-        kinds = set(bridge.original_model.config.layer_types)
-        return {kind: partial(_angles, module, layer_type=kind) for kind in sorted(kinds)}
-    return {"": partial(_angles, module)}
+def _logits(model: Model) -> float:
+    """What the logits are multiplied by."""
+    hf = model.bridge.original_model
+    return getattr(hf, "logit_scale", 1.0) / getattr(hf.config, "logits_scaling", 1.0)
 
 
-def _angles(module: Any, like: Tensor, place: Tensor, **kind: str) -> tuple[Tensor, Tensor]:
-    """The model's own module makes them, without what it remembers of longer rows."""
-    with rotary.alone([module]), undetoured(like.dtype):
-        return module(like, place, **kind)
-
-
-def _gptj_angles(attention: nn.Module, like: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-    table = cast(Tensor, attention.embed_positions).to(like.device).index_select(0, place[0])
-    sin, cos = table.to(like.dtype).repeat_interleave(2, -1).chunk(2, -1)
-    return cos[None], sin[None]
-
-
-def _native_angles(rotary: nn.Module, like: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-    cos, sin = cast(Tensor, rotary.cos_cached), cast(Tensor, rotary.sin_cached)
-    if place.shape[1] > len(cos):
-        raise PairsError(
-            f"rows of {place.shape[1]} tokens are longer than the model's n_ctx {len(cos)}. "
-            "Shorten them, or build the model with a larger n_ctx."
-        )
-    return cos.index_select(0, place[0])[None], sin.index_select(0, place[0])[None]
+def _times(p: Norm | None, factor: float) -> Norm | None:
+    """A norm whose output is multiplied, and with it the logits of what it gives."""
+    if p is None or factor == 1:
+        return p
+    weight, bias = (
+        None if t is None else factor * (t.float() if t.dtype.itemsize < 4 else t)
+        for t in (p.weight, p.bias)
+    )
+    assert weight is not None
+    assert not p.offset  # `_logits` knows of none
+    return replace(p, weight=weight, bias=bias)
 
 
 def _norm(model: Model, component: nn.Module) -> Norm | None:
-    inner = _inner(component)
-    if isinstance(inner, nn.Identity):
+    found = inner(component)
+    if isinstance(found, nn.Identity):
         return None
-    kind = "layer" if isinstance(inner, nn.LayerNorm) else "rms"
-    eps = inner.eps if hasattr(inner, "eps") else inner.variance_epsilon
+    name = type(found).__name__
+    kind = "layer" if isinstance(found, nn.LayerNorm) or name in CENTRED else "rms"
+    eps = next((getattr(found, n) for n in ("eps", "variance_epsilon") if hasattr(found, n)), 1e-5)
     gemma = model.facts.architecture.startswith("Gemma")
-    weight = inner.weight
+    weight = getattr(found, "weight", None)
     if weight is None:  # a norm that learns nothing
-        weight = torch.ones(inner.normalized_shape, dtype=model.dtype, device=model.device)
-    return Norm(kind, weight, getattr(inner, "bias", None), float(eps), offset=float(gemma))
+        weight = torch.ones(found.normalized_shape, dtype=model.dtype, device=model.device)
+    if name == "NemotronLayerNorm1P":  # Gemma adds its 1 in float32, Nemotron as it comes
+        weight = weight + 1
+    return Norm(kind, weight, getattr(found, "bias", None), float(eps), offset=float(gemma))
 
 
-def _inner(component: Any) -> Any:
-    """The Hugging Face module under the bridge's components."""
-    while getattr(component, "original_component", None) is not None:
-        component = component.original_component
-    return component
-
-
-def _linear(model: Model, component: nn.Module) -> Map:
+def _linear(model: Model, component: nn.Module, gain: float = 1.0) -> Map:
     """A view as out x in; GPT-2's Conv1D keeps its weight the other way round."""
-    inner = _inner(component)
-    if quantised.packed(inner):
-        return _packed(model, inner)
-    weight = cast(Tensor, inner.weight)
+    found = inner(component)
+    if quantised.packed(found):
+        return _packed(model, found, gain)
+    weight = cast(Tensor, found.weight)
     if weight.ndim != 2 or model.facts.d_model not in weight.shape:
         raise Unsupported(
-            f"the weight of {model.truth.name_of(inner)}, a {type(inner).__name__}, is of shape "
+            f"the weight of {model.truth.name_of(found)}, a {type(found).__name__}, is of shape "
             f"{list(weight.shape)}, which is no matrix to or from {model.facts.d_model} features. "
             "Likely its numbers are packed in a way that nothing here knows. Load the model with "
             "plain weights, or use engine='hooks', which runs the module."
         )
-    flipped = type(inner).__name__ == "Conv1D"
-    return Linear(weight.T if flipped else weight, cast(Tensor | None, inner.bias))
+    flipped = type(found).__name__ == "Conv1D"
+    return Linear.of(weight.T if flipped else weight, cast(Tensor | None, found.bias), gain)
 
 
-def _packed(model: Model, module: nn.Module) -> Packed:
+def _packed(model: Model, module: nn.Module, gain: float) -> Packed:
     name = model.truth.name_of(module)
     if not quantised.known(module):
         raise Unsupported(
@@ -368,7 +368,7 @@ def _packed(model: Model, module: nn.Module) -> Packed:
             f"{quantised.told(module)}. Known are bitsandbytes' 4 and 8 bit and torchao's. Load "
             "the model in float16 or wider, or use engine='hooks', which runs the module."
         )
-    return Packed(module, name, model.dtype, partial(off, model, module))
+    return Packed(module, name, model.dtype, partial(off, model, module), gain=gain)
 
 
 def off(model: Model, module: nn.Module) -> float:

@@ -205,7 +205,7 @@ def _normed(part: Affine, norm: Norm | None) -> Affine:
 def _writes(
     p: Map, norm: Norm | None
 ) -> tuple[Float[Tensor, "features d_model"], Float[Tensor, " d_model"]]:
-    weight = wide(p.weight).T.clone()
+    weight = wide(p.weight).T * p.gain
     bias = weight.new_zeros(weight.shape[1]) if p.bias is None else wide(p.bias).clone()
     weight, bias = unscaled(weight, norm), unscaled(bias, norm)
     return weight, bias if norm is None or norm.bias is None else bias + wide(norm.bias)

@@ -177,7 +177,7 @@ def by_offset(
     Rotation of the pairs (i, i + d/2) or (i, i + 1), of all features or of the first of them.
     """
     p = w.blocks[layer].attention
-    turn = forward.rotations(w, int(offsets.max()) + 1)[p.rotary]
+    turn = forward.rotation(forward.rotations(w, int(offsets.max()) + 1), p)
     rows = q.reshape(-1, 1, *q.shape[-2:]).expand(-1, len(offsets), -1, -1)
     turned = forward.rotate(rows, turn, offsets[None])
     start = torch.zeros_like(offsets[None, :1])

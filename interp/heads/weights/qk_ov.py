@@ -202,7 +202,7 @@ def ov_tokens(model: Model, head: str | Site, source: int | str, *, top: Count =
     found = words.products(
         words.logit, written, meets=lambda rows: weighted(rows.mT, p.ends.write).mT
     )
-    drawn = wide(p.o.weight).unflatten(1, (-1, w.facts.d_head))[:, site.head]
+    drawn = (wide(p.o.weight) * p.o.gain).unflatten(1, (-1, w.facts.d_head))[:, site.head]
     table = _tokens(
         *(model, site, "ov_token"),
         value=found.along[:, 0],

@@ -43,8 +43,9 @@ class Vocabulary:
 
     def embedded(self, part: Ids) -> Float[Tensor, "token d_model"]:
         """What tokens are in the residual stream; positions left out."""
-        rows = wide(self.w.embed.tokens[part])
-        return rows if self.w.embed.scale is None else rows * self.w.embed.scale
+        p = self.w.embed
+        rows = wide(p.tokens[part])
+        return forward.norm(rows if p.scale is None else rows * p.scale, p.norm)
 
     def read(self, part: Ids, norm: Norm | None) -> Float[Tensor, "token d_model"]:
         """What factors that were folded with a norm act on, each token by itself."""

@@ -47,7 +47,7 @@ def facts_of(bridge: TransformerBridge, *, language_model: bool = True) -> Facts
 
 def _d_mlp(config: object, otherwise: int | None) -> int:
     """The hidden width; TransformerLens guesses 4 d_model where it does not know the field."""
-    for name in ("ffn_dim", "d_ff", "n_inner", "intermediate_size"):
+    for name in ("ffn_dim", "ffn_hidden_size", "d_ff", "n_inner", "intermediate_size"):
         width = getattr(config, name, None)
         if isinstance(width, int):
             return width

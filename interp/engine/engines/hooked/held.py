@@ -323,6 +323,13 @@ def _require_live_scales(model: Model, tokens: Tokens, names: Sequence[str]) -> 
     """
     if model in _LIVE:
         return
+    for name in names:
+        if getattr(attrgetter(name)(model.bridge), "weight", None) is None:
+            raise Unsupported(
+                f"the scale of the norm {name!r} of {model.facts.architecture} cannot be frozen: "
+                "the norm learns no weight, and TransformerLens writes the scale of none such. Use "
+                "engine='replay', or ln='recompute'."
+            )
     ins: list[list[Tensor]] = [[] for _ in names]
     outs: list[list[Tensor]] = [[] for _ in names]
     hooks: list[tuple[str, Hook]] = []

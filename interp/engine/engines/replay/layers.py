@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from einops import repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -282,7 +281,8 @@ class Layers:
         if own_k or own_v:  # give every query head a key and a value of its own, for this layer
             size = facts.group_size
             normed, values = (
-                forward.Keys(*(repeat(t, "... g d -> ... (g i) d", i=size) for t in both))
+                # a copy, which einops' repeat of a single group is not
+                forward.Keys(*(t.repeat_interleave(size, -2) for t in both))
                 for both in (normed, v)
             )
             for (row, head), key in own_k.items():
