@@ -86,7 +86,7 @@ def weights(folder: Path, named: str | None = None, *, quantised: bool = False) 
     _refuse_others(folder, files, index)
     found: dict[str, tuple[int, ...]] = {}
     for file in files:
-        for key, (shape, dtype) in _header(folder, file).items():
+        for key, (shape, dtype) in header(folder, file).items():
             if dtype in NARROW and not quantised:
                 raise ModelError(
                     f"{key} in {file} is kept as {dtype}, and config.json does not say how it was "
@@ -163,7 +163,7 @@ def _refuse_others(folder: Path, files: list[Path], index: Path) -> None:
         )
 
 
-def _header(folder: Path, file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+def header(folder: Path, file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of each tensor."""
     try:
         with safe_open(file, framework="pt") as content:
