@@ -5,6 +5,7 @@ example. It stands on two scales: the metric's own, and shares of each model's o
 a model in which everything is twice as large has the same circuit.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +20,7 @@ from interp.core.door.door import door
 from interp.core.door.taken import Seed, a, shown
 from interp.core.errors import ResultsError
 from interp.core.metrics import called
-from interp.core.tables.paired import partners
+from interp.core.tables.paired import row_names
 from interp.core.tables.results import Results
 from interp.core.tables.saved import Saved
 from interp.core.tables.wide import CELL, ByExample, kinds_of
@@ -266,26 +267,28 @@ def _counterparts(cells: pd.DataFrame, others: pd.DataFrame) -> Integer[ndarray,
     Raises:
         ResultsError: one has none, or several.
     """
-    if len(cells) != len(others):
-        apart = cells.merge(others, how="outer", indicator=True)
-        odd = apart[apart["_merge"] != "both"].drop(columns="_merge")
-        told = "" if odd.empty else f" Of one alone is {_said(odd.iloc[0])}."
+    mine, theirs = (row_names(table, KEYS) for table in (cells, others))
+    for which, names in (("first", mine), ("second", theirs)):
+        if len(set(names)) < len(names):
+            twice, _ = Counter(names).most_common(1)[0]
+            raise ResultsError(
+                f"the {which} model's table has {_said(twice)} more than once. Choose one set of "
+                "rows in the sweep (results.query)."
+            )
+    both = {*mine} & {*theirs}
+    if alone := [name for name in (*mine, *theirs) if name not in both]:
+        which = "first" if alone[0] in mine else "second"
         raise ResultsError(
-            f"the two tables have {len(cells)} and {len(others)} cells, and each must have its "
-            f"counterpart.{told} Name sites that both models have, the same for each."
+            f"the two tables have {len(mine)} and {len(theirs)} cells, and of {len(alone)} there "
+            f"is no counterpart: of the {which} model alone is {_said(alone[0])}. Give both models "
+            "the same sites, positions and metrics in the sweep."
         )
-    order = partners(cells, others, ignoring=[], alike="metric")
-    if len(np.unique(order)) < len(order):
-        twice = cells[cells.duplicated()].iloc[0]
-        raise ResultsError(
-            f"the first table has {_said(twice)} more than once. Choose one set of rows in the "
-            "sweep (results.query)."
-        )
-    return order
+    place = {name: row for row, name in enumerate(theirs)}
+    return np.array([place[name] for name in mine], dtype=int)
 
 
-def _said(cell: pd.Series) -> str:
-    return str({column: value for column, value in cell.dropna().items() if value != ""})
+def _said(cell: tuple) -> str:
+    return str({column: x for column, x in zip(KEYS, cell, strict=True) if x not in ("", None)})
 
 
 def _measured(sweep: Callable[[Model], Results], model: Model) -> Results:

@@ -201,6 +201,6 @@ def _require_fit(adapter: Adapter, expected: dict[str, tuple[int, ...]], name: s
 
 def _of_another(adapter: Adapter, name: str, why: str) -> ModelError:
     return ModelError(
-        f"{adapter.told} does not fit {name}: {why}. Likely it was trained on another model: load "
-        "the one that it was trained on."
+        f"{adapter.told} does not fit {name}: {why}. Likely it was trained on another model (load "
+        "that one), or its config was edited."
     )

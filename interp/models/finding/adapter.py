@@ -85,6 +85,12 @@ def read_adapter(folder: Path) -> Adapter:
             "a change of weights too, merge it with PEFT (merge_and_unload), save the model, and "
             "load that."
         )
+    rank = config.get("r")
+    if type(rank) is not int or rank < 1:
+        raise ModelError(
+            f"{folder / CONFIG} says r={shown(rank)}, and a rank is a whole number of at least 1. "
+            "Likely it was edited: save the adapter again."
+        )
     for option, why in APART.items():
         if config.get(option):
             raise ModelError(
