@@ -123,7 +123,8 @@ def load(
             f"tokenizer= was given beside {str(name)!r}, which is read with its own. It belongs to "
             "a model in memory; to give a folder another, tokenizer.save_pretrained(folder)."
         )
-    folders = adapters_of(adapter)
+    adapters = [read_adapter(one) for one in adapters_of(adapter)]
+    require_apart(adapters)
     name, where, revision = name_of(name), device_of(device), revision_of(revision)
     wide, spread = kept_dtype_of(dtype, where), spread_of(device_map)
     if spread is not None and device != "auto":
@@ -132,7 +133,7 @@ def load(
             "Leave one out."
         )
     with LOADING:
-        return _load(name, where, wide, revision, spread, folders)
+        return _load(name, where, wide, revision, spread, adapters)
 
 
 def _view(given: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> Model:
@@ -165,26 +166,23 @@ def _load(
     dtype: torch.dtype | Literal["auto"],
     revision: str | None,
     spread: Spread | Literal["auto"] | None,
-    folders: Sequence[Path],
+    adapters: Sequence[Adapter],
 ) -> Model:
     if str(name).startswith(compiled.PREFIX) and not Path(name).is_dir():
         refuse_revision(name, revision)
         _require_one(spread, str(name))
-        _require_none(folders, str(name))
+        _require_none(adapters, str(name))
         own = torch.float32 if dtype == "auto" else dtype
         return compiled.build(str(name).removeprefix(compiled.PREFIX), dtype=own, device=where)
     home = find(name, revision)
-    with readable(
-        f"{home} cannot be read as a model", "Likely its shape is damaged; save it again"
-    ):
-        made = _made_here(home, str(name), dtype, where)
-    if made is not None:
+    if (home / native.SHAPE_FILE).exists() or (home / recurrent.SHAPE_FILE).exists():
         _require_one(spread, str(name))
-        _require_none(folders, str(name))
-        return made
+        _require_none(adapters, str(name))
+        with readable(
+            f"{home} cannot be read as a model", "Likely its shape is damaged; save it again"
+        ):
+            return _made_here(home, str(name), dtype, where)
     folder.require_model(home)
-    adapters = [read_adapter(one) for one in folders]
-    require_apart(adapters)
     origin = _origin(str(name), adapters)
     drawing = [where] if where.type == "cuda" else []  # wrapping draws weights, and replaces them
     with quiet(), torch.random.fork_rng(drawing):
@@ -305,13 +303,13 @@ def _wrap(
     )
 
 
-def _require_none(folders: Sequence[Path], name: str) -> None:
+def _require_none(adapters: Sequence[Adapter], name: str) -> None:
     """Refuse an adapter of a model that is made here.
 
     Raises:
         ModelError: one was given.
     """
-    if folders:
+    if adapters:
         raise ModelError(
             f"{name} is made here and is no model of transformers, so PEFT has no adapters of it. "
             "Leave adapter= out."
@@ -333,8 +331,8 @@ def _require_one(spread: object, name: str) -> None:
 
 def _made_here(
     home: Path, name: str, dtype: torch.dtype | Literal["auto"], where: torch.device
-) -> Model | None:
-    """A native or recurrent model, where the folder is one's."""
+) -> Model:
+    """A native or recurrent model, of the folder of one."""
     if (home / native.SHAPE_FILE).exists():
         shape, state = native.read(home)
         dtype = _saved(state) if dtype == "auto" else dtype
@@ -346,19 +344,15 @@ def _made_here(
             dtype=dtype,
             device=where,
         )
-    if (home / recurrent.SHAPE_FILE).exists():
-        kind = recurrent.RecurrentShape
-        shape, state = stored.read(home, recurrent.SHAPE_FILE, kind)
-        dtype = _saved(state) if dtype == "auto" else dtype
-        return recurrent.build_recurrent(
-            shape,
-            name=name,
-            state=state,
-            tokenizer=tokenizer_in(home),
-            dtype=dtype,
-            device=where,
-        )
-    return None
+    shape, state = stored.read(home, recurrent.SHAPE_FILE, recurrent.RecurrentShape)
+    return recurrent.build_recurrent(
+        shape,
+        name=name,
+        state=state,
+        tokenizer=tokenizer_in(home),
+        dtype=_saved(state) if dtype == "auto" else dtype,
+        device=where,
+    )
 
 
 def _saved(state: Mapping[str, Tensor]) -> torch.dtype:
