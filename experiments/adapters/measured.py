@@ -82,7 +82,8 @@ class Measured:
 
         Rows `what`: those of `models`, "added", "interaction" (both less added, tested), with
         `value`, `low`, `high`, `p`, `right` (the share of prompts whose logit difference is above
-        0); and "kept": of what its own adapter changes, the share that is changed with both.
+        0). Ratios of means: "kept", the change with both over that of its own adapter, and "of the
+        sum", the change with both over the sum of both changes, which is 1 where they add up.
         """
         wide = self._wide()
         base = {name: of.measured["base"][:1] for name, of in wide.items()}
@@ -95,11 +96,14 @@ class Measured:
             low, high, p = of.tested(values, seed=0)
             row = {"what": what, "value": values.mean(), "low": low[0], "high": high[0], "p": p[0]}
             found.append(row | {"right": float((values > 0).mean())})
-        changed = (base["both"] - base["base"], base[self.task] - base["base"])
-        sums, of_own = (stats.cluster_sums(x, of.units[0])[0] for x in changed)
-        low, high = stats.ratio_interval(sums, of_own)
-        kept = {"value": sums.sum() / of_own.sum(), "low": low[0], "high": high[0]}
-        table = pd.DataFrame([*found, {"what": "kept", **kept}])
+        changed = base["both"] - base["base"]
+        for what, against in (("kept", base[self.task]), ("of the sum", added)):
+            parts = (changed, against - base["base"])
+            sums, wholes = (stats.cluster_sums(x, of.units[0])[0] for x in parts)
+            low, high = stats.ratio_interval(sums, wholes)
+            row = {"what": what, "value": sums.sum() / wholes.sum(), "low": low[0], "high": high[0]}
+            found.append(row)
+        table = pd.DataFrame(found)
         return table.assign(task=self.task, n=added.shape[1], clusters=of.clusters)
 
     def interactions(self) -> Results:

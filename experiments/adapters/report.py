@@ -15,12 +15,14 @@ from interp.figures.drawing.style import ALPHA
 from interp.runs import Run
 
 words = Words(__file__)
+MARGIN = 0.1
+"""Changes add up where that of both is their sum, to this share of it."""
 
 
 def draw(run: Run, measured: Mapping[str, Measured], weights: Mapping[str, Any]) -> None:
     """Every figure, with its table beside it."""
     behaviour = pd.concat([one.behaviour() for one in measured.values()], ignore_index=True)
-    shown = behaviour[~behaviour["what"].isin(["interaction", "kept"])]
+    shown = behaviour[behaviour["right"].notna() & (behaviour["what"] != "interaction")]
     labels = {"x": "what", "hue": "task", "xlabel": "adapters", "ylabel": "logit difference"}
     run.figure("behaviour", interp.figures.curves(shown, **labels), behaviour)
     points = pd.concat([one.points() for one in measured.values()], ignore_index=True)
@@ -51,22 +53,31 @@ def summarise(
     parts = [words("heading", model=model), words("trained", **amounts, nouns=nouns)]
     parts.append(words("weights", cosine=weights["cosine"], elsewhere=weights["elsewhere"]))
     parts += [_task(one) for one in measured.values()]
-    composed = all(_adds_up(one) for one in measured.values())
-    parts.append(words("composes" if composed else "does not compose"))
+    parts.append(verdict(measured))
     parts.append(words("brackets", alpha=ALPHA))
     return "\n\n".join(parts)
 
 
-def _adds_up(one: Measured) -> bool:
-    """Is the interaction in behaviour not apart from 0, and the slope over heads not from 1?"""
-    row = one.behaviour().set_index("what").loc["interaction"]
-    slope = one.composed()["slope"]
-    return bool(row["low"] <= 0 <= row["high"] and slope["low"] <= 1 <= slope["high"])
+def verdict(measured: Mapping[str, Measured]) -> str:
+    """Do they add up, within a margin, on both tasks: in behaviour and over heads?"""
+    found: dict[str, pd.Series] = {}
+    for name, one in measured.items():
+        found[f"{name}: behaviour"] = one.behaviour().set_index("what").loc["of the sum"]
+        found[f"{name}: heads"] = one.composed()["slope"]
+    inside = [abs(r["low"] - 1) <= MARGIN and abs(r["high"] - 1) <= MARGIN for r in found.values()]
+    outside = [r["low"] > 1 + MARGIN or r["high"] < 1 - MARGIN for r in found.values()]
+    if all(inside):
+        return words("composes", margin=MARGIN)
+    if any(outside):
+        where = [name for name, out in zip(found, outside, strict=True) if out]
+        return words("does not compose", where=", ".join(where), margin=MARGIN)
+    where = [name for name, known in zip(found, inside, strict=True) if not known]
+    return words("not decided", where=", ".join(where), margin=MARGIN)
 
 
 def _task(one: Measured) -> str:
     rows = one.behaviour().set_index("what")
-    by = {what.replace(" ", "_").replace("'", ""): row for what, row in rows.iterrows()}
+    by = {str(what).replace(" ", "_").replace("'", ""): row for what, row in rows.iterrows()}
     whole = one.compared(one.task).summary()
     other = one.compared(one.other).summary()
     interactions = one.interactions().summary()

@@ -136,7 +136,8 @@ def test_what_adds_up(base_tables):
     assert np.abs(table["effect"]).max() < 1e-12
     points = one.points()
     assert np.allclose(points["added"], points["together"], atol=1e-12)
-    assert report._adds_up(one)
+    assert rows.loc["of the sum", ["value", "low", "high"]].tolist() == pytest.approx([1, 1, 1])
+    assert report.verdict({"agreement": one}).startswith("**The adapters compose**")
 
 
 def test_what_does_not(base_tables):
@@ -148,6 +149,9 @@ def test_what_does_not(base_tables):
     assert rows.loc["interaction", "value"] == pytest.approx(-other)
     half = made(base_tables, lambda x: x["base"] + (x["agreement"] - x["base"]) / 2)
     assert half.behaviour().set_index("what").loc["kept", "value"] == pytest.approx(0.5)
+    third = made(base_tables, lambda x: (x["base"] + x["agreement"] + x["greater-than"]) / 3)
+    said = report.verdict({"agreement": third})
+    assert said.startswith("**The adapters do not simply add up**") and "agreement: heads" in said
 
 
 def test_a_fit_by_hand():
