@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import peft
@@ -95,6 +96,6 @@ def differences(base: PreTrainedModel, pairs: Pairs, rows: list[int]) -> Tensor:
     stream = base.base_model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
     last = stream[torch.arange(len(rows)), lengths - 1]
     answers = torch.stack([pairs.correct[rows], pairs.wrong[rows]], dim=1)
-    unembed = base.get_output_embeddings().weight[answers]
-    correct, wrong = (unembed @ last[:, :, None])[..., 0].unbind(1)
+    head: Any = base.get_output_embeddings()
+    correct, wrong = (head.weight[answers] @ last[:, :, None])[..., 0].unbind(1)
     return correct - wrong
