@@ -10,6 +10,8 @@
     acts = interp.capture(model, pairs, "layers", positions="end")   # acts["3.resid_post"]
     words = interp.probing.collect(model, interp.datasets.corpus("ud-ewt", split="dev"))
     kinds = interp.heads.head_types(model)                 # induction, previous token, ...
+    adapted = interp.load("smollm2-135m", adapter="lora/")         # merged; or a model in memory
+    interp.compare(model, adapted, lambda m: interp.ablate(m, pairs, "heads")).summary()
     scores = interp.attribute(model, pairs)                   # every edge, estimated at once
     circuit = interp.circuits.top_circuit(scores, size=500)     # a Circuit, to be proved
     print(interp.explain(interp.ablate, model, pairs, "heads"))   # what is re-run, what reused

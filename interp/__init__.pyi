@@ -10,6 +10,7 @@ from . import probing as probing
 from . import runs as runs
 from .causal import ablate as ablate
 from .causal import attribute as attribute
+from .causal import compare as compare
 from .causal import complement as complement
 from .causal import evaluate as evaluate
 from .causal import intervene as intervene

@@ -25,7 +25,7 @@ import torch
 import transformers
 
 import interp
-from interp.causal import attribute, exact, knock_out
+from interp.causal import Comparison, attribute, exact, knock_out
 from interp.circuits import acdc, faithfulness, fit_optimal, run_circuits
 from interp.circuits.discovery.acdc import Discovered
 from interp.circuits.proof.faithfulness import Faithfulness
@@ -119,6 +119,7 @@ def calls(model: interp.Model, pairs: interp.Pairs) -> Iterator[tuple[str, Calla
         "erase": [at("0.resid_post", Erase(eye[:, :2], eye[:2], torch.zeros(width)))],
     }
     yield "intervene", lambda: interp.intervene(model, pairs, cells)
+    yield "compare", lambda: interp.compare(model, model, lambda m: interp.patch(m, pairs, "heads"))
     yield "capture", lambda: interp.capture(model, pairs, ["1.resid_post", "1.2", "0.1.pattern"])
     yield "means", lambda: mean.fit(model, pairs, ["1.2", "0.resid_post"], side="corrupt")
     yield "exact edges", lambda: exact(model, pairs, "edges")
@@ -147,6 +148,8 @@ def numbers(found: Any) -> np.ndarray:
     """All the numbers of a result."""
     if isinstance(found, Faithfulness):
         found = found.runs
+    if isinstance(found, Comparison):
+        found = found.absolute
     if isinstance(found, Discovered):
         found = found.ranking
     if isinstance(found, Fit):

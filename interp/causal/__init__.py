@@ -7,6 +7,7 @@
 | `intervene`, `complement` | interventions of one's own; what is not in a set |
 | `attribute`, `exact`, `verify` | all parts at once, estimated; some measured; do they agree |
 | `knock_out`, `beside_random` | heads taken out together, beside random sets of heads |
+| `compare` | the same sweep on two models: what differs, by how much of the behaviour |
 | `recovery` | how well a ranking finds a circuit that is known |
 """
 
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from interp import moved
 from interp.causal.ablation import ablate
+from interp.causal.compare import Comparison, compare
 from interp.causal.evaluation import evaluate
 from interp.causal.intervening import intervene
 from interp.causal.knockout import beside_random, knock_out
@@ -26,9 +28,11 @@ from interp.causal.ranking.verification import verify
 from interp.causal.targets import complement
 
 __all__ = [
+    "Comparison",
     "ablate",
     "attribute",
     "beside_random",
+    "compare",
     "complement",
     "evaluate",
     "exact",

@@ -285,6 +285,13 @@ def known(name: str) -> Metric | None:
     return METRICS.get(name.partition("@")[0])
 
 
+def called(name: str) -> str:
+    """What a metric is called in words, with where it was read: "logit difference at mid"."""
+    _, at, position = name.partition("@")
+    metric = known(name)
+    return f"{metric.label or metric.name}{f' at {position}' if at else ''}" if metric else name
+
+
 def resolve_metric(metric: str | Metric) -> Metric:
     """A metric by name, with `@position` to read it elsewhere, or the user's own.
 

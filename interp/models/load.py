@@ -1,34 +1,28 @@
-"""Reading a model by name, folder or hub id, and wrapping it."""
+"""Reading a model by name, folder or hub id, or taking one from memory, and wrapping it."""
 
 import copy
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from accelerate.hooks import remove_hook_from_module
-from torch import Tensor, nn
-from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
-from transformer_lens.model_bridge.sources.transformers.helpers import (
-    get_hf_model_class_for_architecture,
-)
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.core.door.door import door
 from interp.core.door.taken import Seed
-from interp.core.errors import InterpError, ModelError, Unsupported, said
+from interp.core.errors import ModelError, Unsupported
 from interp.models import compiled
 from interp.models.bridge.facts import facts_of
-from interp.models.bridge.quantised import multiply_as_asked
-from interp.models.finding import bounds, folder, keys, stored
+from interp.models.finding import bounds, folder, stored
+from interp.models.finding.adapter import (
+    Adapter,
+    AdapterFolders,
+    adapters_of,
+    read_adapter,
+    require_apart,
+)
 from interp.models.finding.find import find, refuse_revision
 from interp.models.finding.place import (
     Device,
@@ -40,41 +34,63 @@ from interp.models.finding.place import (
     name_of,
     revision_of,
 )
-from interp.models.finding.spread import DeviceMap, Spread, require_whole, settled, spread_of
+from interp.models.finding.spread import DeviceMap, Spread, spread_of
+from interp.models.memory import Given, given_of, name_in, refuse_beside, view_of
+from interp.models.merged import merge
 from interp.models.model import Model
+from interp.models.now.lender import Lender
+from interp.models.now.origin import Origin
 from interp.models.quiet import quiet
+from interp.models.reading import class_of, config_in, model_in, readable, shapes_in, tokenizer_in
 from interp.models.small import native, recurrent
 from interp.models.wrap import wrap
 
 LOADING = threading.Lock()
 """transformers and torch's random numbers are of the whole process while a model is made."""
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
 @door
 @torch.inference_mode(mode=False)  # its tensors have no versions, and no gradients ever after
 def load(
-    name: Name,
+    name: Given,
     *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    adapter: AdapterFolders = None,
     device: Device = "auto",
-    dtype: KeptDtype = torch.float32,
+    dtype: KeptDtype = None,
     revision: Revision = None,
     device_map: DeviceMap = None,
 ) -> Model:
-    """A model by name, wrapped, in evaluation mode, with its identities checked.
+    """A model by name, or one in memory, wrapped, in evaluation mode, with its identities checked.
 
     Weights that the config does not use, or uses in another shape, are refused, but for heads of
     other tasks. Settings of logs, warnings and progress bars, and torch's random numbers, are
     afterwards as they were.
 
+    A model in memory is not changed at all. TransformerLens puts its own parts in the place of a
+    model's, so they are put into a *view*: modules of their own over the same numbers, of which
+    there is no copy, in evaluation mode, without gradients, with eager attention (the fused kernels
+    compute no pattern; both compute the same but for rounding). Device and dtype are the model's.
+    Weights that are trained where they lie are seen by every call, as of any model. Where they are
+    moved, cast or replaced, or hooks, adapters or other parts come onto the model, the view is
+    refused: give it again, or put these on the view, `model.bridge.original_model`. Its name is
+    what it was read from first, or its class, and "(in memory)".
+
     Args:
         name: a shipped model ("smollm2-135m", "minilm-l6"), one with known circuits
             ("compiled/induction": see `interp.models.compiled`), a folder that Hugging Face's
-            `save_pretrained` or `interp.models.small.native.save` (or `recurrent.save`) wrote, or a
-            Hugging Face hub id.
+            `save_pretrained` or `interp.models.small.native.save` (or `recurrent.save`) wrote, a
+            Hugging Face hub id; or a model of transformers that is in memory.
+        tokenizer: of a model in memory; without one it reads token ids alone. What is read has its
+            own.
+        adapter: the folder of a LoRA adapter, as PEFT saves it, or several, which are merged into
+            the weights one after the other: so every engine serves them. What the merged model
+            computes is held against PEFT's layers. Needs `pip install 'interp[peft]'`. The model is
+            called by its own name and the adapter's (that of its folder), and the adapter's sha256
+            is in its identity.
         device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes cuda where there is one, else cpu.
-        dtype: of the parameters: float32, bfloat16, float16 or float64, torch's or by name; "auto"
-            takes the one that they were saved in.
+        dtype: of the parameters: float32 (the default), bfloat16, float16 or float64, torch's or by
+            name; "auto" takes the one that they were saved in.
         revision: branch, tag or commit on the hub; only for a hub id.
         device_map: for a model that one device cannot hold: "auto" shares its layers evenly over
             all CUDA devices, a dict gives a device to each part by Hugging Face's name. A layer is
@@ -84,9 +100,31 @@ def load(
     Raises:
         ModelError: the model cannot be found, fetched or read, its weights are not its config's,
             it is an adapter, the device is not there, or `device_map` leaves a part out, splits a
-            layer, or offloads one to disk.
-        Unsupported: an architecture that TransformerLens cannot wrap.
+            layer, or offloads one to disk; an adapter that is none, is of another base, or cannot
+            be merged; a model in memory that computes by more than its weights (hooks, an adapter
+            in it), or beside which stands what is said of one that is read.
+        Unsupported: an architecture that TransformerLens cannot wrap; an adapter of quantised
+            weights.
     """
+    given = given_of(name)
+    if isinstance(given, PreTrainedModel):
+        beside = {
+            **({} if device == "auto" else {"device": device}),
+            **({} if dtype is None else {"dtype": dtype}),
+            **({} if revision is None else {"revision": revision}),
+            **({} if device_map is None else {"device_map": device_map}),
+            **({} if adapter is None else {"adapter": adapter}),
+        }
+        refuse_beside(given, beside)
+        with LOADING:
+            return _view(given, tokenizer)
+    if tokenizer is not None:
+        raise ModelError(
+            f"tokenizer= was given beside {str(name)!r}, which is read with its own. It belongs to "
+            "a model in memory; to give a folder another, tokenizer.save_pretrained(folder)."
+        )
+    adapters = [read_adapter(one) for one in adapters_of(adapter)]
+    require_apart(adapters)
     name, where, revision = name_of(name), device_of(device), revision_of(revision)
     wide, spread = kept_dtype_of(dtype, where), spread_of(device_map)
     if spread is not None and device != "auto":
@@ -95,7 +133,31 @@ def load(
             "Leave one out."
         )
     with LOADING:
-        return _load(name, where, wide, revision, spread)
+        return _load(name, where, wide, revision, spread, adapters)
+
+
+def _view(given: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> Model:
+    """A model over the numbers of one in memory."""
+    name, kind = name_in(given), type(given).__name__
+    drawing = sorted({p.device.index for p in given.parameters() if p.is_cuda})
+    with quiet(), torch.random.fork_rng(drawing):
+        view = view_of(given)
+        architecture, auto_class = class_of(view.config, name)
+        made = auto_class._model_mapping.get(type(view.config), ())
+        if type(given) not in (made if isinstance(made, tuple) else (made,)):
+            raise Unsupported(
+                f"a {kind} in memory cannot be wrapped: {architecture} is read as "
+                f"{auto_class.__name__}. Give the class with its language-model head, "
+                f"{auto_class.__name__}.from_pretrained(...)."
+            )
+        lender = Lender(given)
+        call = "interp.load(module, tokenizer=...), of a module that was made there"
+        return _wrap(
+            *(view, architecture, name, tokenizer),
+            headless=False,
+            origin=Origin(call=call, given=kind),
+            lender=lender,
+        )
 
 
 def _load(
@@ -104,33 +166,72 @@ def _load(
     dtype: torch.dtype | Literal["auto"],
     revision: str | None,
     spread: Spread | Literal["auto"] | None,
+    adapters: Sequence[Adapter],
 ) -> Model:
     if str(name).startswith(compiled.PREFIX) and not Path(name).is_dir():
         refuse_revision(name, revision)
         _require_one(spread, str(name))
+        _require_none(adapters, str(name))
         own = torch.float32 if dtype == "auto" else dtype
         return compiled.build(str(name).removeprefix(compiled.PREFIX), dtype=own, device=where)
     home = find(name, revision)
-    with readable(
-        f"{home} cannot be read as a model", "Likely its shape is damaged; save it again"
-    ):
-        made = _made_here(home, str(name), dtype, where)
-    if made is not None:
+    if (home / native.SHAPE_FILE).exists() or (home / recurrent.SHAPE_FILE).exists():
         _require_one(spread, str(name))
-        return made
+        _require_none(adapters, str(name))
+        with readable(
+            f"{home} cannot be read as a model", "Likely its shape is damaged; save it again"
+        ):
+            return _made_here(home, str(name), dtype, where)
     folder.require_model(home)
+    origin = _origin(str(name), adapters)
     drawing = [where] if where.type == "cuda" else []  # wrapping draws weights, and replaces them
     with quiet(), torch.random.fork_rng(drawing):
         raw = bounds.config_of(home)
-        shapes = _shapes(home, raw)
+        shapes = shapes_in(home, raw)
         config = config_in(home)
         tokenizer = tokenizer_in(home)
-        hf, architecture, headless = _read(home, config, shapes, dtype, where, spread)
+        hf, architecture, headless = model_in(home, config, shapes, dtype, where, spread)
         with readable(
             f"{home} cannot be moved to {where}", "Pass a smaller dtype= or device='cpu'"
         ):
             hf = hf.to(where) if where.type == "mps" else hf
-        return _wrap(hf, architecture, str(name), tokenizer, headless=headless)
+        if adapters:
+            merge(hf, adapters, str(name), headless=headless)
+        called = " + ".join([str(name), *origin.adapters])
+        return _wrap(hf, architecture, called, tokenizer, headless=headless, origin=origin)
+
+
+def _origin(name: str, adapters: Sequence[Adapter]) -> Origin:
+    """What a model that is read was made of, beside what its name says."""
+    if not adapters:
+        return Origin()
+    folders = [str(one.folder) for one in adapters]
+    call = f"interp.load({name!r}, adapter={folders if len(folders) > 1 else folders[0]!r})"
+    return Origin(call=call, adapters={one.name: one.sha256 for one in adapters})
+
+
+@door
+def path(name: Name, *, revision: Revision = None) -> Path:
+    """The folder that `load` reads a model from, fetched if need be: for transformers and PEFT.
+
+    `AutoModelForCausalLM.from_pretrained(interp.models.path("smollm2-135m"))` has the weights that
+    `interp.load("smollm2-135m")` has. What lies there is for reading only.
+
+    Args:
+        name: a shipped model, a folder, or a Hugging Face hub id.
+        revision: branch, tag or commit on the hub; only for a hub id.
+
+    Raises:
+        ModelError: the model cannot be found or fetched, or has no folder: a compiled one is made
+            when it is loaded.
+    """
+    name, revision = name_of(name), revision_of(revision)
+    if str(name).startswith(compiled.PREFIX) and not Path(name).is_dir():
+        raise ModelError(
+            f"{name} is made when it is loaded, and lies in no folder. Load it, and save it: "
+            "interp.models.small.native.save(interp.load(name), folder)."
+        )
+    return find(name, revision)
 
 
 @door
@@ -186,6 +287,8 @@ def _wrap(
     tokenizer: PreTrainedTokenizerBase | None,
     *,
     headless: bool,
+    origin: Origin | None = None,
+    lender: Lender | None = None,
 ) -> Model:
     return wrap(
         hf,
@@ -195,7 +298,22 @@ def _wrap(
         d_vocab=hf.get_input_embeddings().weight.shape[0],
         facts=lambda bridge: facts_of(bridge, language_model=not headless),
         headless=headless,
+        origin=origin,
+        lender=lender,
     )
+
+
+def _require_none(adapters: Sequence[Adapter], name: str) -> None:
+    """Refuse an adapter of a model that is made here.
+
+    Raises:
+        ModelError: one was given.
+    """
+    if adapters:
+        raise ModelError(
+            f"{name} is made here and is no model of transformers, so PEFT has no adapters of it. "
+            "Leave adapter= out."
+        )
 
 
 def _require_one(spread: object, name: str) -> None:
@@ -213,8 +331,8 @@ def _require_one(spread: object, name: str) -> None:
 
 def _made_here(
     home: Path, name: str, dtype: torch.dtype | Literal["auto"], where: torch.device
-) -> Model | None:
-    """A native or recurrent model, where the folder is one's."""
+) -> Model:
+    """A native or recurrent model, of the folder of one."""
     if (home / native.SHAPE_FILE).exists():
         shape, state = native.read(home)
         dtype = _saved(state) if dtype == "auto" else dtype
@@ -226,136 +344,17 @@ def _made_here(
             dtype=dtype,
             device=where,
         )
-    if (home / recurrent.SHAPE_FILE).exists():
-        kind = recurrent.RecurrentShape
-        shape, state = stored.read(home, recurrent.SHAPE_FILE, kind)
-        dtype = _saved(state) if dtype == "auto" else dtype
-        return recurrent.build_recurrent(
-            shape,
-            name=name,
-            state=state,
-            tokenizer=tokenizer_in(home),
-            dtype=dtype,
-            device=where,
-        )
-    return None
+    shape, state = stored.read(home, recurrent.SHAPE_FILE, recurrent.RecurrentShape)
+    return recurrent.build_recurrent(
+        shape,
+        name=name,
+        state=state,
+        tokenizer=tokenizer_in(home),
+        dtype=_saved(state) if dtype == "auto" else dtype,
+        device=where,
+    )
 
 
 def _saved(state: Mapping[str, Tensor]) -> torch.dtype:
     """The precision that weights were saved in."""
     return next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
-
-
-@contextmanager
-def readable(what: str, remedy: str) -> Iterator[None]:
-    """Whatever goes wrong in other libraries' code becomes one sentence and a remedy.
-
-    Raises:
-        ModelError: with what they said.
-    """
-    try:
-        yield
-    except InterpError:
-        raise
-    except Exception as error:
-        raise ModelError(f"{what}: {said(error)}. {remedy}.") from error
-
-
-def tokenizer_in(home: Path) -> PreTrainedTokenizerBase | None:
-    if not any((home / file).exists() for file in _TOKENIZER_FILES):
-        return None
-    remedy = (
-        "Likely a file is damaged, or the tokenizer needs a package that is not installed. Fetch "
-        "the files again; or take them away, and give token ids instead of text"
-    )
-    with readable(f"the tokenizer files in {home} cannot be read", remedy):
-        tokenizer = AutoTokenizer.from_pretrained(home, trust_remote_code=False)
-        words = len(tokenizer) - len(tokenizer.all_special_ids)
-    if words <= 0:
-        raise ModelError(
-            f"the tokenizer files in {home} hold {len(tokenizer)} special tokens and no others, so "
-            f"every text would say nothing. Likely a file of {type(tokenizer).__name__} is missing "
-            "(tokenizer.json, or vocab.json and merges.txt): fetch them all."
-        )
-    return tokenizer
-
-
-def config_in(home: Path) -> PreTrainedConfig:
-    remedy = (
-        "Likely it is damaged, needs a newer transformers or code of its own (which is not run), "
-        "or is not a transformers config"
-    )
-    with readable(f"{home / 'config.json'} cannot be read", remedy):
-        return AutoConfig.from_pretrained(home, trust_remote_code=False)
-
-
-def _shapes(home: Path, raw: dict[str, Any]) -> folder.Shapes:
-    """The tensors in the files; the config must be one that they can be the weights of."""
-    named = raw.get("transformers_weights")
-    if named is not None and (not isinstance(named, str) or Path(named).name != named):
-        raise ModelError(
-            f"{home / 'config.json'} names {named!r:.80} as its weights, which is no file's name. "
-            "Take transformers_weights out of it."
-        )
-    shapes = folder.weights(home, named, quantised=raw.get("quantization_config") is not None)
-    bounds.require_counts(raw, shapes, home)
-    return shapes
-
-
-def class_of(config: PreTrainedConfig, name: str) -> tuple[str, Any]:
-    """The architecture's name, and transformers' class that makes models of it.
-
-    Raises:
-        Unsupported: TransformerLens does not know it.
-    """
-    try:
-        architecture = determine_architecture_from_hf_config(config)
-        return architecture, get_hf_model_class_for_architecture(architecture)
-    except Exception as error:
-        raise Unsupported(
-            f"TransformerLens cannot wrap {config.architectures or config.model_type} "
-            f"({name}). Its model table lists what it can."
-        ) from error
-
-
-def _read(
-    home: Path,
-    config: PreTrainedConfig,
-    shapes: folder.Shapes,
-    dtype: torch.dtype | Literal["auto"],
-    where: torch.device,
-    spread: Spread | Literal["auto"] | None,
-) -> tuple[PreTrainedModel, str, bool]:
-    """The Hugging Face model, its architecture's name, and whether its head was never trained."""
-    architecture, auto_class = class_of(config, str(home))
-    remedy = (
-        "Likely config.json is damaged or belongs to other weights, or the weights are quantised "
-        "and need a package that is not installed. "
-        f"{auto_class.__name__}.from_pretrained(folder) must work first"
-    )
-    quantised = getattr(config, "quantization_config", None) is not None
-    with readable(f"transformers cannot make a model of {home}", remedy):
-        bounds.require_size(auto_class, config, shapes, home, quantised=quantised)
-        places = settled(spread, where, auto_class, config, dtype)
-        hf, info = auto_class.from_pretrained(
-            home,
-            dtype=dtype,
-            device_map=places,  # straight to where they stay
-            attn_implementation="eager",  # the fused kernels compute no pattern to hook
-            experts_implementation="eager",  # and those of experts want certain widths and dtypes
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-        )
-    multiply_as_asked(hf)
-    remove_hook_from_module(hf, recurse=True)  # accelerate's move every part's input each time
-    if places is not None and len(places) > 1:
-        require_whole(hf)
-        vars(hf).pop("hf_device_map", None)  # by which others hook it
-    missing = keys.require_fit(hf, info, shapes, home)
-    state = hf.state_dict()  # tied parameters under each of their names
-    for key in missing:  # a random head would give other logits at every load
-        nn.init.zeros_(state[key])
-    return hf, architecture, bool(missing)

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NoReturn
 
 import torch
@@ -33,6 +33,7 @@ from interp.models.now.checks import (
 )
 from interp.models.now.digest import digest
 from interp.models.now.live import Live, Now
+from interp.models.now.origin import Origin
 from interp.models.now.truth import Itself, Truth, guarded
 from interp.models.now.versions import versions
 
@@ -56,6 +57,7 @@ class Model:
         truth: what Hugging Face's own model computes with the same weights; every engine is held
             against it.
         live: what is there now.
+        origin: what it was made of, where its name does not say that: a module in memory, adapters.
     """
 
     bridge: TransformerBridge | HookedRootModule
@@ -64,6 +66,7 @@ class Model:
     tokenizer: PreTrainedTokenizerBase | None
     truth: Truth | Itself
     live: Live
+    origin: Origin = field(default=Origin(), kw_only=True)
 
     @property
     def __alone__(self) -> Any:
@@ -185,9 +188,10 @@ class Model:
     def identity(self, *, anew: bool = False) -> dict[str, Any]:
         """Which model this is, as it is now: what numbers depend on beside the question.
 
-        Name, architecture, `weight_hash`, dtype, kind of device, what stands on it that it did not
-        come with (`on_it`), and versions. It begins every provenance and the key of everything
-        that is kept.
+        Name, architecture, `weight_hash`, dtype, kind of device, what it was made of (`given`, a
+        module in memory; `adapters`, by name, with the sha256 of their files), what stands on it
+        that it did not come with (`on_it`), and versions. It begins every provenance and the key
+        of everything that is kept.
 
         Args:
             anew: read all weights, whatever the counters show. That takes as long as one forward
@@ -204,6 +208,7 @@ class Model:
             "weights": self._hash(anew=anew),
             "dtype": str(now.dtype).removeprefix("torch."),
             "device": now.device.type,
+            **self.origin.told,
             **({"quantised": ", ".join(now.quantised)} if now.quantised else {}),
             **({"on_it": on_it} if on_it else {}),
             "versions": versions(now.quantised),
@@ -298,6 +303,12 @@ class Model:
         ]
 
     def _text(self) -> PreTrainedTokenizerBase:
+        if self.tokenizer is None and self.origin.given:
+            raise ModelError(
+                f"{self.name} has no tokenizer: none was given with the model, so text cannot "
+                "become tokens. Give it, interp.load(model, tokenizer=...), or give token ids "
+                "instead of text."
+            )
         if self.tokenizer is None:
             raise ModelError(
                 f"{self.name} has no tokenizer: its folder holds no tokenizer files, so text "
@@ -327,7 +338,8 @@ class Model:
         return copied
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
+        again = f"interp.load({self.name!r})"
         raise ModelError(
             f"a model is not pickled ({self.name}): hooks and wrapped parts do not travel to "
-            f"another process. Load it anew there: interp.load({self.name!r})."
+            f"another process. Load it anew there: {self.origin.call or again}."
         )

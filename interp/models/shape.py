@@ -28,13 +28,14 @@ from interp.models import compiled
 from interp.models.bridge.facts import facts_of
 from interp.models.finding.find import TOLD, find
 from interp.models.finding.place import Dtype, Revision, dtype_of, name_of, revision_of
-from interp.models.load import LOADING, class_of, config_in, readable, tokenizer_in
+from interp.models.load import LOADING
 from interp.models.model import Model
 from interp.models.now.checks import EXPLAINING
 from interp.models.now.live import Live, Now
 from interp.models.now.truth import Itself
 from interp.models.now.watch import Watch
 from interp.models.quiet import quiet
+from interp.models.reading import class_of, config_in, readable, tokenizer_in
 from interp.models.small import native, recurrent
 
 META = torch.device("meta")

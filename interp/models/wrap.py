@@ -22,7 +22,9 @@ from interp.models.bridge.precision import exact, rounding
 from interp.models.model import Model
 from interp.models.now.checks import off, output_of, sample_tokens
 from interp.models.now.fused import fused_in
+from interp.models.now.lender import Lender
 from interp.models.now.live import Live
+from interp.models.now.origin import Origin
 from interp.models.now.truth import Truth, named_tensors, skeleton_of
 from interp.models.now.watch import Watch
 
@@ -38,6 +40,8 @@ def wrap(
     facts: Callable[[TransformerBridge], Facts],
     headless: bool = False,
     config: TransformerBridgeConfig | None = None,
+    origin: Origin | None = None,
+    lender: Lender | None = None,
 ) -> Model:
     """A bridge over a model that speaks as Hugging Face's do, with its identities checked.
 
@@ -50,6 +54,8 @@ def wrap(
         facts: reads them from the bridge.
         headless: there is no trained language-model head.
         config: TransformerLens' own; without it the module's Hugging Face config is translated.
+        origin: what it was made of, where the name does not say that.
+        lender: whose numbers the module has.
 
     Raises:
         ModelError: what it gives is not finite.
@@ -100,7 +106,8 @@ def wrap(
             facts=known,
             tokenizer=tokenizer,
             truth=Truth(skeleton, named, watch, head=not headless),
-            live=Live(watch, fused_in(module)),
+            live=Live(watch, fused_in(module), lender),
+            origin=origin or Origin(),
         )
         wrapped = model.truth.run(tokens).output
         _ = model.checks

@@ -45,6 +45,13 @@ def cases(
     ends = {"sender_positions": "end", "receiver_positions": "end", "ln": "recompute"}
     yield interp.path_patch, {**run, **path, **ends, "direction": "noise"}
     yield interp.intervene, {**run, "interventions": {"a": [add]}, "hops": (), "base": "clean"}
+    yield (
+        interp.compare,
+        {"first": model, "second": model, "sweep": lambda m: interp.patch(m, pairs, ["1.mlp"])},
+    )
+    kept = interp.compare(model, model, lambda m: interp.patch(m, pairs, ["1.mlp"]))
+    yield type(kept), {"first": kept.first, "second": kept.second}
+    yield kept.summary, {"seed": 1}
     yield interp.complement, {"model": model, "circuit": ["0.1"], "of": "heads"}
     how = {"ablation": "zero", **mean}
     yield (

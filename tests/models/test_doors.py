@@ -43,7 +43,11 @@ def cases(model: Model, folder: Path) -> Iterator[tuple[Callable[..., Any], Mapp
     """A right call of each function, classmethod, method and constructor."""
     where = {"device": "cpu", "dtype": "float32"}
     kept = native.save(native.build(SHAPE, name="kept"), folder / "kept")
-    yield interp.load, {"name": kept, **where, "revision": None, "device_map": None}
+    beside = {"tokenizer": None, "adapter": None, "revision": None, "device_map": None}
+    yield interp.load, {"name": kept, **where, **beside}
+    given = {"name": tiny.build("gpt2"), "tokenizer": model.tokenizer}
+    yield interp.load, {**beside, **given, "device": "auto", "dtype": None}
+    yield interp.models.path, {"name": kept, "revision": None}
     yield interp.shape_of, {"name": model.name, **where, "revision": None}
     yield interp.models.untrained, {"model": model, "seed": 1}
     yield Model, of(model)

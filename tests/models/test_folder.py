@@ -56,8 +56,8 @@ def test_an_adapter_beside_its_model(single, file):
     says(
         refusal(single),
         f"holds an adapter ({file}) beside its model",
-        "merge_and_unload().save_pretrained(new_folder)",
-        "To load the model alone, take the adapter's files away",
+        f"interp.load({str(single)!r}, adapter=that_folder)",
+        "without adapter= the model is loaded alone",
     )
 
 
@@ -66,8 +66,8 @@ def test_an_adapter_alone(tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     (tmp_path / "tokenizer.json").write_text("{}")
     found = refusal(tmp_path)
-    says(found, "adapter_config.json, adapter_model.safetensors) without its", "merge_and_unload()")
-    assert "load the model alone" not in found
+    says(found, "adapter_config.json, adapter_model.safetensors) without its")
+    says(found, f"interp.load(model, adapter={str(tmp_path)!r})")
 
 
 def test_a_shard_that_is_missing(sharded):

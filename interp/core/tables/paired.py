@@ -60,13 +60,13 @@ def partners(
             )
         return np.zeros(len(cells), dtype=int)
     keys = [column for column in columns if column not in ignoring]
-    known = {key: row for row, key in enumerate(_named(others, keys))}
+    known = {key: row for row, key in enumerate(row_names(others, keys))}
     if len(known) < len(others):
         raise ResultsError(
             f"several rows of the other table agree in {keys}, so which is the counterpart is not "
             "said. Choose one of each first (query), or ignore fewer columns."
         )
-    found = [known.get(key) for key in _named(cells, keys)]
+    found = [known.get(key) for key in row_names(cells, keys)]
     if None in found:
         lost = cells.iloc[found.index(None)]
         told = {c: x for c, x in lost.dropna().to_dict().items() if x != ""}
@@ -80,8 +80,8 @@ def partners(
     return np.asarray(found, dtype=int)
 
 
-def _named(cells: pd.DataFrame, columns: Sequence[str]) -> list[tuple]:
-    """Hashable names of cells; a missing number is None."""
+def row_names(cells: pd.DataFrame, columns: Sequence[str]) -> list[tuple]:
+    """Hashable names of rows by some columns; a missing number is None."""
     return [
         tuple(None if pd.isna(x) else x for x in row)
         for row in cells[list(columns)].itertuples(index=False)

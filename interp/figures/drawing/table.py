@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from interp.core.errors import ResultsError
-from interp.core.metrics import known
+from interp.core.metrics import called
 from interp.core.sampling import stats
 from interp.core.tables.results import CELL, Results
 
@@ -54,11 +54,7 @@ def one_each(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 def label(table: pd.DataFrame, column: Column = "effect") -> str:
     """What the numbers of a column are, with their unit: "change in logit difference"."""
-    name = str(table["metric"].iloc[0])
-    _, at, position = name.partition("@")
-    metric = known(name)
-    said = f"{metric.label or metric.name}{f' at {position}' if at else ''}" if metric else name
-    return _PHRASES[column].format(said)
+    return _PHRASES[column].format(called(str(table["metric"].iloc[0])))
 
 
 def sample(table: pd.DataFrame) -> str:

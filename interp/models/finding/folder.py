@@ -36,13 +36,16 @@ def require_model(folder: Path) -> None:
         raise ModelError(f"{folder} cannot be read: {said(error)}. Is it yours to read?") from error
     listed = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
     if adapter := [name for name in _ADAPTERS if name in there]:
-        whole = "config.json" in there
-        alone = " To load the model alone, take the adapter's files away." if whole else ""
+        if "config.json" in there:
+            raise ModelError(
+                f"{folder} holds an adapter ({', '.join(adapter)}) beside its model, so which of "
+                "the two is meant is not said. Move the adapter's files into a folder of their "
+                f"own: interp.load({str(folder)!r}, adapter=that_folder) merges it, and without "
+                "adapter= the model is loaded alone."
+            )
         raise ModelError(
-            f"{folder} holds an adapter ({', '.join(adapter)}) {'beside' if whole else 'without'} "
-            "its model, and adapters are not loaded. Merge it into its model, and load what that "
-            "writes: PeftModel.from_pretrained(model, adapter)"
-            f".merge_and_unload().save_pretrained(new_folder).{alone}"
+            f"{folder} holds an adapter ({', '.join(adapter)}) without its model. Load the model "
+            f"that it was trained on, and merge it: interp.load(model, adapter={str(folder)!r})."
         )
     if "config.json" not in there:
         raise ModelError(
@@ -86,7 +89,7 @@ def weights(folder: Path, named: str | None = None, *, quantised: bool = False) 
     _refuse_others(folder, files, index)
     found: dict[str, tuple[int, ...]] = {}
     for file in files:
-        for key, (shape, dtype) in _header(folder, file).items():
+        for key, (shape, dtype) in header(folder, file).items():
             if dtype in NARROW and not quantised:
                 raise ModelError(
                     f"{key} in {file} is kept as {dtype}, and config.json does not say how it was "
@@ -163,7 +166,7 @@ def _refuse_others(folder: Path, files: list[Path], index: Path) -> None:
         )
 
 
-def _header(folder: Path, file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+def header(folder: Path, file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of each tensor."""
     try:
         with safe_open(file, framework="pt") as content:

@@ -57,7 +57,9 @@ def dtype_of(dtype: object, device: torch.device) -> torch.dtype:
 
 
 def kept_dtype_of(dtype: object, device: torch.device) -> torch.dtype | Literal["auto"]:
-    """... or "auto": that in which the weights were saved."""
+    """... or "auto": that in which the weights were saved. None is float32."""
+    if dtype is None:
+        return torch.float32
     return "auto" if isinstance(dtype, str) and dtype == "auto" else dtype_of(dtype, device)
 
 
@@ -104,5 +106,7 @@ def revision_of(revision: object) -> str | None:
 Name = Annotated[str | os.PathLike[str], Told(name_of)]
 Device = Annotated[str | torch.device, Told(device_of)]
 Dtype = Annotated[torch.dtype | str, Told(partial(dtype_of, device=torch.device("cpu")))]
-KeptDtype = Annotated[torch.dtype | str, Told(partial(kept_dtype_of, device=torch.device("cpu")))]
+KeptDtype = Annotated[
+    torch.dtype | str | None, Told(partial(kept_dtype_of, device=torch.device("cpu")))
+]
 Revision = Annotated[str | None, Told(revision_of)]

@@ -12,6 +12,7 @@ from interp.core.door.alone import undone
 from interp.core.errors import ModelError
 from interp.models.bridge import quantised, rotary
 from interp.models.now.fused import Fused
+from interp.models.now.lender import Lender
 from interp.models.now.watch import Foreign, Stamp, Watch, glimpse
 
 T = TypeVar("T")
@@ -50,8 +51,9 @@ class Live:
         lock: of the thread that asks the model something.
     """
 
-    def __init__(self, watch: Watch, fused: Sequence[Fused]) -> None:
+    def __init__(self, watch: Watch, fused: Sequence[Fused], lender: Lender | None = None) -> None:
         self.watch, self.fused, self.lock = watch, fused, threading.RLock()
+        self.lender = lender
         self._now: Now | None = None
         self._held = False
         self._twice = self._held_twice()
@@ -59,7 +61,7 @@ class Live:
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a model is another one: what was found out of this does not hold of it."""
         kept = {name: held for name, held in vars(self).items() if name != "lock"}
-        return {**kept, "_now": None, "_held": False}
+        return {**kept, "_now": None, "_held": False, "lender": None}  # it has numbers of its own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, lock=threading.RLock())
@@ -77,6 +79,8 @@ class Live:
     def _seen(self) -> Now:
         if self._held and self._now is not None:
             return self._now
+        if self.lender is not None:
+            self.lender.require()
         stamp = self._stamp()
         if self._now is None or stamp != self._now.stamp:
             self._require_whole()

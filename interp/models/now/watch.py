@@ -242,7 +242,7 @@ class Watch:
                     yield Foreign("hook", name, module, tuple(added.values()))
             if vars(module).get("forward") is not self.forwards.get(module):
                 yield Foreign("forward", name, module, (vars(module).get("forward"),))
-        if everywhere := tuple(hook for d in _GLOBAL for hook in d.values() if not _looks(hook)):
+        if everywhere := tuple(hook for d in _GLOBAL for hook in d.values() if not looks(hook)):
             yield Foreign("global", "", self.wrapped, everywhere)
 
     def added(self, module: nn.Module, kind: str) -> dict[int, Any]:
@@ -251,7 +251,7 @@ class Watch:
         return {
             key: hook
             for key, hook in getattr(module, kind).items()
-            if key not in known and not _looks(hook)
+            if key not in known and not looks(hook)
         }
 
     def covered(self, foreign: Sequence[Foreign]) -> dict[nn.Module, Foreign]:
@@ -327,7 +327,8 @@ def glimpse(tensor: Tensor) -> int | None:
     return None if found is None else found.value
 
 
-def _looks(hook: object) -> bool:
+def looks(hook: object) -> bool:
+    """Is it a hook that only looks, of what puts such on modules by itself?"""
     return str(getattr(hook, "__module__", "")).startswith(_LOOKING)
 
 
