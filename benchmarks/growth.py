@@ -1,7 +1,8 @@
-"""How time grows with the prompt's length and with their number: ours and TransformerLens.
+"""How time grows with the prompt's length and with their number, and memory with the length.
 
-Zero-ablating heads at END and at every position, on a sample of heads that both run. Ours never
-grows faster than the peer.
+Time: zero-ablating heads at END and at every position, on a sample of heads that both run, ours and
+TransformerLens. Ours never grows faster than the peer. Memory: what calls hold beside the weights
+with one pair of prompts (`benchmarks/long.py`), and MB a further 1,000 tokens.
 
     python benchmarks/growth.py --json benchmarks/growth.json --figure docs/growth.pdf
 """
@@ -16,6 +17,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 import tyro
+from long import grown
 from peers import Peer, random_pairs, spread
 from tqdm import tqdm
 
@@ -33,6 +35,8 @@ class Options:
     threads: int = 2
     lengths: tuple[int, ...] = (16, 32, 64, 128, 256)
     prompts: tuple[int, ...] = (8, 32, 128)
+    memory: tuple[int, ...] = (64, 256, 1024, 2048, 4096)
+    """Lengths at which memory is measured; none is none."""
     heads: int = 9
     """Heads that ours ablates, spread over the layers; the peer runs a third of them."""
 
@@ -117,8 +121,16 @@ def main(options: Options) -> None:
     ends = wide.groupby(["axis", "positions"])[["interp", "TransformerLens"]]
     print("\ntimes from the smallest size to the largest")
     print((ends.last() / ends.first()).round(1).to_string())
+    held = [*grown(model, options.memory)] if options.memory else []
+    if held:
+        sizes = pd.DataFrame(held).pivot(index="call", columns="size", values="tensors MB")
+        first, last = sizes.columns[-2:]
+        sizes["a further 1,000"] = (sizes[last] - sizes[first]) / (last - first) * 1000
+        print("\nMB of tensors beside the weights, one pair of prompts")
+        print(sizes.round(0).to_string())
     if options.json:
-        options.json.write_text(json.dumps(table.to_dict("records"), indent=1) + "\n")
+        records = [*table.to_dict("records"), *held]
+        options.json.write_text(json.dumps(records, indent=1) + "\n")
     if options.figure:
         grid = draw(table)
         for suffix in (".pdf", ".png"):

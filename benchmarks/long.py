@@ -8,7 +8,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import interp
+from interp.causal import attribute
 
 
 @dataclass(frozen=True)
@@ -84,34 +85,51 @@ def held(call: Callable[[], object]) -> tuple[float, float]:
     return live.most / 1e6, (most[0] - before) / 1e6
 
 
-def main(options: Options) -> None:
-    model = interp.load(options.model, device="cpu")
-    drawn = torch.Generator().manual_seed(0)
-    rows = torch.randint(5, model.facts.d_vocab, (2, 1, max(options.tokens)), generator=drawn)
-
-    def pairs(length: int) -> interp.Pairs:
-        clean, corrupt = rows[:, :, :length].tolist()
-        return interp.Pairs.from_tokens(clean=clean, corrupt=corrupt, correct=[3], wrong=[4])
-
-    interp.evaluate(model, pairs(8))  # verifies the engine
+def calls(model: interp.Model) -> dict[str, Callable[[interp.Pairs], object]]:
+    """What is asked of one pair of prompts, by name."""
     two = ["20.1", "23.3"]
     zero, end = {"method": "zero"}, {"method": "zero", "positions": "end"}
     paths = {"senders": two, "receivers": "logits"}
-    calls: dict[str, Callable[[interp.Pairs], object]] = {
+    return {
         "evaluate": lambda long: interp.evaluate(model, long),
         "capture": lambda long: interp.capture(model, long, ["10.resid_post"]),
         "ablate": lambda long: interp.ablate(model, long, two, **zero),
         "ablate at the end": lambda long: interp.ablate(model, long, two, **end),
         "patch": lambda long: interp.patch(model, long, two),
         "path_patch": lambda long: interp.path_patch(model, long, **paths),
+        "attribute": lambda long: attribute(model, long),
     }
-    for tokens in options.tokens:
-        for name, call in calls.items():
+
+
+def grown(model: interp.Model, lengths: Sequence[int]) -> Iterator[dict]:
+    """What each call holds at each length: MB of tensors, MB of the process, and seconds."""
+    drawn = torch.Generator().manual_seed(0)
+    rows = torch.randint(5, model.facts.d_vocab, (2, 1, max(lengths)), generator=drawn)
+
+    def pairs(length: int) -> interp.Pairs:
+        clean, corrupt = rows[:, :, :length].tolist()
+        return interp.Pairs.from_tokens(clean=clean, corrupt=corrupt, correct=[3], wrong=[4])
+
+    interp.evaluate(model, pairs(8))  # verifies the engine
+    for tokens in lengths:
+        for name, call in calls(model).items():
             start = time.monotonic()
             tensors, process = held(lambda call=call, tokens=tokens: call(pairs(tokens)))
             took = time.monotonic() - start
             line = f"{tokens:5} {name:17} {tensors:7.0f} MB {process:7.0f} MB {took:6.1f} s"
             print(line, flush=True)
+            yield {
+                "axis": "memory",
+                "size": tokens,
+                "call": name,
+                "tensors MB": tensors,
+                "process MB": process,
+            }
+
+
+def main(options: Options) -> None:
+    for _ in grown(interp.load(options.model, device="cpu"), options.tokens):
+        pass
 
 
 if __name__ == "__main__":
