@@ -79,6 +79,7 @@ def _task(one: Measured) -> str:
     rows = one.behaviour().set_index("what")
     by = {str(what).replace(" ", "_").replace("'", ""): row for what, row in rows.iterrows()}
     whole = one.compared(one.task).summary()
+    known = bool(whole["share_q"].notna().any())
     other = one.compared(one.other).summary()
     interactions = one.interactions().summary()
     fitted = one.composed()
@@ -90,7 +91,9 @@ def _task(one: Measured) -> str:
                 "heads",
                 n=int((whole["q"] < ALPHA).sum()),
                 of=len(whole),
-                shares=int((whole["share_q"] < ALPHA).sum()),
+                shares=words(
+                    "shares" if known else "no shares", n=int((whole["share_q"] < ALPHA).sum())
+                ),
                 other=int((other["q"] < ALPHA).sum()),
                 most=SHOWN,
                 each=words.each("head", one.changed(one.task), by="; "),

@@ -69,7 +69,7 @@ def train(base: PreTrainedModel, pairs: Pairs, size: Amount, *, seed: int) -> pe
     The loss is -log sigmoid(wrong - correct), that of a choice between the two.
     """
     config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(PARTS))
-    with torch.random.fork_rng([]):
+    with quiet(), torch.random.fork_rng([]):
         torch.manual_seed(seed)
         on = peft.get_peft_model(base, config)
     on.train()

@@ -151,6 +151,7 @@ def view_of(module: PreTrainedModel) -> PreTrainedModel:
     view = copy.deepcopy(module, memo)
     remove_hook_from_module(view, recurse=True)  # accelerate's move every part's input each time
     vars(view).pop("hf_device_map", None)
+    quantised.multiply_as_asked(view)
     view.config.architectures = [type(module).__name__]
     configs = {id(c): c for m in view.modules() if (c := getattr(m, "config", None)) is not None}
     for config in configs.values():  # parts of some models have one of their own

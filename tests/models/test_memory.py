@@ -399,3 +399,22 @@ def test_the_folder_of_a_shipped_model():
         interp.ablate(m, pairs, ["20.1", "3.mlp"], method="zero") for m in (given, read)
     )
     assert np.array_equal(mine.frame["value"], theirs.frame["value"])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_in_few_bits(bits, tmp_path, pairs):
+    """As they are read: the packed numbers are shared too."""
+    pytest.importorskip("bitsandbytes")
+    shape = {"hidden_size": 64, "head_dim": 16, "num_attention_heads": 4, "intermediate_size": 96}
+    hf.LlamaForCausalLM(hf.LlamaConfig(**tiny.LLAMA | shape)).save_pretrained(tmp_path / "plain")
+    config = hf.BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
+    module = hf.LlamaForCausalLM.from_pretrained(
+        tmp_path / "plain", quantization_config=config, dtype=torch.float32
+    )
+    module.save_pretrained(tmp_path / "packed")
+    given, read = interp.load(module), interp.load(tmp_path / "packed")
+    assert given.identity()["quantised"] == read.identity()["quantised"]
+    mine, theirs = (interp.evaluate(m, pairs).frame["value"] for m in (given, read))
+    assert np.array_equal(mine, theirs)
+    packed = module.model.layers[0].mlp.up_proj.weight
+    assert packed.data_ptr() in {p.data_ptr() for p in given.bridge.parameters()}
