@@ -52,18 +52,21 @@ def _sums(tensor: Tensor) -> Iterator[Int[Tensor, " sums"]]:
     rows = words[: whole * WORDS].view(whole, WORDS)
     for part in (*rows.split(step), words[whole * WORDS :][None]):
         if part.numel():
-            wide = part.long()
-            yield from ((wide * key).sum(1) for key in _keys(part.shape[1], str(tensor.device)))
+            wide, keys = part.long(), _keys(part.shape[1], str(tensor.device))
+            if tensor.device.type == "cpu":  # no graphics card multiplies matrices of whole numbers
+                yield from (keys @ wide[0]).split(1)
+            else:
+                yield from ((wide * key).sum(1) for key in keys)
 
 
 @lru_cache(maxsize=8)
-def _table(device: str) -> tuple[Int[Tensor, " word"], ...]:
+def _table(device: str) -> Int[Tensor, "2 word"]:
     # made by a CPU in NumPy, so that the keys are the same wherever they are used
-    return tuple(torch.from_numpy(_mixed(first).view(np.int64)).to(device) for first in (0, WORDS))
+    return torch.from_numpy(np.stack([_mixed(0), _mixed(WORDS)]).view(np.int64)).to(device)
 
 
-def _keys(width: int, device: str) -> tuple[Int[Tensor, " word"], ...]:
-    return tuple(table[:width] for table in _table(device))
+def _keys(width: int, device: str) -> Int[Tensor, "2 word"]:
+    return _table(device)[:, :width]
 
 
 def _mixed(first: int) -> np.ndarray:
