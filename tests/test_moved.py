@@ -1,7 +1,6 @@
 """Names of version 0.1 still work, mean the same, and say where they stand now."""
 
 import importlib
-import subprocess
 import sys
 import warnings
 
@@ -74,11 +73,3 @@ def test_a_name_that_never_was_is_no_attribute():
         _ = interp.circuits.nope
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("interp.circuits.nope")
-
-
-@pytest.mark.plain
-def test_the_library_itself_uses_no_old_name_and_the_warning_shows_the_users_line():
-    code = "import interp, interp.moved\ninterp.circuits.attended"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    said = [line for line in done.stderr.splitlines() if "FutureWarning" in line]
-    assert len(said) == 1 and said[0].startswith("<string>:2: FutureWarning: interp.circuits.att")

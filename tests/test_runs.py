@@ -2,6 +2,7 @@ import copy
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from doors import complaints
+from forks import forked
 from matplotlib.figure import Figure
 
 import interp
@@ -492,35 +494,36 @@ def make(layer):
 run = open_run("ioi", Config(), root=root)
 stages = [run.stage(f"layer{i}", make(i)) for i in range(3)]
 run.finish(Results.concat(stages), "done")
-print(run.folder)
 """
 
 
 @pytest.mark.plain
 def test_killed_run_resumes_where_it_was(tmp_path):
+    """In another process, which draws other hashes of its own."""
     script = tmp_path / "experiment.py"
     script.write_text(SCRIPT)
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
 
-    def start(root: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(script), str(tmp_path / root)]
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    def here(root: str) -> None:
+        sys.argv = [str(script), str(tmp_path / root)]
+        runpy.run_path(str(script), run_name="__main__")
 
     for root in ("a", "b"):
         (tmp_path / root).mkdir()
     (tmp_path / "a" / ".die-1.1").touch()
-    killed = start("a")
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert forked(lambda: here("a")) == -signal.SIGKILL
     (folder,) = (tmp_path / "a" / "ioi").iterdir()
     assert [p.name for p in (folder / "stages").iterdir()] == ["layer0.parquet"]
     assert not (folder / "results.parquet").exists()
 
     (tmp_path / "a" / ".die-1.1").unlink()
-    resumed, unbroken = start("a"), start("b")
-    assert resumed.returncode == unbroken.returncode == 0, resumed.stderr + unbroken.stderr
+    command = [sys.executable, str(script), str(tmp_path / "a")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    resumed = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert resumed.returncode == 0, resumed.stderr
+    assert forked(lambda: here("b")) == 0
     cells = [f"{layer}.{head}" for layer in range(3) for head in range(3)]
     assert (tmp_path / "a" / ".count").read_text().split() == cells  # nothing was done twice
-    other = Path(unbroken.stdout.strip())
+    (other,) = (tmp_path / "b" / "ioi").iterdir()
     assert other.name == folder.name
     for name in ("results.parquet", "summary.md", "config.json"):
         assert (folder / name).read_bytes() == (other / name).read_bytes()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forks import ended, forked, started
 from safetensors.torch import save
 
 import interp
@@ -33,28 +34,6 @@ from interp.runs import open_run
 
 pytestmark = pytest.mark.plain
 SHAPE = Shape(n_layers=1, n_heads=2, d_model=6, d_head=3, d_vocab=48, n_ctx=16, d_mlp=0)
-
-
-def started(call: Callable[[], Any]) -> int:
-    """A process that makes a call and ends."""
-    if child := os.fork():
-        return child
-    signal.alarm(60)  # a child that waits for ever fails
-    try:
-        call()
-    except BaseException as error:  # the child must not go on as the parent
-        sys.stderr.write(f"{error!r}\n")
-        os._exit(1)
-    os._exit(0)
-
-
-def ended(child: int) -> int:
-    """Its exit code, or minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def forked(call: Callable[[], Any]) -> int:
-    return ended(started(call))
 
 
 class Killed:

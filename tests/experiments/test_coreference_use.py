@@ -23,6 +23,7 @@ from experiments.coreference.use import (
     still_read,
 )
 from interp.core.parts.sites import Site
+from interp.core.tables.results import Results
 from interp.datasets.made.templates import lists
 from interp.models.bridge import tokens
 
@@ -103,6 +104,9 @@ def test_controls_stand_under_the_name_of_what_they_control():
     done = results("mean", "1.0", [1.0, 2.0, 3.0, 4.0])
     control = standing_for(done, [Site.parse("1.0")], [Site.parse("1.2")])
     assert set(control.frame["site"]) == {"1.2"}
+    both = Results.concat([done, results("mean", "1.1", [5.0, 6.0, 7.0, 8.0])])
+    one = standing_for(both, [Site.parse("1.1")], [Site.parse("1.2")]).frame
+    assert set(one["site"]) == {"1.2"} and set(one["value"]) == {5.0, 6.0, 7.0, 8.0}
     drawn = called(control, "mean of others", 3).frame
     assert set(drawn["method"]) == {"mean of others 3"} and set(drawn["draw"]) == {3}
     best = called(done, "mean of best").frame

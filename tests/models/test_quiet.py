@@ -1,9 +1,6 @@
 """Silence inside, and outside nothing but what the user had set."""
 
 import logging
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 
@@ -92,38 +89,3 @@ def test_the_root_log_gets_no_handler():
         assert root.handlers == []
     finally:
         root.handlers[:] = kept
-
-
-IMPORT = """
-import logging, sys, warnings
-import numpy, torch, transformers, transformers.modeling_utils
-from transformers.utils import logging as log
-log.set_verbosity(int(sys.argv[1]))
-filters = list(warnings.filters)
-import interp
-from interp.models.quiet import quiet
-assert log.get_verbosity() == int(sys.argv[1]), log.get_verbosity()
-assert warnings.filters == filters, [f for f in warnings.filters if f not in filters]
-assert not logging.getLogger().handlers
-log.get_logger("transformers.modeling_utils").warning("some weights are random")
-with quiet():
-    log.get_logger("transformers.modeling_utils").warning("not heard")
-warnings.warn("generation flags are not valid")
-"""
-
-
-@pytest.mark.plain
-@pytest.mark.parametrize("bars", ["0", "1"])
-def test_an_import_changes_nothing(bars):
-    """TransformerLens, at its first import, mutes transformers and a warning for good."""
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORT, str(logging.WARNING)],
-        env={**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": bars, "TRANSFORMERS_VERBOSITY": "info"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "some weights are random" in done.stderr
-    assert "generation flags are not valid" in done.stderr
-    assert "not heard" not in done.stderr
-    assert "progress bars" not in done.stderr
