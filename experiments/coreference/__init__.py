@@ -66,9 +66,9 @@ class Config(Sized):
     """
 
     sizes: ClassVar = {
-        "smoke": {"novels": (8, 120), "looked": (6, 120), "controlled": 150}
-        | {"web": (300, 120, 200), "layers": 3, "pairs": 8, "fitting": 40, "every": 30}
-        | {"epochs": 4, "seeds": 2},
+        "smoke": {"novels": (8, 90), "looked": (6, 90), "controlled": 120}
+        | {"web": (240, 90, 120), "layers": 2, "pairs": 8, "fitting": 24, "every": 30}
+        | {"epochs": 3, "seeds": 2},
         "default": {"novels": (48, 500), "looked": (48, 250), "controlled": 3000}
         | {"web": (5000, 1200, 2500), "layers": 10, "pairs": 48, "fitting": 160, "every": 3}
         | {"epochs": 25, "seeds": 3},

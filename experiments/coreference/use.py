@@ -201,13 +201,13 @@ def acting(model: interp.Model, heads: Sequence[str], n: Minimal, checkpoint: Pa
     found = []
     for answer in ("antecedent", "pronoun"):
         report = halves(model, n, answer)[1]
-        others = [not_these(chosen, model, seed=n.seed, draw=i) for i in range(OTHERS)]
+        draws = [not_these(chosen, model, seed=n.seed, draw=i) for i in range(OTHERS)]
+        every = list(dict.fromkeys(site for sites in (chosen, *draws) for site in sites))
         for what, act in acts(model, report, chosen, n, answer).items():
             name = f"{what} of {{}}, say {answer}"
-            best = act(chosen, checkpoint / f"{answer}-{what}-best")
-            found.append(called(best, name.format("best")))
-            for i, sites in enumerate(others, start=1):
-                done = act(sites, checkpoint / f"{answer}-{what}-{i}")
+            done = act(every, checkpoint / f"{answer}-{what}")
+            found.append(called(standing_for(done, chosen, chosen), name.format("best")))
+            for i, sites in enumerate(draws, start=1):
                 found.append(called(standing_for(done, sites, chosen), name.format("others"), i))
     return Results.concat(found)
 
@@ -259,9 +259,10 @@ def not_these(chosen: Sequence[Site], model: interp.Model, *, seed: int, draw: i
 
 
 def standing_for(done: Results, sites: Sequence[Site], chosen: Sequence[Site]) -> Results:
-    """The control's rows under the name of the head that they are the control of."""
+    """The rows of some heads, under the names of those that they are the control of."""
     of = {str(site): str(head) for site, head in zip(sites, chosen, strict=True)}
-    return Results(done.frame.assign(site=done.frame["site"].map(of)), done.provenance)
+    frame = done.frame[done.frame["site"].isin(of)].reset_index(drop=True)
+    return Results(frame.assign(site=frame["site"].map(of)), done.provenance)
 
 
 def by_template(pairs: Pairs) -> Pairs:

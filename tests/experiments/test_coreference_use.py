@@ -4,9 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import readers
 import torch
 import transformers as hf
 from made_results import results
+from readers import speaking
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
@@ -14,6 +16,8 @@ from experiments.coreference.decode import asked
 from experiments.coreference.use import (
     Gendered,
     Minimal,
+    acting,
+    acts,
     by_template,
     called,
     halves,
@@ -111,6 +115,31 @@ def test_controls_stand_under_the_name_of_what_they_control():
     assert set(drawn["method"]) == {"mean of others 3"} and set(drawn["draw"]) == {3}
     best = called(done, "mean of best").frame
     assert set(best["method"]) == {"mean of best"} and best["draw"].isna().all()
+
+
+@pytest.mark.plain
+@pytest.mark.filterwarnings("ignore:mean ablation")
+def test_heads_and_their_controls_in_one_sweep_are_each_by_itself(tmp_path):
+    given = lists("pronouns", "words")["couples"]
+    texts = [text for group in lists("pronouns", "templates").values() for text in _all(group)]
+    texts += [f" {text}" for text in texts] + [f" {word}" for c in given for word in c]
+    texts += [" he", " she"]
+    model = speaking(readers.Reader(rf"{readers.WORD}|[^A-Za-z]", texts), tmp_path / "model")
+    n, best = Minimal(fitting=8, pairs=6, seed=0), Site.parse("1.2")
+    found = acting(model, [str(best)], n, tmp_path / "kept").frame.set_index("method")
+    for answer in ("antecedent", "pronoun"):
+        report = halves(model, n, answer)[1]
+        for what, act in acts(model, report, [best], n, answer).items():
+            for draw in (None, 1, 5):
+                site = best if draw is None else not_these([best], model, seed=0, draw=draw - 1)[0]
+                alone = act([site], tmp_path / f"{answer}-{what}-{draw}").frame
+                who = "best" if draw is None else "others"
+                name = f"{what} of {who}, say {answer}" + ("" if draw is None else f" {draw}")
+                mine = found.loc[name]
+                assert set(mine["site"]) == {"1.2"} and set(mine["head"]) == {site.head}
+                assert mine["cluster"].tolist() == alone["cluster"].tolist()
+                assert np.abs(mine["value"].to_numpy() - alone["value"].to_numpy()).max() < 1e-12
+                assert what == "path" or alone["effect"].abs().max() > 1e-6
 
 
 def test_other_heads_are_others_of_the_layer_and_differ_from_draw_to_draw():
