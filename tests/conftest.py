@@ -98,6 +98,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]
 
 
 @pytest.fixture(scope="session")
+def smollm() -> Model:
+    """The shipped model, for tests that leave it as it is."""
+    return interp.load("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
 def oracle() -> Callable[[str], Oracle]:
     """The second opinion on the same weights."""
     return cache(lambda family: Oracle(tiny.build(family).to(torch.float64)))

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
+from forks import ended, started
 from safetensors.torch import save_file
-from test_writers import ended, started
 
 import interp
 from interp.core.errors import InterpError

@@ -40,15 +40,15 @@ class Config(Sized):
     """
 
     sizes: ClassVar = {
-        "smoke": {"prompts": 10, "ablated": 5, "reference": 40},
-        "default": {"prompts": 40, "ablated": 20, "reference": 600},
-        "full": {"prompts": 400, "ablated": 200, "reference": 2000},
+        "smoke": {"prompts": 6, "ablated": 4, "reference": 40, "heads": 2},
+        "default": {"prompts": 40, "ablated": 20, "reference": 600, "heads": 5},
+        "full": {"prompts": 400, "ablated": 200, "reference": 2000, "heads": 5},
     }
     model: str = "smollm2-135m"
     prompts: int | None = None
     ablated: int | None = None
     reference: int | None = None
-    heads: int = 5
+    heads: int | None = None
     corruption: Literal["abc", "swap"] = "abc"
     memory: int | None = field(default=None, metadata={"hash": False})
 

@@ -178,11 +178,6 @@ def test_prompts_with_a_word_that_is_not_in_the_vocabulary_are_left_out(known):
         agreement(model, n=70, source=known)
 
 
-@pytest.fixture(scope="module")
-def smollm() -> interp.Model:
-    return interp.load("smollm2-135m")
-
-
 @pytest.mark.real
 @pytest.mark.parametrize("source", ["lm-syneval", "blimp"])
 def test_of_a_real_model(smollm, source):

@@ -12,23 +12,18 @@ from interp.models.model import Model
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return interp.load("smollm2-135m")
-
-
 @pytest.mark.plain
-def test_smollm2_agrees_with_its_subject(model: Model) -> None:
-    found = interp.evaluate(model, subject_verb(model, n=12), metric="accuracy").frame
+def test_smollm2_agrees_with_its_subject(smollm: Model) -> None:
+    found = interp.evaluate(smollm, subject_verb(smollm, n=12), metric="accuracy").frame
     right = found.groupby("position")["value"].mean().to_dict()
     assert right["clean"] > 0.85
     assert right["corrupt"] < 0.15
 
 
 @pytest.mark.plain
-def test_smollm2_knows_which_year_is_greater(model: Model) -> None:
-    pairs = greater_than(model, n=12)
-    found = interp.evaluate(model, pairs, metric=["accuracy", greater_probability(model)])
+def test_smollm2_knows_which_year_is_greater(smollm: Model) -> None:
+    pairs = greater_than(smollm, n=12)
+    found = interp.evaluate(smollm, pairs, metric=["accuracy", greater_probability(smollm)])
     mean = found.frame.groupby(["metric", "position"])["value"].mean().to_dict()
     assert mean["accuracy", "clean"] > 0.95
     assert mean["greater_probability", "clean"] > 0.3
@@ -47,9 +42,9 @@ def test_smollm2_knows_which_year_is_greater(model: Model) -> None:
     ],
     ids=["ioi", "subject_verb", "greater_than", "gender", "causality"],
 )
-def test_positions_align_within_a_template(model: Model, task, templates: int) -> None:
+def test_positions_align_within_a_template(smollm: Model, task, templates: int) -> None:
     """Else a mean over a template would be one over different words. Names may change places."""
-    pairs = task(model)
+    pairs = task(smollm)
     assert len(set(pairs.template)) >= templates
     places: dict[tuple[str, int], set[tuple[int, ...]]] = {}
     for row, group in enumerate(pairs.groups):

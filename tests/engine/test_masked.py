@@ -180,17 +180,16 @@ def test_layers_before_the_first_cut_are_the_clean_run(tiny_model, pairs):
 
 
 @pytest.mark.real
-def test_a_real_model_with_nothing_is_the_corrupt_run():
+def test_a_real_model_with_nothing_is_the_corrupt_run(smollm):
     """In float32; that with everything it is itself, the null control has seen."""
-    model = interp.load("smollm2-135m")
-    few = interp.datasets.ioi(model, n=2, seed=0)
-    *most, last = Graph.of(model.facts).edges
+    few = interp.datasets.ioi(smollm, n=2, seed=0)
+    *most, last = Graph.of(smollm.facts).edges
     found = run_circuits(
-        model, few, {"one": circuit(model, [last]), "all but one": circuit(model, most)}
+        smollm, few, {"one": circuit(smollm, [last]), "all but one": circuit(smollm, most)}
     )
-    plain = interp.evaluate(model, few, metric="logit_diff").query("position == 'corrupt'").frame
+    plain = interp.evaluate(smollm, few, metric="logit_diff").query("position == 'corrupt'").frame
     # what the last MLP reads is the corrupt run's, and so is what it says
     assert np.abs(values(found, "one") - plain["value"].to_numpy()).max() < 1e-3
-    slow = interp.ablate(model, few, str(last), method="resample").frame["value"].to_numpy()
+    slow = interp.ablate(smollm, few, str(last), method="resample").frame["value"].to_numpy()
     assert np.abs(values(found, "all but one") - slow).max() < 1e-3
     assert found.provenance["null"] < 1e-3

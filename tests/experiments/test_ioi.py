@@ -27,7 +27,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> experiment.Config:
 
 def test_sizes_are_defaults() -> None:
     config = experiment.Config(size="smoke", prompts=20)
-    assert (config.prompts, config.ablated, config.reference) == (20, 5, 40)
+    assert (config.prompts, config.ablated, config.reference) == (20, 4, 40)
 
 
 @pytest.mark.plain

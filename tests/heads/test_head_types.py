@@ -277,17 +277,16 @@ def test_the_one_call_of_a_model_without_a_tokenizer():
 
 
 @pytest.mark.real
-def test_smollm2_has_induction_heads_and_its_untrained_copy_has_none():
-    model = interp.load("smollm2-135m")
-    rows = repeated_tokens(model, 20, block=(8, 12), pos=30)
-    found = head_types(model, rows, detectors=[PREVIOUS, INDUCTION])
+def test_smollm2_has_induction_heads_and_its_untrained_copy_has_none(smollm):
+    rows = repeated_tokens(smollm, 20, block=(8, 12), pos=30)
+    found = head_types(smollm, rows, detectors=[PREVIOUS, INDUCTION])
     strongest = found.heads("induction")
     assert len(strongest) >= 3
     tested = found.scores[found.scores["metric"] == "induction"].set_index("site")
     assert (tested.loc[strongest, "q"] < 0.05).all()
     assert (tested.loc[strongest[:3], "value"] > 0.4).all()
     assert tested["value"].idxmax() == strongest[0]
-    random = head_types(untrained(model), rows, detectors=[PREVIOUS, INDUCTION])
+    random = head_types(untrained(smollm), rows, detectors=[PREVIOUS, INDUCTION])
     assert not random.heads("induction") and not random.heads("prefix matching")
     of_random = random.scores[random.scores["metric"] == "induction"]
     assert (of_random["q"] >= 0.05).all()

@@ -361,9 +361,8 @@ def test_refusals(tiny_model):
 
 
 @pytest.mark.real
-def test_smollm_copying_heads_beat_chance():
-    model = interp.load("smollm2-135m")
-    table = copying_scores(model, samples=8)
+def test_smollm_copying_heads_beat_chance(smollm):
+    table = copying_scores(smollm, samples=8)
     heads = table.query("other == ''")
     assert heads.grid().shape == (30, 9)
     assert table.frame["value"].iloc[-1] > 0.9  # tied embeddings
