@@ -23,7 +23,7 @@ from interp.figures.scatter import scatter
 from interp.runs import Run
 
 SIZES = {
-    "smoke": Sizes((0.01, 0.2), 2, 4, 2, 2, 4, 1),
+    "smoke": Sizes((0.002, 0.01), 2, 4, 2, 2, 4, 1),
     "default": Sizes(),
     "full": Sizes(band=20, resamples=100, verified=200, removed=50),
 }

@@ -47,7 +47,7 @@ class Config(Sized):
     sizes: ClassVar = {
         name: dict(zip(("layers", "uses", "senses", "words", "cues"), numbers, strict=True))
         for name, numbers in {
-            "smoke": ((5, 3), (3, 2, 2), (2, 2, 2), (300, 150), 2),
+            "smoke": ((2, 2), (2, 1, 2), (2, 1, 2), (200, 100), 2),
             "default": ((30, 6), (30, 10, 10), (22, 8, 8), (4_000, 5_000), 2),
             "full": ((30, 30), (30, 10, 10), (22, 8, 8), (21_000, 41_000), 1),
         }.items()

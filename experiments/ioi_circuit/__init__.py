@@ -63,7 +63,7 @@ class Config(_circuit.Config):
     """
 
     sizes: ClassVar = {
-        "smoke": {"prompts": 6},
+        "smoke": {"prompts": 4},
         "default": {"prompts": 40},
         "full": {"prompts": 200},
     }

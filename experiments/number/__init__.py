@@ -41,7 +41,7 @@ class Config(Sized):
     """
 
     sizes: ClassVar = {
-        "smoke": {"words": (3_000, 800, 1_200), "layers": 3, "prompts": 24, "draws": 3},
+        "smoke": {"words": (600, 200, 300), "layers": 2, "prompts": 12, "draws": 3},
         "default": {"words": (30_000, 6_000, 10_000), "layers": 10, "prompts": 160, "draws": 8},
         "full": {"words": (60_000, 12_000, 30_000), "layers": 30, "prompts": 600, "draws": 8},
     }

@@ -37,6 +37,8 @@ class Config(Sized):
 
     Attributes:
         words: of train, dev and test, whole documents but the last.
+        layers: residual streams of the trained model beside the embedding, at equal steps; None
+            for all.
         costly: words that the online code and MLP-1 take.
         read: words of running text whose loss is measured.
         draws: of each control of an erasure.
@@ -45,13 +47,14 @@ class Config(Sized):
     """
 
     sizes: ClassVar = {
-        "smoke": {"words": (700, 300, 400), "costly": 350, "read": 100, "draws": 3},
+        "smoke": {"words": (500, 200, 300), "costly": 250, "read": 100, "draws": 3, "layers": 3},
         "default": {"words": (24_000, 5_000, 10_000), "costly": 8_000, "read": 3_000, "draws": 8},
         "full": {"words": (60_000, 8_000, 30_000), "costly": 60_000, "read": 12_000, "draws": 8},
     }
     model: str = "smollm2-135m"
     corpus: str = "ud-ewt"
     words: tuple[int, int, int] | None = None
+    layers: int | None = None
     costly: int | None = None
     read: int | None = None
     draws: int | None = None
@@ -65,7 +68,8 @@ def run(folder: Run, config: Config) -> tuple[Scores, str]:
     seed = config.seed
     model = interp.load(config.model)
     last = model.facts.n_layers - 1
-    six, end = streams(steps(last, 6)), str(streams([last])[-1])
+    six, end = streams(steps(last, config.layers or 6)), str(streams([last])[-1])
+    every = "resid" if config.layers is None else [str(site) for site in six]
     text = web_text(config.words, seed=seed, name=config.corpus)
     kept = folder.folder / "activations"
 
@@ -79,7 +83,7 @@ def run(folder: Run, config: Config) -> tuple[Scores, str]:
     splits = {
         name: Split.of(
             text[name],
-            activations(name, "trained", model, "resid"),
+            activations(name, "trained", model, every),
             activations(name, "random", random, [str(site) for site in six]),
             TASK,
         ).after_first()

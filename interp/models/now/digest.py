@@ -60,12 +60,12 @@ def _sums(tensor: Tensor) -> Iterator[Int[Tensor, " sums"]]:
 
 
 @lru_cache(maxsize=8)
-def _table(device: str) -> Int[Tensor, "2 word"]:
+def _table(device: str) -> Int[Tensor, "key word"]:
     # made by a CPU in NumPy, so that the keys are the same wherever they are used
     return torch.from_numpy(np.stack([_mixed(0), _mixed(WORDS)]).view(np.int64)).to(device)
 
 
-def _keys(width: int, device: str) -> Int[Tensor, "2 word"]:
+def _keys(width: int, device: str) -> Int[Tensor, "key word"]:
     return _table(device)[:, :width]
 
 
