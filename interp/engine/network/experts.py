@@ -4,6 +4,9 @@ An expert's neurons are multiplied by the weight that the router gives it for a 
 not chosen; the down projection adds up what they write. So neuron n of expert e is the MLP's neuron
 e * width + n, and whatever is asked of an MLP can be asked of a mixture. Where nothing is asked of
 neurons, experts run for the tokens alone that chose them.
+
+The choice is a step: two experts that are nearly tied may be exchanged by rounding, which in half
+precision may keep replay from serving.
 """
 
 from collections.abc import Callable
