@@ -244,8 +244,7 @@ def _mlp(model: Model, part: Any, ends: Ends, gain: float) -> MLP:
     found, curve = inner(part), _activation(_named(model))
     experts = getattr(found, "experts", None)
     if experts is None:
-        gated = model.bridge.cfg.gated_mlp
-        gate = _linear(model, part.gate) if gated else None
+        gate = _linear(model, part.gate) if model.bridge.cfg.gated_mlp else None
         up, down = _linear(model, getattr(part, "in")), _linear(model, part.out, gain)
         return MLP(ends, gate, up, down, curve)
     router, both = inner(found.gate), experts.gate_up_proj
@@ -296,8 +295,7 @@ def _embedding(model: Model) -> Embedding:
     positions = constant = skipped = None
     if facts.positions in ("learned", "sinusoidal"):
         where = inner(bridge.pos_embed)
-        if facts.architecture == "RobertaForMaskedLM":
-            skipped = where.padding_idx
+        skipped = where.padding_idx if facts.architecture == "RobertaForMaskedLM" else None
         start = 2 if facts.architecture == "OPTForCausalLM" else skipped or 0
         positions = where.weight[start:]
     if facts.block == "post":
