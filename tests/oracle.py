@@ -172,6 +172,9 @@ NAMES: dict[str, dict[str, str]] = {
     "opt": OPT,
     "bert": BERT,
     "roberta": ROBERTA,
+    "mixtral": LLAMA | {"L.router": "layers.L.mlp.gate"},
+    "qwen3_moe": LLAMA | {"L.router": "layers.L.mlp.gate"},
+    "olmoe": LLAMA | {"L.router": "layers.L.mlp.gate"},
     "gpt_bigcode": GPT2,
     "gpt_neo": {k: v for k, v in NEO.items() if k != "L.qkv"},
     "bloom": BLOOM,
@@ -494,9 +497,28 @@ class Oracle:
 
     def neurons(self, layer: int, x: Tensor) -> Tensor:
         """What enters the down projection, from what the MLP reads."""
+        if f"{layer}.router.weight" in self.w:
+            return self.of_experts(layer, x)
         if f"{layer}.gate.weight" not in self.w:
             return self.activate(self.linear(x, f"{layer}.up"))
         return self.activate(self.linear(x, f"{layer}.gate")) * self.linear(x, f"{layer}.up")
+
+    def of_experts(self, layer: int, x: Tensor) -> Tensor:
+        """Neurons of all experts, token by token, times the router's weight; 0 if not chosen."""
+        gates, ups = self.w[f"{layer}.gates"], self.w[f"{layer}.ups"]
+        chance = (x @ self.w[f"{layer}.router.weight"].T).softmax(-1)
+        found = x.new_zeros(*x.shape[:2], *gates.shape[:2])
+        for row, place in ((r, p) for r in range(x.shape[0]) for p in range(x.shape[1])):
+            likely = sorted(range(len(gates)), key=lambda e: -chance[row, place, e].item())
+            chosen = likely[: self.config.num_experts_per_tok]
+            total = sum(chance[row, place, e] for e in chosen)
+            whole = self.family == "mixtral" or self.config.norm_topk_prob
+            for e in chosen:
+                token = x[row, place]
+                weight = chance[row, place, e] / (total if whole else 1)
+                act = self.activate(gates[e] @ token) * (ups[e] @ token)
+                found[row, place, e] = weight * act
+        return found.flatten(2)
 
     def activate(self, x: Tensor) -> Tensor:
         if self.family == "bloom":
@@ -676,6 +698,11 @@ def weights(hf_model: nn.Module, n_heads: int, n_groups: int) -> Acts:
     for name in [name for name in found if ".qkv." in name]:
         parts = cut(family, found.pop(name), n_heads, n_groups)
         found |= {name.replace("qkv", kind): part for kind, part in zip("qkv", parts, strict=True)}
+    for n in range(config.num_hidden_layers):
+        at = f"layers.{n}.mlp.experts"
+        if f"{at}.down_proj" in state:
+            found[f"{n}.gates"], found[f"{n}.ups"] = state[f"{at}.gate_up_proj"].chunk(2, 1)
+            found[f"{n}.down.weight"] = torch.cat([*state[f"{at}.down_proj"]], 1)
     for name in [name for name in found if ".gate_up." in name]:
         gate, up = found.pop(name).chunk(2)
         found |= {name.replace("gate_up", "gate"): gate, name.replace("gate_up", "up"): up}

@@ -126,12 +126,22 @@ FAMILIES: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "t5": lambda: hf.T5ForConditionalGeneration(hf.T5Config(**T5)),
 }
 
+MIXTRAL = LLAMA | {"num_local_experts": 3, "num_experts_per_tok": 2}
+QWEN3_MOE = LLAMA | {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 7}
+OLMOE = PLAIN | {"num_key_value_heads": 2, "num_experts": 5, "num_experts_per_tok": 3}
+EXPERTS: dict[str, Callable[[], hf.PreTrainedModel]] = {
+    "mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**MIXTRAL)),
+    "qwen3-moe": lambda: hf.Qwen3MoeForCausalLM(hf.Qwen3MoeConfig(**QWEN3_MOE)),
+    "olmoe": lambda: hf.OlmoeForCausalLM(hf.OlmoeConfig(**OLMOE)),
+}
+"""Mixtures, whose neurons no hook reaches."""
+
 
 def build(family: str) -> hf.PreTrainedModel:
     """A random model of a family; norms and biases are random too, else they hide mistakes."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = FAMILIES[family]().eval()
+        model = (FAMILIES | EXPERTS)[family]().eval()
         for parameter in model.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
     return model

@@ -32,26 +32,21 @@ from interp.models.model import Model
 from interp.models.now.checks import output_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "support.md"
-# the grouped matrix product of experts wants rows of a multiple of 16 bytes
-MIXTRAL = tiny.LLAMA | {"hidden_size": 32, "intermediate_size": 16}
-MIXTRAL |= {"num_local_experts": 3, "num_experts_per_tok": 2}
 MAMBA = {"hidden_size": 24, "num_hidden_layers": 3, "vocab_size": tiny.VOCAB, "state_size": 4}
+FAMILIES = tiny.FAMILIES | tiny.EXPERTS
 OTHERS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "falcon-alibi": lambda: hf.FalconForCausalLM(
         hf.FalconConfig(**tiny.FALCON, alibi=True, multi_query=False, parallel_attn=False)
     ),
-    "mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**MIXTRAL)),
     "mamba": lambda: hf.MambaForCausalLM(hf.MambaConfig(**MAMBA)),
 }
 """Architectures that replay does not have, beside T5."""
-DTYPES = {"mixtral": torch.float32}
-"""Experts do not run in float64 on a CPU; everything else does."""
-EFFECT = {torch.float64: 1e-12, torch.float32: 1e-7}
+EFFECT = 1e-12
 """What is more than noise. A cosine at its maximum moves by the square of a change."""
 
 
 def build(name: str) -> hf.PreTrainedModel:
-    if name in tiny.FAMILIES:
+    if name in FAMILIES:
         return tiny.build(name)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -63,9 +58,8 @@ def build(name: str) -> hf.PreTrainedModel:
 
 def load(name: str, folder: Path) -> Model:
     """A model that no other test has used, so that nothing has been said of it yet."""
-    dtype = DTYPES.get(name, torch.float64)
-    build(name).to(dtype).save_pretrained(folder)
-    return interp.load(folder, dtype=dtype)
+    build(name).to(torch.float64).save_pretrained(folder)
+    return interp.load(folder, dtype=torch.float64)
 
 
 def prompts(model: Model) -> Pairs:
@@ -127,7 +121,7 @@ def attributed(model: Model, method: Literal["eap", "atp*"]) -> str:
     """The engine whose gradients scored every edge."""
     found = interp.attribute(model, prompts(model), method=method, metric=main_metric(model))
     assert np.isfinite(found.each).all()
-    assert np.abs(found.each).max() > EFFECT[model.dtype]
+    assert np.abs(found.each).max() > EFFECT
     return found.provenance["engine"]
 
 
@@ -188,9 +182,9 @@ def first_words(error: InterpError, model: Model | None, folder: Path) -> str:
     return found[0].strip() + "."
 
 
-def bound(error: float, dtype: torch.dtype) -> str:
+def bound(error: float) -> str:
     """A power of ten that holds on any machine."""
-    known = (1e-12, 1e-9, 1e-6) if dtype == torch.float64 else (1e-5, 1e-3)
+    known = (1e-12, 1e-9, 1e-6)
     return next((f"≤ {limit:.0e}" for limit in known if error <= limit), f"{error:.0e}")
 
 
@@ -201,9 +195,13 @@ def logit_error(model: Model, name: str) -> float:
     In the last hidden state of a model without logits.
     """
     kind = type(build(name))
-    plain = kind.from_pretrained(model.name, dtype=model.dtype, attn_implementation="eager").eval()
-    if model.dtype == torch.float64:
-        exact(plain)
+    plain = kind.from_pretrained(
+        model.name,
+        dtype=torch.float64,
+        attn_implementation="eager",
+        experts_implementation="eager",  # the fused kernels have no float64
+    ).eval()
+    exact(plain)
     pairs = prompts(model)
     served = choose(model, prefix=pairs.decoder)
     ours = served.trace(pairs.clean, keep=("resid_pre",))
@@ -229,7 +227,7 @@ def entry(model: Model, method: Callable[[Model], Results | str], folder: Path) 
         return found
     frame = found.frame
     assert np.isfinite(frame["effect"]).all()
-    assert frame["effect"].abs().max() > EFFECT[model.dtype]
+    assert frame["effect"].abs().max() > EFFECT
     [engine] = set(frame["engine"])
     return engine
 
@@ -246,12 +244,11 @@ def row(name: str, folder: Path) -> list[str]:
             *["–" for _ in METHODS],
         ]
     try:
-        engine, error = choose(model).name, bound(logit_error(model, name), model.dtype)
+        engine, error = choose(model).name, bound(logit_error(model, name))
     except InterpError as refused:
         engine, error = "–" + first_words(refused, model, folder), "–"
-    note = "–In float32." if model.dtype == torch.float32 else ""
     entries = [entry(model, method, folder) for method in METHODS.values()]
-    return [name + note, engine, error, *entries]
+    return [name, engine, error, *entries]
 
 
 HEAD = """\
@@ -297,7 +294,7 @@ def read(text: str) -> dict[str, list[str]]:
 
 @pytest.mark.sampled(4)
 @pytest.mark.plain
-@pytest.mark.parametrize("name", [*tiny.FAMILIES, *OTHERS])
+@pytest.mark.parametrize("name", [*FAMILIES, *OTHERS])
 def test_the_page_says_what_is_supported(name, tmp_path):
     assert row(name, tmp_path) == read(PAGE.read_text())[name], (
         "docs/support.md no longer says what is supported. If the change is meant: make support"
@@ -308,13 +305,13 @@ def test_the_page_is_whole():
     """It has these architectures, and is what `make support` makes of its own rows."""
     text = PAGE.read_text()
     rows = read(text)
-    assert list(rows) == [*tiny.FAMILIES, *OTHERS]
+    assert list(rows) == [*FAMILIES, *OTHERS]
     assert page(list(rows.values())) == text
 
 
 def write(folder: Path) -> None:
     """Make the page anew."""
-    PAGE.write_text(page([row(name, folder / name) for name in (*tiny.FAMILIES, *OTHERS)]))
+    PAGE.write_text(page([row(name, folder / name) for name in (*FAMILIES, *OTHERS)]))
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -334,7 +331,7 @@ def test_what_replay_has_not_runs_through_hooks_and_says_so_once(name, tmp_path,
             assert name == "mamba"  # which has no attention to hook
             continue
         assert set(found.frame["engine"]) == {"hooks"}
-        assert found.frame["effect"].abs().max() > EFFECT[model.dtype]
+        assert found.frame["effect"].abs().max() > EFFECT
     [line] = said(caplog)
     assert model.facts.architecture in line
     with pytest.raises(Unsupported, match=model.facts.architecture):
@@ -348,12 +345,12 @@ def test_through_hooks_everything_together_is_the_other_run(name, tmp_path):
     model = load(name, tmp_path)
     pairs = prompts(model)
     wholes = {"parts": ["embed", "heads", "mlps"], "attention": ["embed", "attn", "mlps"]}
-    found = interp.patch(model, pairs, wholes, direction="noise")
+    found = interp.patch(model, pairs, wholes, direction="noise", engine="hooks")
     other = interp.evaluate(model, pairs, metric="logit_diff").query("position == 'corrupt'")
     truth = other.frame["value"].to_numpy()
     gap = np.abs(found.frame["value"].to_numpy().reshape(2, -1) - truth).max()
-    assert gap < (1e-9 if model.dtype == torch.float64 else 1e-5)
-    same = interp.patch(model, pairs, wholes, direction="denoise").frame
+    assert gap < 1e-9
+    same = interp.patch(model, pairs, wholes, direction="denoise", engine="hooks").frame
     assert same["effect"].abs().max() > 1e-4
 
 

@@ -227,8 +227,11 @@ def _named(
     found = []
     for block in model.bridge.blocks:
         module: Any = block
+        above: Any = None
         for name in path.split("."):
-            module = getattr(module, name, None)
+            above, module = module, getattr(module, name, None)
+        if module is None and path.startswith("mlp"):
+            module = above  # experts have no projection in common
         if module is None or (path.startswith("mlp") and not model.facts.d_mlp):
             return []
         name = model.truth.name_of(module)

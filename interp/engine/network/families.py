@@ -35,6 +35,9 @@ FAMILIES = (
     "ArceeForCausalLM",
     "SeedOssForCausalLM",
     "Exaone4ForCausalLM",
+    "MixtralForCausalLM",
+    "Qwen3MoeForCausalLM",
+    "OlmoeForCausalLM",
     "RobertaForMaskedLM",
     "BertForMaskedLM",
     "BertModel",
@@ -44,7 +47,7 @@ FAMILIES = (
 
 UNKNOWN = (
     *("qk_layernorm", "_remove_final_layer_norm", "use_qk_norm", "clip_qkv"),
-    "apply_residual_connection_post_layernorm",
+    *("apply_residual_connection_post_layernorm", "mlp_only_layers"),
 )
 """Options of these families' configs that replay does not have; refused when they are set."""
 

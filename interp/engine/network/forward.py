@@ -316,6 +316,8 @@ def mlp(
 
 
 def _mlp(x: Float[Tensor, "rows d_model"], p: MLP) -> Float[Tensor, "rows d_model"]:
+    if p.mixture is not None:
+        return norm(p.mixture(norm(x, p.ends.read)), p.ends.write)
     return norm(p.down(hidden(x, p)), p.ends.write)
 
 
@@ -334,7 +336,8 @@ def hidden(
     if gate is None:
         return p.activation(up(x))
     act = p.activation(gate(x))
-    return act * up(x) if torch.is_grad_enabled() else act.mul_(up(x))
+    act = act * up(x) if torch.is_grad_enabled() else act.mul_(up(x))
+    return act if p.mixture is None else act * p.mixture.weights(x, neurons).to(act.dtype)
 
 
 def unembed(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from interp.core.errors import Unsupported
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import absent
+from interp.engine.network.experts import Each, Joined, Mixture, Router
 from interp.engine.network.families import (
     ADJACENT,
     BY_KIND,
@@ -85,13 +86,14 @@ class Attention:
 
 @dataclass(frozen=True)
 class MLP:
-    """Two-matrix MLP, or gated when `gate` is there."""
+    """Two-matrix MLP, or gated when `gate` is there; its parts are those of `mixture`, if any."""
 
     ends: Ends
-    gate: Map | None
-    up: Map
-    down: Map
+    gate: Map | Each | None
+    up: Map | Each
+    down: Map | Joined
     activation: Activation
+    mixture: Mixture | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,8 @@ def read(model: Model) -> Weights:
         unknown.append("FalconForCausalLM's ALiBi, which eager attention adds twice")
     if getattr(getattr(config, "attn_config", None), "clip_qkv", None):
         unknown.append("clip_qkv")
+    if getattr(config, "decoder_sparse_step", 1) != 1:
+        unknown.append("decoder_sparse_step")
     if facts.architecture == "NativeModel" and hasattr(inner(bridge.blocks[0].attn.k), "alpha"):
         unknown.append("smeared keys")
     if activation(_named(model)) is None:
@@ -232,14 +236,23 @@ def _block(model: Model, layer: int) -> Block:
             cap=own.attn_logit_softcapping if gemma2 else None,
             rotary="none" if still else kind if facts.architecture in BY_KIND else "",
         ),
-        MLP(
-            ends=ends("ln2", "ln1"),  # parallel blocks may share one norm
-            gate=_linear(model, block.mlp.gate) if bridge.cfg.gated_mlp else None,
-            up=_linear(model, getattr(block.mlp, "in")),
-            down=_linear(model, block.mlp.out, gain),
-            activation=_activation(_named(model)),
-        ),
+        _mlp(model, block.mlp, ends("ln2", "ln1"), gain),  # parallel blocks may share one norm
     )
+
+
+def _mlp(model: Model, part: Any, ends: Ends, gain: float) -> MLP:
+    found, curve = inner(part), _activation(_named(model))
+    experts = getattr(found, "experts", None)
+    if experts is None:
+        gate = _linear(model, part.gate) if model.bridge.cfg.gated_mlp else None
+        up, down = _linear(model, getattr(part, "in")), _linear(model, part.out, gain)
+        return MLP(ends, gate, up, down, curve)
+    router, both = inner(found.gate), experts.gate_up_proj
+    gate, up = (Each(half) for half in both.chunk(2, 1))
+    whole = getattr(router, "norm_topk_prob", True)  # Mixtral has no other
+    choice = Router(router.weight, router.top_k, whole)
+    mixture = Mixture(choice, gate, up, Joined(experts.down_proj), curve)
+    return MLP(ends, gate, up, mixture.down, curve, mixture)
 
 
 def _scale(attention: Any, d_head: int) -> float:
@@ -282,8 +295,7 @@ def _embedding(model: Model) -> Embedding:
     positions = constant = skipped = None
     if facts.positions in ("learned", "sinusoidal"):
         where = inner(bridge.pos_embed)
-        if facts.architecture == "RobertaForMaskedLM":
-            skipped = where.padding_idx
+        skipped = where.padding_idx if facts.architecture == "RobertaForMaskedLM" else None
         start = 2 if facts.architecture == "OPTForCausalLM" else skipped or 0
         positions = where.weight[start:]
     if facts.block == "post":
@@ -377,7 +389,7 @@ def off(model: Model, module: nn.Module) -> float:
     return model.now().once(("unevenness", module), find)
 
 
-def maps(w: Weights) -> Iterator[Map]:
+def maps(w: Weights) -> Iterator[Map | Each | Joined]:
     """Every linear map, in the order of the model."""
     for block in w.blocks:
         attention, mlp = block.attention, block.mlp

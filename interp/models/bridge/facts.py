@@ -1,5 +1,7 @@
 """Reading an architecture's facts from its bridge and its Hugging Face config."""
 
+from typing import Any
+
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import ParallelBlockBridge
 
@@ -31,7 +33,7 @@ def facts_of(bridge: TransformerBridge, *, language_model: bool = True) -> Facts
         n_kv_heads=cfg.n_key_value_heads or cfg.n_heads,
         d_model=cfg.d_model,
         d_head=getattr(text, "d_kv", None) or cfg.d_head,
-        d_mlp=_d_mlp(text, cfg.d_mlp),
+        d_mlp=_of_experts(blocks[0]) or _d_mlp(text, cfg.d_mlp),
         d_vocab=cfg.d_vocab,
         n_ctx=cfg.n_ctx,
         norm=norm,
@@ -43,6 +45,15 @@ def facts_of(bridge: TransformerBridge, *, language_model: bool = True) -> Facts
         language_model=language_model,
         n_encoder_layers=len(bridge.encoder_blocks) if config.is_encoder_decoder else 0,
     )
+
+
+def _of_experts(block: Any) -> int:
+    """The neurons of all experts, where each layer is a mixture of the same; else 0."""
+    module = getattr(getattr(block, "mlp", None), "original_component", None)
+    experts = getattr(module, "experts", None)
+    sizes = (getattr(experts, name, None) for name in ("num_experts", "intermediate_dim"))
+    count, width = (size if isinstance(size, int) else 0 for size in sizes)
+    return count * width
 
 
 def _d_mlp(config: object, otherwise: int | None) -> int:
