@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.engine.limits import Limits
 from interp.engine.network.linear import Map, Packed
-from interp.engine.network.weights import MLP, Attention, Ends, Norm, Weights
+from interp.engine.network.weights import MLP, Attention, Embedding, Ends, Norm, Weights
 
 
 class Rotation(NamedTuple):
@@ -76,10 +76,21 @@ def embed(w: Weights, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch 
     if p.scale is not None:
         x = x * p.scale
     if p.positions is not None:
-        x = x + p.positions[: tokens.shape[1]]
+        x = x + positions(p, tokens)
     if p.constant is not None:
         x = x + p.constant
     return norm(x, p.norm)
+
+
+def positions(
+    p: Embedding, tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "#batch pos d_model"]:
+    """What learned or sinusoidal positions add."""
+    assert p.positions is not None
+    if p.unplaced is None:
+        return p.positions[: tokens.shape[1]]
+    placed = tokens != p.unplaced
+    return F.embedding(placed.cumsum(1) * placed, p.positions)
 
 
 def rotations(w: Weights, pos: int) -> Rotations:
@@ -165,6 +176,8 @@ def pattern(
     if n:
         past = rotate(past, r, keys[:, :n])
         scores = torch.cat([torch.einsum("cbqgid,bkgd->cbgiqk", q, past), scores], -1)
+    if p.bias is not None:
+        scores = scores + p.bias(place, total).unflatten(1, scores.shape[2:4])
     if p.cap is not None:
         scores = p.cap * (scores / p.cap).tanh()
     hidden = visible(p, place, total, causal=causal).logical_not()
@@ -308,7 +321,7 @@ def unembed(
     if p.norm is not None:
         first = p.norm.weight.device
         resid = norm(resid.to(first), p.norm, None if like is None else like.to(first))
-    x = resid
+    x = resid if p.scale is None else resid * p.scale
     if p.transform is not None and p.activation is not None:
         x = p.activation(p.transform(x.to(p.transform.device)))
         if p.transform_norm is not None:

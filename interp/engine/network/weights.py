@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.core.errors import PairsError, Unsupported
 from interp.core.parts.facts import Facts
-from interp.core.parts.sites import absent
+from interp.core.parts.sites import Stack, absent
 from interp.engine.network.linear import Linear, Map, Packed
 from interp.models.bridge import quantised, rotary
 from interp.models.bridge.activations import Activation, activation
@@ -71,6 +71,13 @@ class Ends:
     sum: Norm | None = None
 
 
+Bias = Callable[
+    [Int[Tensor, "batch query"], int],
+    Float[Tensor, "batch head query key"],
+]
+"""From the positions of queries, and how many keys there are, to what is added to their scores."""
+
+
 @dataclass(frozen=True)
 class Attention:
     """Projections of one attention layer; `q k v` write heads (or groups) x d_head features.
@@ -80,6 +87,7 @@ class Attention:
         window: keys as far away as this, or further, are not seen.
         cap: scores pass through cap * tanh(score / cap).
         rotary: which of the model's rotations turns queries and keys.
+        bias: what the distance of query and key adds to their score (T5).
     """
 
     ends: Ends
@@ -93,6 +101,7 @@ class Attention:
     window: int | None = None
     cap: float | None = None
     rotary: str = ""
+    bias: Bias | None = None
 
 
 @dataclass(frozen=True)
@@ -108,10 +117,16 @@ class MLP:
 
 @dataclass(frozen=True)
 class Block:
-    """One layer."""
+    """One layer.
+
+    Attributes:
+        cross: a decoder's attention to what an encoder made, between its attention and its MLP;
+            queries read the stream there, keys and values the encoder's last.
+    """
 
     attention: Attention
     mlp: MLP
+    cross: Attention | None = None
 
     @property
     def device(self) -> torch.device:
@@ -121,18 +136,24 @@ class Block:
 
 @dataclass(frozen=True)
 class Embedding:
-    """Tokens times a scale, plus positions, plus a constant, normed."""
+    """Tokens times a scale, plus positions, plus a constant, normed.
+
+    Attributes:
+        unplaced: a token that no position is counted for; it takes the first of `positions`, and
+            the tokens beside it the others, in their order (M2M100's padding).
+    """
 
     tokens: Float[Tensor, "d_vocab d_model"]
     scale: float | None = None
     positions: Float[Tensor, "n_ctx d_model"] | None = None
     constant: Float[Tensor, " d_model"] | None = None
     norm: Norm | None = None
+    unplaced: int | None = None
 
 
 @dataclass(frozen=True)
 class Unembedding:
-    """Final norm, the transform of a masked language model's head, unembedding, cap."""
+    """Final norm, a factor, the transform of a masked language model's head, unembedding, cap."""
 
     norm: Norm | None
     linear: Map
@@ -140,6 +161,7 @@ class Unembedding:
     activation: Activation | None = None
     transform_norm: Norm | None = None
     cap: float | None = None
+    scale: float | None = None
 
 
 Angles = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -148,7 +170,12 @@ Angles = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Weights:
-    """A whole transformer. `interleaved`: rotary pairs are (i, i + 1), else (i, i + d/2)."""
+    """A whole transformer, or one stack of an encoder-decoder.
+
+    Attributes:
+        interleaved: rotary pairs are (i, i + 1), else (i, i + d/2).
+        stack: which of two it is; its `facts` are then those of the stack.
+    """
 
     facts: Facts
     embed: Embedding
@@ -156,6 +183,7 @@ class Weights:
     interleaved: bool
     blocks: Sequence[Block]
     unembed: Unembedding | None
+    stack: Stack | None = None
 
 
 def read(model: Model) -> Weights:
