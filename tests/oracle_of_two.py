@@ -335,33 +335,27 @@ class _Run:
         """A stack's residual stream as one reader sees it: up to a part of a layer, or its end."""
         new, used = self.edges[reader], set()
 
-        def see(name: str) -> Tensor:
+        def see(name: str, x: Tensor | None = None) -> Tensor:
+            x = self.acts[name] if x is None else x
             if name not in new:
-                return self.acts[name]
+                return x
             used.add(name)
-            return new[name](self.acts[name])
+            return new[name](x)
 
         def attended(layer: int, part: str) -> Tensor:
             at = f"{stack}.{layer}.cross" if part == "cross" else f"{stack}.{layer}"
             heads = [f"{at}.{h}" for h in range(self.model.n_heads)]
-            if f"{at}.attn" in new:
-                return see(f"{at}.attn")
             wrote = self.attention_write(stack, layer, part, [self.acts[h] for h in heads])
             again = self.attention_write(stack, layer, part, [see(h) for h in heads])
-            return self.acts[f"{at}.attn"] + (again - wrote)
+            return see(f"{at}.attn", self.acts[f"{at}.attn"] + (again - wrote))
 
         def mlp(layer: int) -> Tensor:
             name = f"{stack}.{layer}.mlp"
-            if name in new:
-                return see(name)
-            inner = [n for n in new if n.startswith(f"{name}[")]
-            if not inner:
-                return self.acts[name]
             width = self.model.w[f"{self.model.place(stack, layer, 'down')}.weight"].shape[1]
             names = [f"{name}[{i}]" for i in range(width)]
             wrote = self.mlp_write(stack, layer, [self.acts[n] for n in names])
             again = self.mlp_write(stack, layer, [see(n) for n in names])
-            return self.acts[name] + (again - wrote)
+            return see(name, self.acts[name] + (again - wrote))
 
         x = see(f"{stack}.0.resid_pre")
         for layer in range(self.model.layers[stack]):

@@ -25,8 +25,7 @@ from interp.core.parts.sites import resolve
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.results import Results
 from interp.engine.engines.choose import choose
-from interp.engine.engines.replay.engine import Replay
-from interp.engine.network import forward
+from interp.engine.engines.protocol import OfWeights
 from interp.models.bridge.precision import exact
 from interp.models.model import Model
 from interp.models.now.checks import output_of
@@ -46,7 +45,8 @@ OTHERS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**MIXTRAL)),
     "mamba": lambda: hf.MambaForCausalLM(hf.MambaConfig(**MAMBA)),
 }
-"""Architectures that replay does not have, beside T5."""
+"""Architectures that replay does not have."""
+ALL = list(dict.fromkeys([*tiny.FAMILIES, *tiny.TWO_STACKS, *OTHERS]))
 DTYPES = {"mixtral": torch.float32}
 """Experts do not run in float64 on a CPU; everything else does."""
 EFFECT = {torch.float64: 1e-12, torch.float32: 1e-7}
@@ -54,7 +54,7 @@ EFFECT = {torch.float64: 1e-12, torch.float32: 1e-7}
 
 
 def build(name: str) -> hf.PreTrainedModel:
-    if name in tiny.FAMILIES:
+    if name in tiny.FAMILIES or name in tiny.TWO_STACKS:
         return tiny.build(name)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -111,8 +111,8 @@ def along(model: Model, via: tuple[str, ...] = (), **options: str) -> Results:
     return interp.path_patch(
         model,
         prompts(model),
-        senders=["0.1", "0.mlp"],
-        via=via,
+        senders=sites(model, "0.1 0.mlp"),
+        via=[sites(model, text) for text in via],
         receivers=end,
         metric=metric,
         **options,
@@ -142,6 +142,13 @@ def alone(model: Model) -> Results:
     return run_circuits(model, prompts(model), half, metric=main_metric(model))
 
 
+def edges_of(model: Model) -> list[str]:
+    """Two edges; of an encoder-decoder one within its decoder, and one across."""
+    if model.facts.n_encoder_layers:
+        return ["dec.0.0 -> dec.1.1.q", "enc.0.mlp -> dec.1.cross.2.k"]
+    return ["0.0 -> 1.1.q", "0.mlp -> 2.mlp"]
+
+
 METHODS: dict[str, Callable[[Model], Results | str]] = {
     "ablate heads": lambda m: ablated(m, "heads", 5),
     "ablate neurons": lambda m: ablated(m, "neurons", 5),
@@ -149,9 +156,7 @@ METHODS: dict[str, Callable[[Model], Results | str]] = {
     "patch q, k, v": lambda m: patched(m, f"1.0.q 1.kv0.k 1.kv{m.facts.n_kv_heads - 1}.v"),
     "k of one head": lambda m: patched(m, "1.0.k"),
     "pattern": lambda m: patched(m, "1.0.pattern"),
-    "edges": lambda m: interp.patch(
-        m, prompts(m), ["0.0 -> 1.1.q", "0.mlp -> 2.mlp"], metric=main_metric(m)
-    ),
+    "edges": lambda m: interp.patch(m, prompts(m), edges_of(m), metric=main_metric(m)),
     "paths, direct": lambda m: along(m, through="direct"),
     "paths, MLPs": lambda m: along(m, through="mlps"),
     "paths, all": lambda m: along(m, through="all"),
@@ -211,8 +216,8 @@ def logit_error(model: Model, name: str) -> float:
     served = choose(model, prefix=pairs.decoder)
     ours = served.trace(pairs.clean, keep=("resid_pre",))
     found = ours.logits if ours.logits is not None else ours.final
-    if isinstance(served, Replay) and model.facts.language_model:
-        found = forward.unembed(served.weights, ours.final)
+    if isinstance(served, OfWeights) and model.facts.language_model:
+        found = served.unembed(ours.final)
     if model.facts.n_encoder_layers:
         start = [plain.config.decoder_start_token_id, *pairs.decoder]
         ids = torch.tensor([start, start])
@@ -300,7 +305,7 @@ def read(text: str) -> dict[str, list[str]]:
 
 @pytest.mark.sampled(4)
 @pytest.mark.plain
-@pytest.mark.parametrize("name", [*tiny.FAMILIES, *OTHERS])
+@pytest.mark.parametrize("name", ALL)
 def test_the_page_says_what_is_supported(name, tmp_path):
     assert row(name, tmp_path) == read(PAGE.read_text())[name], (
         "docs/support.md no longer says what is supported. If the change is meant: make support"
@@ -311,13 +316,13 @@ def test_the_page_is_whole():
     """It has these architectures, and is what `make support` makes of its own rows."""
     text = PAGE.read_text()
     rows = read(text)
-    assert list(rows) == [*tiny.FAMILIES, *OTHERS]
+    assert list(rows) == ALL
     assert page(list(rows.values())) == text
 
 
 def write(folder: Path) -> None:
     """Make the page anew."""
-    PAGE.write_text(page([row(name, folder / name) for name in (*tiny.FAMILIES, *OTHERS)]))
+    PAGE.write_text(page([row(name, folder / name) for name in ALL]))
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -325,7 +330,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.plain
-@pytest.mark.parametrize("name", ["t5", *OTHERS])
+@pytest.mark.parametrize("name", OTHERS)
 def test_what_replay_has_not_runs_through_hooks_and_says_so_once(name, tmp_path, caplog):
     """Or refuses in words of its own; what no hook reaches is never a raw exception."""
     caplog.set_level(logging.WARNING, logger="interp")
