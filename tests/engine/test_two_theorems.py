@@ -310,3 +310,17 @@ def test_what_the_decoder_cannot_read(tiny_model, pairs):
 def test_what_is_asked_of_weights(tiny_model):
     with pytest.raises(Unsupported, match=r"asked of one stack of layers.*interp\.ablate"):
         weights_of(tiny_model("bart"))
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    "written, words",
+    [
+        ([[4, 7], [4]], r"these are 2 lists of 1 to 2 ids\. Rows whose targets differ"),
+        ([[4, 7], [4, 8]], r"these are 2 lists of 2 ids\. Rows whose targets differ"),
+        (torch.tensor([[4, 7, 9]]), r"these are 1 lists of 3 ids"),
+    ],
+)
+def test_targets_of_each_row_are_run_apart(written, words):
+    with pytest.raises(PairsError, match=words):
+        Pairs.from_tokens(clean=[[3, 4], [5, 6]], corrupt=[[3, 7], [5, 8]], decoder=written)

@@ -82,9 +82,7 @@ def embed(w: Weights, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch 
     return norm(x, p.norm)
 
 
-def positions(
-    p: Embedding, tokens: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "#batch pos d_model"]:
+def positions(p: Embedding, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "*rows pos d_model"]:
     """What learned or sinusoidal positions add."""
     assert p.positions is not None
     if p.unplaced is None:

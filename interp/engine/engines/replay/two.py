@@ -70,7 +70,7 @@ class ReplayOfTwo(OfWeights):
         *,
         shelves: Sequence[str],
         layers: int | None = None,
-    ) -> Float[Tensor, "batch pos d_model"]:
+    ) -> Float[Tensor, "batch _ d_model"]:
         encoded, final = self._walk(tokens, see, shelves=shelves, layers=layers)
         return encoded if final is None else final
 
