@@ -180,6 +180,30 @@ def test_means_and_each_position(model, both):
 
 
 @pytest.mark.plain
+@pytest.mark.parametrize("family", ["t5", "marian"])
+def test_a_target_longer_than_its_source_in_little_memory(tiny_model, family):
+    """Batches are cut by the longer of both; every one of them gives the same numbers."""
+    model = tiny_model(family)
+    generator = torch.Generator().manual_seed(3)
+    clean, corrupt = torch.randint(3, 29, (2, 4, 3), generator=generator).tolist()
+    pairs = Pairs.from_tokens(
+        clean=clean, corrupt=corrupt, correct=[3] * 4, wrong=[4] * 4, decoder=[5, 9, 8, 7] * 3
+    )
+    sites = ["heads", "mlps", "enc.0.1 -> dec.1.cross.2.v"]
+    call = (interp.patch, model, pairs, sites)
+    wide, small = interp.explain(*call), interp.explain(*call, memory=interp.explain(*call).least)
+    assert len(small.batches) > len(wide.batches)
+    assert wide.batches[0].layers[1] == model.facts.n_encoder_layers + model.facts.n_layers - 1
+    found = [
+        interp.patch(model, pairs, sites, **how).frame["value"].to_numpy()
+        for how in ({}, {"memory": small.budget})
+    ]
+    assert abs(found[0] - found[1]).max() < 1e-12
+    hooks = interp.patch(model, pairs, sites[:2], engine="hooks").frame["value"].to_numpy()
+    assert abs(found[0][: len(hooks)] - hooks).max() < 1e-9
+
+
+@pytest.mark.plain
 def test_the_engine_that_serves(model, both):
     assert isinstance(choose(model, prefix=PREFIX), ReplayOfTwo)
     assert isinstance(choose(model, "hooks", prefix=PREFIX), Hooks)

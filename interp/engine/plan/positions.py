@@ -29,6 +29,12 @@ def blocks(lengths: Int[Tensor, " batch"], most: int) -> list[list[int]]:
     ]
 
 
+def longest_in(facts: Facts, pairs: Pairs, rows: Sequence[int]) -> int:
+    """Positions of a stack in rows of one length, of the longer one where there are two."""
+    written = 1 + len(pairs.decoder) if facts.n_encoder_layers else 0
+    return max(int(pairs.lengths[rows[0]]), written)
+
+
 def decodes(site: Site) -> bool:
     """Does the site stand at the decoder's positions? Cross-attention reads the encoder's keys."""
     return site.stack == "dec" and not (site.cross and site.kind in ("k", "v"))
