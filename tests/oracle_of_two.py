@@ -29,7 +29,7 @@ _BART = {
     "up": "fc1",
     "down": "fc2",
 }
-PRE = ("t5", "mt5", "mbart", "pegasus", "m2m_100")
+PRE = ("t5", "mt5", "mbart", "pegasus", "blenderbot", "m2m_100")
 """Norms before each part; the others have them after each sum."""
 
 

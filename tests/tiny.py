@@ -102,6 +102,9 @@ TWO_STACKS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "mbart": lambda: hf.MBartForConditionalGeneration(hf.MBartConfig(**BART, scale_embedding=True)),
     "marian": lambda: hf.MarianMTModel(hf.MarianConfig(**BART, scale_embedding=True)),
     "pegasus": lambda: hf.PegasusForConditionalGeneration(hf.PegasusConfig(**BART)),
+    "blenderbot": lambda: hf.BlenderbotForConditionalGeneration(
+        hf.BlenderbotConfig(**BART | {"encoder_layers": 2, "scale_embedding": True})
+    ),
     "m2m100": lambda: hf.M2M100ForConditionalGeneration(
         hf.M2M100Config(**BART, scale_embedding=True)
     ),

@@ -42,6 +42,7 @@ TWO_STACKS = (
     "MBartForConditionalGeneration",
     "MarianMTModel",
     "PegasusForConditionalGeneration",
+    "BlenderbotForConditionalGeneration",
     "M2M100ForConditionalGeneration",
 )
 """Encoder-decoders whose forward pass replay reproduces; each is verified before it serves."""
