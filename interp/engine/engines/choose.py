@@ -188,6 +188,13 @@ def weights_of(model: Model) -> Weights:
     return gathered(found)
 
 
+def last_stack(model: Model) -> Weights:
+    """As `weights_of`; of an encoder-decoder its decoder, whose stream the logits read."""
+    require_running()
+    found = replay_of(model, SHORT)
+    return gathered(found.decoder) if isinstance(found, Stacks) else weights_of(model)
+
+
 def _say(model: Model, what: str) -> None:
     """A warning, once for each model."""
     if what not in _SAID.setdefault(model, set()):
