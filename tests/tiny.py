@@ -121,6 +121,8 @@ def build(family: str) -> hf.PreTrainedModel:
             noise = 0.1 * torch.randn_like(parameter)
             if parameter.requires_grad:  # sinusoids are made anew when they are loaded
                 parameter.data += noise
+        if family in ("t5-gated", "mt5"):  # which do not scale what enters their head
+            model.lm_head.weight.data *= T5["d_model"] ** -0.5  # tied to the embedding
         if hasattr(model, "final_logits_bias"):  # a buffer, which Marian's have learned
             model.final_logits_bias += torch.randn_like(model.final_logits_bias)
     return model

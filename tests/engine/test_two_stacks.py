@@ -123,9 +123,9 @@ def damaged(s: Stacks) -> Iterator[tuple[str, Stacks]]:
         p = getattr(getattr(s, stack).blocks[layer], part)
         return with_layer(stack, layer, **{part: replace(p, scale=1.001 * p.scale)})
 
-    yield "the attn_out of layer 1 of the encoder", scaled("encoder", 1, "attention")
-    yield "the attn_out of layer 1 of the decoder", scaled("decoder", 1, "attention")
-    yield "the cross.attn_out of layer 1 of the decoder", scaled("decoder", 1, "cross")
+    yield "layer 1 of the encoder", scaled("encoder", 1, "attention")
+    yield "layer 1 of the decoder", scaled("decoder", 1, "attention")
+    yield "layer 1 of the decoder", scaled("decoder", 1, "cross")
     embed = s.decoder.embed
     wrong = replace(embed, scale=2.0 * (embed.scale or 1.0))
     yield "the decoder's embedding", replace(s, decoder=replace(s.decoder, embed=wrong))
