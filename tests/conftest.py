@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from oracle import Oracle
+from oracle_of_two import OracleOfTwo
 
 import interp
 from interp.models.model import Model
@@ -107,6 +108,12 @@ def smollm() -> Model:
 def oracle() -> Callable[[str], Oracle]:
     """The second opinion on the same weights."""
     return cache(lambda family: Oracle(tiny.build(family).to(torch.float64)))
+
+
+@pytest.fixture(scope="session")
+def oracle_of_two() -> Callable[[str], OracleOfTwo]:
+    """The same of encoder-decoders."""
+    return cache(lambda family: OracleOfTwo(tiny.build(family).to(torch.float64)))
 
 
 @pytest.fixture(params=FAMILIES)

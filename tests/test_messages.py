@@ -279,8 +279,12 @@ def test_a_model_without_logits(tiny_model, pairs):
 def test_an_encoder_decoder(tiny_model, pairs):
     model = tiny_model("t5")
     says(refusal(SiteError, interp.patch, model, pairs, "0.1"), "'dec.0.cross.3'", "say which")
-    says(refusal(Unsupported, interp.patch, model, pairs, "enc.0.1 -> enc.1.0.q"), "edges of")
-    says(refusal(Unsupported, interp.path_patch, model, pairs, senders="heads"), "paths through")
+    back = refusal(SiteError, interp.patch, model, pairs, "dec.0.1 -> enc.1.0.q")
+    says(back, "no path from 'dec.0.1' to 'enc.1.0.q'", "computed before", "Exchange the ends")
+    past = refusal(SiteError, interp.patch, model, pairs, "enc.0.1 -> dec.1.0.q")
+    says(past, "reads the decoder's residual stream", "'dec.0.cross.3.k'", "as the reader")
+    still = refusal(SiteError, interp.path_patch, model, pairs, senders="enc.0.1")
+    says(still, "through cross-attention", "via=['dec.0.cross.3.v']", "through='all'")
     call = partial(interp.patch, positions="mid")
     says(refusal(PositionError, call, model, pairs, "dec.0.1"), "'mid'", "decoder", "an index")
 

@@ -68,6 +68,24 @@ SMOLLM3 = LLAMA | {"no_rope_layers": [1, 0, 1]}
 GLM = LLAMA | {"rope_parameters": HALF, "head_dim": 8}
 T5 = {"d_model": 24, "d_kv": 5, "d_ff": 20, "num_layers": 3, "num_decoder_layers": 2}
 T5 |= {"num_heads": 6, "vocab_size": VOCAB, "decoder_start_token_id": 0}
+FAR = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 12}
+"""Distances that share a bucket in short rows."""
+BART = {
+    "d_model": 24,
+    "encoder_layers": 3,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 6,
+    "decoder_attention_heads": 6,
+    "encoder_ffn_dim": 20,
+    "decoder_ffn_dim": 20,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 16,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
+}
 
 FAMILIES: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2)),
@@ -125,6 +143,24 @@ FAMILIES: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "bert-headless": lambda: hf.BertModel(hf.BertConfig(**PLAIN)),
     "t5": lambda: hf.T5ForConditionalGeneration(hf.T5Config(**T5)),
 }
+TWO_STACKS: dict[str, Callable[[], hf.PreTrainedModel]] = {
+    "t5": FAMILIES["t5"],
+    "t5-gated": lambda: hf.T5ForConditionalGeneration(
+        hf.T5Config(**T5, **FAR, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    ),
+    "mt5": lambda: hf.MT5ForConditionalGeneration(hf.MT5Config(**T5, **FAR)),
+    "bart": lambda: hf.BartForConditionalGeneration(hf.BartConfig(**BART)),
+    "mbart": lambda: hf.MBartForConditionalGeneration(hf.MBartConfig(**BART, scale_embedding=True)),
+    "marian": lambda: hf.MarianMTModel(hf.MarianConfig(**BART, scale_embedding=True)),
+    "pegasus": lambda: hf.PegasusForConditionalGeneration(hf.PegasusConfig(**BART)),
+    "blenderbot": lambda: hf.BlenderbotForConditionalGeneration(
+        hf.BlenderbotConfig(**BART | {"encoder_layers": 2, "scale_embedding": True})
+    ),
+    "m2m100": lambda: hf.M2M100ForConditionalGeneration(
+        hf.M2M100Config(**BART, scale_embedding=True)
+    ),
+}
+"""Encoder-decoders; every one of the kinds of positions, norms and scales that they have."""
 
 MIXTRAL = LLAMA | {"num_local_experts": 3, "num_experts_per_tok": 2}
 QWEN3_MOE = LLAMA | {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 7}
@@ -141,9 +177,15 @@ def build(family: str) -> hf.PreTrainedModel:
     """A random model of a family; norms and biases are random too, else they hide mistakes."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = (FAMILIES | EXPERTS)[family]().eval()
+        model = (FAMILIES | TWO_STACKS | EXPERTS)[family]().eval()
         for parameter in model.parameters():
-            parameter.data += 0.1 * torch.randn_like(parameter)
+            noise = 0.1 * torch.randn_like(parameter)
+            if parameter.requires_grad:  # sinusoids are made anew when they are loaded
+                parameter.data += noise
+        if family in ("t5-gated", "mt5"):  # which do not scale what enters their head
+            model.lm_head.weight.data *= T5["d_model"] ** -0.5  # tied to the embedding
+        if hasattr(model, "final_logits_bias"):  # a buffer, which Marian's have learned
+            model.final_logits_bias += torch.randn_like(model.final_logits_bias)
     return model
 
 

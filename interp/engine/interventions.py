@@ -8,6 +8,7 @@ number per example; a `Hop` makes it a path; `readers` make it an edge.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from interp.core.door.door import door
 from interp.core.door.taken import Finite, shown
 from interp.core.errors import InterpError, SiteError, Unsupported
-from interp.core.parts.edges import READERS, Edge
+from interp.core.parts.edges import READERS, Edge, read_in, require_forward
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs, Side
 from interp.core.prompts.places import AFTER_FIRST, Given, Place, place_of
@@ -453,6 +454,28 @@ class Cell:
         if any(hop.ends for hop in self.hops[:-1]):
             raise SiteError("a path ends at 'logits'; nothing comes after them.")
         self._refuse_frozen()
+        if any(i.site.stack for i in self.interventions):
+            self._require_ways()
+
+    def _require_ways(self) -> None:
+        """In two stacks a hop begins and ends where there is a way that it may take."""
+        senders = [i.site for i in self.interventions]
+        for hop in self.hops:
+            for sender, receiver in product(senders, hop.receivers):
+                require_forward(sender, receiver)
+            if len(reads := {read_in(site) for site in hop.receivers}) > 1:
+                raise SiteError(
+                    f"the receivers {hop} read the streams of two stacks, and one hop goes into "
+                    "one of them. Make two path patches."
+                )
+            lost = [str(site) for site in senders if site.stack == "enc" and reads == {"dec"}]
+            if hop.through != "all" and lost:
+                raise SiteError(
+                    f"no path from '{lost[0]}' to {hop} passes through MLPs alone: what an encoder "
+                    "makes goes through cross-attention, whose heads stay as they are. Name the "
+                    "key or value that takes it (via=['dec.0.cross.3.v']), or say through='all'."
+                )
+            senders = list(hop.receivers)
 
     def _refuse_frozen(self) -> None:
         """A site that keeps its value, or is given one, passes nothing on of what arrives there."""
@@ -493,9 +516,11 @@ class Cell:
             if i.readers is not None:
                 continue
             inner = {"attn_out": "z", "mlp_out": "mlp_act"}.get(i.site.kind)
-            lost = [s for s in named if s.kind == inner and s.layer == i.site.layer]
-            if i.site.kind.startswith("resid") and named:
-                lost = named
+            beside = [s for s in named if s.stack == i.site.stack]
+            lost = [s for s in beside if s.kind == inner and s.layer == i.site.layer]
+            lost = [s for s in lost if s.cross == i.site.cross]
+            if i.site.kind.startswith("resid"):
+                lost = beside
             if lost:
                 raise SiteError(
                     f"'{i.site}' is set for all its readers and '{lost[0]}', which is a term of "

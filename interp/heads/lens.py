@@ -12,18 +12,18 @@ from torch import Tensor
 
 from interp.core.door.door import door
 from interp.core.door.taken import Told
-from interp.core.errors import MetricError, Unsupported
+from interp.core.errors import MetricError, PositionError, Unsupported
 from interp.core.metrics import Metric, Metrics, resolve_metric, resolve_metrics
 from interp.core.parts.sites import Kind, Site
 from interp.core.prompts.pairs import Pairs
-from interp.core.prompts.places import Given, place_of
+from interp.core.prompts.places import Given, Place, place_of
 from interp.core.tables.results import Results
-from interp.engine.engines.choose import accept, choose, weights_of
+from interp.engine.engines.choose import accept, choose, last_stack
 from interp.engine.engines.protocol import Engine, EngineName
 from interp.engine.limits import Limits
 from interp.engine.network import forward
 from interp.engine.network.trace import Trace, take
-from interp.engine.network.weights import Norm, Weights
+from interp.engine.network.weights import Attention, Norm, Weights
 from interp.engine.plan.batches import forward_plan
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import by_rows
@@ -49,22 +49,23 @@ def logit_lens(
     """Metrics of the logits that each layer's residual stream would give (nostalgebraist 2020).
 
     The stream on the clean prompts goes through the final norm, which takes its own scale, and
-    through the unembedding.
+    through the unembedding. Of an encoder-decoder it is the decoder's.
 
     Args:
         metric: one of `interp.core.metrics` or your own, or several, read off the same runs.
 
     Returns:
-        One row for each metric, for the embedding (`site="embed"`) and the stream after each layer
-        (`"3.resid_post"`), and example: `method="logit_lens"`, the metric in `value`. The last
-        layer's is the model's own. Nothing is changed: `base` and `effect` are NaN.
+        One row for each metric, for the embedding (`site="embed"`; `"dec.0.resid_pre"` of a
+        decoder) and the stream after each layer (`"3.resid_post"`), and example:
+        `method="logit_lens"`, the metric in `value`. The last layer's is the model's own. Nothing
+        is changed: `base` and `effect` are NaN.
 
     Raises:
         Unsupported: no logits, post-norm blocks, or a model that replay cannot read.
         MetricError: one that reads no logits.
         PairsError, PositionError: pairs that the model or the metric cannot take.
     """
-    require_logits(model, "the logit lens")
+    require_logits(model, "the logit lens", decoders=True)
     metrics = resolve_metrics(metric)
     if odd := [m.name for m in metrics if m.reads == "embedding"]:
         raise MetricError(
@@ -72,9 +73,10 @@ def logit_lens(
             "'logit_diff', 'log_prob' or 'kl' (to the model's own logits)."
         )
     served = _served(model, pairs, metrics, engine)
-    sites = [Site("embed")]
-    sites += [Site("resid_post", layer) for layer in range(model.facts.n_layers)]
-    values, w = np.full((len(metrics), len(sites), len(pairs)), np.nan), weights_of(model)
+    w = last_stack(model)
+    layers = range(model.facts.n_layers)
+    sites = [_first(w), *(Site("resid_post", layer, stack=w.stack) for layer in layers)]
+    values = np.full((len(metrics), len(sites), len(pairs)), np.nan)
 
     def unembed(score: Score, place: slice, resid: Tensor, columns: Tensor | None, at: slice):
         return forward.unembed(w, resid, columns)
@@ -109,28 +111,30 @@ def direct_logit_attribution(
     The residual stream is a sum and the unembedding linear, so the logit difference is a sum over
     what was written, once norms are frozen at the scale that they have in this run (the final norm;
     of Gemma 2 and OLMo 2 also those on the parts' outputs). What a part does by way of later parts
-    is left out; `interp.path_patch(..., receivers="logits")` measures it.
+    is left out; `interp.path_patch(..., receivers="logits")` measures it. Of an encoder-decoder
+    the parts are the decoder's: what the encoder wrote is in its heads of cross-attention.
 
     Args:
         position: where logits are read, one position of each row: a name, an index, or an index
-            for each row.
+            for each row. Of an encoder-decoder `"end"`, or an index in the decoder.
 
     Returns:
         One row for each part and example, `method="direct_logit_attribution"`: `"embed"` (with
-        added positions), each head, each MLP, `"3.attn"` for the bias of an attention output, and
-        `"logits"` for the biases of final norm and unembedding. The `value`s of an example sum to
-        its logit difference. `base` is 0, so that `summary()` tests the mean against 0.
+        added positions; `"dec.0.resid_pre"` of a decoder), each head, each MLP, `"3.attn"` for the
+        bias of an attention output, and `"logits"` for the biases of final norm and unembedding.
+        The `value`s of an example sum to its logit difference. `base` is 0, so that `summary()`
+        tests the mean against 0.
 
     Raises:
         Unsupported: no logits, post-norm blocks, a cap on the logits, or a model that replay cannot
             read.
         PairsError, PositionError: pairs without two answers, or without the position.
     """
-    require_logits(model, "direct logit attribution")
+    require_logits(model, "direct logit attribution", decoders=True)
     metric, place = resolve_metric("logit_diff"), place_of(position)
-    read = pairs.at(place)
+    read = _reading(model, pairs, place)
     served = _served(model, pairs, (metric,), engine)
-    w = weights_of(model)
+    w = last_stack(model)
     assert w.unembed is not None
     if w.unembed.cap is not None:
         raise Unsupported(
@@ -143,7 +147,7 @@ def direct_logit_attribution(
 
     def see(rows: list[int], run: Trace) -> None:
         places = (x[rows].to(model.device) for x in (read[:, None], pairs.correct, pairs.wrong))
-        added = _added(w, run, *places)
+        added = _added(w, run if w.stack is None else run.of(w.stack), *places)
         for i, site in enumerate(sites):
             values[i, rows] = added[site].double().numpy(force=True)
 
@@ -155,16 +159,48 @@ def direct_logit_attribution(
     )
 
 
+def _first(w: Weights) -> Site:
+    """What enters the first layer."""
+    return Site("embed") if w.stack is None else Site("resid_pre", 0, stack=w.stack)
+
+
+def _attentions(w: Weights, layer: int) -> list[tuple[Attention, Callable[..., Site], str]]:
+    """Of a layer each attention, what makes its sites, and where a trace of the stack holds z."""
+    block, at = w.blocks[layer], partial(Site, layer=layer, stack=w.stack)
+    found = [(block.attention, at, "z")]
+    return (
+        found
+        if block.cross is None
+        else [*found, (block.cross, partial(at, cross=True), "cross.z")]
+    )
+
+
+def _reading(model: Model, pairs: Pairs, place: Place) -> Int[Tensor, " batch"]:
+    """Where logits are read in each row."""
+    if not model.facts.n_encoder_layers:
+        return pairs.at(place)
+    last = len(pairs.decoder)
+    index = last if place == "end" else place
+    if not isinstance(index, int) or not 0 <= index <= last:
+        raise PositionError(
+            f"the logits stand in the decoder, which has {last + 1} tokens counted from 0, and "
+            f"{place!s} is none of them. Give 'end' or an index, and end Pairs.decoder where you "
+            "want to read."
+        )
+    return torch.full((len(pairs),), index)
+
+
 def _parts(w: Weights) -> list[Site]:
     """Everything that writes into the logits."""
-    sites = [Site("embed")]
-    for layer, block in enumerate(w.blocks):
-        sites += [Site("z", layer, head=head) for head in range(w.facts.n_heads)]
-        write = block.attention.ends.write
-        if block.attention.o.bias is not None or (write is not None and write.bias is not None):
-            sites.append(Site("attn_out", layer))
+    sites = [_first(w)]
+    for layer in range(len(w.blocks)):
+        for part, at, _ in _attentions(w, layer):
+            sites += [at("z", head=head) for head in range(w.facts.n_heads)]
+            write = part.ends.write
+            if part.o.bias is not None or (write is not None and write.bias is not None):
+                sites.append(at("attn_out"))
         if w.facts.d_mlp:
-            sites.append(Site("mlp_out", layer))
+            sites.append(Site("mlp_out", layer, stack=w.stack))
     p = w.unembed
     assert p is not None
     if p.linear.bias is not None or (p.norm is not None and p.norm.bias is not None):
@@ -189,19 +225,21 @@ def _added(
     def apart(x: Tensor) -> Tensor:
         return wide(x[correct]) - wide(x[wrong])
 
-    u = apart(p.linear.weight)
+    u = apart(p.linear.weight) * (1.0 if p.scale is None else p.scale)
     rest = u.new_zeros(len(u)) if p.linear.bias is None else apart(p.linear.bias)
     into, bias = _before(u, p.norm, at(run.final))
-    found = {Site("logits"): rest + bias, Site("embed"): (at(run.at(Site("embed"))) * into).sum(-1)}
-    for layer, block in enumerate(w.blocks):
-        part, z = block.attention, at(run.kept["z"][layer])
-        o, o_bias = wide(part.o.summands()), 0 if part.o.bias is None else wide(part.o.bias)
-        heads, bias = _before(into, part.ends.write, z.flatten(-2) @ o.T + o_bias)
-        by_head = ((heads @ o).view(z.shape) * z).sum(-1)
-        found |= {Site("z", layer, head=h): by_head[:, h] for h in range(w.facts.n_heads)}
-        found[Site("attn_out", layer)] = bias + (heads * o_bias).sum(-1)
+    found = {Site("logits"): rest + bias, _first(w): (at(run.kept["resid_pre"][0]) * into).sum(-1)}
+    for layer in range(len(w.blocks)):
+        for part, make, held in _attentions(w, layer):
+            z = at(run.kept[held][layer])
+            o, o_bias = wide(part.o.summands()), 0 if part.o.bias is None else wide(part.o.bias)
+            heads, bias = _before(into, part.ends.write, z.flatten(-2) @ o.T + o_bias)
+            by_head = ((heads @ o).view(z.shape) * z).sum(-1)
+            found |= {make("z", head=h): by_head[:, h] for h in range(w.facts.n_heads)}
+            found[make("attn_out")] = bias + (heads * o_bias).sum(-1)
         if w.facts.d_mlp:
-            found[Site("mlp_out", layer)] = (at(run.kept["mlp_out"][layer]) * into).sum(-1)
+            mlp = Site("mlp_out", layer, stack=w.stack)
+            found[mlp] = (at(run.kept["mlp_out"][layer]) * into).sum(-1)
     return found
 
 
@@ -224,7 +262,7 @@ def _served(model: Model, pairs: Pairs, metrics: Sequence[Metric], engine: Engin
     """The engine that makes the clean runs, once all else is known to be right."""
     for metric in metrics:
         accept(model, pairs, metric)
-    served = choose(model, engine, longest=pairs.longest)
+    served = choose(model, engine, longest=pairs.longest, prefix=pairs.decoder)
     proceed(
         forward_plan(
             *(model.facts, pairs.lengths),

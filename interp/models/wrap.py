@@ -18,6 +18,7 @@ from interp.core.errors import InterpError, ModelError, Unsupported, said
 from interp.core.parts.facts import Facts
 from interp.models.bridge import quantised
 from interp.models.bridge.borders import bordered
+from interp.models.bridge.folded import unfolded
 from interp.models.bridge.precision import exact, rounding
 from interp.models.model import Model
 from interp.models.now.checks import off, output_of, sample_tokens
@@ -85,16 +86,17 @@ def wrap(
                 f"{name} gives NaN or infinity for two rows of six tokens in {dtype}. Likely its "
                 "weights are damaged, or that type holds too little: try dtype=torch.float32."
             )
-        bridge = build_bridge_from_module(
-            module,
-            architecture,
-            hf_config=copy.deepcopy(module.config) if config is None else None,
-            tl_config=config,
-            tokenizer=copy.deepcopy(tokenizer) if filed else None,
-            dtype=dtype,
-            device=where,
-            model_name=name,
-        )
+        with unfolded(module):
+            bridge = build_bridge_from_module(
+                module,
+                architecture,
+                hf_config=copy.deepcopy(module.config) if config is None else None,
+                tl_config=config,
+                tokenizer=copy.deepcopy(tokenizer) if filed else None,
+                dtype=dtype,
+                device=where,
+                model_name=name,
+            )
         bordered(module)  # of what stands in its parts' places
         bridge.eval().requires_grad_(False)  # again: wrapping may add modules
         known = _as_it_runs(facts(bridge), module, tokens)

@@ -234,8 +234,11 @@ def test_sites_print_and_parse(runs):
 def test_paths_are_refused(runs):
     sender = edit("enc.0.2", Zero(), runs.base)
     hop = Hop((Site("logits"),))
-    with pytest.raises(Unsupported, match="path patching of encoder-decoders is not supported"):
+    with pytest.raises(Unsupported, match="hooks engine has no paths and edges in encoder-dec"):
         edited(runs, [sender], [hop])
+    edge = edit("enc.0.2", Zero(), runs.base, (Site.parse("dec.1.cross.3.k"),))
+    with pytest.raises(Unsupported, match="hooks engine has no paths and edges in encoder-dec"):
+        edited(runs, [edge])
 
 
 def test_a_decoder_without_a_start(runs, monkeypatch):

@@ -25,8 +25,7 @@ from interp.core.parts.sites import resolve
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.results import Results
 from interp.engine.engines.choose import choose
-from interp.engine.engines.replay.engine import Replay
-from interp.engine.network import forward
+from interp.engine.engines.protocol import OfWeights
 from interp.models.bridge.precision import exact
 from interp.models.model import Model
 from interp.models.now.checks import output_of
@@ -40,13 +39,14 @@ OTHERS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     ),
     "mamba": lambda: hf.MambaForCausalLM(hf.MambaConfig(**MAMBA)),
 }
-"""Architectures that replay does not have, beside T5."""
+"""Architectures that replay does not have."""
+ALL = list(dict.fromkeys([*FAMILIES, *tiny.TWO_STACKS, *OTHERS]))
 EFFECT = 1e-12
 """What is more than noise. A cosine at its maximum moves by the square of a change."""
 
 
 def build(name: str) -> hf.PreTrainedModel:
-    if name in FAMILIES:
+    if name in FAMILIES or name in tiny.TWO_STACKS:
         return tiny.build(name)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -102,8 +102,8 @@ def along(model: Model, via: tuple[str, ...] = (), **options: str) -> Results:
     return interp.path_patch(
         model,
         prompts(model),
-        senders=["0.1", "0.mlp"],
-        via=via,
+        senders=sites(model, "0.1 0.mlp"),
+        via=[sites(model, text) for text in via],
         receivers=end,
         metric=metric,
         **options,
@@ -133,6 +133,13 @@ def alone(model: Model) -> Results:
     return run_circuits(model, prompts(model), half, metric=main_metric(model))
 
 
+def edges_of(model: Model) -> list[str]:
+    """Two edges; of an encoder-decoder one within its decoder, and one across."""
+    if model.facts.n_encoder_layers:
+        return ["dec.0.0 -> dec.1.1.q", "enc.0.mlp -> dec.1.cross.2.k"]
+    return ["0.0 -> 1.1.q", "0.mlp -> 2.mlp"]
+
+
 METHODS: dict[str, Callable[[Model], Results | str]] = {
     "ablate heads": lambda m: ablated(m, "heads", 5),
     "ablate neurons": lambda m: ablated(m, "neurons", 5),
@@ -140,9 +147,7 @@ METHODS: dict[str, Callable[[Model], Results | str]] = {
     "patch q, k, v": lambda m: patched(m, f"1.0.q 1.kv0.k 1.kv{m.facts.n_kv_heads - 1}.v"),
     "k of one head": lambda m: patched(m, "1.0.k"),
     "pattern": lambda m: patched(m, "1.0.pattern"),
-    "edges": lambda m: interp.patch(
-        m, prompts(m), ["0.0 -> 1.1.q", "0.mlp -> 2.mlp"], metric=main_metric(m)
-    ),
+    "edges": lambda m: interp.patch(m, prompts(m), edges_of(m), metric=main_metric(m)),
     "paths, direct": lambda m: along(m, through="direct"),
     "paths, MLPs": lambda m: along(m, through="mlps"),
     "paths, all": lambda m: along(m, through="all"),
@@ -206,8 +211,8 @@ def logit_error(model: Model, name: str) -> float:
     served = choose(model, prefix=pairs.decoder)
     ours = served.trace(pairs.clean, keep=("resid_pre",))
     found = ours.logits if ours.logits is not None else ours.final
-    if isinstance(served, Replay) and model.facts.language_model:
-        found = forward.unembed(served.weights, ours.final)
+    if isinstance(served, OfWeights) and model.facts.language_model:
+        found = served.unembed(ours.final)
     if model.facts.n_encoder_layers:
         start = [plain.config.decoder_start_token_id, *pairs.decoder]
         ids = torch.tensor([start, start])
@@ -294,7 +299,7 @@ def read(text: str) -> dict[str, list[str]]:
 
 @pytest.mark.sampled(4)
 @pytest.mark.plain
-@pytest.mark.parametrize("name", [*FAMILIES, *OTHERS])
+@pytest.mark.parametrize("name", ALL)
 def test_the_page_says_what_is_supported(name, tmp_path):
     assert row(name, tmp_path) == read(PAGE.read_text())[name], (
         "docs/support.md no longer says what is supported. If the change is meant: make support"
@@ -305,13 +310,13 @@ def test_the_page_is_whole():
     """It has these architectures, and is what `make support` makes of its own rows."""
     text = PAGE.read_text()
     rows = read(text)
-    assert list(rows) == [*FAMILIES, *OTHERS]
+    assert list(rows) == ALL
     assert page(list(rows.values())) == text
 
 
 def write(folder: Path) -> None:
     """Make the page anew."""
-    PAGE.write_text(page([row(name, folder / name) for name in (*FAMILIES, *OTHERS)]))
+    PAGE.write_text(page([row(name, folder / name) for name in ALL]))
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -319,7 +324,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.plain
-@pytest.mark.parametrize("name", ["t5", *OTHERS])
+@pytest.mark.parametrize("name", OTHERS)
 def test_what_replay_has_not_runs_through_hooks_and_says_so_once(name, tmp_path, caplog):
     """Or refuses in words of its own; what no hook reaches is never a raw exception."""
     caplog.set_level(logging.WARNING, logger="interp")

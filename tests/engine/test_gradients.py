@@ -133,7 +133,7 @@ def test_heads_write_the_attention(model: Model, pairs: interp.Pairs):
 def test_models_whose_stream_is_no_sum_are_refused(tiny_model: Load, few: interp.Pairs):
     with pytest.raises(Unsupported, match=r"norms its residual stream after every sum"):
         attribute(tiny_model("bert"), few)
-    with pytest.raises(Unsupported, match=r"does not serve .* engine: interp.causal.exact"):
+    with pytest.raises(Unsupported, match=r"has an encoder and a decoder .*interp.patch\("):
         attribute(tiny_model("t5"), few)
 
 

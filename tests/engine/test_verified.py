@@ -83,7 +83,7 @@ def errors(family: str, dtype: torch.dtype, folder: Path) -> dict[str, np.ndarra
     model = interp.load(folder, dtype=dtype)
     pairs = Pairs.from_tokens(clean=ROWS, corrupt=ROWS, decoder=decoder)
     found = {"hf": rounded - exact}
-    for engine in ("replay", "hooks")[family == "t5" :]:
+    for engine in ("replay", "hooks"):
         frame = interp.ablate(
             model, pairs, sites, method="zero", metric=reading(model), engine=engine
         ).frame.sort_values("example", kind="stable")

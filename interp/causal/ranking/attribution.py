@@ -166,7 +166,12 @@ def differentiable(model: Model, pairs: Pairs) -> Replay:
             f"attribution takes gradients on the replay engine, which does not serve {model.name}: "
             f"{refusal} The effects can be measured on any engine: interp.causal.exact."
         ) from refusal
-    assert isinstance(engine, Replay)
+    if not isinstance(engine, Replay):
+        raise Unsupported(
+            f"attribution takes gradients along the edges of one stack of layers, and {model.name} "
+            f"has an encoder and a decoder ({model.facts}). Patch its parts and edges instead: "
+            "interp.patch(model, pairs, 'heads')."
+        )
     require_sums(engine.weights, model.name)
     return engine
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from interp.core.door.taken import shown
-from interp.core.errors import SiteError
+from interp.core.errors import SiteError, Unsupported
 from interp.core.parts.edges import Edge, edges
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Site, require_facts, resolve
@@ -39,6 +39,11 @@ class Graph:
             SiteError, Unsupported: a model that has no edges (`interp.core.parts.edges`).
         """
         require_facts(facts)
+        if facts.n_encoder_layers:
+            raise Unsupported(
+                f"circuits and attribution of encoder-decoders are not supported ({facts}). Patch "
+                "or ablate their edges by themselves: interp.patch(model, pairs, 'edges')."
+            )
         return _of(facts)
 
     @cached_property

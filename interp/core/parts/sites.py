@@ -16,6 +16,8 @@
 | `"enc.0.3"`, `"dec.1.3.q"`, `"dec.1.cross.3"` | of an encoder-decoder: the stack comes first |
 
 An edge names who reads: `"20.1 -> 23.3.q"` is the output of head 20.1 as 23.3's query reads it.
+Between two stacks there are edges from what an encoder writes to the keys and values of
+cross-attention: `"enc.0.3 -> dec.1.cross.3.k"`.
 """
 
 import re

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence, Sized
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -66,8 +67,25 @@ def consistent(pairs: Any) -> dict[str, Any]:
         "positions": named,
         **groups,
         "strings": tuple(pairs.strings or ()),
-        "decoder": tuple(whole("decoder", pairs.decoder).tolist()),
+        "decoder": _written(pairs.decoder),
     }
+
+
+def _written(decoder: object) -> tuple[int, ...]:
+    """What a decoder has written, which is the same in every row."""
+    listed = decoder if isinstance(decoder, list | tuple) else ()
+    counts = [len(row) for row in listed if isinstance(row, list | tuple | np.ndarray)]
+    if isinstance(decoder, Tensor | np.ndarray) and decoder.ndim > 1:
+        counts = [decoder.shape[1]] * len(decoder)
+    if counts:
+        several = sorted(set(counts))
+        lengths = f"{several[0]} to {several[-1]}" if len(several) > 1 else str(several[0])
+        raise PairsError(
+            f"decoder= is one list of ids, which the decoder has written in every row, and these "
+            f"are {len(counts)} lists of {lengths} ids. Rows whose targets differ, in their ids or "
+            "in length, are run apart: build pairs of those that share one."
+        )
+    return tuple(whole("decoder", decoder).tolist())
 
 
 def positions_by_name(positions: object) -> dict[str, Int[Tensor, " batch"]]:

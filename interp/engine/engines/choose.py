@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,6 +16,7 @@ from interp.engine.engines.protocol import Engine, EngineName
 from interp.engine.engines.recurrent.engine import Recurrent
 from interp.engine.engines.recurrent.lstm import recurrence_of
 from interp.engine.engines.replay.engine import Replay
+from interp.engine.engines.replay.two import ReplayOfTwo
 from interp.engine.engines.verified import (
     SHORT,
     Gap,
@@ -23,8 +25,10 @@ from interp.engine.engines.verified import (
     lengths_of,
     recurrent_gap,
     replay_gap,
+    stacks_gap,
 )
 from interp.engine.network.gathered import gathered
+from interp.engine.network.stacks import Stacks, read_stacks
 from interp.engine.network.weights import Weights, read
 from interp.engine.plan.explain import explaining, require_running
 from interp.models.bridge import quantised, tokens
@@ -77,6 +81,22 @@ def accept(model: Model, pairs: Pairs, metric: Metric | None) -> None:
             f"row {int(pairs.lengths.argmax())} has {longest} tokens, and the model has "
             f"{facts.positions} positions for {facts.n_ctx}. Shorten the prompts."
         )
+    if facts.n_encoder_layers:
+        _accept_written(model, pairs)
+
+
+def _accept_written(model: Model, pairs: Pairs) -> None:
+    facts, count = model.facts, 1 + len(pairs.decoder)
+    if bad := [i for i in pairs.decoder if not 0 <= i < facts.d_vocab]:
+        raise PairsError(
+            f"decoder= has token {bad[0]}, and the model's vocabulary ends at {facts.d_vocab - 1}. "
+            "Was it made with another model's tokenizer?"
+        )
+    if facts.positions in ("learned", "sinusoidal") and count > facts.n_ctx:
+        raise PairsError(
+            f"the decoder reads {count} tokens (its start token and decoder=), and the model has "
+            f"{facts.positions} positions for {facts.n_ctx}. Shorten decoder=."
+        )
 
 
 def _accept_text(model: Model, pairs: Pairs, metric: Metric) -> None:
@@ -122,6 +142,8 @@ def choose(
         found = _rounding(model) or replay_of(model, longest)
         if isinstance(found, Weights):
             return Replay(found)
+        if isinstance(found, Stacks):
+            return ReplayOfTwo(found, prefix)
         if engine == "replay":
             raise Unsupported(found)
         refusals.append(found)
@@ -149,6 +171,12 @@ def weights_of(model: Model) -> Weights:
     """
     require_running()
     found = replay_of(model, SHORT)
+    if isinstance(found, Stacks):
+        raise Unsupported(
+            f"what is asked of weights is asked of one stack of layers, and {model.name} has an "
+            f"encoder and a decoder ({model.facts}). Look at what its parts do instead: "
+            "interp.ablate, patch, or capture of its sites ('dec.0.cross.3.pattern')."
+        )
     if isinstance(found, str):
         raise Unsupported(found)
     if kinds := ", ".join(model.now().quantised):
@@ -160,6 +188,13 @@ def weights_of(model: Model) -> Weights:
     return gathered(found)
 
 
+def last_stack(model: Model) -> Weights:
+    """As `weights_of`; of an encoder-decoder its decoder, whose stream the logits read."""
+    require_running()
+    found = replay_of(model, SHORT)
+    return gathered(found.decoder) if isinstance(found, Stacks) else weights_of(model)
+
+
 def _say(model: Model, what: str) -> None:
     """A warning, once for each model."""
     if what not in _SAID.setdefault(model, set()):
@@ -167,7 +202,7 @@ def _say(model: Model, what: str) -> None:
         log.warning("%s", what)
 
 
-def replay_of(model: Model, longest: int) -> Weights | str:
+def replay_of(model: Model, longest: int) -> Weights | Stacks | str:
     """The weights that replay computes with, or why it does not serve rows of so many tokens."""
     now = model.now()
     if now.foreign:
@@ -182,7 +217,8 @@ def replay_of(model: Model, longest: int) -> Weights | str:
         return found
     lengths = now.once("lengths of replay", lambda: lengths_of(model, found))
     length = length_for(model.facts, lengths, longest)
-    wrong = _passed(model, ("replay", length), lambda: replay_gap(model, found, length))
+    gap = partial(stacks_gap if isinstance(found, Stacks) else replay_gap, model, found, length)
+    wrong = _passed(model, ("replay", length), gap)
     if wrong:
         return (
             f"the replay engine does not reproduce this {model.facts.architecture} in rows of "
@@ -206,9 +242,9 @@ def _rounding(model: Model) -> str:
     return ""
 
 
-def _built(model: Model) -> Weights | str:
+def _built(model: Model) -> Weights | Stacks | str:
     try:
-        return read(model)
+        return read_stacks(model) if model.facts.n_encoder_layers else read(model)
     except Unsupported as refusal:
         return str(refusal)
     except Exception as error:  # whatever a part is that stands where a plain one is expected

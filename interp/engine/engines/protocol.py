@@ -50,7 +50,7 @@ class Engine(ABC):
 
     @abstractmethod
     def trace(
-        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] | Held | None = None
+        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[str] | Held | None = None
     ) -> Trace:
         """The activations of a plain run, of the given kinds."""
 
@@ -104,7 +104,7 @@ class OfWeights(Engine):
         """Logits, of all columns or of some; `like`: whose scale the last norm takes."""
 
     def trace(
-        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] | Held | None = None
+        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[str] | Held | None = None
     ) -> Trace:
         require_running()
         if not isinstance(keep, Held):

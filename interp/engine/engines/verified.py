@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from interp.engine.engines.hooked.writes import forward as run_bridge
 from interp.engine.engines.recurrent.engine import walk
 from interp.engine.engines.recurrent.lstm import recurrence_of
 from interp.engine.network import forward
+from interp.engine.network.stacks import Stacks
 from interp.engine.network.trace import through
 from interp.engine.network.weights import Weights
 from interp.models.bridge.placed import listening
@@ -42,6 +44,15 @@ WORDS = ("window", "position", "chunk", "context", "length", "ctx", "seq", "dist
 """What settings are called that can make a long row another matter than a short one."""
 PARTS = {"attention": "attn.o", "MLP": "mlp.out"}
 """What writes to the residual stream, and the bridge's component that does."""
+WRITING = {
+    "encoder": {"attn_out": "attn.o", "mlp_out": "mlp.out"},
+    "decoder": {
+        "attn_out": "self_attn.o",
+        "cross.attn_out": "cross_attn.o",
+        "mlp_out": "mlp.out",
+    },
+}
+"""The same in the layers of two stacks, by the shelf of what is written."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,12 @@ Shown = tuple[str, Tensor, Tensor]
 def replay_gap(model: Model, w: Weights, length: int) -> Gap | None:
     """Where replay is farthest from Hugging Face in rows of a length, if that is too far."""
     return _worst(_of_replay(model, w, _rows(model, length)), model)
+
+
+@torch.no_grad()
+def stacks_gap(model: Model, s: Stacks, length: int) -> Gap | None:
+    """The same of an encoder-decoder, of which both stacks read rows of that length."""
+    return _worst(_of_stacks(model, s, _rows(model, length), _rows(model, length, seed=1)), model)
 
 
 @torch.no_grad()
@@ -132,6 +149,42 @@ def _of_replay(model: Model, w: Weights, tokens: Int[Tensor, "batch pos"]) -> It
             yield f"what leaves layer {layer}", after, said[end]
         else:
             yield "the output", output(w, after), truth.output
+
+
+def _of_stacks(
+    model: Model, s: Stacks, tokens: Int[Tensor, "batch pos"], written: Int[Tensor, "batch pos"]
+) -> Iterator[Shown]:
+    stacks = {"encoder": model.bridge.encoder_blocks, "decoder": model.bridge.decoder_blocks}
+    streams = {of: [model.truth.name_of(block) for block in stacks[of]] for of in stacks}
+    parts = {
+        (of, kind): [model.truth.name_of(attrgetter(path)(block)) for block in blocks]
+        for of, blocks in stacks.items()
+        for kind, path in WRITING[of].items()
+    }
+    # the first key's projection is handed what all of them read of the encoder
+    read = model.truth.name_of(stacks["decoder"][0].cross_attn.k)
+    heard = dict.fromkeys([read, *chain.from_iterable(streams.values())], "in")
+    heard |= dict.fromkeys(chain.from_iterable(parts.values()), "out")
+    truth = model.truth.run(tokens, note=heard, decoder_input_ids=written)
+    said = truth.noted
+    for of, w, ids in (("encoder", s.encoder, tokens), ("decoder", s.decoder, written)):
+        yield f"the {of}'s embedding", forward.embed(w, ids), said[streams[of][0]]
+        turn = forward.rotations(w, ids.shape[1])
+        memory = forward.wide(said[read]) if of == "decoder" else None
+        for layer, name in enumerate(streams[of]):
+            held: dict[str, Tensor] = {}
+            resid = forward.wide(said[name])
+            after = through(w, layer, resid, turn, _keeping(held), memory=memory)
+            for kind in WRITING[of]:
+                wrote = said[parts[of, kind][layer]].view(resid.shape)
+                yield f"the {kind} of layer {layer} of the {of}", held[kind], wrote
+            if layer + 1 < len(streams[of]):
+                left = said[streams[of][layer + 1]]
+                yield f"what leaves layer {layer} of the {of}", after, left
+            elif of == "encoder":
+                yield "what the decoder reads", forward.norm(after, s.norm), said[read]
+            else:
+                yield "the output", output(w, after), truth.output
 
 
 def _of_bridge(model: Model, tokens: Int[Tensor, "batch pos"]) -> Iterator[Shown]:
@@ -241,13 +294,13 @@ def _named(
     return found
 
 
-def _rows(model: Model, length: int) -> Int[Tensor, "batch pos"]:
+def _rows(model: Model, length: int, seed: int = 0) -> Int[Tensor, "batch pos"]:
     """Two rows of random tokens; of a great length one.
 
     Of tokens whose embedding is damaged none, where there are others: beside numbers of that size
     no other would count.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     rows = 1 if length > FREE + 2 else 2
     drawn = torch.randint(model.facts.d_vocab, (4 * rows * length,), generator=generator)
     drawn = drawn.to(model.device)
@@ -273,11 +326,11 @@ def length_for(facts: Facts, lengths: Sequence[int], longest: int) -> int:
     return wanted if longest > facts.n_ctx else min(wanted, facts.n_ctx)
 
 
-def lengths_of(model: Model, w: Weights | None = None) -> list[int]:
+def lengths_of(model: Model, w: Weights | Stacks | None = None) -> list[int]:
     """The lengths at which the model's configuration, or replay, may treat a row otherwise."""
     config = getattr(model.bridge.original_model, "config", None)
     found = set() if config is None else set(_numbers(vars(config), ""))
-    if w is not None:
+    if isinstance(w, Weights):
         found |= {b.attention.window for b in w.blocks if b.attention.window is not None}
     return sorted(n for n in found if n > 1)
 

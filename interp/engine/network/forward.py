@@ -85,14 +85,14 @@ def embed(w: Weights, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch 
     if p.scale is not None:
         x = x * p.scale
     if p.positions is not None:
-        x = x + _placed(p, tokens)
+        x = x + positions(p, tokens)
     if p.constant is not None:
         x = x + p.constant
     return norm(x, p.norm)
 
 
-def _placed(p: Embedding, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "*batch pos d_model"]:
-    """The row of each token's place."""
+def positions(p: Embedding, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "*rows pos d_model"]:
+    """What learned or sinusoidal positions add, the row of each token's place."""
     assert p.positions is not None
     if p.skipped is None:
         return p.positions[: tokens.shape[1]]
@@ -192,6 +192,8 @@ def pattern(
     if isinstance(r, Alibi):
         bias = r.bias[:, None, :total].to(scores.dtype)
         scores = scores + bias.unflatten(0, (own.shape[-2], -1))
+    if p.bias is not None:
+        scores = scores + p.bias(place, total).unflatten(1, scores.shape[2:4])
     if p.cap is not None:
         scores = p.cap * (scores / p.cap).tanh()
     hidden = visible(p, place, total, causal=causal).logical_not()
@@ -357,7 +359,7 @@ def unembed(
     if p.norm is not None:
         first = p.norm.weight.device
         resid = norm(resid.to(first), p.norm, None if like is None else like.to(first))
-    x = resid
+    x = resid if p.scale is None else resid * p.scale
     if p.transform is not None and p.activation is not None:
         x = p.activation(p.transform(x.to(p.transform.device)))
         if p.transform_norm is not None:

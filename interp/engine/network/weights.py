@@ -5,18 +5,18 @@ windows the scores. `read` takes them from the bridge's parts, which have the sa
 every architecture, and from the Hugging Face config.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.core.errors import Unsupported
 from interp.core.parts.facts import Facts
-from interp.core.parts.sites import absent
+from interp.core.parts.sites import Stack, absent
 from interp.engine.network.experts import Each, Joined, Mixture, Router
 from interp.engine.network.families import (
     ADJACENT,
@@ -59,6 +59,13 @@ class Ends:
     sum: Norm | None = None
 
 
+Bias = Callable[
+    [Int[Tensor, "batch query"], int],
+    Float[Tensor, "batch head query key"],
+]
+"""From the positions of queries, and how many keys there are, to what is added to their scores."""
+
+
 @dataclass(frozen=True)
 class Attention:
     """Projections of one attention layer; `q k v` write heads (or groups) x d_head features.
@@ -69,6 +76,7 @@ class Attention:
         cap: scores pass through cap * tanh(score / cap).
         rotary: which of the model's rotations turns queries and keys; of none where it has none
             of that name.
+        bias: what the distance of query and key adds to their score (T5).
     """
 
     ends: Ends
@@ -82,6 +90,7 @@ class Attention:
     window: int | None = None
     cap: float | None = None
     rotary: str = ""
+    bias: Bias | None = None
 
 
 @dataclass(frozen=True)
@@ -98,10 +107,16 @@ class MLP:
 
 @dataclass(frozen=True)
 class Block:
-    """One layer."""
+    """One layer.
+
+    Attributes:
+        cross: a decoder's attention to what an encoder made, between its attention and its MLP;
+            queries read the stream there, keys and values the encoder's last.
+    """
 
     attention: Attention
     mlp: MLP
+    cross: Attention | None = None
 
     @property
     def device(self) -> torch.device:
@@ -115,7 +130,7 @@ class Embedding:
 
     Attributes:
         skipped: a token that has no place of its own and is not counted: of all of them `positions`
-            has row 0, and of the others the rows from 1 on.
+            has row 0, and of the others the rows from 1 on (RoBERTa's and M2M100's padding).
     """
 
     tokens: Float[Tensor, "d_vocab d_model"]
@@ -128,7 +143,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Unembedding:
-    """Final norm, the transform of a masked language model's head, unembedding, cap."""
+    """Final norm, a factor, the transform of a masked language model's head, unembedding, cap."""
 
     norm: Norm | None
     linear: Map
@@ -136,15 +151,17 @@ class Unembedding:
     activation: Activation | None = None
     transform_norm: Norm | None = None
     cap: float | None = None
+    scale: float | None = None
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A whole transformer.
+    """A whole transformer, or one stack of an encoder-decoder.
 
     Attributes:
         interleaved: rotary pairs are (i, i + 1), else (i, i + d/2).
         slopes: makes the biases of ALiBi.
+        stack: which of two it is; its `facts` are then those of the stack.
     """
 
     facts: Facts
@@ -154,6 +171,7 @@ class Weights:
     blocks: Sequence[Block]
     unembed: Unembedding | None
     slopes: Slopes | None = None
+    stack: Stack | None = None
 
 
 @torch.inference_mode(mode=False)

@@ -21,6 +21,7 @@ from interp.engine.plan.before import beforehand, own_run
 from interp.engine.plan.cost import (
     Stage,
     cell_flops,
+    depth,
     entry_of,
     forward_flops,
     ledger_bytes,
@@ -30,7 +31,7 @@ from interp.engine.plan.cost import (
 )
 from interp.engine.plan.needed import needed, since
 from interp.engine.plan.plan import Batch, Plan
-from interp.engine.plan.positions import Starts, blocks
+from interp.engine.plan.positions import Starts, blocks, longest_in
 from interp.engine.plan.stages import stages_of
 
 
@@ -129,7 +130,7 @@ def make_plan(
         chosen, found = [cells[i] for i in members], 0
         held = needed(facts, chosen, base, engine)
         for rows in blocks(pairs.lengths, len(pairs)):
-            length = int(pairs.lengths[rows[0]])
+            length = longest_in(facts, pairs, rows)
             sides = since(held, engine, starts.first(chosen, rows)).values()
             traces = sum(trace_bytes(facts, length, itemsize, side) for side in sides)
             found = max(found, traces + length * wide)
@@ -210,7 +211,7 @@ def _batches(
             groups[cells[index].hops, starts.of(cells[index], rows)].append(index)
         for members in groups.values():
             members.sort(key=lambda i: entry_of(facts, cells[i]))
-            length = int(pairs.lengths[rows[0]])
+            length = longest_in(facts, pairs, rows)
             stages = stages_of(starts, cells[members[0]], rows)
             parts = (facts, cells, rows, stages, length, members)
             cut = list(_cut(*parts, budget, itemsize, metrics, limits))
@@ -231,7 +232,6 @@ def _cut(
     metrics: Sequence[Metric],
     limits: Limits,
 ) -> Iterator[Batch]:
-    # a decoder may be longer than the encoder's rows, whose length is counted here
     positions = max(1, *(stage.positions for stage in stages))
     tokens = len(rows) * positions
     written = any(i.site.kind == "pattern" for c in members for i in cells[c].interventions)
@@ -257,13 +257,13 @@ def _cut(
         )
         mine, hops = [cells[c] for c in chosen], cells[chosen[0]].hops
         still = bool(hops) and hops[-1].ends and all(hop.through != "all" for hop in hops)
-        layers = facts.n_layers - first
+        layers = depth(facts) - first
         yield Batch(
             tuple(rows),
             tuple(chosen),
             min(stage.start for stage in stages),
             positions,
-            (first, facts.n_layers - 1),
+            (first, depth(facts) - 1),
             one * len(chosen),
             flops,
             launches=len(metrics) * ops.READING

@@ -19,6 +19,11 @@ class Stage:
     read: int = 1
 
 
+def depth(facts: Facts) -> int:
+    """Layers from the first to the last, of both stacks where there are two."""
+    return facts.n_encoder_layers + facts.n_layers
+
+
 def passes(cell: Cell, *, hooks: bool = False) -> int:
     """Full forwards that a cell takes one intervention at a time: one for each noted reader.
 
@@ -90,9 +95,9 @@ def _wave_flops(
     """Matrix products from a layer and step on; in the last layer only what is read goes on."""
     inner, group = facts.n_heads * facts.d_head, facts.n_kv_heads * facts.d_head
     flops = 0
-    for layer in range(reached[0], facts.n_layers):
+    for layer in range(reached[0], depth(facts)):
         step = reached[1] if layer == reached[0] else 0
-        queries = read if layer == facts.n_layers - 1 else positions
+        queries = read if layer == depth(facts) - 1 else positions
         if step < STEPS["q"]:
             flops += 2 * facts.d_model * (inner * queries + 2 * group * positions)
         if step < STEPS["z"]:
@@ -124,7 +129,8 @@ def forward_flops(facts: Facts, length: int, layers: int | None = None) -> int:
     if layers is not None:
         return length * layers * layer
     head = 2 * facts.d_model * facts.d_vocab * facts.language_model
-    return length * (facts.n_layers * layer + head)
+    crossed = facts.n_layers * attention if facts.n_encoder_layers else 0
+    return length * (depth(facts) * layer + crossed + head)
 
 
 def circuit_flops(facts: Facts, length: int) -> int:
@@ -139,8 +145,10 @@ def trace_bytes(facts: Facts, length: int, itemsize: int, held: Held | None = No
     """One row's trace of what is held; by default of the kinds that a trace holds anyway."""
     if held is None:
         held = Held.whole(RECURRENT if facts.recurrent else KEPT, facts.n_layers)
+    # of two stacks every layer is held, and of a decoder its attention to the encoder as well
+    both = facts.n_encoder_layers + 2 * facts.n_layers if facts.n_encoder_layers else 0
     layers = sum(
-        len(layers)
+        (both or len(layers))
         * (length - begins(kind, held.first))
         * _width(facts, kind, length)
         * _size(kind, itemsize)
@@ -182,6 +190,8 @@ def wave_bytes(
         return tokens * itemsize * 9 * facts.d_model
     wide = facts.n_heads * facts.d_head + facts.n_kv_heads * facts.d_head
     size = tokens * (5 * facts.d_model * max(itemsize, 4) + 4 * wide * itemsize)
+    if facts.n_encoder_layers:  # what the encoder made, and what the decoder makes of it
+        size += tokens * (facts.d_model * max(itemsize, 4) + 2 * wide * itemsize)
     if any(stage.positions == length - stage.start for stage in stages):
         held = min(tokens * facts.n_heads * length, max(scores, facts.n_heads * length))
         size += 3 * held * max(itemsize, 4)  # attention scores
@@ -189,4 +199,13 @@ def wave_bytes(
 
 
 def entry_of(facts: Facts, cell: Cell) -> tuple[int, int]:
-    return min(entry(i.site, i.readers, facts.n_layers) for i in cell.interventions)
+    """Layer and step at which a cell joins; a decoder's layers come after the encoder's."""
+    if not facts.n_encoder_layers:
+        return min(entry(i.site, i.readers, facts.n_layers) for i in cell.interventions)
+    found = []
+    for i in cell.interventions:
+        inside = i.site.stack == "enc"
+        layers = facts.n_encoder_layers if inside else facts.n_layers
+        layer, step = entry(i.site, i.readers, layers)
+        found.append((layer if inside else facts.n_encoder_layers + layer, step))
+    return min(found)

@@ -8,11 +8,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.core.errors import Unsupported
-from interp.core.parts.sites import Kind, Site
+from interp.core.parts.sites import Site
 from interp.engine.interventions import Value, alike, replaces
-from interp.engine.network.trace import take
+from interp.engine.network.trace import BETWEEN, take
 
-STEPS: dict[Kind, int] = {
+STEPS: dict[str, int] = {
     "embed": 0,
     "resid_pre": 0,
     "q": 1,
@@ -22,13 +22,25 @@ STEPS: dict[Kind, int] = {
     "z": 2,
     "attn_out": 3,
     "resid_mid": 4,
-    "mlp_act": 5,
-    "mlp_out": 6,
-    "resid_post": 7,
+    "cross.q": 5,
+    "cross.k": 5,
+    "cross.v": 5,
+    "cross.pattern": 5,
+    "cross.z": 6,
+    "cross.attn_out": 7,
+    BETWEEN: 8,
+    "mlp_act": 9,
+    "mlp_out": 10,
+    "resid_post": 11,
     "c": 1,
     "h": 2,
 }
 """Where in a layer a cell can join the wave."""
+
+
+def part_of(site: Site) -> str:
+    """What a site is called in its layer: its kind, "cross.q" of a decoder's second attention."""
+    return f"cross.{site.kind}" if site.cross else site.kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,17 +188,18 @@ def together(edits: Sequence[tuple[int, Edit]], device: torch.device) -> list[To
 def entry(site: Site, readers: Sequence[Site] | None, n_layers: int) -> tuple[int, int]:
     """Layer and step at which a cell with an edit at this site must have joined.
 
-    Named readers need it where the first of them reads, everyone where the site is.
+    Named readers need it where the first of them reads, everyone where the site is. What reads an
+    encoder from the decoder reads its end, as the logits do the decoder's.
     """
     if readers is None:
-        return site.layer or 0, STEPS[site.kind]
-    return min(_reads(reader, n_layers) for reader in readers)
+        return site.layer or 0, STEPS[part_of(site)]
+    return min(_reads(reader, site, n_layers) for reader in readers)
 
 
-def _reads(reader: Site, n_layers: int) -> tuple[int, int]:
-    if reader.layer is None:
+def _reads(reader: Site, writer: Site, n_layers: int) -> tuple[int, int]:
+    if reader.layer is None or reader.stack != writer.stack:
         return n_layers - 1, STEPS["resid_post"]
-    return reader.layer, STEPS["resid_mid" if reader.kind == "mlp_out" else reader.kind]
+    return reader.layer, STEPS["resid_mid" if reader.kind == "mlp_out" else part_of(reader)]
 
 
 def _like(rows: Tensor, x: Tensor, axes: int = 2) -> Tensor:

@@ -42,7 +42,7 @@ def needed(facts: Facts, cells: Sequence[Cell], base: str, engine: str) -> dict[
                 side = base if source == "base" else source
                 _add(facts, found.setdefault(side, defaultdict(set)), i.site)
     every = range(facts.n_layers)
-    if facts.recurrent or engine != "replay":
+    if facts.recurrent or facts.n_encoder_layers or engine != "replay":
         for kind in RECURRENT if facts.recurrent else KEPT:
             found[base][kind] = {*every}
         found = {side: {kind: {*every} for kind in kinds} for side, kinds in found.items()}
@@ -69,6 +69,8 @@ def _add(facts: Facts, found: dict[Kind, set[int]], site: Site) -> None:
         found["resid_pre"].add(0)
     elif site.kind != "resid_post":
         found[site.kind].add(layer)
+    elif site.stack is not None:  # a trace of two stacks has each stream of both
+        found["resid_pre"].add(layer)
     elif layer + 1 < facts.n_layers:
         found["resid_pre"].add(layer + 1)
 

@@ -29,6 +29,12 @@ def blocks(lengths: Int[Tensor, " batch"], most: int) -> list[list[int]]:
     ]
 
 
+def longest_in(facts: Facts, pairs: Pairs, rows: Sequence[int]) -> int:
+    """Positions of a stack in rows of one length, of the longer one where there are two."""
+    written = 1 + len(pairs.decoder) if facts.n_encoder_layers else 0
+    return max(int(pairs.lengths[rows[0]]), written)
+
+
 def decodes(site: Site) -> bool:
     """Does the site stand at the decoder's positions? Cross-attention reads the encoder's keys."""
     return site.stack == "dec" and not (site.cross and site.kind in ("k", "v"))
@@ -98,7 +104,7 @@ def route(
         if hop.ends:
             receiving.append(readings(facts, pairs, metrics, rows))
         else:
-            mask = places(pairs, hop.positions, rows)
+            mask = places(pairs, hop.positions, rows, hop.receivers[0])
             receiving.append(mask.nonzero()[:, 1].view(len(rows), -1))
     return receiving, first_changed(facts, pairs, cell, rows, metrics)
 
@@ -136,7 +142,9 @@ def first_changed(
     masks = [places(pairs, i.positions, rows, i.site) for i in cell.interventions]
     changed, found = min(_first(mask) for mask in masks), []
     for hop in cell.hops:
-        ends = last if hop.ends else _first(places(pairs, hop.positions, rows))
+        ends = last
+        if not hop.ends:
+            ends = _first(places(pairs, hop.positions, rows, hop.receivers[0]))
         # where attention is frozen, only what the receivers read is computed
         found.append(changed if hop.through == "all" else ends)
         changed = ends

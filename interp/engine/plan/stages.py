@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from interp.core.prompts.places import AFTER_FIRST, ALL, PerRow
 from interp.engine.interventions import Cell, Hop
 from interp.engine.plan.cost import Stage
-from interp.engine.plan.positions import Starts, readings
+from interp.engine.plan.positions import Starts, longest_in, readings
 
 
 def stages_of(starts: Starts, cell: Cell, rows: Sequence[int]) -> list[Stage]:
     """The waves of a cell: one for each hop, and one after them."""
     first, hops = starts.of(cell, rows), cell.hops
-    length = int(starts.pairs.lengths[rows[0]])
+    length = longest_in(starts.facts, starts.pairs, rows)
     read = readings(starts.facts, starts.pairs, starts.metrics, rows).shape[1]
     stages = [
         Stage(start, _positions(hop, length, start, read), read)

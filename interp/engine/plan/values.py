@@ -89,19 +89,26 @@ def rows_of(
     x = laid(value, site, facts, pairs)
     x = x if x.shape[0] == 1 else x[list(rows)]
     x = x if x.shape[1] == 1 else x[:, :length]
-    x = x[..., : int(pairs.lengths[rows[0]])] if site.kind == "pattern" else x
+    if site.kind == "pattern":
+        x = x[..., : length if attends_to_itself(site) else int(pairs.lengths[rows[0]])]
     return x.expand(len(rows), length, *x.shape[2:])
 
 
 def axes_of(site: Site, facts: Facts, pairs: Pairs) -> list[tuple[str, int]]:
     """Names and sizes of a site's own axes."""
     if site.kind == "pattern":
-        return [("key", pairs.clean.shape[1])]
+        own = attends_to_itself(site)
+        return [("key", 1 + len(pairs.decoder) if own else pairs.clean.shape[1])]
     if site.neuron is not None:
         return []
     if site.kind in HEAD_KINDS:
         return [("d_head", facts.d_head)]
     return [("d_model", facts.d_model)]
+
+
+def attends_to_itself(site: Site) -> bool:
+    """Is it a decoder's attention to what the decoder has written?"""
+    return decodes(site) and not site.cross
 
 
 def _positions(site: Site, pairs: Pairs) -> int:

@@ -33,7 +33,7 @@ from interp.engine.plan.batches import Batch, Plan, make_plan
 from interp.engine.plan.before import rides
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import SWEEP, budget, by_rows, fitting, halving, require
-from interp.engine.plan.positions import places
+from interp.engine.plan.positions import decodes, places
 from interp.engine.plan.values import require_fit
 from interp.engine.provenance import provenance
 from interp.engine.sweep.sweep import Sweep
@@ -285,10 +285,11 @@ def _require_interventions(sweep: Sweep) -> None:
                 for rows in lengths:
                     places(pairs, i.positions, rows, i.site)
         for hop in cell.hops:
-            if ("hop", hop.positions) not in seen:
-                seen.add(("hop", hop.positions))
+            reader = hop.receivers[0]
+            if ("hop", hop.positions, decodes(reader)) not in seen:
+                seen.add(("hop", hop.positions, decodes(reader)))
                 for rows in lengths:
-                    _require_even(places(pairs, hop.positions, rows), str(hop))
+                    _require_even(places(pairs, hop.positions, rows, reader), str(hop))
         if len(cell.interventions) > 1:
             _refuse_overlap(cell, pairs, lengths)
 

@@ -1,6 +1,6 @@
 """Rows of one length: their traces, and the metric of cells that start from them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -16,11 +16,11 @@ from interp.core.prompts.places import Place
 from interp.engine.engines.protocol import Engine, NotFinite, Route
 from interp.engine.engines.resolution import resolution
 from interp.engine.interventions import Averaged, Cell, Freeze, Intervention
-from interp.engine.network.trace import Trace, begins
+from interp.engine.network.trace import Trace, begins, shelf
 from interp.engine.plain.means.means import Group, MeanReference
 from interp.engine.plan.batches import Batch
 from interp.engine.plan.before import controls
-from interp.engine.plan.edits import Edit
+from interp.engine.plan.edits import STEPS, Edit
 from interp.engine.plan.needed import needed, since
 from interp.engine.plan.positions import decodes, places, route
 from interp.engine.plan.score import Readout, Score
@@ -30,7 +30,8 @@ from interp.engine.sweep.sweep import Sweep
 NULL_TOLERANCE = 16
 """Units in the last place of the largest logit that a null intervention may move a logit: what is
 set is the value that stands there, so that honest runs move nothing at all."""
-CONTROL = Metric("logits of both answers", lambda logits, _: logits.sum(-1), reads="answers")
+CONTROL = Metric("size of both logits", lambda logits, _: logits.norm(1, -1), reads="answers")
+"""Not their sum, which may be near 0 where each of them is large."""
 
 
 class Traced:
@@ -209,7 +210,7 @@ class Traced:
             found = found.to(self.base.final)
         elif source is not None:
             run = self.base if source == "base" else self.traces[source]
-            found, first = run.at(site), begins(site.kind, run.first)
+            found, first = run.at(site), begins(shelf(site), run.first) if run.first else 0
         seen = intervention.readers, intervention.normalise
         return Edit(site, value, mask, found, *seen, everywhere, first)
 
@@ -246,14 +247,24 @@ def _refuse_infinite(trace: Trace, rows: Sequence[int], side: str) -> None:
     Raises:
         ModelError: naming the first site and prompt.
     """
-    layered = {kind: layers for kind, layers in trace.kept.items() if layers}
-    for layer in range(trace.facts.n_layers):
-        for kind in (kind for kind in KINDS if kind in layered):
-            bad = ~layered[kind][layer].isfinite().flatten(1).all(1)
+    layered = {name: layers for name, layers in trace.kept.items() if layers}
+    for stack in ("enc.", "dec.") if trace.facts.n_encoder_layers else ("",):
+        for layer, name in _in_order(stack, layered):
+            bad = ~layered[name][layer].isfinite().flatten(1).all(1)
             if bad.any():
-                row = rows[int(bad.int().argmax())]
+                row, kind = rows[int(bad.int().argmax())], name.removeprefix(stack)
+                of = {"enc.": " of the encoder", "dec.": " of the decoder"}.get(stack, "")
                 raise ModelError(
-                    f"the {side} run holds NaN or infinity: first in {kind} of layer {layer}, "
+                    f"the {side} run holds NaN or infinity: first in {kind} of layer {layer}{of}, "
                     f"prompt {row}. Likely the weights are damaged, or {trace.final.dtype} is too "
                     "narrow for this model: load it with dtype=torch.float32."
                 )
+
+
+def _in_order(stack: str, layered: Mapping[str, Sequence[Tensor]]) -> Iterator[tuple[int, str]]:
+    """Layers of a stack and what is held of each, in order of computation."""
+    names = [f"{stack}{at}{kind}" for at in ("", "cross.") for kind in KINDS]
+    held = [name for name in names if name in layered]
+    held.sort(key=lambda name: STEPS.get(name.removeprefix(stack), -1))
+    for layer in range(max((len(layered[name]) for name in held), default=0)):
+        yield from ((layer, name) for name in held)

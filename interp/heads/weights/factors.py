@@ -148,14 +148,16 @@ def dequantised(model: Model) -> dict[str, str]:
     return {"dequantised": ", ".join(kinds)} if kinds else {}
 
 
-def require_sum(model: Model, what: str) -> None:
+def require_sum(model: Model, what: str, *, decoders: bool = False) -> None:
     """Refuse a model whose residual stream is no sum of what was written into it.
+
+    `decoders`: of an encoder-decoder the decoder's stream will do.
 
     Raises:
         Unsupported: post-norm blocks, or two stacks.
     """
     facts = model.facts
-    if facts.n_encoder_layers:
+    if facts.n_encoder_layers and not decoders:
         raise Unsupported(
             f"{what} follows one residual stream, and {model.name} has an encoder and a decoder. "
             f"Take a model of one stack. ({facts})"
@@ -168,8 +170,8 @@ def require_sum(model: Model, what: str) -> None:
         )
 
 
-def require_logits(model: Model, what: str) -> None:
-    """Refuse a model from whose residual stream no logits are read.
+def require_logits(model: Model, what: str, *, decoders: bool = False) -> None:
+    """Refuse a model from whose residual stream no logits are read; `decoders`: see `require_sum`.
 
     Raises:
         Unsupported: no unembedding; or see `require_sum`.
@@ -180,7 +182,7 @@ def require_logits(model: Model, what: str) -> None:
             "language-model head, so there is no unembedding. Probe its activations instead, or "
             f"load a model with a head. ({model.facts})"
         )
-    require_sum(model, what)
+    require_sum(model, what, decoders=decoders)
 
 
 Affine = tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "head d_head"]]

@@ -9,7 +9,8 @@ from interp.core.parts.facts import Facts
 
 _POSITIONS = {"standard": "learned", "rotary": "rotary", "alibi": "alibi", "none": "none"}
 # Norm after the residual sum. No config field says so, except OPT's.
-_POST_NORM = {"bert", "roberta", "distilbert", "electra", "albert", "bart", "openai-gpt"}
+_POST_NORM = {"bert", "roberta", "distilbert", "electra", "albert", "openai-gpt"}
+_POST_NORM |= {"bart", "marian"}
 
 
 def facts_of(bridge: TransformerBridge, *, language_model: bool = True) -> Facts:

@@ -22,7 +22,7 @@ _PLACES: dict[str, str] = {
     "mlp_out": "hook_mlp_out",
     "resid_post": "hook_resid_post",
 }
-_POST: dict[str, str] = {"attn_out": "attn.o.hook_out", "resid_mid": "ln1.hook_out"}
+_POST: dict[str, str] = {"resid_mid": "ln1.hook_out"}
 _BLOCKS = {"enc": "encoder_blocks", "dec": "decoder_blocks"}
 _NORMS = ("ln1", "ln2", "ln1_post", "ln2_post")
 
@@ -35,8 +35,8 @@ def point(facts: Facts, shelf: str, layer: int) -> str:
     block = f"{_BLOCKS[stack[0]] if stack else 'blocks'}.{layer}"
     if kind in HEAD_KINDS:
         return f"{block}.{_attention(stack)}.hook_{kind}"
-    if stack == ["dec", "cross"]:
-        return f"{block}.hook_cross_{kind}"
+    if kind == "attn_out" and (facts.block == "post" or stack == ["dec", "cross"]):
+        return f"{block}.{_attention(stack)}.o.hook_out"
     return f"{block}.{(_POST if facts.block == 'post' else {}).get(kind, _PLACES[kind])}"
 
 
@@ -44,6 +44,12 @@ def projection(attention: str, layer: int) -> str:
     """The bridge's part that maps the outputs of heads to the stream, of one of `attentions`."""
     stack = attention.split(".") if attention else []
     return f"{_BLOCKS[stack[0]] if stack else 'blocks'}.{layer}.{_attention(stack)}.o"
+
+
+def summed(stack: str, layer: int) -> tuple[str, ...]:
+    """Of a layer of post-norm blocks the norms that follow its sums; the stack may be ""."""
+    block = f"{_BLOCKS[stack] if stack else 'blocks'}.{layer}"
+    return tuple(f"{block}.{norm}" for norm in ("ln1", "ln2", "ln3")[: 3 if stack == "dec" else 2])
 
 
 def _attention(stack: list[str]) -> str:

@@ -21,7 +21,14 @@ from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Kind
 from interp.models.bridge import quantised
 from interp.models.bridge.placed import hooked
-from interp.models.bridge.points import attentions, n_layers, point, projection, shelves
+from interp.models.bridge.points import (
+    attentions,
+    n_layers,
+    point,
+    projection,
+    shelves,
+    summed,
+)
 from interp.models.bridge.precision import rounding
 
 Identity = Literal["residual", "heads", "parity"]
@@ -240,8 +247,9 @@ def _wanted(facts: Facts) -> Iterator[str]:
     for part, z in _attentions(facts):
         yield from (z, f"{part}.hook_out")
     if facts.block == "post":
-        for layer in range(facts.n_layers):
-            yield from (f"blocks.{layer}.ln1.hook_in", f"blocks.{layer}.ln2.hook_in")
+        for stack, layer in _layers(facts):
+            for norm in summed(stack, layer):
+                yield from (f"{norm}.hook_in", f"{norm}.hook_out")
 
 
 def _sums(
@@ -254,14 +262,17 @@ def _sums(
 
     middle, end = at("resid_mid"), at("resid_post")
     if facts.block == "post":
-        # the sums stand before their norms
-        summed = (acts.get(f"blocks.{layer}.{norm}.hook_in") for norm in ("ln1", "ln2"))
-        return tuple(
-            off(_sum(*parts), total)
-            for parts, total in zip(
-                ((at("resid_pre"), at("attn_out")), (middle, at("mlp_out"))), summed, strict=True
-            )
-        )
+        # the sums stand before their norms; between two norms is what the first of them leaves
+        norms = summed(stack, layer)
+        parts = [(at("resid_pre"), at("attn_out"))]
+        if stack == "dec":
+            parts.append((middle, at("cross.attn_out")))
+        parts.append((acts.get(f"{norms[-2]}.hook_out"), at("mlp_out")))
+        found = [
+            off(_sum(*each), acts.get(f"{norm}.hook_in"))
+            for each, norm in zip(parts, norms, strict=True)
+        ]
+        return found[0], None if None in found[1:] else _worst(found[1:])
     if not facts.d_mlp:
         return None, off(_sum(at("resid_pre"), at("attn_out")), end)
     if facts.parallel:

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.parts.sites import Kind
 from interp.engine.engines.hooked.run import run, trace, walk
 from interp.engine.engines.hooked.writes import require_open
 from interp.engine.engines.protocol import Engine, Route
@@ -30,7 +29,7 @@ class Hooks(Engine):
     name = "hooks"
 
     def trace(
-        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[Kind] | Held | None = None
+        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[str] | Held | None = None
     ) -> Trace:
         keep = keep.kinds if isinstance(keep, Held) else keep
         wanted = self.kinds if keep is None else keep

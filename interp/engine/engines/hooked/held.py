@@ -131,6 +131,8 @@ def arriving(
     the edits reach the reader along no other part. Writes to the stream itself stay.
     """
     facts = model.facts
+    if facts.n_encoder_layers:
+        raise Unsupported(no_paths(model))
     frozen = [Site("z", layer, head=0) for layer in range(facts.n_layers)]
     frozen += [_neurons(model, layer) for layer in range(facts.n_layers)]
     current: list[list[Tensor]] = [[] for _ in frozen]
@@ -208,6 +210,15 @@ class Frozen:
     scales: Mapping[str, Tensor]
 
 
+def no_paths(model: Model) -> str:
+    """What to say of a single reader in one of two stacks."""
+    return (
+        f"the hooks engine has no paths and edges in encoder-decoders ({model.facts}). Use "
+        "engine='replay' where that serves the model, or patch the sender or the receiver for all "
+        "its readers."
+    )
+
+
 def along(
     model: Model,
     base: Trace,
@@ -222,10 +233,7 @@ def along(
         Unsupported: an encoder-decoder, or frozen scales on a model that does not read them.
     """
     if model.facts.n_encoder_layers:
-        raise Unsupported(
-            f"path patching of encoder-decoders is not supported ({model.facts}); patch the "
-            "sender or the receiver for all its readers."
-        )
+        raise Unsupported(no_paths(model))
     held = _held(model, base, tokens, hops)
     changes = [write(model.facts, edit, Rank.CHANGE) for edit in edits]
     given: tuple[Site, ...] = ()

@@ -3,7 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -186,7 +186,7 @@ def at(facts: Facts, site: Site, rank: Rank, hook: Hook) -> Write:
 
 def write(facts: Facts, edit: Edit, rank: Rank = Rank.EDIT) -> Write:
     """An edit of anything but a pattern."""
-    if edit.site.kind == "resid_mid" and facts.block != "post" and not facts.n_encoder_layers:
+    if edit.site.kind == "resid_mid" and facts.block != "post":
         return _write_resid_mid(facts, edit, rank)
     return at(facts, edit.site, rank, _write(edit, index_of(facts, edit.site)))
 
@@ -216,7 +216,8 @@ def _write_resid_mid(facts: Facts, edit: Edit, rank: Rank) -> Write:
 
     layer = edit.site.layer or 0
     places = (("resid_pre", noting(before)), ("attn_out", write))
-    hooks = ((point(facts, kind, layer), hook) for kind, hook in places)
+    own = {kind: shelf(replace(edit.site, kind=kind)) for kind, _ in places}
+    hooks = ((point(facts, own[kind], layer), hook) for kind, hook in places)
     return Write(edit.site, rank, tuple(hooks))
 
 

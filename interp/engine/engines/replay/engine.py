@@ -13,7 +13,7 @@ from interp.engine.engines.replay.wave import Arrived, wave
 from interp.engine.interventions import Freeze
 from interp.engine.network import forward
 from interp.engine.network import trace as tracing
-from interp.engine.network.trace import See, Trace
+from interp.engine.network.trace import See, Trace, shelf
 from interp.engine.network.weights import Weights
 from interp.engine.plan.edits import Edit
 from interp.engine.plan.explain import require_running
@@ -83,7 +83,7 @@ class Replay(OfWeights):
             if arrived.final is not None:
                 frozen = base if hop.ln == "freeze" else None
                 return self._read(arrived.final, readout, frozen)
-            cells = _receivers_set(base, arrived, len(cells), window, receiving)
+            cells = receivers_set(base, arrived, len(cells), window, receiving)
         final = wave(
             self.weights,
             base,
@@ -97,7 +97,7 @@ class Replay(OfWeights):
         return self._read(final, readout)
 
 
-def _receivers_set(
+def receivers_set(
     base: Trace,
     arrived: Arrived,
     n: int,
@@ -107,8 +107,8 @@ def _receivers_set(
     """For each cell the edits that give its receivers what arrived at them."""
     edits: list[list[Edit]] = [[] for _ in range(n)]
     for site, (reached, values) in arrived.received.items():
-        held, first = base.at(site).to(values.device), tracing.begins(site.kind, base.first)
-        mask = held.new_zeros(base.final.shape[:2], dtype=torch.bool)
+        held, first = base.at(site).to(values.device), tracing.begins(shelf(site), base.first)
+        mask = held.new_zeros(len(held), first + held.shape[1], dtype=torch.bool)
         mask = mask.scatter(1, receiving.to(held.device), True)
         index = (window.to(held.device) - first)[(None, ..., *[None] * (held.ndim - 2))].expand(
             values.shape

@@ -1,4 +1,8 @@
-"""What a wave does in each layer, for the cells that have joined it by then."""
+"""What a wave does in each layer, for the cells that have joined it by then.
+
+`at` is "" for a layer's attention to its own stream and "cross." for a decoder's to what the
+encoder made, which is the same but for whom keys and values are made of.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,14 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.parts.sites import Kind, Site
+from interp.core.parts.sites import Site
 from interp.engine.engines.replay.stack import Stack
 from interp.engine.engines.replay.streams import Ledger
 from interp.engine.interventions import LN, Through
 from interp.engine.network import forward
 from interp.engine.network.linear import Map, Packed
-from interp.engine.network.trace import Trace
-from interp.engine.network.weights import Weights
+from interp.engine.network.trace import BETWEEN, Trace
+from interp.engine.network.weights import Attention, Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +43,10 @@ class Layers:
 
     def input(self, resid: Tensor, site: Site, window: Tensor) -> Tensor:
         """The query, key or value that a receiver computes from a residual stream."""
-        assert site.layer is not None
-        p = self.w.blocks[site.layer].attention
-        x = forward.norm(resid, p.ends.read, self._like("resid_pre", site.layer, window))
-        return _projection(self.w, site)(x)
+        stream, layer = "resid_mid" if site.cross else "resid_pre", site.layer or 0
+        like = self._like(stream, layer, window)
+        x = forward.norm(resid, _reading(self.w, site).ends.read, like)
+        return projection(self.w, site)(x)
 
     def attention(
         self,
@@ -50,64 +54,79 @@ class Layers:
         layer: int,
         window: Tensor,
         query: Tensor,
+        at: str = "",
     ) -> tuple[Tensor, Tensor]:
-        """Residual stream before the layer and what attention writes, at the query positions."""
-        stack, p = self.stack, self.w.blocks[layer].attention
+        """Residual stream before it and what attention writes, at the query positions."""
+        stack, p = self.stack, attention_of(self.w, layer, at)
+        before, kind, inside = "resid_mid" if at else "resid_pre", f"{at}attn_out", f"{at}z"
         if self.through == "all":
-            resid, z = self._attend(resid, layer, window, query)
-            z = stack.apply(stack.join(z, "z", layer, "z", query), layer, ("z",), query)
-            attn_out = forward.attention_write(z, p, self._like("z", layer, query))
+            resid, z = self._attend(resid, layer, window, query, at)
+            z = stack.apply(stack.join(z, inside, layer, inside, query), layer, (inside,), query)
+            attn_out = forward.attention_write(z, p, self._like(inside, layer, query))
         else:
             z = resid[:0]
-            attn_out = stack.join(resid[:0], "attn_out", layer, "z", query)
-            if rows := stack.rows(layer, "q", "k", "v", "pattern", "z"):
-                z = self._frozen(rows, layer, query)
-                like = self._like("z", layer, query)
+            attn_out = stack.join(resid[:0], kind, layer, inside, query)
+            if rows := stack.rows(layer, *(f"{at}{x}" for x in ("q", "k", "v", "pattern", "z"))):
+                z = self._frozen(rows, layer, query, at)
+                like = self._like(inside, layer, query)
                 index = torch.tensor(rows, device=resid.device)
                 attn_out = attn_out.index_copy(0, index, forward.attention_write(z, p, like))
-        resid = stack.join(resid, "resid_pre", layer, "attn_out", query)
-        attn_out = stack.join(attn_out, "attn_out", layer, "attn_out", query)
-        attn_out = stack.apply(attn_out, layer, ("attn_out",), query)
-        stack.note(layer, "attn_out", z, attn_out)
+        resid = stack.join(resid, before, layer, kind, query)
+        attn_out = stack.join(attn_out, kind, layer, kind, query)
+        attn_out = stack.apply(attn_out, layer, (kind,), query)
+        stack.note(layer, kind, z, attn_out)
         return resid, attn_out
+
+    def middle(self, resid: Tensor, attn_out: Tensor, layer: int, window: Tensor) -> Tensor:
+        """The stream after attention."""
+        stack, like = self.stack, None
+        if self.ln == "freeze":
+            like = stack.held("resid_pre", layer, window) + stack.held("attn_out", layer, window)
+        mid = forward.add(resid, attn_out, self.w.blocks[layer].attention.ends, like)
+        mid = stack.join(mid, "resid_mid", layer, "resid_mid", window)
+        return stack.apply(mid, layer, ("resid_mid",), window)
+
+    def across(self, mid: Tensor, layer: int, window: Tensor) -> Tensor:
+        """The stream after a decoder's attention to what the encoder made."""
+        stack, like = self.stack, None
+        mid, wrote = self.attention(mid, layer, window, window, "cross.")
+        if self.ln == "freeze":
+            like = stack.held("resid_mid", layer, window)
+            like = like + stack.held("cross.attn_out", layer, window)
+        mid = forward.add(mid, wrote, attention_of(self.w, layer, "cross.").ends, like)
+        return stack.join(mid, BETWEEN, layer, BETWEEN, window)
 
     def mlp(
         self,
         resid: Tensor,
-        attn_out: Tensor,
+        mid: Tensor,
         layer: int,
         window: Tensor,
         receivers: Sequence[Site],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The stream after attention, what the MLP writes, and what it computed of its input."""
-        stack, block = self.stack, self.w.blocks[layer]
-        like = None
-        if self.ln == "freeze":
-            like = stack.held("resid_pre", layer, window) + stack.held("attn_out", layer, window)
-        mid = forward.add(resid, attn_out, block.attention.ends, like)
-        mid = stack.join(mid, "resid_mid", layer, "resid_mid", window)
-        mid = stack.apply(mid, layer, ("resid_mid",), window)
-        source: Kind = "resid_pre" if self.w.facts.parallel else "resid_mid"
+        stack, block, before = self.stack, self.w.blocks[layer], self.stack.mid
+        me = Site("mlp_out", layer, stack=self.w.stack)
+        source = "resid_pre" if self.w.facts.parallel else before
         x = resid if self.w.facts.parallel else mid
-        x = stack.join(x, source, layer, "resid_mid", window)
+        x = stack.join(x, source, layer, before, window)
         computed = mlp_out = mid[:0]
-        if self.through != "direct" or Site("mlp_out", layer) in receivers:
-            x = self._named_mlp(x, layer)
+        if self.through != "direct" or me in receivers:
+            x = self._named_mlp(x, me)
             computed = forward.mlp(x, block.mlp, self._like(source, layer, window))
         if self.through != "direct":
-            mlp_out = computed if Site("mlp_out", layer) not in receivers else computed.clone()
-        mid = stack.join(mid, "resid_mid", layer, "mlp_act", window)
+            mlp_out = computed if me not in receivers else computed.clone()
+        mid = stack.join(mid, before, layer, "mlp_act", window)
         mlp_out = stack.join(mlp_out, "mlp_out", layer, "mlp_act", window)
         mlp_out = self._neurons(x, mlp_out, layer, window)
-        mid = stack.join(mid, "resid_mid", layer, "mlp_out", window)
+        mid = stack.join(mid, before, layer, "mlp_out", window)
         mlp_out = stack.join(mlp_out, "mlp_out", layer, "mlp_out", window)
         mlp_out = stack.apply(mlp_out, layer, ("mlp_out",), window)
         stack.note(layer, "mlp_out", x, mlp_out)
         return mid, mlp_out, computed
 
-    def _named_mlp(self, x: Tensor, layer: int) -> Tensor:
+    def _named_mlp(self, x: Tensor, reader: Site) -> Tensor:
         """What the MLP reads, where it reads a stream of its own."""
-        reader = Site("mlp_out", layer)
         own = {
             row: ledger.streams([reader], x[row])[0]
             for row, ledger in self.stack.ledgers.items()
@@ -122,7 +141,7 @@ class Layers:
     def _neurons(self, x: Tensor, mlp_out: Tensor, layer: int, window: Tensor) -> Tensor:
         """Edit neurons: each moves the sum that the down projection makes by its own column."""
         stack, p = self.stack, self.w.blocks[layer].mlp
-        source: Kind = "resid_pre" if self.w.facts.parallel else "resid_mid"
+        source = "resid_pre" if self.w.facts.parallel else stack.mid
         frozen = self._like(source, layer, window)
         for row in stack.rows(layer, "mlp_act"):
             edits = [edit for r, edit in stack.edits[layer, "mlp_act"] if r == row]
@@ -148,23 +167,39 @@ class Layers:
         """The residual stream after the layer."""
         like = None
         if self.ln == "freeze":
-            like = self.stack.held("resid_mid", layer, window)
+            like = self.stack.held(self.stack.mid, layer, window)
             like = like + self.stack.held("mlp_out", layer, window)
         resid = forward.add(mid, mlp_out, self.w.blocks[layer].mlp.ends, like)
         resid = self.stack.join(resid, "resid_post", layer, "resid_post", window)
         return self.stack.apply(resid, layer, ("resid_post",), window)
 
-    def _like(self, kind: Kind, layer: int, window: Tensor) -> Tensor | None:
+    def _like(self, kind: str, layer: int, window: Tensor) -> Tensor | None:
         """What entered a norm in the base run, where norms are frozen."""
         return self.stack.held(kind, layer, window) if self.ln == "freeze" else None
 
     def _attend(
-        self, resid: Tensor, layer: int, window: Tensor, query: Tensor
+        self, resid: Tensor, layer: int, window: Tensor, query: Tensor, at: str
     ) -> tuple[Tensor, Tensor]:
         """Residual stream and z at the query positions, for the cells that have joined by then."""
+        stack, p, d_head = self.stack, attention_of(self.w, layer, at), self.w.facts.d_head
+        before, kind = "resid_mid" if at else "resid_pre", f"{at}q"
+        x = forward.norm(resid, p.ends.read, self._like(before, layer, window))
+        resid = stack.join(resid, before, layer, kind, window)
+        keys = self._remembered(layer) if at else self._keys(x, resid, layer, window)
+        if query is not window:
+            x, resid = (pick(t, window, query) for t in (x, resid))
+            for ledger in stack.ledgers.values():
+                ledger.narrow(query)
+        q = stack.join(forward.project(x, p.q, d_head), kind, layer, kind, query)
+        q = self._named(q, kind, layer, resid)
+        q = stack.apply(q, layer, (kind,), query)
+        return resid, self._mix(q, *keys["k"], *keys["v"], layer, query, at)
+
+    def _keys(
+        self, x: Tensor, resid: Tensor, layer: int, window: Tensor
+    ) -> dict[str, tuple[forward.Keys, dict[tuple[int, int], Tensor]]]:
+        """Keys and values of a layer's own stream, and those of query heads by themselves."""
         stack, p, d_head = self.stack, self.w.blocks[layer].attention, self.w.facts.d_head
-        x = forward.norm(resid, p.ends.read, self._like("resid_pre", layer, window))
-        resid = stack.join(resid, "resid_pre", layer, "q", window)
         keys = {}
         for kind, part in (("k", p.k), ("v", p.v)):
             t = stack.join(forward.project(x, part, d_head), kind, layer, kind, window)
@@ -175,44 +210,64 @@ class Layers:
             else:
                 past = t.new_empty(t.shape[1], 0, *t.shape[3:])
             keys[kind] = forward.Keys(past, t), self._own(t, kind, layer, resid, window)
-        if query is not window:
-            x, resid = (pick(t, window, query) for t in (x, resid))
-            for ledger in stack.ledgers.values():
-                ledger.narrow(query)
-        q = stack.join(forward.project(x, p.q, d_head), "q", layer, "q", query)
-        q = self._named(q, "q", layer, resid)
-        q = stack.apply(q, layer, ("q",), query)
-        return resid, self._mix(q, *keys["k"], *keys["v"], layer, query)
+        return keys
 
-    def _frozen(self, rows: Sequence[int], layer: int, query: Tensor) -> Tensor:
+    def _remembered(
+        self, layer: int
+    ) -> dict[str, tuple[forward.Keys, dict[tuple[int, int], Tensor]]]:
+        """The same of what the encoder made: the base run's, uncopied, if no cell has its own."""
+        stack, p, d_head = self.stack, attention_of(self.w, layer, "cross."), self.w.facts.d_head
+        n, (rows, streams) = stack.joined(layer, "cross.k"), stack.remembering
+        edited, keys = stack.rows(layer, "cross.k", "cross.v"), {}
+        for kind, part in (("k", p.k), ("v", p.v)):
+            shared = self.base.kept[f"cross.{kind}"][layer]
+            own = shared.expand(n, *shared.shape)
+            if not rows and not edited:
+                keys[kind] = forward.Keys(shared, own[:, :, :0]), {}
+                continue
+            own, every = own.clone(), self._every(shared)
+            if stack.memory is not None and rows:
+                index, of = (torch.tensor(x, device=own.device) for x in (rows, streams))
+                memory = stack.memory.streams.to(own.device).index_select(0, of)
+                own.index_copy_(0, index, forward.project(memory, part, d_head))
+            own = stack.apply(own, layer, (f"cross.{kind}",), every)
+            heads = self._own(own, f"cross.{kind}", layer, None, every)
+            keys[kind] = forward.Keys(shared[:, :0], own), heads
+        return keys
+
+    def _every(self, held: Float[Tensor, "batch pos *axes"]) -> Int[Tensor, "batch pos"]:
+        """All positions of something, as a window."""
+        return torch.arange(held.shape[1], device=held.device).expand(len(held), -1)
+
+    def _frozen(self, rows: Sequence[int], layer: int, query: Tensor, at: str) -> Tensor:
         """z of some cells where attention is frozen, but for the heads that are edited."""
         stack, base = self.stack, self.base
-        n = stack.joined(layer, "z")
+        n = stack.joined(layer, f"{at}z")
 
-        def held(kind: Kind, window: Tensor) -> Tensor:
-            one = stack.held(kind, layer, window)
+        def held(kind: str, window: Tensor) -> Tensor:
+            one = stack.held(f"{at}{kind}", layer, window)
             return one.expand(n, *one.shape).clone()
 
         z = held("z", query)
-        if stack.rows(layer, "q", "k", "v", "pattern"):
-            every = torch.arange(base.final.shape[1], device=query.device).expand(len(query), -1)
-            q = stack.apply(held("q", query), layer, ("q",), query)
+        if stack.rows(layer, *(f"{at}{x}" for x in ("q", "k", "v", "pattern"))):
+            every = self._every(base.kept[f"{at}k"][layer].to(query.device))
+            q = stack.apply(held("q", query), layer, (f"{at}q",), query)
             keys = []
             for kind in ("k", "v"):
-                t = stack.apply(held(kind, every), layer, (kind,), every)
-                own = self._own(t, kind, layer, None, every)
+                t = stack.apply(held(kind, every), layer, (f"{at}{kind}",), every)
+                own = self._own(t, f"{at}{kind}", layer, None, every)
                 keys += [forward.Keys(t[0, :, :0], t), own]
-            again = self._mix(q, *keys, layer, query)
-            for row, head in self._touched(layer):
+            again = self._mix(q, *keys, layer, query, at)
+            for row, head in self._touched(layer, at):
                 z[row, :, :, head] = again[row, :, :, head]
-        z = stack.apply(z, layer, ("z",), query)
+        z = stack.apply(z, layer, (f"{at}z",), query)
         return z.index_select(0, torch.tensor(rows, device=z.device))
 
-    def _touched(self, layer: int) -> set[tuple[int, int]]:
+    def _touched(self, layer: int, at: str) -> set[tuple[int, int]]:
         """Cells and heads whose query, key, value or pattern is edited in a layer."""
         size, found = self.w.facts.group_size, set()
         for kind in ("q", "k", "v", "pattern"):
-            for row, edit in self.stack.edits.get((layer, kind), ()):
+            for row, edit in self.stack.edits.get((layer, f"{at}{kind}"), ()):
                 group = edit.site.group
                 heads = [edit.site.head]
                 if group is not None:
@@ -220,11 +275,11 @@ class Layers:
                 found |= {(row, head) for head in heads if head is not None}
         return found
 
-    def _named(self, t: Tensor, kind: Kind, layer: int, resid: Tensor) -> Tensor:
+    def _named(self, t: Tensor, kind: str, layer: int, resid: Tensor) -> Tensor:
         """Queries, or keys and values of groups, that read a stream of their own; in place."""
         for row, ledger in self.stack.ledgers.items():
             readers = ledger.readers.get((layer, kind), [])
-            readers = [r for r in readers if kind == "q" or r.group is not None]
+            readers = [r for r in readers if r.kind == "q" or r.group is not None]
             if readers and row < len(resid):
                 for site, value in zip(
                     readers, self._read(ledger, readers, resid[row]), strict=True
@@ -234,10 +289,9 @@ class Layers:
 
     def _read(self, ledger: Ledger, readers: Sequence[Site], resid: Tensor) -> Tensor:
         """What readers of one layer and kind compute, each from the stream that it sees."""
-        [layer] = {site.layer for site in readers}
-        assert layer is not None
-        x = forward.norm(ledger.streams(readers, resid), self.w.blocks[layer].attention.ends.read)
-        parts = [_projection(self.w, site) for site in readers]
+        p = _reading(self.w, readers[0])
+        x = forward.norm(ledger.streams(readers, resid), p.ends.read)
+        parts = [projection(self.w, site) for site in readers]
         if any(isinstance(part, Packed) for part in parts):
             return torch.stack([part(one) for part, one in zip(parts, x, strict=True)])
         weight = torch.stack([part.weight for part in parts])
@@ -250,7 +304,7 @@ class Layers:
         )
 
     def _own(
-        self, t: Tensor, kind: Kind, layer: int, resid: Tensor | None, window: Tensor
+        self, t: Tensor, kind: str, layer: int, resid: Tensor | None, window: Tensor
     ) -> dict[tuple[int, int], Tensor]:
         """Keys or values that a query head reads otherwise than its group: by cell and head."""
         found: dict[tuple[int, int], Tensor] = {}
@@ -274,9 +328,10 @@ class Layers:
         own_v: dict[tuple[int, int], Tensor],
         layer: int,
         query: Tensor,
+        at: str,
     ) -> Float[Tensor, "cells batch query head d_head"]:
         """z of every head, with the patterns edited on the way."""
-        stack, p, facts = self.stack, self.w.blocks[layer].attention, self.w.facts
+        stack, p, facts = self.stack, attention_of(self.w, layer, at), self.w.facts
         normed = forward.Keys(*(forward.head_norm(t, p.k_norm) for t in k))
         if own_k or own_v:  # give every query head a key and a value of its own, for this layer
             size = facts.group_size
@@ -296,22 +351,35 @@ class Layers:
         else:
             values = v
         q = forward.head_norm(q, p.q_norm)
-        turn, causal = forward.rotation(self.turn, p), facts.causal
-        if not stack.rows(layer, "pattern"):
+        turn = None if at else forward.rotation(self.turn, p)
+        causal = facts.causal and not at
+        if not stack.rows(layer, f"{at}pattern"):
             inside = stack.begins_at(query) is not None
             return forward.attend(
                 p, q, normed, values, turn, query, causal=causal, consecutive=inside
             )
         probabilities = forward.pattern(p, q, normed, turn, query, causal=causal)
         by_head = probabilities.flatten(2, 3)
-        stack.apply_patterns(by_head, layer, query)
+        stack.apply_patterns(by_head, layer, query, at)
         return forward.mix(by_head.view(probabilities.shape), values)
 
 
-def _projection(w: Weights, site: Site) -> Map:
+def attention_of(w: Weights, layer: int, at: str) -> Attention:
+    """A layer's attention, or the one across to the encoder."""
+    block = w.blocks[layer]
+    found = block.cross if at else block.attention
+    assert found is not None
+    return found
+
+
+def _reading(w: Weights, site: Site) -> Attention:
+    """The attention that a query, key or value belongs to."""
+    return attention_of(w, site.layer or 0, "cross." if site.cross else "")
+
+
+def projection(w: Weights, site: Site) -> Map:
     """What makes the query, key or value of a site out of the normed residual stream."""
-    assert site.layer is not None
-    p = w.blocks[site.layer].attention
+    p = _reading(w, site)
     part = {"q": p.q, "k": p.k, "v": p.v}[site.kind]
     start = _index(site, w) * w.facts.d_head
     return part.rows(start, start + w.facts.d_head)

@@ -2,17 +2,31 @@
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.parts.sites import Kind
 from interp.engine.engines.replay.streams import Ledger
-from interp.engine.network.trace import Trace
+from interp.engine.network.trace import BETWEEN, Trace
 from interp.engine.network.weights import Weights
-from interp.engine.plan.edits import STEPS, Edit, Together, entry, together
+from interp.engine.plan.edits import STEPS, Edit, Together, entry, part_of, together
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What the decoders of some cells read of the encoder, where that is not the base run's.
+
+    Attributes:
+        rows: of these cells, by their place among those of the wave, the row in `streams`.
+        streams: the encoder's last residual stream in each, normed.
+    """
+
+    rows: Mapping[int, int]
+    streams: Float[Tensor, "cells batch key d_model"]
 
 
 class Stack:
@@ -20,6 +34,7 @@ class Stack:
 
     Args:
         begins: where the window begins, if it is all positions from there on.
+        memory: of a decoder.
     """
 
     def __init__(
@@ -29,23 +44,28 @@ class Stack:
         cells: Sequence[Sequence[Edit]],
         window: Int[Tensor, "batch window"],
         begins: int | None,
+        memory: Memory | None = None,
     ) -> None:
         n_layers = w.facts.n_layers
         never = (n_layers - 1, STEPS["resid_post"])  # a cell without edits is the base run
         first = [
             min((entry(e.site, e.readers, n_layers) for e in cell), default=never) for cell in cells
         ]
-        self.base, self.facts = base, w.facts
+        if memory is not None:
+            reads = 0, STEPS["cross.k"]
+            first = [min(at, reads) if i in memory.rows else at for i, at in enumerate(first)]
+        self.base, self.facts, self.memory = base, w.facts, memory
+        self.mid = "resid_mid" if w.blocks[0].cross is None else BETWEEN
         self.windows, self.begins = [window], begins
         self.order = sorted(range(len(cells)), key=lambda i: first[i])
         self.entries = [first[i] for i in self.order]
         self.start = self.entries[0][0]
-        self.edits: dict[tuple[int, Kind], list[tuple[int, Edit]]] = defaultdict(list)
+        self.edits: dict[tuple[int, str], list[tuple[int, Edit]]] = defaultdict(list)
         self.ledgers: dict[int, Ledger] = {}
         for row, cell in enumerate(self.order):
             for edit in cells[cell]:
                 if edit.readers is None:
-                    self.edits[edit.site.layer or 0, edit.site.kind].append((row, edit))
+                    self.edits[edit.site.layer or 0, part_of(edit.site)].append((row, edit))
             if named := [edit for edit in cells[cell] if edit.readers is not None]:
                 neurons = [
                     edit
@@ -54,16 +74,25 @@ class Stack:
                 ]
                 self.ledgers[row] = Ledger(w, base, named, neurons, first[cell], window)
 
-    def joined(self, layer: int, step: Kind) -> int:
+    @cached_property
+    def remembering(self) -> tuple[list[int], list[int]]:
+        """The cells that read an encoder of their own, and its rows in the memory."""
+        if self.memory is None:
+            return [], []
+        at = self.memory.rows
+        found = [(row, at[cell]) for row, cell in enumerate(self.order) if cell in at]
+        return [row for row, _ in found], [one for _, one in found]
+
+    def joined(self, layer: int, step: str) -> int:
         """How many cells have joined by this step."""
         return bisect_right(self.entries, (layer, STEPS[step]))
 
     def join(
         self,
         x: Float[Tensor, "cells batch window *axes"],
-        kind: Kind,
+        kind: str,
         layer: int,
-        step: Kind,
+        step: str,
         window: Int[Tensor, "batch window"],
     ) -> Float[Tensor, "more batch window *axes"]:
         """Append the base run's `kind` for the cells that have joined by this step."""
@@ -75,7 +104,7 @@ class Stack:
         return torch.cat([x, held]) if len(x) else held.clone()
 
     def held(
-        self, kind: Kind, layer: int, window: Int[Tensor, "batch window"]
+        self, kind: str, layer: int, window: Int[Tensor, "batch window"]
     ) -> Float[Tensor, "batch window *axes"]:
         """The base run's activations at a window."""
         return self.base.part(kind, layer, window, self.begins_at(window))
@@ -101,7 +130,7 @@ class Stack:
         self,
         x: Float[Tensor, "cells batch window *axes"],
         layer: int,
-        kinds: Sequence[Kind],
+        kinds: Sequence[str],
         window: Int[Tensor, "batch window"],
     ) -> Float[Tensor, "cells batch window *axes"]:
         """Make the edits at this layer's sites of these kinds, in place: x is the wave's own."""
@@ -115,28 +144,29 @@ class Stack:
         x: Float[Tensor, "cells batch head query key"],
         layer: int,
         query: Int[Tensor, "batch query"],
+        at: str = "",
     ) -> None:
         """Write the patterns that are edited, in place."""
-        for group in self._together(layer, "pattern", query.device):
+        for group in self._together(layer, f"{at}pattern", query.device):
             group.into(x, query, self.begins_at(query), head_axis=2)
 
-    def _together(self, layer: int, kind: Kind, device: torch.device) -> list[Together]:
+    def _together(self, layer: int, kind: str, device: torch.device) -> list[Together]:
         """Edits that all readers see: a key of one query head is its reader's own."""
         edits = self.edits.get((layer, kind), ())
-        if kind in ("k", "v"):
+        if kind.removeprefix("cross.") in ("k", "v"):
             edits = [(row, edit) for row, edit in edits if edit.site.group is not None]
         return together(edits, device) if edits else []
 
-    def rows(self, layer: int, *kinds: Kind) -> list[int]:
+    def rows(self, layer: int, *kinds: str) -> list[int]:
         """Rows with an edit of these kinds."""
         return sorted({row for kind in kinds for row, _ in self.edits.get((layer, kind), ())})
 
-    def own_keys(self, layer: int, kind: Kind) -> list[tuple[int, Edit]]:
+    def own_keys(self, layer: int, kind: str) -> list[tuple[int, Edit]]:
         """Edits of a key or value as one query head of a group reads it."""
         found = self.edits.get((layer, kind), ())
         return [(row, edit) for row, edit in found if edit.site.head is not None]
 
-    def note(self, layer: int, part: Kind, inside: Tensor, written: Tensor) -> None:
+    def note(self, layer: int, part: str, inside: Tensor, written: Tensor) -> None:
         """Tell the ledgers of joined cells what a part wrote; `inside` may lack late cells."""
         for row, ledger in self.ledgers.items():
             if row >= len(written):
@@ -145,9 +175,9 @@ class Stack:
             ledger.note(layer, part, mine, written[row])
 
     def inside(
-        self, layer: int, part: Kind, window: Int[Tensor, "batch window"]
+        self, layer: int, part: str, window: Int[Tensor, "batch window"]
     ) -> Float[Tensor, "batch window *axes"]:
         """What the base run's part made its write of."""
-        if part == "attn_out":
-            return self.held("z", layer, window)
-        return self.held("resid_pre" if self.facts.parallel else "resid_mid", layer, window)
+        if part.endswith("attn_out"):
+            return self.held(part.replace("attn_out", "z"), layer, window)
+        return self.held("resid_pre" if self.facts.parallel else self.mid, layer, window)

@@ -13,16 +13,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.parts.sites import Kind, Site
+from interp.core.parts.sites import Site
 from interp.engine.network import forward
-from interp.engine.network.trace import Trace, take
-from interp.engine.network.weights import Weights
-from interp.engine.plan.edits import STEPS, Edit
+from interp.engine.network.trace import BETWEEN, Trace, take
+from interp.engine.network.weights import Attention, Block, Weights
+from interp.engine.plan.edits import STEPS, Edit, part_of
 
-ATTENTION: tuple[Kind, ...] = ("z", "attn_out")
-MLP: tuple[Kind, ...] = ("mlp_act", "mlp_out")
-PARTS: tuple[Kind, ...] = ("embed", "attn_out", "mlp_out")
-"""The three kinds of writes; a head belongs to attn_out and a neuron to mlp_out."""
+ATTENTION = ("z", "attn_out")
+MLP = ("mlp_act", "mlp_out")
+INSIDE = ("z", "mlp_act")
+"""What a write is made of: a head belongs to attn_out and a neuron to mlp_out."""
 
 
 class Ledger:
@@ -47,45 +47,50 @@ class Ledger:
         self.w, self.base, self.window = w, base, window
         self.edits = sorted(edits, key=lambda edit: edit.site)
         self.neurons = neurons
-        self.readers: dict[tuple[int, Kind], list[Site]] = defaultdict(list)
+        self.readers: dict[tuple[int, str], list[Site]] = defaultdict(list)
         self.of: dict[Site, list[int]] = defaultdict(list)
         for i, edit in enumerate(self.edits):
             for reader in edit.readers or ():
                 self.of[reader].append(i)
         for reader in sorted(self.of):
-            self.readers[reader.layer or 0, reader.kind].append(reader)
-        self.groups: dict[tuple[int, Kind], list[int]] = defaultdict(list)
+            self.readers[reader.layer or 0, part_of(reader)].append(reader)
+        self.groups: dict[tuple[int, str], list[int]] = defaultdict(list)
         for i, edit in enumerate(self.edits):
             self.groups[edit.site.layer or 0, _part(edit.site)].append(i)
         self.folds = w.blocks[0].attention.ends.sum is not None
-        self.written: dict[tuple[int, Kind], tuple[Tensor, Tensor]] = {}
+        self.written: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
         self.summed = self._splits()
         self.changes = base.final.new_zeros(
             len(self.edits) if self.summed else 0, *window.shape, w.facts.d_model
         )
         for layer in range(w.facts.n_layers):
-            for part in PARTS if layer == 0 else PARTS[1:]:
+            parts = _parts(w.blocks[layer])
+            for part in ("embed", *parts) if layer == 0 else parts:
                 if (layer, STEPS[part]) < entry:
                     self._from_base(layer, part)
 
     def _splits(self) -> bool:
         """Does every edit change the stream by itself, whatever the others do?"""
-        ends = [e for block in self.w.blocks for e in (block.attention.ends, block.mlp.ends)]
+        attentions = [a for b in self.w.blocks for a in (b.attention, b.cross) if a is not None]
+        ends = [part.ends for part in (*attentions, *(b.mlp for b in self.w.blocks))]
         if any(e.write is not None or e.sum is not None for e in ends):
             return False
-        if not all(b.attention.o.additive and b.mlp.down.additive for b in self.w.blocks):
+        maps = [*(a.o for a in attentions), *(b.mlp.down for b in self.w.blocks)]
+        if not all(map_.additive for map_ in maps):
             return False
         return all(
             len({self.edits[i].site.kind for i in group}) == 1 for group in self.groups.values()
         )
 
-    def _from_base(self, layer: int, part: Kind) -> None:
+    def _from_base(self, layer: int, part: str) -> None:
         if not self.folds and (layer, part) not in self.groups:
             return
-        kinds: dict[Kind, tuple[Kind, Kind]] = {
+        read = "resid_mid" if self.w.blocks[layer].cross is None else BETWEEN
+        kinds = {
             "embed": ("resid_pre", "resid_pre"),
             "attn_out": ("z", "attn_out"),
-            "mlp_out": ("resid_pre" if self.w.facts.parallel else "resid_mid", "mlp_out"),
+            "cross.attn_out": ("cross.z", "cross.attn_out"),
+            "mlp_out": ("resid_pre" if self.w.facts.parallel else read, "mlp_out"),
         }
         inside, written = (self.base.part(kind, layer, self.window) for kind in kinds[part])
         self.note(layer, part, inside, written)
@@ -93,7 +98,7 @@ class Ledger:
     def note(
         self,
         layer: int,
-        part: Kind,
+        part: str,
         inside: Float[Tensor, "batch window *axes"],
         written: Float[Tensor, "batch window d_model"],
     ) -> None:
@@ -143,7 +148,7 @@ class Ledger:
     def _change(self, edit: Edit, inside: Tensor, written: Tensor) -> Tensor:
         """By how much one edit alone moves the stream."""
         site, here = edit.site, written.device
-        if site.kind not in ("z", "mlp_act"):
+        if site.kind not in INSIDE:
             return edit(written, self.window) - written
         block = self.w.blocks[site.layer or 0]
         inside, window = inside.to(block.device), self.window.to(block.device)
@@ -151,7 +156,7 @@ class Ledger:
             z = inside[:, :, site.head]
             width = self.w.facts.d_head
             start = (site.head or 0) * width
-            o = block.attention.o.summands()[:, start : start + width]
+            o = _attention(block, part_of(site)).o.summands()[:, start : start + width]
             return ((edit(z, window) - z) @ o.T).to(here)
         neuron = _index(site.neuron, inside)
         act = forward.hidden(inside, block.mlp, neurons=neuron)[..., 0]
@@ -159,25 +164,25 @@ class Ledger:
         column = block.mlp.down.summands().index_select(1, neuron)[:, 0]
         return (change[..., None] * column).to(here)
 
-    def _rewrite(self, layer: int, part: Kind, chosen: Sequence[int]) -> Tensor:
+    def _rewrite(self, layer: int, part: str, chosen: Sequence[int]) -> Tensor:
         """What a part writes when these edits are made."""
         inside, written = self.written[layer, part]
         block, here = self.w.blocks[layer], written.device
         inside, written = inside.to(block.device), written.to(block.device)
-        within = [self.edits[i] for i in chosen if self.edits[i].site.kind in ("z", "mlp_act")]
-        if within and part == "attn_out":
+        within = [self.edits[i] for i in chosen if self.edits[i].site.kind in INSIDE]
+        if within and part.endswith("attn_out"):
             z = inside.clone()
             for edit in within:
                 head = edit.site.head
                 z[:, :, head] = edit(z[:, :, head], self.window.to(z.device))
-            written = forward.attention_write(z, block.attention)
+            written = forward.attention_write(z, _attention(block, part))
         elif within:
             act = forward.hidden(inside, block.mlp)
             self._set(act, [edit for edit in self.neurons if edit.site.layer == layer])
             self._set(act, within)
             written = forward.norm(block.mlp.down(act), block.mlp.ends.write)
         for i in chosen:
-            if self.edits[i].site.kind in PARTS:
+            if self.edits[i].site.kind not in INSIDE:
                 written = self.edits[i](written, self.window.to(written.device))
         return written.to(here)
 
@@ -200,26 +205,48 @@ class Ledger:
         """The stream from the embedding on: every write added and normed again."""
         seen = set(self.of[reader])
 
-        def write(layer: int, part: Kind) -> Tensor:
+        def write(layer: int, part: str) -> Tensor:
             chosen = [i for i in self.groups.get((layer, part), ()) if i in seen]
             return self._rewrite(layer, part, chosen) if chosen else self.written[layer, part][1]
 
         stream = write(0, "embed")
-        last = self.w.facts.n_layers if reader.layer is None else reader.layer
+        # what reads an encoder from the decoder reads its end
+        ends = reader.layer is None or reader.stack != self.w.stack
+        last = self.w.facts.n_layers if ends else reader.layer or 0
         for layer, block in enumerate(self.w.blocks[: last + 1]):
-            if layer == last and reader.kind != "mlp_out":
+            if layer == last and reader.kind != "mlp_out" and not reader.cross:
                 break
             here = block.device
             wrote = write(layer, "attn_out").to(here)
             stream = forward.add(stream.to(here), wrote, block.attention.ends)
+            if layer == last and reader.cross:
+                break
+            if block.cross is not None:
+                wrote = write(layer, "cross.attn_out").to(here)
+                stream = forward.add(stream, wrote, block.cross.ends)
             if layer == last:
                 break
             stream = forward.add(stream, write(layer, "mlp_out").to(here), block.mlp.ends)
         return stream.to(resid.device)
 
 
-def _part(site: Site) -> Kind:
-    return "attn_out" if site.kind in ATTENTION else "mlp_out" if site.kind in MLP else "embed"
+def _part(site: Site) -> str:
+    """The write that an edit is of."""
+    if site.kind in ATTENTION:
+        return "cross.attn_out" if site.cross else "attn_out"
+    return "mlp_out" if site.kind in MLP else "embed"
+
+
+def _parts(block: Block) -> tuple[str, ...]:
+    """What writes in a layer, in its order."""
+    return ("attn_out", *(("cross.attn_out",) if block.cross else ()), "mlp_out")
+
+
+def _attention(block: Block, part: str) -> Attention:
+    """The attention of a layer that writes a part."""
+    found = block.cross if part.startswith("cross.") else block.attention
+    assert found is not None
+    return found
 
 
 def _index(neuron: int | None, like: Tensor) -> Int[Tensor, " one"]:

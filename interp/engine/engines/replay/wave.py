@@ -9,7 +9,7 @@ at its position and only the positions that a receiver reads are computed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +18,7 @@ from torch import Tensor
 from interp.core.parts.sites import Kind, Site
 from interp.engine.engines.protocol import NotFinite
 from interp.engine.engines.replay.layers import Layers, pick
-from interp.engine.engines.replay.stack import Stack
+from interp.engine.engines.replay.stack import Memory, Stack
 from interp.engine.interventions import LN, Through
 from interp.engine.network import forward
 from interp.engine.network.trace import Trace
@@ -35,10 +35,15 @@ class Arrived:
             None when the wave ends at receivers.
         received: for each receiver the cells that reach it, and the query, key, value or MLP
             output that it computes from their residual stream, `cells batch window *axes`.
+        apart: of an encoder what a reader in the decoder sees as its last stream, by the cell and
+            the reader, where that is a stream of its own.
     """
 
     final: Float[Tensor, "cells batch read d_model"] | None
     received: dict[Site, tuple[list[int], Tensor]]
+    apart: dict[tuple[int, Site], Float[Tensor, "batch window d_model"]] = field(
+        default_factory=dict
+    )
 
 
 def wave(
@@ -53,6 +58,7 @@ def wave(
     receivers: Sequence[Site] = (),
     ln: LN = "recompute",
     watch: bool = False,
+    memory: Memory | None = None,
 ) -> Arrived:
     """Run stacked cells from where they join.
 
@@ -67,51 +73,66 @@ def wave(
         receivers: where a path ends; the logits when empty.
         ln: "freeze" keeps the base run's scale in every norm of the residual stream.
         watch: raise NotFinite at the first site that is not.
+        memory: of a decoder: what some cells read of the encoder.
     """
     turn = forward.rotations(w, base.final.shape[1])
     begins = start if through == "all" else None
-    run = Layers(w, base, Stack(w, base, cells, window, begins), through, ln, turn, start)
+    stack = Stack(w, base, cells, window, begins, memory)
+    run = Layers(w, base, stack, through, ln, turn, start)
     last = w.facts.n_layers - 1
     end = max((site.layer or 0 for site in receivers), default=last)
-    reaches_mlp = not receivers or Site("mlp_out", end) in receivers
+    reaches_mlp = not receivers or Site("mlp_out", end, stack=w.stack) in receivers
+    crosses = reaches_mlp or any(site.cross and site.layer == end for site in receivers)
     received: dict[Site, tuple[list[int], Tensor]] = {}
     resid = base.final.new_empty(0, *window.shape, w.facts.d_model)
 
     def see(kind: Kind, activation: Tensor) -> None:
         if watch and not activation.isfinite().all():
             bad = ~activation.isfinite().flatten(2).all(2).all(0)
-            raise NotFinite(Site(kind, layer), int(bad.int().argmax()))
+            raise NotFinite(Site(kind, layer, stack=w.stack), int(bad.int().argmax()))
 
     home = read.device
-    for layer in range(run.stack.start, end + 1):
+    for layer in range(stack.start, end + 1):
         here = w.blocks[layer].device
-        resid, window = resid.to(here), run.stack.moved(window, here)
+        resid, window = resid.to(here), stack.moved(window, here)
         resid = run.enter(resid, layer, window)
         see("resid_pre", resid)
         for site in receivers:
-            if site.layer == layer and site.kind != "mlp_out":
-                received[site] = run.stack.order[: len(resid)], run.input(resid, site, window)
-        if layer == end and not reaches_mlp:
+            if site.layer == layer and site.kind != "mlp_out" and not site.cross:
+                received[site] = stack.order[: len(resid)], run.input(resid, site, window)
+        if layer == end and not crosses:
             break
         narrowed = layer == last and through == "all" and not receivers
         query = read.to(here) if narrowed else window
         resid, attn_out = run.attention(resid, layer, window, query)
         window = query
         see("attn_out", attn_out)
-        resid, mlp_out, computed = run.mlp(resid, attn_out, layer, window, receivers)
+        mid = run.middle(resid, attn_out, layer, window)
+        if w.blocks[layer].cross is not None:
+            for site in receivers:
+                if site.layer == layer and site.cross:
+                    received[site] = stack.order[: len(mid)], run.input(mid, site, window)
+            if layer == end and not reaches_mlp:
+                break
+            mid = run.across(mid, layer, window)
+        mid, mlp_out, computed = run.mlp(resid, mid, layer, window, receivers)
         see("mlp_out", mlp_out)
-        site = Site("mlp_out", layer)
+        site = Site("mlp_out", layer, stack=w.stack)
         if site in receivers:
-            received[site] = run.stack.order[: len(computed)], computed
-        resid = run.leave(resid, mlp_out, layer, window)
+            received[site] = stack.order[: len(computed)], computed
+        resid = run.leave(mid, mlp_out, layer, window)
         see("resid_post", resid)
     if receivers:
         return Arrived(None, received)
-    resid, window = resid.to(home), run.stack.moved(window, home)
-    for row, ledger in run.stack.ledgers.items():
+    resid, window = resid.to(home), stack.moved(window, home)
+    apart: dict[tuple[int, Site], Tensor] = {}
+    for row, ledger in stack.ledgers.items():
         if Site("logits") in ledger.of:
             resid[row] = ledger.streams([Site("logits")], resid[row])[0]
+        beyond = [site for site in ledger.of if w.stack == "enc" and site.stack == "dec"]
+        for site in beyond:
+            apart[stack.order[row], site] = ledger.streams([site], resid[row])[0]
     if resid.shape[2] != read.shape[1]:
         resid = pick(resid, window, read)
-    back = torch.tensor(run.stack.order, device=resid.device).argsort()
-    return Arrived(resid.index_select(0, back), {})
+    back = torch.tensor(stack.order, device=resid.device).argsort()
+    return Arrived(resid.index_select(0, back), {}, apart)
