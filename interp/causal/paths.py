@@ -115,6 +115,8 @@ def _open(hops: Sequence[Hop], sender: Site) -> tuple[Hop, ...]:
     """The hops with those receivers that are on the way, where they read two stacks: of a head of
     cross-attention the query from the decoder, the key and the value from the encoder.
     """
+    if sender.stack is None:
+        return tuple(hops)
     found, stack = list[Hop](), sender.stack
     for hop in hops:
         ways = {read_in(site) for site in hop.receivers}

@@ -454,7 +454,7 @@ class Cell:
         if any(hop.ends for hop in self.hops[:-1]):
             raise SiteError("a path ends at 'logits'; nothing comes after them.")
         self._refuse_frozen()
-        if any(i.site.stack for i in self.interventions):
+        if self.first.stack is not None:
             self._require_ways()
 
     def _require_ways(self) -> None:

@@ -210,7 +210,8 @@ class Traced:
             found = found.to(self.base.final)
         elif source is not None:
             run = self.base if source == "base" else self.traces[source]
-            found, first = run.at(site), begins(shelf(site), run.first) if run.first else 0
+            name = site.kind if site.stack is None else shelf(site)
+            found, first = run.at(site), begins(name, run.first)
         seen = intervention.readers, intervention.normalise
         return Edit(site, value, mask, found, *seen, everywhere, first)
 
