@@ -2,8 +2,8 @@
 
 Each limit of `interp.engine.limits.PROCESSOR` that sets the size of a product is tried at a
 quarter, a half, one, two and four times its value, in turns, on SmolLM2-135M and 16 IOI prompts of
-19 tokens (attention scores on one pair of prompts of 1,024 tokens). Told are medians over that of the limit
-in use.
+19 tokens (attention scores on one pair of prompts of 1,024 tokens). Told are medians over that of
+the limit in use.
 
     python benchmarks/kernels.py --json benchmarks/kernels.json
 """
