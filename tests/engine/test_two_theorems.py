@@ -323,6 +323,7 @@ def test_hooks_have_no_paths_of_two_stacks(tiny_model, both):
             ask(engine="hooks")
 
 
+@pytest.mark.plain
 def test_what_the_decoder_cannot_read(tiny_model, pairs):
     few = {"clean": [[3, 4, 5]], "corrupt": [[3, 6, 5]], "correct": [3], "wrong": [4]}
     long = Pairs.from_tokens(**few, decoder=[3] * 16)

@@ -6,7 +6,7 @@ hooks see them, and take both where they meet. Rows are picked by `index_select`
 `F.embedding`, never by indexing with a tensor.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import isqrt
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
+from numpy import ndarray
 from torch import Tensor
 
 from interp.engine.limits import Limits
@@ -110,14 +111,14 @@ def rotations(w: Weights, pos: int) -> Rotations:
     return {name: Rotation(cos[0], sin[0], w.interleaved) for name, (cos, sin) in found.items()}
 
 
-def rotation(r: Rotations, p: Attention, heads: Sequence[int] | None = None) -> Turn | None:
+def rotation(r: Rotations, p: Attention, heads: Int[ndarray, " some"] | None = None) -> Turn | None:
     """How place enters an attention layer, where that lies; of some of its heads alone."""
     found = r.get(p.rotary)
     if found is None:
         return None
     if isinstance(found, Alibi):
         bias = found.bias.to(p.o.device)
-        chosen = None if heads is None else torch.as_tensor(heads, device=bias.device)
+        chosen = None if heads is None else torch.from_numpy(heads).to(bias.device)
         return Alibi(bias if chosen is None else bias.index_select(0, chosen))
     cos, sin = (t.to(p.o.device) for t in (found.cos, found.sin))
     return Rotation(cos, sin, found.interleaved)
