@@ -283,7 +283,7 @@ def _attend(
     q: Float[Tensor, "batch pos head d_head"],
     k: Float[Tensor, "batch key group d_head"],
     v: Float[Tensor, "batch key group d_head"],
-    r: forward.Rotation | None,
+    r: forward.Turn | None,
     *,
     causal: bool,
     whole: bool,
