@@ -5,7 +5,7 @@ quarter, a half, one, two and four times its value, in turns, on SmolLM2-135M an
 19 tokens (attention scores on one pair of prompts of 1,024 tokens). Told are medians over that of
 the limit in use.
 
-    python benchmarks/kernels.py --json benchmarks/kernels.json
+    python benchmarks/processor_limits.py --json benchmarks/processor_limits.json
 """
 
 import json
