@@ -161,7 +161,6 @@ class _Pass:
         compute = on if not clean else []
         both: list[QKV] = ["k", "v"] if last else ["q", "k", "v"]
         made = [self.project(circuit, layer, both) for circuit in compute]
-        consecutive = not last
         if last:
             self.narrow()
             for found, circuit in zip(made, compute, strict=True):
@@ -173,7 +172,7 @@ class _Pass:
             z = self.here(self.clean.kept["z"][layer]).to(cut.device)
             self.write_heads(layer, on, z.expand(len(on), *cut.shape) - cut)
         elif on:
-            z = self.attend(layer, made, consecutive=consecutive)
+            z = self.attend(layer, made, consecutive=not last)
             self.write_heads(layer, on, z - cut)
         written = forward.attention_write(cut, p).to(self.stream.device)
         self.stream = self.stream + self.order.sorted(written)

@@ -4,7 +4,7 @@ Cells that are sets of edges go up with masks where the engine can and it pays; 
 these on other models, as interventions.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -12,12 +12,10 @@ from itertools import groupby
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from interp.core.errors import MetricError, SiteError, is_short
+from interp.core.errors import MetricError, is_short
 from interp.core.parts.sites import Site
-from interp.core.prompts.pairs import Pairs
 from interp.core.tables.results import Results
 from interp.engine.checkpoint import Finished, Measured, begin, cell_identity, metric_identity
 from interp.engine.circuits.masks import masks_of
@@ -26,16 +24,15 @@ from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.protocol import Engine
 from interp.engine.engines.replay.engine import Replay
 from interp.engine.engines.resolution import named
-from interp.engine.interventions import Averaged, Cell, Intervention, Reference
+from interp.engine.interventions import Averaged, Cell, Reference
 from interp.engine.limits import Limits
-from interp.engine.plain.means.means import MeanReference, require_mean, taken
+from interp.engine.plain.means.means import MeanReference, taken
 from interp.engine.plan.batches import Batch, Plan, make_plan
 from interp.engine.plan.before import rides
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import SWEEP, budget, by_rows, fitting, halving, require
-from interp.engine.plan.positions import decodes, places
-from interp.engine.plan.values import require_fit
 from interp.engine.provenance import provenance
+from interp.engine.sweep.checks import require_interventions
 from interp.engine.sweep.sweep import Sweep
 from interp.engine.sweep.traced import Traced
 
@@ -107,7 +104,7 @@ def measure(sweep: Sweep) -> Numbers:
     """
     for metric in sweep.metrics:
         accept(sweep.model, sweep.pairs, metric)
-    _require_interventions(sweep)
+    require_interventions(sweep)
     pairs, device = sweep.pairs, sweep.model.device
     engine = choose(sweep.model, sweep.engine, longest=pairs.longest, prefix=pairs.decoder)
     sweep = _served(sweep, engine)
@@ -259,84 +256,6 @@ class _Rows:
         if found is not None:
             return found
         return self._null(block, replace(batch, cells=batch.cells[:1]))
-
-
-def _require_interventions(sweep: Sweep) -> None:
-    """Refuse, before anything runs, what would make nonsense of a run or do nothing in a row.
-
-    Raises:
-        PositionError, SiteError, PairsError: as `run`.
-    """
-    facts, pairs = sweep.model.facts, sweep.pairs
-    lengths = _by_length(pairs)
-    seen: set[tuple[object, ...]] = set()
-    for cell in sweep.cells:
-        for i in cell.interventions:
-            if isinstance(i.value.source, Averaged) and (i.value.source,) not in seen:
-                seen.add((i.value.source,))
-                require_mean(i.value.source, pairs)
-            key = (id(i.value), i.site.kind, i.site.neuron is None, i.site.stack, i.site.cross)
-            if key not in seen:
-                seen.add(key)
-                require_fit(i, facts, pairs)
-            place = (i.positions, i.site.stack, i.site.cross, i.site.kind in ("k", "v"))
-            if place not in seen:
-                seen.add(place)
-                for rows in lengths:
-                    places(pairs, i.positions, rows, i.site)
-        for hop in cell.hops:
-            reader = hop.receivers[0]
-            if ("hop", hop.positions, decodes(reader)) not in seen:
-                seen.add(("hop", hop.positions, decodes(reader)))
-                for rows in lengths:
-                    _require_even(places(pairs, hop.positions, rows, reader), str(hop))
-        if len(cell.interventions) > 1:
-            _refuse_overlap(cell, pairs, lengths)
-
-
-def _by_length(pairs: Pairs) -> list[list[int]]:
-    by_length: dict[int, list[int]] = {}
-    for row, length in enumerate(pairs.lengths.tolist()):
-        by_length.setdefault(length, []).append(row)
-    return list(by_length.values())
-
-
-def _require_even(mask: Tensor, hop: str) -> None:
-    counts = mask.sum(1)
-    if int(counts.min()) != int(counts.max()):
-        raise SiteError(
-            f"the receivers {hop} take their input at {int(counts.min())} positions of one row and "
-            f"at {int(counts.max())} of another of the same length; a path needs as many in each. "
-            "Give as many, or run the rows apart (pairs.select)."
-        )
-
-
-def _refuse_overlap(cell: Cell, pairs: Pairs, lengths: Sequence[Sequence[int]]) -> None:
-    """Two values for one site at one position, of places that are written otherwise."""
-    for i, other in _same(cell.interventions):
-        if isinstance(i.positions, int) and isinstance(other.positions, int):
-            continue  # equal ones were refused when the cell was made
-        for rows in lengths:
-            both = places(pairs, i.positions, rows, i.site)
-            both = both & places(pairs, other.positions, rows, i.site)
-            if bool(both.any()):
-                raise SiteError(
-                    f"two interventions set '{i.site}' in one run ({cell.name!r}), at "
-                    f"{i.positions!s} and at {other.positions!s}, which are one position in row "
-                    f"{rows[int(both.any(1).int().argmax())]}: which one holds is not said. Leave "
-                    "one out."
-                )
-
-
-def _same(interventions: Sequence[Intervention]) -> Iterator[tuple[Intervention, Intervention]]:
-    """Pairs of interventions on one site that some reader sees both of."""
-    by_site: dict[Site, list[Intervention]] = {}
-    for i in interventions:
-        for other in by_site.get(i.site, ()):
-            apart = i.readers is not None and other.readers is not None
-            if not (apart and set(i.readers or ()).isdisjoint(other.readers or ())):
-                yield i, other
-        by_site.setdefault(i.site, []).append(i)
 
 
 def _unnormalised(cells: Sequence[Cell]) -> dict[str, bool]:

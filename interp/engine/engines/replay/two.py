@@ -145,7 +145,7 @@ class _Both:
         """The decoder's last stream at the read positions, in each cell."""
         cells, memory = self._encoded(cells, through, ln)
         window = self._every("dec") if through == "all" else read
-        arrived = self._decode(cells, window, read, through=through, ln=ln, memory=memory)
+        arrived = self._wave(cells, window, read, through=through, ln=ln, memory=memory)
         assert arrived.final is not None
         return arrived.final
 
@@ -158,15 +158,17 @@ class _Both:
         window = self._every(stack) if through == "all" else receiving
         if stack == "dec":
             cells, memory = self._encoded(cells, through, ln)
-            arrived = self._decode(
+            arrived = self._wave(
                 cells, window, window, through=through, ln=ln, memory=memory, to=hop.receivers
             )
             return arrived, window
         received: dict[Site, tuple[list[int], Tensor]] = {}
         if own := [site for site in hop.receivers if site.stack == "enc"]:
-            received |= self._encode(cells, window, through=through, ln=ln, to=own).received
+            received |= self._wave(
+                cells, window, window, through=through, ln=ln, to=own, stack="enc"
+            ).received
         if across := [site for site in hop.receivers if site.stack == "dec"]:
-            final = self._encode(cells, window, through=through, ln=ln).final
+            final = self._wave(cells, window, window, through=through, ln=ln, stack="enc").final
             assert final is not None
             memory = self._normed(final, window, ln)
             for site in across:
@@ -192,7 +194,9 @@ class _Both:
         if not changed:
             return left, None
         window = self._every("enc")
-        arrived = self._encode([inside[i] for i in changed], window, through=through, ln=ln)
+        arrived = self._wave(
+            [inside[i] for i in changed], window, window, through=through, ln=ln, stack="enc"
+        )
         assert arrived.final is not None
         for (one, site), stream in arrived.apart.items():
             made = projection(self.stacks.decoder, site)(forward.norm(stream, self.stacks.norm))
@@ -207,29 +211,7 @@ class _Both:
         like = tracing.take(self.sides["enc"].final, window) if ln == "freeze" else None
         return forward.norm(final, self.stacks.norm, like)
 
-    def _encode(
-        self,
-        cells: Cells,
-        window: Int[Tensor, "batch window"],
-        *,
-        through: Through,
-        ln: LN,
-        to: Sequence[Site] = (),
-    ) -> Arrived:
-        return wave(
-            self.stacks.encoder,
-            self.sides["enc"],
-            cells,
-            window=window,
-            start=0,
-            read=window,
-            through=through,
-            receivers=to,
-            ln=ln,
-            watch=self.watch,
-        )
-
-    def _decode(
+    def _wave(
         self,
         cells: Cells,
         window: Int[Tensor, "batch window"],
@@ -237,12 +219,14 @@ class _Both:
         *,
         through: Through,
         ln: LN,
-        memory: Memory | None,
         to: Sequence[Site] = (),
+        stack: str = "dec",
+        memory: Memory | None = None,
     ) -> Arrived:
+        """Up one stack."""
         return wave(
-            self.stacks.decoder,
-            self.sides["dec"],
+            self.stacks.encoder if stack == "enc" else self.stacks.decoder,
+            self.sides[stack],
             cells,
             window=window,
             start=0,
