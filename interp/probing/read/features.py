@@ -260,7 +260,7 @@ def _held(array: np.ndarray | Tensor, site: str | Site) -> Float[Tensor, "word d
     if isinstance(array, Tensor):
         found = array.detach().cpu().clone()
     else:
-        found = torch.from_numpy(array.copy())
+        found = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
     if not found.numel():
         raise ProbeError(
             f"the array of '{site}' has shape {tuple(found.shape)}, so there is nothing to read; "

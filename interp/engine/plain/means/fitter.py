@@ -35,7 +35,7 @@ Key = Group | None
 
 
 class Fitted(NamedTuple):
-    """Means of slabs, `index pos *axes`, and the prompts in each group or at each position."""
+    """Means of slabs, `index pos *axes`, and how many different prompts each has."""
 
     means: Mapping[Key, Mapping[Slab, Float[Tensor, "index pos *axes"]]]
     sizes: Mapping[Group, int] | Mapping[int, int]
@@ -162,11 +162,12 @@ def average(
 ) -> Fitted:
     """Run one side of the pairs and average what the layout takes, warning of small groups."""
     fitter = MeanFitter(model.facts, by)
+    new = distinct(pairs, side)
 
     def some(rows: list[int]) -> MeanFitter:
         part = MeanFitter(model.facts, by)  # of its own: what ran out of memory counts nothing
         groups = [pairs.groups[i] for i in rows]
-        part.count(groups)
+        part.count([pairs.groups[i] for i in rows if i in new])
         read(
             *(engine, pairs, side, layout, rows, model.device),
             take=lambda slab, x: part.add(slab, groups, x),
@@ -192,6 +193,15 @@ def average(
             stacklevel=3,
         )
     return found
+
+
+def distinct(pairs: Pairs, side: str) -> set[int]:
+    """Rows whose prompt no row before them has: one prompt given often has no mean either."""
+    tokens = getattr(pairs, side).tolist()
+    first: dict[tuple[int, ...], int] = {}
+    for i, length in enumerate(pairs.lengths.tolist()):
+        first.setdefault(tuple(tokens[i][:length]), i)
+    return set(first.values())
 
 
 def require_room(model: Model, pairs: Pairs, layout: Layout, by: By, room: int) -> None:
