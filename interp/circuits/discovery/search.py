@@ -130,7 +130,7 @@ class Search:
         room = require(one, room, job.memory, device, what)
         # more is no faster (measured on a processor)
         most = 2 * Limits.of(device).wave_tokens(job.model.facts.d_model)
-        for rows in blocks(job.pairs.lengths, len(job.pairs)):
+        for rows in blocks(job.pairs.extents, len(job.pairs)):
             held = Passes(job.model, job.pairs, job.metrics, self.masks, replay, rows, source)
             self.blocks.append((rows, Onward(held)))
         self.width = max(1, min(room // one, most // int(job.pairs.lengths.sum())))
