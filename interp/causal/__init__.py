@@ -5,6 +5,7 @@
 | `evaluate` | does the model do the task at all |
 | `ablate`, `patch`, `path_patch` | what does each part, activation or path do: measured |
 | `intervene`, `complement` | interventions of one's own; what is not in a set |
+| `generate` | what does it then say: texts under interventions |
 | `attribute`, `exact`, `verify` | all parts at once, estimated; some measured; do they agree |
 | `knock_out`, `beside_random` | heads taken out together, beside random sets of heads |
 | `compare` | the same sweep on two models: what differs, by how much of the behaviour |
@@ -17,6 +18,7 @@ from interp import moved
 from interp.causal.ablation import ablate
 from interp.causal.compare import Comparison, compare
 from interp.causal.evaluation import evaluate
+from interp.causal.generating import generate
 from interp.causal.intervening import intervene
 from interp.causal.knockout import beside_random, knock_out
 from interp.causal.patching import patch
@@ -36,6 +38,7 @@ __all__ = [
     "complement",
     "evaluate",
     "exact",
+    "generate",
     "intervene",
     "knock_out",
     "patch",

@@ -225,9 +225,12 @@ def spoken(case: Spoken, judge: Oracle, made: Sequence, row: int, text: Tensor, 
                 table.setdefault(str(reader), {})[str(i.site)] = case.made(
                     i, row, acts, length + step
                 )
-        change: Change = lambda name, x, named=named: named[name](x) if name in named else x
-        found.append(judge.forward(ids, change, edges=table)[0][0, -1])
+        found.append(judge.forward(ids, changing(named), edges=table)[0][0, -1])
     return torch.stack(found)
+
+
+def changing(named: Mapping[str, Callable[[Tensor], Tensor]]) -> Change:
+    return lambda name, x: named[name](x) if name in named else x
 
 
 def draw_edges(case: Spoken, taken: Sequence[Site]) -> list[Intervention]:
@@ -240,7 +243,7 @@ def draw_edges(case: Spoken, taken: Sequence[Site]) -> list[Intervention]:
         reader = Site("logits")
     inner = {(s.layer, s.kind) for s in taken}
     sums = (writer.layer, {"z": "attn_out", "mlp_act": "mlp_out"}.get(writer.kind))
-    lost = sums in inner or (reader.layer, reader.kind) in inner and reader.kind in ("k", "v")
+    lost = sums in inner or ((reader.layer, reader.kind) in inner and reader.kind in ("k", "v"))
     if writer in taken or lost or not feeds(writer, reader, case.facts):
         return []
     return [case.intervention(writer, (reader,))]
@@ -260,6 +263,10 @@ def test_a_cache_is_recomputing_everything(data, tiny_model, oracle, pairs):
 @drawn(MANY)
 def test_a_cache_is_recomputing_everything_in_many_cases(data, tiny_model, oracle, pairs):
     texts_agree(data, tiny_model, oracle, pairs)
+
+
+FACTORS = {"1.1": -0.7, "0.mlp": 0.0, "1.1.k": 2.0, "2.attn": 1.0}
+"""What each site is multiplied by in the test below."""
 
 
 @pytest.mark.plain
@@ -284,14 +291,13 @@ def test_each_family_speaks_the_same_text_anew(family, tiny_model, oracle, pairs
             length = int(pairs.lengths[row])
             ids = torch.cat([pairs.clean[row, :length], text[cell, at]])[None]
             mask = {str(i.site): lasting(pairs, i.positions, [row], length + N) for i in made}
-            factor = {"1.1": -0.7, "0.mlp": 0.0, "1.1.k": 2.0, "2.attn": 1.0}
             for step in range(N):
                 stop = length + step
 
                 def change(name: str, x: Tensor, mask=mask, stop=stop) -> Tensor:
                     if name not in mask:
                         return x
-                    return masked(mask[name][:, :stop], factor[name] * x, x)
+                    return masked(mask[name][:, :stop], FACTORS[name] * x, x)
 
                 right = judge.forward(ids[:, :stop], change)[0][0, -1]
                 torch.testing.assert_close(found[step, cell, at], right, rtol=0, atol=1e-9)

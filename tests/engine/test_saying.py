@@ -155,7 +155,7 @@ def same(name: str, x: Tensor) -> Tensor:
 
 
 def test_streams_are_of_the_prompt():
-    """What is drawn for a prompt does not depend on the others, and each of its like has its own."""
+    """What is drawn for a prompt does not depend on others, and each of its like has its own."""
     one, two = [2, 3, 4], [5, 6]
     first, again, other = seeds(0, [one, one, two])
     assert len({first, again, other, *seeds(1, [one])}) == 4

@@ -64,9 +64,7 @@ def search(
     running = torch.zeros(many, k, device=device)
     running[:, 1:] = NEVER
     nothing = torch.zeros(many, k, n, dtype=torch.long, device=device)
-    kept = _Kept(
-        nothing, nothing[..., 0], torch.full_like(running, NEVER), nothing[..., 0].bool()
-    )
+    kept = _Kept(nothing, nothing[..., 0], torch.full_like(running, NEVER), nothing[..., 0].bool())
     open_ = torch.ones(many, 1, dtype=torch.bool, device=device)
     first = torch.arange(wide, device=device) < k
     for step in range(1, n + 1):

@@ -104,9 +104,7 @@ class Chooser:
         return (scores.softmax(-1) / torch.stack(race).to(scores.device)).argmax(-1)
 
 
-def warped(
-    scores: Float[Tensor, "*texts d_vocab"], how: How
-) -> Float[Tensor, "*texts d_vocab"]:
+def warped(scores: Float[Tensor, "*texts d_vocab"], how: How) -> Float[Tensor, "*texts d_vocab"]:
     """Logits over the temperature, minus infinity where nothing is drawn.
 
     As transformers' `TemperatureLogitsWarper`, `TopKLogitsWarper` and `TopPLogitsWarper`, in this

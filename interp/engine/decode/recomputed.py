@@ -60,5 +60,3 @@ class Recomputed:
                 raise InterpError("a model without a language-model head says nothing.")
             found.append(logits)
         return torch.stack(found)
-
-

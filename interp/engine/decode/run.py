@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -61,6 +61,7 @@ class Said:
     Attributes:
         tokens: 0 behind the end.
         length: how many were said.
+        ended: did it stop by itself, and not after n tokens?
         log_probs, plain: of each token under the interventions, and of the plain model that reads
             the same text; NaN behind the end.
         kl: from the plain model's distribution to that under the interventions, in nats, where it
@@ -70,6 +71,7 @@ class Said:
 
     tokens: Int[np.ndarray, "sets batch n"]
     length: Int[np.ndarray, "sets batch"]
+    ended: Bool[np.ndarray, "sets batch"]
     log_probs: Float[np.ndarray, "sets batch n"]
     plain: Float[np.ndarray, "sets batch n"]
     kl: Float[np.ndarray, "sets batch n"] | None
@@ -103,16 +105,19 @@ def say(asked: Asked) -> Said:
     means = _means(asked, engine)
     shape = len(asked.sets), len(pairs), n
     tokens, length = np.zeros(shape, dtype=np.int64), np.zeros(shape[:2], dtype=np.int64)
+    ended = np.zeros(shape[:2], dtype=bool)
     numbers = np.full((3, *shape), np.nan)
     drawn = seeds(asked.how.seed, [_ids(pairs, row) for row in range(len(pairs))])
-    with tqdm(total=shape[0] * shape[1], desc="generate", unit="text", delay=2, disable=None) as bar:
+    with tqdm(
+        total=shape[0] * shape[1], desc="generate", unit="text", delay=2, disable=None
+    ) as bar:
         for names, rows in parts:
             block = _Block(asked, engine, names, rows, means, [drawn[row] for row in rows])
             at = np.ix_([list(asked.sets).index(name) for name in names], rows)
-            tokens[at], length[at], (numbers[0][at], numbers[1][at], numbers[2][at]) = block.said()
+            tokens[at], length[at], ended[at], numbers[(slice(None), *at)] = block.said()
             bar.update(len(names) * len(rows))
     kl = numbers[2] if asked.kl else None
-    return Said(tokens, length, numbers[0], numbers[1], kl, engine.name)
+    return Said(tokens, length, ended, numbers[0], numbers[1], kl, engine.name)
 
 
 def _ids(pairs: Pairs, row: int) -> list[int]:
@@ -175,21 +180,28 @@ class _Block:
     def sets(self) -> Sets:
         return {name: self.asked.sets[name] for name in self.names}
 
-    def said(self) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Tokens, lengths, and the log-probabilities and divergences of each."""
+    def said(self) -> tuple[np.ndarray, ...]:
+        """Tokens, lengths, whether they ended, and log-probabilities and divergences of each."""
         how, stop, n = self.asked.how, self.asked.stop, self.asked.n
         session = self.session(self.rows)
         if how.beams > 1:
             wide = [row for row in self.rows for _ in range(how.beams)]
             tokens, length = search(self.session(wide), how, stop, n)
-            log_probs = self._judged(session, tokens)
+            log_probs = self._judged(session, tokens[..., : int(length.max())])
         else:
             tokens, length, log_probs = self._decoded(session)
-        plain, kl = self._compared(session, tokens)
         after = torch.arange(n, device=tokens.device) >= length[..., None]
-        numbers = [x.double().masked_fill(after, torch.nan) for x in (log_probs, plain, kl)]
         tokens = tokens.masked_fill(after, 0)
-        return tokens.cpu().numpy(), length.cpu().numpy(), [x.cpu().numpy() for x in numbers]
+        plain, kl = self._compared(session, tokens[..., : int(length.max())])
+        found = torch.stack([_wide(x, n) for x in (log_probs, plain, kl)])
+        ended = (length < n) | self._ends(tokens, length)
+        parts = tokens, length, ended, found.masked_fill(after, torch.nan)
+        return tuple(part.cpu().numpy() for part in parts)
+
+    def _ends(self, tokens: Tensor, length: Tensor) -> Tensor:
+        """Do texts of all n tokens end where they would have stopped?"""
+        whole = length == self.asked.n
+        return whole & (self.asked.stop(tokens) if bool(whole.any()) else False)
 
     def session(self, rows: Sequence[int]) -> Cached | Recomputed:
         """Texts of these rows, which may be named more than once."""
@@ -238,10 +250,8 @@ class _Block:
             if step == n or bool((length < n).all()):
                 break
             logits = session.step(said[-1])
-        empty = torch.zeros_like(said[0])
-        tokens = torch.stack([*said, *[empty] * (n - len(said))], -1)
-        numbers = torch.stack([*log_probs, *[empty.to(log_probs[0])] * (n - len(said))], -1)
-        return tokens, length, numbers
+        tokens = torch.nn.functional.pad(torch.stack(said, -1), (0, n - len(said)))
+        return tokens, length, torch.stack(log_probs, -1)
 
     def _judged(self, session: Cached | Recomputed, tokens: Tensor) -> Tensor:
         """The log-probability of each token under the interventions."""
@@ -270,6 +280,11 @@ def _of(
     """The log-probability of a token."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)
+
+
+def _wide(x: Float[Tensor, "cells batch said"], n: int) -> Float[Tensor, "cells batch n"]:
+    """NaN where nothing was said any more."""
+    return torch.nn.functional.pad(x.double(), (0, n - x.shape[-1]), value=torch.nan)
 
 
 def _divergence(
