@@ -130,12 +130,12 @@ def _refuse_overlap(
 
 
 def require_finite(found: Tensor, names: Sequence[str], rows: Sequence[int], step: int) -> None:
-    """Refuse logits that are NaN or infinite.
+    """Refuse log-probabilities that are NaN or infinite, as those of such logits are.
 
     Args:
-        found: `cells batch d_vocab`.
+        found: `cells batch`.
     """
-    bad = ~found.isfinite().all(-1)
+    bad = ~found.isfinite()
     if bool(bad.any()):
         cell, row = bad.nonzero()[0].tolist()
         raise InterpError(

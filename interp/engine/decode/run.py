@@ -242,9 +242,8 @@ class _Block:
         logits, said, log_probs = session.begin(), list[Tensor](), list[Tensor]()
         length = torch.full(logits.shape[:2], n, device=logits.device)
         for step in range(1, n + 1):
-            require_finite(logits, self.names, self.rows, step)
             said.append(choose(logits))
-            log_probs.append(_of(logits, said[-1]))
+            log_probs.append(self._of(logits, said[-1], step))
             ended = stop(torch.stack(said, -1))
             length = torch.where(ended & (length == n), step, length)
             if step == n or bool((length < n).all()):
@@ -255,26 +254,50 @@ class _Block:
 
     def _judged(self, session: Cached | Recomputed, tokens: Tensor) -> Tensor:
         """The log-probability of each token under the interventions."""
-        found = []
-        for step, logits in enumerate(session.said(tokens)):
-            require_finite(logits, self.names, self.rows, step + 1)
-            found.append(_of(logits, tokens[..., step]))
+        steps = enumerate(session.said(tokens))
+        found = [self._of(logits, tokens[..., step], step + 1) for step, logits in steps]
         return torch.stack(found, -1)
 
     def _compared(self, session: Cached | Recomputed, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the plain model that reads these texts, and how far its distributions are."""
-        plain = session.plain(tokens)
-        other = self.session(self.rows).said(tokens) if self.asked.kl else plain
+        """Of the plain model that reads these texts, and how far its distributions are.
+
+        A text that several sets say is read once.
+        """
+        texts, of = distinct(tokens)
+        row = torch.arange(tokens.shape[1], device=tokens.device)
+        other = self.session(self.rows).said(tokens) if self.asked.kl else None
         found, kl = [], []
-        for step, logits in enumerate(plain):
-            found.append(_of(logits, tokens[..., step]))
-            if self.asked.kl:
-                kl.append(_divergence(logits, next(other)))
+        for step, logits in enumerate(session.plain(texts)):
+            found.append(_log_prob(logits, texts[..., step])[of, row])
+            if other is not None:
+                kl.append(_divergence(logits[of, row], next(other)))
         log_probs = torch.stack(found, -1)
         return log_probs, torch.stack(kl, -1) if kl else torch.full_like(log_probs, torch.nan)
 
+    def _of(self, logits: Tensor, tokens: Tensor, step: int) -> Tensor:
+        """The log-probability of each token.
 
-def _of(
+        Raises:
+            InterpError: it is none.
+        """
+        found = _log_prob(logits, tokens)
+        require_finite(found, self.names, self.rows, step)
+        return found
+
+
+def distinct(
+    tokens: Int[Tensor, "cells batch n"],
+) -> tuple[Int[Tensor, "texts batch n"], Int[Tensor, "cells batch"]]:
+    """The texts of each row, each once (then the first again, as often as rows need), and which of
+    them each cell has.
+    """
+    parts = [torch.unique(row, dim=0, return_inverse=True) for row in tokens.unbind(1)]
+    most = max(len(texts) for texts, _ in parts)
+    filled = [torch.cat([texts, texts[:1].expand(most - len(texts), -1)]) for texts, _ in parts]
+    return torch.stack(filled, 1), torch.stack([of for _, of in parts], 1)
+
+
+def _log_prob(
     logits: Float[Tensor, "cells batch d_vocab"], tokens: Int[Tensor, "cells batch"]
 ) -> Float[Tensor, "cells batch"]:
     """The log-probability of a token."""
