@@ -89,7 +89,7 @@ def say(asked: Asked) -> Said:
     model, pairs, n = asked.model, asked.pairs, asked.n
     require_speech(model, pairs, n)
     require_sets(model, pairs, asked.sets, n)
-    engine = choose(model, asked.engine, longest=pairs.longest + n)
+    engine = choose(model, asked.engine, longest=pairs.longest + n - 1)
     room = budget(asked.memory, model.device, SWEEP)
     parts = list(_parts(asked, room))
     proceed(
