@@ -71,6 +71,10 @@ def resolved(metrics: Any) -> dict[str, Callable[[Row], float]]:
     """
     if isinstance(metrics, str):
         metrics = [metrics]
+    if not metrics:
+        raise ResultsError(
+            f"score({metrics!r}) asks for nothing; give a name such as 'perplexity'."
+        )
     if not isinstance(metrics, Mapping):
         metrics = {name: NAMED.get(name, name) for name in metrics}
         if lost := [name for name, of in metrics.items() if isinstance(of, str)]:
@@ -80,8 +84,6 @@ def resolved(metrics: Any) -> dict[str, Callable[[Row], float]]:
                 "score({'says tea': r'\\btea\\b', 'long': len})."
             )
         return dict(metrics)
-    if not metrics:
-        raise ResultsError("score({}) asks for nothing; give a name such as 'perplexity'.")
     return {str(name): _one(str(name), of) for name, of in metrics.items()}
 
 
