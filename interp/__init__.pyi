@@ -9,6 +9,7 @@ from . import models as models
 from . import probing as probing
 from . import runs as runs
 from .causal import ablate as ablate
+from .causal import applied as applied
 from .causal import attribute as attribute
 from .causal import compare as compare
 from .causal import complement as complement

@@ -45,6 +45,7 @@ def cases(
     ends = {"sender_positions": "end", "receiver_positions": "end", "ln": "recompute"}
     yield interp.path_patch, {**run, **path, **ends, "direction": "noise"}
     yield interp.intervene, {**run, "interventions": {"a": [add]}, "hops": (), "base": "clean"}
+    yield interp.applied, {"model": model, "interventions": [add]}
     drawn = {"temperature": 1.0, "top_k": 5, "top_p": 0.9, "beams": 1, "length_penalty": 1.0}
     ends = {"seed": 1, "stop": [3], "random": 1, "by_step": "kl"}
     add = interp.interventions.Intervention("1.mlp", interp.interventions.Zero(), "from end")
