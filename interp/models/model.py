@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NoReturn
 
+import pandas as pd
 import torch
 from torch import Tensor
 from transformer_lens import HookedRootModule
@@ -14,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
 from interp.core.door.door import door
-from interp.core.door.taken import Within
+from interp.core.door.taken import Count, Within
 from interp.core.errors import ModelError, Unsupported
 from interp.core.files.identity import Unreadable, identity
 from interp.core.parts.facts import Facts
@@ -32,6 +33,7 @@ from interp.models.now.checks import (
     sample_tokens,
 )
 from interp.models.now.digest import digest
+from interp.models.now.likeliest import Asked, likeliest
 from interp.models.now.live import Live, Now
 from interp.models.now.origin import Origin
 from interp.models.now.truth import Itself, Truth, guarded
@@ -238,6 +240,35 @@ class Model:
     def show(self, ids: Sequence[TokenId]) -> list[str]:
         """One readable string per id, with spaces and newlines made visible."""
         return tokens.show(self._text(), ids)
+
+    @door
+    def top(
+        self, text: str | Sequence[TokenId], k: Count = 10, *, bos: tokens.Bos = "model"
+    ) -> pd.DataFrame:
+        """The likeliest next tokens, as Hugging Face's own model says them.
+
+            model.top("The keys to the", k=10)
+
+        Of a masked model those of its mask in the text; of an encoder-decoder the first that it
+        writes.
+
+        Args:
+            text: or token ids.
+            k: how many, at most the vocabulary.
+            bos: as `encode` takes it.
+
+        Returns:
+            `rank`, `token`, `id`, `probability`, `log_prob`, `logit`.
+
+        Raises:
+            Unsupported: no language-model head, or a text that a masked model has no mask in.
+            PairsError: no tokens, or ids that the vocabulary has not.
+            ModelError: it cannot run.
+        """
+        ids = self.encode(text, bos=bos) if isinstance(text, str) else [*text]
+        config = getattr(self.bridge.original_model, "config", None)
+        asked = Asked(self.name, self.facts, self.truth, self.now(), self.tokenizer, config)
+        return likeliest(asked.logits(ids), k, self.show if self.tokenizer else None)
 
     @door
     def parity(self) -> float:

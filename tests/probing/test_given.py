@@ -92,7 +92,7 @@ def test_arrays_that_are_not_of_the_words_are_refused(arrays, more, message):
 def test_places_that_words_have_no_vector_at():
     with pytest.raises(Unsupported, match="attention patterns are of two words"):
         given({"0.0.pattern": X})
-    with pytest.raises(Unsupported, match="'logits' are not kept"):
+    with pytest.raises(Unsupported, match="'logits' are no activation that a word has"):
         given({"logits": X})
     with pytest.raises(SiteError, match="layer five"):
         given({"layer five": X})

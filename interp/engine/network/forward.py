@@ -79,14 +79,16 @@ def norm(
     return x if bias is None else x + bias
 
 
-def embed(w: Weights, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-    """What enters the first layer."""
+def embed(
+    w: Weights, tokens: Int[Tensor, "batch pos"], start: int = 0
+) -> Float[Tensor, "batch embedded d_model"]:
+    """What enters the first layer, from a position on."""
     p = w.embed
-    x = wide(F.embedding(tokens, p.tokens))
+    x = wide(F.embedding(tokens[:, start:], p.tokens))
     if p.scale is not None:
         x = x * p.scale
     if p.positions is not None:
-        x = x + positions(p, tokens)
+        x = x + positions(p, tokens)[..., start:, :]
     if p.constant is not None:
         x = x + p.constant
     return norm(x, p.norm)

@@ -66,6 +66,8 @@ class Slab:
     def shape(self, facts: Facts, length: int, written: int) -> tuple[int, ...]:
         """Positions and axes in a row of this length."""
         positions, keys = self.extent(length, written)
+        if self.kind == "logits":
+            return positions, facts.d_vocab
         if self.kind == "pattern":
             return positions, keys
         if self.kind == "mlp_act" or (self.kind in STATES and self.indices):
@@ -130,17 +132,31 @@ class Layout:
         return tuple(dict.fromkeys(slab.shelf for slab in self.slabs))
 
     @property
-    def layers(self) -> int:
-        """Layers that have to run."""
+    def layers(self) -> int | None:
+        """Layers that have to run; None for all."""
+        if LOGITS in self.slabs:
+            return None
         return 1 + max(slab.layer for slab in self.slabs)
 
 
-def _place(site: Site, group_size: int) -> tuple[str, int, int | None]:
-    if site.kind == "logits":
+LOGITS = Slab("logits", 0)
+"""What comes out at the end, which no layer shows."""
+
+
+def refuse_logits(sites: Iterable[Site], what: str) -> None:
+    """Refuse the logits where activations are asked for.
+
+    Raises:
+        Unsupported: saying what to read them with.
+    """
+    if any(site.kind == "logits" for site in sites):
         raise Unsupported(
-            "'logits' are not kept: each position has a number for every token of the vocabulary. "
-            "Read them with a metric: interp.evaluate(model, pairs, metric=...)."
+            f"'logits' are no activation that {what}: nothing reads them but a metric. Read them "
+            "with interp.capture(model, pairs, 'logits'), or interp.evaluate(metric=...)."
         )
+
+
+def _place(site: Site, group_size: int) -> tuple[str, int, int | None]:
     if site.kind == "embed":
         return "resid_pre", 0, None
     index = next((i for i in (site.group, site.head, site.neuron) if i is not None), None)
@@ -186,7 +202,10 @@ def read(
             missing.pop(slab, None)
 
     tokens, written = ids_of(pairs, side, rows, device)
-    engine.walk(tokens, see, shelves=layout.shelves, layers=layout.layers, written=written)
+    shelves = [name for name in layout.shelves if name != LOGITS.shelf]
+    ran = engine.walk(tokens, see, shelves=shelves, layers=layout.layers, written=written)
+    if LOGITS in missing:
+        see(LOGITS.shelf, LOGITS.layer, engine.logits(ran))
     if missing:
         slab = next(iter(missing))
         raise Unsupported(

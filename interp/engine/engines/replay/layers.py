@@ -12,13 +12,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.parts.sites import Site
+from interp.engine.engines.replay.cache import Cache
+from interp.engine.engines.replay.reading import attention_of, pick, projection, reading, slot
 from interp.engine.engines.replay.stack import Stack
 from interp.engine.engines.replay.streams import Ledger
 from interp.engine.interventions import LN, Through
 from interp.engine.network import forward
-from interp.engine.network.linear import Map, Packed
+from interp.engine.network.linear import Packed
 from interp.engine.network.trace import BETWEEN, Trace
-from interp.engine.network.weights import Attention, Weights
+from interp.engine.network.weights import Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +34,7 @@ class Layers:
     ln: LN
     turn: forward.Rotations
     start: int
+    cache: Cache | None = None
 
     def enter(self, resid: Tensor, layer: int, window: Tensor) -> Tensor:
         """The residual stream that the layer reads."""
@@ -45,7 +48,7 @@ class Layers:
         """The query, key or value that a receiver computes from a residual stream."""
         stream, layer = "resid_mid" if site.cross else "resid_pre", site.layer or 0
         like = self._like(stream, layer, window)
-        x = forward.norm(resid, _reading(self.w, site).ends.read, like)
+        x = forward.norm(resid, reading(self.w, site).ends.read, like)
         return projection(self.w, site)(x)
 
     def attention(
@@ -145,8 +148,8 @@ class Layers:
         frozen = self._like(source, layer, window)
         for row in stack.rows(layer, "mlp_act"):
             edits = [edit for r, edit in stack.edits[layer, "mlp_act"] if r == row]
-            base = stack.held(source, layer, window)
-            mine = x[row] if row < len(x) and self.through != "direct" else base
+            own = row < len(x) and self.through != "direct"
+            mine = x[row] if own else stack.held(source, layer, window)
             neurons = torch.tensor([edit.site.neuron for edit in edits], device=x.device)
             act = forward.hidden(mine, p, frozen, neurons=neurons)
             new = torch.stack([e(act[..., i], window) for i, e in enumerate(edits)], -1)
@@ -205,7 +208,7 @@ class Layers:
             t = stack.join(forward.project(x, part, d_head), kind, layer, kind, window)
             t = self._named(t, kind, layer, resid)
             t = stack.apply(t, layer, (kind,), window)
-            if self.start:
+            if self.start and self.cache is None:
                 past = stack.base.kept[kind][layer][:, : self.start]
             else:
                 past = t.new_empty(t.shape[1], 0, *t.shape[3:])
@@ -284,12 +287,12 @@ class Layers:
                 for site, value in zip(
                     readers, self._read(ledger, readers, resid[row]), strict=True
                 ):
-                    t[row, :, :, _index(site, self.w)] = value
+                    t[row, :, :, slot(site, self.w)] = value
         return t
 
     def _read(self, ledger: Ledger, readers: Sequence[Site], resid: Tensor) -> Tensor:
         """What readers of one layer and kind compute, each from the stream that it sees."""
-        p = _reading(self.w, readers[0])
+        p = reading(self.w, readers[0])
         x = forward.norm(ledger.streams(readers, resid), p.ends.read)
         parts = [projection(self.w, site) for site in readers]
         if any(isinstance(part, Packed) for part in parts):
@@ -315,7 +318,7 @@ class Layers:
                 found |= {(row, r.head or 0): v for r, v in zip(readers, values, strict=True)}
         for row, edit in self.stack.own_keys(layer, kind):
             head = edit.site.head or 0
-            current = found.get((row, head), t[row, :, :, _index(edit.site, self.w)])
+            current = found.get((row, head), t[row, :, :, slot(edit.site, self.w)])
             found[row, head] = edit(current, window)
         return found
 
@@ -353,8 +356,12 @@ class Layers:
         q = forward.head_norm(q, p.q_norm)
         turn = None if at else forward.rotation(self.turn, p)
         causal = facts.causal and not at
+        inside = stack.begins_at(query) is not None
+        if self.cache is not None and not at:
+            q = forward.rotate(q, turn, query)
+            inside = inside and not self.cache.holds(layer, self.start)
+            normed, values, turn = self.cache.extended(layer, self.start, normed, values, turn)
         if not stack.rows(layer, f"{at}pattern"):
-            inside = stack.begins_at(query) is not None
             return forward.attend(
                 p, q, normed, values, turn, query, causal=causal, consecutive=inside
             )
@@ -362,42 +369,3 @@ class Layers:
         by_head = probabilities.flatten(2, 3)
         stack.apply_patterns(by_head, layer, query, at)
         return forward.mix(by_head.view(probabilities.shape), values)
-
-
-def attention_of(w: Weights, layer: int, at: str) -> Attention:
-    """A layer's attention, or the one across to the encoder."""
-    block = w.blocks[layer]
-    found = block.cross if at else block.attention
-    assert found is not None
-    return found
-
-
-def _reading(w: Weights, site: Site) -> Attention:
-    """The attention that a query, key or value belongs to."""
-    return attention_of(w, site.layer or 0, "cross." if site.cross else "")
-
-
-def projection(w: Weights, site: Site) -> Map:
-    """What makes the query, key or value of a site out of the normed residual stream."""
-    p = _reading(w, site)
-    part = {"q": p.q, "k": p.k, "v": p.v}[site.kind]
-    start = _index(site, w) * w.facts.d_head
-    return part.rows(start, start + w.facts.d_head)
-
-
-def _index(site: Site, w: Weights) -> int:
-    """Place of a site among the heads or groups that its projection writes."""
-    if site.group is not None:
-        return site.group
-    assert site.head is not None
-    return site.head if site.kind == "q" else site.head // w.facts.group_size
-
-
-def pick(
-    x: Float[Tensor, "cells batch window d"],
-    window: Int[Tensor, "batch window"],
-    chosen: Int[Tensor, "batch chosen"],
-) -> Float[Tensor, "cells batch chosen d"]:
-    """The chosen positions of a contiguous window."""
-    index = (chosen - window[:, :1])[None, ..., None]
-    return x.gather(2, index.expand(x.shape[0], -1, -1, x.shape[-1]))

@@ -25,7 +25,7 @@ from interp.engine.interventions import Averaged, Reference
 from interp.engine.limits import Limits
 from interp.engine.plain.means.fitter import By, Group, Key, average, distinct, require_room
 from interp.engine.plain.prompts import Tokens, prompts
-from interp.engine.plain.taps import Layout, Slab
+from interp.engine.plain.taps import Layout, Slab, refuse_logits
 from interp.engine.plan.batches import forward_plan
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import HOST, KEEP, Memory, budget
@@ -91,7 +91,9 @@ class MeanReference(Averaged):
                 "ids alone have no templates to average within. Say by='position', or give Pairs "
                 "built with template=."
             )
-        layout = Layout.of(resolve(sites, model.facts), model.facts.group_size)
+        found = resolve(sites, model.facts)
+        refuse_logits(found, "a mean could be set at")
+        layout = Layout.of(found, model.facts.group_size)
         given = prompts(pairs)
         accept(model, given, None)
         if by == "position" and len(counts := sorted(set(given.written.tolist()))) > 1:
