@@ -202,6 +202,8 @@ OFFSET = ("gemma", "gemma2", "gemma3_text", "nemotron")
 """Whose norms' weights are added to 1."""
 CENTRED = ("mpt", "cohere", "cohere2", "olmo")
 """LayerNorm without a bias."""
+WHOLE = ("mixtral",)
+"""Whose weights of the chosen experts are divided by their sum, whatever the config says."""
 ADJACENT = ("gptj", "cohere", "cohere2", "glm", "glm4", "ernie4_5")
 """Whose rotary pairs are neighbours."""
 
@@ -318,8 +320,9 @@ class Oracle:
             # a head's own key and value follow its group's, which may be given
             if name.endswith(".q") or ".kv" in name:
                 return base[name]
-            # the MLP's write follows, and with it the edit of a neuron
-            return base[name] if through == "direct" and "mlp[" in name else x
+            # the MLP's write follows, and with it the edit of a neuron or an expert
+            inner = "mlp[" in name or name.endswith(".router")
+            return base[name] if through == "direct" and inner else x
 
         return freeze
 
@@ -495,30 +498,38 @@ class Oracle:
             return self.layer_type(layer) != "full_attention"
         return True
 
-    def neurons(self, layer: int, x: Tensor) -> Tensor:
-        """What enters the down projection, from what the MLP reads."""
-        if f"{layer}.router.weight" in self.w:
-            return self.of_experts(layer, x)
+    def neurons(self, layer: int, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """What enters the down projection, from what the MLP reads and the experts' weights."""
+        if weights is not None:
+            return self.of_experts(layer, x, weights)
         if f"{layer}.gate.weight" not in self.w:
             return self.activate(self.linear(x, f"{layer}.up"))
         return self.activate(self.linear(x, f"{layer}.gate")) * self.linear(x, f"{layer}.up")
 
-    def of_experts(self, layer: int, x: Tensor) -> Tensor:
-        """Neurons of all experts, token by token, times the router's weight; 0 if not chosen."""
-        gates, ups = self.w[f"{layer}.gates"], self.w[f"{layer}.ups"]
-        chance = (x @ self.w[f"{layer}.router.weight"].T).softmax(-1)
-        found = x.new_zeros(*x.shape[:2], *gates.shape[:2])
+    def route(self, layer: int, x: Tensor) -> Tensor | None:
+        """The weight of each expert, token by token; 0 if not chosen, None without experts."""
+        if f"{layer}.router.weight" not in self.w:
+            return None
+        chance = self.linear(x, f"{layer}.router").softmax(-1)
+        found = torch.zeros_like(chance)
         for row, place in ((r, p) for r in range(x.shape[0]) for p in range(x.shape[1])):
-            likely = sorted(range(len(gates)), key=lambda e: -chance[row, place, e].item())
+            here = chance[row, place]
+            likely = sorted(range(len(here)), key=lambda e: -here[e].item())
             chosen = likely[: self.config.num_experts_per_tok]
-            total = sum(chance[row, place, e] for e in chosen)
-            whole = self.family == "mixtral" or self.config.norm_topk_prob
+            whole = self.family in WHOLE or self.config.norm_topk_prob
+            total = sum(here[e] for e in chosen) if whole else 1
             for e in chosen:
-                token = x[row, place]
-                weight = chance[row, place, e] / (total if whole else 1)
-                act = self.activate(gates[e] @ token) * (ups[e] @ token)
-                found[row, place, e] = weight * act
-        return found.flatten(2)
+                found[row, place, e] = here[e] / total
+        return found
+
+    def of_experts(self, layer: int, x: Tensor, weights: Tensor) -> Tensor:
+        """Neurons of all experts times the expert's weight."""
+        gates, ups = self.w[f"{layer}.gates"], self.w[f"{layer}.ups"]
+        found = []
+        for e in range(len(gates)):
+            act = self.activate(x @ gates[e].T) * (x @ ups[e].T)
+            found.append(weights[..., e : e + 1] * act)
+        return torch.cat(found, -1)
 
     def activate(self, x: Tensor) -> Tensor:
         if self.family == "bloom":
@@ -599,10 +610,14 @@ class _Run:
         shared = f"{layer}.ln2.weight" not in self.model.w and self.model.parallel
         slot = f"{layer}.ln1" if shared else f"{layer}.ln2"
         found = self.seen(f"{layer}.mlp", self.read(x, slot), slot)
-        fresh = self.model.neurons(layer, found)
-        acts = [self.site(f"{layer}.mlp[{i}]", a) for i, a in enumerate(fresh.unbind(-1))]
-        out = self.site(f"{layer}.mlp", self.mlp_write(layer, acts))
-        self.acts[f"{layer}.mlp.computed"] = self.mlp_write(layer, fresh.unbind(-1))
+        weights = own = self.model.route(layer, found)
+        if own is not None:
+            weights = self.site(f"{layer}.router", own)
+        made = self.model.neurons(layer, found, weights)
+        acts = [self.site(f"{layer}.mlp[{i}]", a) for i, a in enumerate(made.unbind(-1))]
+        out = self.site(f"{layer}.mlp", self.mlp_write(layer, acts, weights, self.site))
+        fresh = self.model.neurons(layer, found, own).unbind(-1)
+        self.acts[f"{layer}.mlp.computed"] = self.mlp_write(layer, fresh, own, unchanged)
         return out
 
     def attention_write(self, layer: int, zs: Sequence[Tensor]) -> Tensor:
@@ -611,8 +626,19 @@ class _Run:
             x = x + z @ self.model.output(layer, h)
         return self.norm(x, f"{layer}.post1") * self.factor
 
-    def mlp_write(self, layer: int, neurons: Sequence[Tensor]) -> Tensor:
-        x = self.model.linear(torch.stack(list(neurons), -1), f"{layer}.down")
+    def mlp_write(
+        self, layer: int, neurons: Sequence[Tensor], weights: Tensor | None, site: Change
+    ) -> Tensor:
+        down = f"{layer}.down"
+        if weights is None:
+            x = self.model.linear(torch.stack(list(neurons), -1), down)
+        else:
+            x, width = 0, len(neurons) // weights.shape[-1]
+            for e in range(weights.shape[-1]):
+                mine = slice(e * width, (e + 1) * width)
+                columns = self.model.w[f"{down}.weight"][:, mine]
+                write = torch.stack(list(neurons[mine]), -1) @ columns.T
+                x = x + site(f"{layer}.expert[{e}]", write)
         return self.norm(x, f"{layer}.post2") * self.factor
 
     def norm(self, x: Tensor, slot: str) -> Tensor:
@@ -670,7 +696,12 @@ class _Run:
                 break
             d_mlp = self.model.w[f"{layer}.down.weight"].shape[1]
             names = [f"{layer}.mlp[{i}]" for i in range(d_mlp)]
-            mlp = self.mlp_write(layer, [see(n, self.acts[n]) for n in names])
+            mlp = self.mlp_write(
+                layer,
+                [see(n, self.acts[n]) for n in names],
+                self.acts.get(f"{layer}.router"),
+                lambda name, x: see(name, moved(name, x)),
+            )
             mlp = see(f"{layer}.mlp", moved(f"{layer}.mlp", mlp))
             x = x + attn + mlp if self.model.parallel else self.add(x, mlp, f"{layer}.ln2")
             x = moved(f"{layer}.resid_post", x)

@@ -13,41 +13,22 @@ import pytest
 import tiny
 import torch
 import transformers as hf
+from mixtures import FAMILIES, PAIRS, TOKENS, plain
 from oracle import Oracle
 from slopes import sides, slope
 
 import interp
 from interp.core.errors import Unsupported
 from interp.core.parts.sites import Site, resolve
-from interp.core.prompts.pairs import Pairs
 from interp.engine.engines.choose import choose, weights_of
 from interp.engine.engines.verified import replay_gap
 from interp.engine.interventions import Add, Intervention
 from interp.engine.network import forward
 from interp.engine.network.experts import Mixture, Router
 from interp.engine.network.weights import MLP, Weights, read
-from interp.models.bridge.precision import exact
-from interp.models.model import Model
 
-FAMILIES = tuple(tiny.EXPERTS)
 COUNTS = {"mixtral": (3, 14), "qwen3-moe": (5, 7), "olmoe": (5, 14)}
 """Experts, and the neurons of each."""
-ROWS = [[3, 7, 12, 25, 3, 9, 1, 20, 14, 5, 8], [5, 6, 20, 7, 5, 2, 28, 4, 4, 13, 11]]
-TOKENS = torch.tensor(ROWS)
-PAIRS = Pairs.from_tokens(clean=ROWS, corrupt=ROWS[::-1], correct=[3, 5], wrong=[4, 6])
-
-
-def plain(model: Model, family: str) -> torch.nn.Module:
-    """The same files, read by Hugging Face alone."""
-    kind = type(tiny.build(family))
-    found = kind.from_pretrained(
-        model.name,
-        dtype=torch.float64,
-        attn_implementation="eager",
-        experts_implementation="eager",
-    )
-    exact(found)
-    return found.eval()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -25,6 +25,7 @@ class Facts:
         n_encoder_layers: of an encoder-decoder; the other facts are then its decoder's.
         recurrent: each layer hands a state from position to position, and there are no heads, no
             MLPs and no residual stream: their counts and widths are 0.
+        n_experts: of each layer's mixture, among which a router chooses; 0 where MLPs are dense.
     """
 
     architecture: str
@@ -45,6 +46,7 @@ class Facts:
     language_model: bool
     n_encoder_layers: int = 0
     recurrent: bool = False
+    n_experts: int = 0
 
     @property
     def group_size(self) -> int:
@@ -59,8 +61,9 @@ class Facts:
             )
         kv = "" if self.n_kv_heads == self.n_heads else f" ({self.n_kv_heads} key-value groups)"
         stacks = f"{self.n_encoder_layers} encoder and " if self.n_encoder_layers else ""
+        experts = f" of {self.n_experts} experts" if self.n_experts else ""
         return (
             f"{self.architecture}: {stacks}{self.n_layers} layers, {self.n_heads} heads{kv}, "
-            f"d_model {self.d_model}, d_head {self.d_head}, d_mlp {self.d_mlp}, "
+            f"d_model {self.d_model}, d_head {self.d_head}, d_mlp {self.d_mlp}{experts}, "
             f"vocabulary {self.d_vocab}"
         )

@@ -2,8 +2,9 @@
 
 An expert's neurons are multiplied by the weight that the router gives it for a token, 0 where it is
 not chosen; the down projection adds up what they write. So neuron n of expert e is the MLP's neuron
-e * width + n, and whatever is asked of an MLP can be asked of a mixture. Where nothing is asked of
-neurons, experts run for the tokens alone that chose them.
+e * width + n, and whatever is asked of an MLP can be asked of a mixture. What an expert adds to the
+output is the sum of what its neurons write (and its bias, weighted too), so that experts add up to
+the MLP. Where nothing is asked of neurons, experts run for the tokens alone that chose them.
 
 The choice is a step: two experts that are nearly tied may be exchanged by rounding, which in half
 precision may keep replay from serving.
@@ -27,18 +28,24 @@ class Router:
     Attributes:
         top: how many.
         whole: are the kept ones divided by their sum?
+        late: is the softmax over the kept ones alone?
     """
 
     weight: Float[Tensor, "expert d_model"]
     top: int
     whole: bool
+    bias: Float[Tensor, " expert"] | None = None
+    late: bool = False
 
     def chosen(
         self, x: Float[Tensor, "*batch d_model"]
     ) -> tuple[Float[Tensor, "*batch top"], Int[Tensor, "*batch top"]]:
         """Weights of a token's experts, and which they are. Half precision in float32."""
-        logits = F.linear(x.to(self.weight.dtype), self.weight)
+        logits = F.linear(x.to(self.weight.dtype), self.weight, self.bias)
         logits = logits.float() if logits.dtype.itemsize < 4 else logits
+        if self.late:
+            kept, index = logits.topk(self.top, -1)
+            return kept.softmax(-1), index
         kept, index = logits.softmax(-1).topk(self.top, -1)
         return kept / kept.sum(-1, keepdim=True) if self.whole else kept, index
 
@@ -48,17 +55,22 @@ class Each:
     """The same part of every expert on one input; what they write, one after the other."""
 
     stack: Float[Tensor, "expert out in"]
+    biases: Float[Tensor, "expert out"] | None = None
     bias = None
     additive = True
 
     def __call__(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch all"]:
-        x = x.to(self.stack.dtype)
-        return torch.cat([F.linear(x, one) for one in self.stack], -1)
+        return torch.cat([self.one(x, expert) for expert in range(len(self.stack))], -1)
+
+    def one(self, x: Float[Tensor, "*batch in"], expert: int) -> Float[Tensor, "*batch out"]:
+        """What one expert's part writes."""
+        bias = None if self.biases is None else self.biases[expert]
+        return F.linear(x.to(self.stack.dtype), self.stack[expert], bias)
 
     def pick(self, features: Int[Tensor, " some"]) -> Linear:
         """The part that writes these output features: a copy."""
-        width = self.stack.shape[1]
-        return Linear(self.stack[features // width, features % width], None)
+        at = features // self.stack.shape[1], features % self.stack.shape[1]
+        return Linear(self.stack[at], None if self.biases is None else self.biases[at])
 
     def require_additive(self, why: str) -> None:
         """It is."""
@@ -66,9 +78,15 @@ class Each:
 
 @dataclass(frozen=True)
 class Joined:
-    """The down projections of all experts, which share one output; each reads its own neurons."""
+    """The down projections of all experts, which share one output; each reads its own neurons.
+
+    Attributes:
+        biases: what an expert writes beside its neurons. It is weighted as they are, so it is no
+            part of the sum over neurons; `Mixture` adds it.
+    """
 
     stack: Float[Tensor, "expert out in"]
+    biases: Float[Tensor, "expert out"] | None = None
     bias = None
     gain = 1.0
     additive = True
@@ -98,37 +116,73 @@ class Joined:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The experts and what chooses among them."""
+    """The experts and what chooses among them.
+
+    Attributes:
+        lift: of what the gate is multiplied by; None takes it as it comes.
+    """
 
     router: Router
     gate: Each
     up: Each
     down: Joined
     activation: Callable[[Tensor], Tensor]
+    lift: Callable[[Tensor], Tensor] | None = None
 
-    def weights(
-        self, x: Float[Tensor, "*batch d_model"], neurons: Int[Tensor, " some"] | None = None
+    def weights(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch expert"]:
+        """The weight that each expert has for each normed row, 0 if it is not chosen."""
+        kept, index = self.router.chosen(x)
+        return kept.new_zeros(*x.shape[:-1], len(self.down.stack)).scatter(-1, index, kept)
+
+    def spread(
+        self,
+        weights: Float[Tensor, "*batch expert"],
+        neurons: Int[Tensor, " some"] | None = None,
     ) -> Float[Tensor, "*batch some"]:
-        """The weight that each neuron's expert has for each normed row; of all neurons, or some."""
-        kept, index = self.router.chosen(x)
-        every = kept.new_zeros(*x.shape[:-1], len(self.down.stack)).scatter(-1, index, kept)
+        """The weight of each neuron's expert; of all neurons, or some."""
         if neurons is None:
-            return every.repeat_interleave(self.down.width, -1)
-        return every.index_select(-1, neurons // self.down.width)
+            return weights.repeat_interleave(self.down.width, -1)
+        return weights.index_select(-1, neurons // self.down.width)
 
-    def __call__(self, x: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
-        """What they write for normed rows: each expert once, for the tokens that chose it."""
-        kept, index = self.router.chosen(x)
-        experts, order = index.flatten().sort(stable=True)
-        token, weight = order // self.router.top, kept.flatten().index_select(0, order)
+    def one(
+        self,
+        x: Float[Tensor, "*batch d_model"],
+        expert: int,
+        weights: Float[Tensor, "*batch expert"],
+    ) -> Float[Tensor, "*batch d_model"]:
+        """What one expert adds to the output for normed rows."""
+        return self._weighted(x, expert, weights[..., expert])
+
+    def __call__(
+        self,
+        x: Float[Tensor, "token d_model"],
+        weights: Float[Tensor, "token expert"] | None = None,
+    ) -> Float[Tensor, "token d_model"]:
+        """What they write for normed rows: each expert once, for the tokens that chose it.
+
+        Args:
+            weights: those to use in place of the router's.
+        """
+        if weights is None:
+            kept, index = self.router.chosen(x)
+            experts, order = index.flatten().sort(stable=True)
+            token, weight = order // self.router.top, kept.flatten().index_select(0, order)
+        else:
+            experts, token = weights.T.nonzero().unbind(1)
+            weight = weights[token, experts]
         sizes = experts.bincount(minlength=len(self.router.weight)).tolist()
         made = x.new_zeros(x.shape, dtype=self.down.stack.dtype)
         parts = zip(token.split(sizes), weight.split(sizes), strict=True)
         for expert, (mine, by) in enumerate(parts):
-            if not sizes[expert]:
-                continue
-            rows = x.index_select(0, mine).to(made.dtype)
-            gate, up = (F.linear(rows, part.stack[expert]) for part in (self.gate, self.up))
-            write = F.linear(self.activation(gate) * up, self.down.stack[expert])
-            made.index_add_(0, mine, (write * by[:, None]).to(made.dtype))
+            if sizes[expert]:
+                made.index_add_(0, mine, self._weighted(x.index_select(0, mine), expert, by))
         return made
+
+    def _weighted(
+        self, x: Float[Tensor, "*batch d_model"], expert: int, by: Float[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch d_model"]:
+        gate, up = (part.one(x, expert) for part in (self.gate, self.up))
+        up = up if self.lift is None else self.lift(up)
+        bias = None if self.down.biases is None else self.down.biases[expert]
+        write = F.linear(self.activation(gate) * up, self.down.stack[expert], bias)
+        return (write * by[..., None]).to(write.dtype)

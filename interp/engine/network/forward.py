@@ -313,15 +313,44 @@ def mlp(
         if len(flat) <= size:
             return _mlp(flat, p).view(x.shape)
         return torch.cat([_mlp(rows, p) for rows in flat.split(size)]).view(x.shape)
-    down = p.down(hidden(x, p, like))
-    frozen = None if p.ends.write is None else p.down(hidden(like, p))
-    return norm(down, p.ends.write, frozen)
+    frozen = None if p.ends.write is None else made(like, p)
+    return norm(made(x, p, like), p.ends.write, frozen)
 
 
 def _mlp(x: Float[Tensor, "rows d_model"], p: MLP) -> Float[Tensor, "rows d_model"]:
-    if p.mixture is not None:
-        return norm(p.mixture(norm(x, p.ends.read)), p.ends.write)
-    return norm(p.down(hidden(x, p)), p.ends.write)
+    return norm(made(x, p), p.ends.write)
+
+
+def made(
+    x: Float[Tensor, "*batch d_model"],
+    p: MLP,
+    like: Float[Tensor, "*rows d_model"] | None = None,
+    weights: Float[Tensor, "*batch expert"] | None = None,
+) -> Float[Tensor, "*batch d_model"]:
+    """What the MLP writes before a norm of it; experts may be given weights of one's own."""
+    if p.mixture is None:
+        return p.down(hidden(x, p, like))
+    x = norm(x, p.ends.read, like)
+    own = None if weights is None else weights.flatten(0, -2)
+    return p.mixture(x.reshape(-1, x.shape[-1]), own).view(x.shape)
+
+
+def routed(
+    x: Float[Tensor, "*batch d_model"],
+    p: MLP,
+    like: Float[Tensor, "*rows d_model"] | None = None,
+) -> Float[Tensor, "*batch expert"]:
+    """The weight that each expert of a mixture has."""
+    assert p.mixture is not None  # dense models have no such site
+    return p.mixture.weights(norm(x, p.ends.read, like))
+
+
+def experts(x: Float[Tensor, "*batch d_model"], p: MLP) -> Float[Tensor, "*batch expert d_model"]:
+    """What each expert of a mixture adds to its output."""
+    assert p.mixture is not None
+    x = norm(x, p.ends.read)
+    weights = p.mixture.weights(x)
+    return torch.stack([p.mixture.one(x, e, weights) for e in range(weights.shape[-1])], -2)
 
 
 def hidden(
@@ -330,8 +359,12 @@ def hidden(
     like: Float[Tensor, "*rows d_model"] | None = None,
     *,
     neurons: Int[Tensor, " some"] | None = None,
+    weights: Float[Tensor, "*batch expert"] | None = None,
 ) -> Float[Tensor, "*batch d_mlp"]:
-    """Activations of the MLP's neurons, of all or some: what enters the down projection."""
+    """Activations of the MLP's neurons, of all or some: what enters the down projection.
+
+    `weights`: of experts, in place of the router's.
+    """
     gate, up = p.gate, p.up
     if neurons is not None:
         gate, up = None if gate is None else gate.pick(neurons), up.pick(neurons)
@@ -339,8 +372,11 @@ def hidden(
     if gate is None:
         return p.activation(up(x))
     act = p.activation(gate(x))
-    act = act * up(x) if torch.is_grad_enabled() else act.mul_(up(x))
-    return act if p.mixture is None else act * p.mixture.weights(x, neurons).to(act.dtype)
+    if p.mixture is None:
+        return act * up(x) if torch.is_grad_enabled() else act.mul_(up(x))
+    beside = up(x) if p.mixture.lift is None else p.mixture.lift(up(x))
+    weights = p.mixture.weights(x) if weights is None else weights
+    return act * beside * p.mixture.spread(weights, neurons).to(act.dtype)
 
 
 def unembed(
