@@ -175,6 +175,7 @@ NAMES: dict[str, dict[str, str]] = {
     "mixtral": LLAMA | {"L.router": "layers.L.mlp.gate"},
     "qwen3_moe": LLAMA | {"L.router": "layers.L.mlp.gate"},
     "olmoe": LLAMA | {"L.router": "layers.L.mlp.gate"},
+    "gpt_oss": LLAMA | {"L.router": "layers.L.mlp.router"},
     "gpt_bigcode": GPT2,
     "gpt_neo": {k: v for k, v in NEO.items() if k != "L.qkv"},
     "bloom": BLOOM,
@@ -202,7 +203,7 @@ OFFSET = ("gemma", "gemma2", "gemma3_text", "nemotron")
 """Whose norms' weights are added to 1."""
 CENTRED = ("mpt", "cohere", "cohere2", "olmo")
 """LayerNorm without a bias."""
-WHOLE = ("mixtral",)
+WHOLE = ("mixtral", "gpt_oss")
 """Whose weights of the chosen experts are divided by their sum, whatever the config says."""
 ADJACENT = ("gptj", "cohere", "cohere2", "glm", "glm4", "ernie4_5")
 """Whose rotary pairs are neighbours."""
@@ -439,7 +440,10 @@ class Oracle:
         seen = self.visible(layer, q.shape[1])
         top = scores.masked_fill(~seen, -math.inf).amax(-1, keepdim=True)
         weight = torch.where(seen, (scores - top).exp(), 0.0)
-        return weight / weight.sum(-1, keepdim=True)
+        total = weight.sum(-1, keepdim=True)
+        if f"{layer}.sinks" in self.w:  # has a share, and no value
+            total = total + (self.w[f"{layer}.sinks"][head] - top).exp()
+        return weight / total
 
     def visible(self, layer: int, length: int) -> Tensor:
         """Which keys a query sees, `query key`."""
@@ -487,6 +491,8 @@ class Oracle:
         cos, sin = (a[0].double() for a in self.rotary(torch.zeros(1).double(), here, *kind))
         if self.family in ("cohere", "cohere2"):  # each angle stands there twice in a row
             return torch.complex(cos[:, ::2], sin[:, ::2])
+        if self.family == "gpt_oss":  # each angle stands there once
+            return torch.complex(cos, sin)
         half = cos.shape[-1] // 2
         return torch.complex(cos[:, :half], sin[:, :half])
 
@@ -527,7 +533,16 @@ class Oracle:
         gates, ups = self.w[f"{layer}.gates"], self.w[f"{layer}.ups"]
         found = []
         for e in range(len(gates)):
-            act = self.activate(x @ gates[e].T) * (x @ ups[e].T)
+            gate, up = x @ gates[e].T, x @ ups[e].T
+            if self.family == "gpt_oss":
+                gate, up = (
+                    t + self.w[f"{layer}.{n}_biases"][e] for n, t in (("gate", gate), ("up", up))
+                )
+                limit, alpha = self.config.swiglu_limit, self.config.swiglu_alpha
+                gate, up = gate.clamp(max=limit), 1 + up.clamp(-limit, limit)
+                act = up * gate / (1 + torch.exp(-alpha * gate))
+            else:
+                act = self.activate(gate) * up
             found.append(weights[..., e : e + 1] * act)
         return torch.cat(found, -1)
 
@@ -638,6 +653,8 @@ class _Run:
                 mine = slice(e * width, (e + 1) * width)
                 columns = self.model.w[f"{down}.weight"][:, mine]
                 write = torch.stack(list(neurons[mine]), -1) @ columns.T
+                if (biases := self.model.w.get(f"{down}.biases")) is not None:
+                    write = write + weights[..., e : e + 1] * biases[e]
                 x = x + site(f"{layer}.expert[{e}]", write)
         return self.norm(x, f"{layer}.post2") * self.factor
 
@@ -731,7 +748,14 @@ def weights(hf_model: nn.Module, n_heads: int, n_groups: int) -> Acts:
         found |= {name.replace("qkv", kind): part for kind, part in zip("qkv", parts, strict=True)}
     for n in range(config.num_hidden_layers):
         at = f"layers.{n}.mlp.experts"
-        if f"{at}.down_proj" in state:
+        if family == "gpt_oss":  # in before out, gate and up in turns
+            both, biases = state[f"{at}.gate_up_proj"].mT, state[f"{at}.gate_up_proj_bias"]
+            found |= {f"{n}.gates": both[:, ::2], f"{n}.ups": both[:, 1::2]}
+            found |= {f"{n}.gate_biases": biases[:, ::2], f"{n}.up_biases": biases[:, 1::2]}
+            found[f"{n}.down.weight"] = torch.cat([*state[f"{at}.down_proj"].mT], 1)
+            found[f"{n}.down.biases"] = state[f"{at}.down_proj_bias"]
+            found[f"{n}.sinks"] = state[f"layers.{n}.self_attn.sinks"]
+        elif f"{at}.down_proj" in state:
             found[f"{n}.gates"], found[f"{n}.ups"] = state[f"{at}.gate_up_proj"].chunk(2, 1)
             found[f"{n}.down.weight"] = torch.cat([*state[f"{at}.down_proj"]], 1)
     for name in [name for name in found if ".gate_up." in name]:

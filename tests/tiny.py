@@ -165,10 +165,15 @@ TWO_STACKS: dict[str, Callable[[], hf.PreTrainedModel]] = {
 MIXTRAL = LLAMA | {"num_local_experts": 3, "num_experts_per_tok": 2}
 QWEN3_MOE = LLAMA | {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 7}
 OLMOE = PLAIN | {"num_key_value_heads": 2, "num_experts": 5, "num_experts_per_tok": 3}
+YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8}
+YARN |= {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False, "rope_theta": 100.0}
+GPT_OSS = LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2, "swiglu_limit": 0.3}
+GPT_OSS |= {"sliding_window": 3, "layer_types": ALTERNATING, "rope_parameters": YARN}
 EXPERTS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**MIXTRAL)),
     "qwen3-moe": lambda: hf.Qwen3MoeForCausalLM(hf.Qwen3MoeConfig(**QWEN3_MOE)),
     "olmoe": lambda: hf.OlmoeForCausalLM(hf.OlmoeConfig(**OLMOE)),
+    "gpt-oss": lambda: hf.GptOssForCausalLM(hf.GptOssConfig(**GPT_OSS)),
 }
 """Mixtures, whose neurons no hook reaches."""
 

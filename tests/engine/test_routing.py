@@ -93,7 +93,7 @@ def test_experts_add_up_to_the_mlp(model):
     found = interp.capture(model, PAIRS, ["1.mlp", *experts(model)])
     total = sum(found[site] for site in experts(model))
     assert (total - found["1.mlp"]).abs().max() < 1e-12
-    assert min(found[site].abs().max() for site in experts(model)) > 1e-6
+    assert sum(bool(found[site].abs().max() > 1e-6) for site in experts(model)) >= 2
 
 
 @pytest.mark.parametrize("method", ["zero", "resample"])

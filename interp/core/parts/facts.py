@@ -26,6 +26,8 @@ class Facts:
         recurrent: each layer hands a state from position to position, and there are no heads, no
             MLPs and no residual stream: their counts and widths are 0.
         n_experts: of each layer's mixture, among which a router chooses; 0 where MLPs are dense.
+        sinks: a part of each head's attention goes to no token, so that its pattern sums to less
+            than 1.
     """
 
     architecture: str
@@ -47,6 +49,7 @@ class Facts:
     n_encoder_layers: int = 0
     recurrent: bool = False
     n_experts: int = 0
+    sinks: bool = False
 
     @property
     def group_size(self) -> int:

@@ -5,7 +5,7 @@
 | `"23.3"` | z, the output of head 3 in layer 23 before W_O |
 | `"23.3.q"`, `"23.3.k"`, `"23.3.v"` | query, key, value of that head, *as this head reads them* |
 | `"23.kv1.k"`, `"23.kv1.v"` | key and value of a whole group (grouped-query attention) |
-| `"23.3.pattern"` | attention probabilities of that head |
+| `"23.3.pattern"` | attention probabilities of that head, of tokens (a sink has the rest, if any) |
 | `"12.attn"`, `"12.mlp"` | what the attention, the MLP writes into the residual stream |
 | `"12.mlp[307]"` | activation of MLP neuron 307 |
 | `"12.router"` | of a mixture of experts: the weight of each expert, 0 if it was not chosen |

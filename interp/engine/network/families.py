@@ -38,6 +38,7 @@ FAMILIES = (
     "MixtralForCausalLM",
     "Qwen3MoeForCausalLM",
     "OlmoeForCausalLM",
+    "GptOssForCausalLM",
     "RobertaForMaskedLM",
     "BertForMaskedLM",
     "BertModel",
@@ -65,6 +66,9 @@ ADJACENT = (
 """Architectures whose rotary pairs are the features (i, i + 1)."""
 HALVED = ("GlmForCausalLM", "Glm4ForCausalLM", "Ernie4_5ForCausalLM")
 """Those of them whose module makes angles for the pairs (i, i + d/2), of which they take half."""
+
+ONCE = ("GptOssForCausalLM",)
+"""Those whose module makes one angle for a pair (i, i + d/2), where others make two."""
 
 BY_KIND = ("Gemma3ForCausalLM", "Olmo3ForCausalLM")
 """Those that have a rotation for each kind of layer."""

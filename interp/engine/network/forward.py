@@ -7,6 +7,7 @@ hooks see them, and take both where they meet. Rows are picked by `index_select`
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import isqrt
 from typing import NamedTuple
 
@@ -179,7 +180,8 @@ def pattern(
 ) -> Float[Tensor, "cells batch group in_group query all_keys"]:
     """Attention probabilities of queries at given positions over keys at positions 0, 1, ...
 
-    Queries and keys are those after `head_norm` and before the rotation.
+    Queries and keys are those after `head_norm` and before the rotation. Where there are sinks,
+    rows sum to less than 1: a sink takes its share, and has no value.
     """
     past, own = k
     n, total = past.shape[1], past.shape[1] + own.shape[2]
@@ -199,9 +201,22 @@ def pattern(
         scores = p.cap * (scores / p.cap).tanh()
     hidden = visible(p, place, total, causal=causal).logical_not()
     scores = scores.masked_fill_(hidden[:, None, None], -torch.inf)
+    if p.sinks is not None:
+        sinks = p.sinks.to(scores).view(own.shape[-2], -1, 1, 1).expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, sinks], -1)
     if scores.dtype.itemsize >= 4:
-        return scores.softmax(-1)
-    return scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
+        found = scores.softmax(-1)
+    else:
+        found = scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
+    return found if p.sinks is None else found[..., :-1]
+
+
+def of_heads(p: Attention, heads: Int[ndarray, " some"]) -> Attention:
+    """An attention layer as some of its heads have it, where heads differ."""
+    if p.sinks is None:
+        return p
+    chosen = torch.from_numpy(heads).to(p.sinks.device)
+    return replace(p, sinks=p.sinks.index_select(0, chosen))
 
 
 def head_norm(

@@ -77,6 +77,7 @@ class Attention:
         rotary: which of the model's rotations turns queries and keys; of none where it has none
             of that name.
         bias: what the distance of query and key adds to their score (T5).
+        sinks: scores of each head for no key at all, beside those for keys (gpt-oss).
     """
 
     ends: Ends
@@ -91,6 +92,7 @@ class Attention:
     cap: float | None = None
     rotary: str = ""
     bias: Bias | None = None
+    sinks: Float[Tensor, " head"] | None = None
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,7 @@ def _block(model: Model, layer: int) -> Block:
             window=window,
             # Gemma 3's attention has the cap too, and ignores it
             cap=own.attn_logit_softcapping if gemma2 else None,
+            sinks=getattr(own, "sinks", None),
             rotary="none" if still else kind if facts.architecture in BY_KIND else "",
         ),
         _mlp(model, block.mlp, ends("ln2", "ln1"), gain),  # parallel blocks may share one norm
@@ -265,12 +268,34 @@ def _mlp(model: Model, part: Any, ends: Ends, gain: float) -> MLP:
         gate = _linear(model, part.gate) if model.bridge.cfg.gated_mlp else None
         up, down = _linear(model, getattr(part, "in")), _linear(model, part.out, gain)
         return MLP(ends, gate, up, down, curve)
+    if type(experts).__name__ == "GptOssExperts":
+        mixture = _gpt_oss(inner(found.router), experts)
+        return MLP(ends, mixture.gate, mixture.up, mixture.down, mixture.activation, mixture)
     router, both = inner(found.gate), experts.gate_up_proj
     gate, up = (Each(half) for half in both.chunk(2, 1))
     whole = getattr(router, "norm_topk_prob", True)  # Mixtral has no other
     choice = Router(router.weight, router.top_k, whole)
     mixture = Mixture(choice, gate, up, Joined(experts.down_proj), curve)
     return MLP(ends, gate, up, mixture.down, curve, mixture)
+
+
+def _gpt_oss(router: Any, experts: Any) -> Mixture:
+    """gpt-oss's, which has biases, in and out exchanged, gate and up in turns, and both clamped."""
+    gate, up = (
+        Each(experts.gate_up_proj[..., i::2].transpose(1, 2), experts.gate_up_proj_bias[:, i::2])
+        for i in (0, 1)
+    )
+
+    def curve(x: Tensor) -> Tensor:
+        x = x.clamp(max=experts.limit)
+        return x * (experts.alpha * x).sigmoid()
+
+    def lift(x: Tensor) -> Tensor:
+        return x.clamp(-experts.limit, experts.limit) + 1
+
+    choice = Router(router.weight, router.top_k, whole=True, bias=router.bias, late=True)
+    down = Joined(experts.down_proj.transpose(1, 2), experts.down_proj_bias)
+    return Mixture(choice, gate, up, down, curve, lift)
 
 
 def _scale(attention: Any, d_head: int) -> float:

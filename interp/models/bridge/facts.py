@@ -47,6 +47,7 @@ def facts_of(bridge: TransformerBridge, *, language_model: bool = True) -> Facts
         language_model=language_model,
         n_encoder_layers=len(bridge.encoder_blocks) if config.is_encoder_decoder else 0,
         n_experts=count,
+        sinks=hasattr(getattr(blocks[0], "attn", None), "sinks"),
     )
 
 
