@@ -124,6 +124,22 @@ ROBERTA = BERT | {
     "transform_norm": "lm_head.layer_norm",
     "unembed": "lm_head.decoder",
 }
+DISTILBERT = {
+    "embed": "embeddings.word_embeddings",
+    "positions": "embeddings.position_embeddings",
+    "embed_norm": "embeddings.LayerNorm",
+    "L.q": "transformer.layer.L.attention.q_lin",
+    "L.k": "transformer.layer.L.attention.k_lin",
+    "L.v": "transformer.layer.L.attention.v_lin",
+    "L.o": "transformer.layer.L.attention.out_lin",
+    "L.ln1": "transformer.layer.L.sa_layer_norm",
+    "L.up": "transformer.layer.L.ffn.lin1",
+    "L.down": "transformer.layer.L.ffn.lin2",
+    "L.ln2": "transformer.layer.L.output_layer_norm",
+    "transform": "vocab_transform",
+    "transform_norm": "vocab_layer_norm",
+    "unembed": "vocab_projector",
+}
 NEO = GPT2 | {
     "L.q": "h.L.attn.attention.q_proj",
     "L.k": "h.L.attn.attention.k_proj",
@@ -172,6 +188,8 @@ NAMES: dict[str, dict[str, str]] = {
     "opt": OPT,
     "bert": BERT,
     "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+    "distilbert": DISTILBERT,
     "mixtral": LLAMA | {"L.router": "layers.L.mlp.gate"},
     "qwen3_moe": LLAMA | {"L.router": "layers.L.mlp.gate"},
     "olmoe": LLAMA | {"L.router": "layers.L.mlp.gate"},
@@ -199,6 +217,7 @@ NAMES: dict[str, dict[str, str]] = {
     "exaone4": GEMMA,
 }
 """Name of a part here -> in the state dict. What a model has not is not in its state dict."""
+ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert")
 OFFSET = ("gemma", "gemma2", "gemma3_text", "nemotron")
 """Whose norms' weights are added to 1."""
 CENTRED = ("mpt", "cohere", "cohere2", "olmo")
@@ -254,8 +273,8 @@ class Oracle:
         may = may or (self.family == "falcon" and config.parallel_attn)
         self.parallel = may or self.family in ("gptj", "phi", "cohere", "cohere2")
         opt_350m = self.family == "opt" and not config.do_layer_norm_before
-        self.norm_after_sum = opt_350m or self.family in ("bert", "roberta")
-        self.causal = self.family not in ("bert", "roberta")
+        self.norm_after_sum = opt_350m or self.family in ENCODERS
+        self.causal = self.family not in ENCODERS
         self.alibi = self.family in ("bloom", "mpt") or getattr(config, "alibi", False)
         # the angles are the model's own: it makes them in float32, which is part of what it is
         self.rotary = getattr(hf_model.base_model, "rotary_emb", None)
@@ -344,7 +363,7 @@ class Oracle:
         if "positions.weight" in self.w:
             offset = 2 if self.family == "opt" else 0
             at = (torch.arange(tokens.shape[1]) + offset).expand(tokens.shape)
-            if self.family == "roberta":
+            if self.family in ("roberta", "xlm-roberta"):
                 at = self.counted(tokens)
             x = x + self.w["positions.weight"][at]
         if "types.weight" in self.w:
@@ -387,7 +406,7 @@ class Oracle:
         x = self.centred(x, name)
         known = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps")
         eps = next((getattr(self.config, n) for n in known if hasattr(self.config, n)), 1e-5)
-        eps = 1e-5 if self.family == "olmo" else eps
+        eps = {"olmo": 1e-5, "distilbert": 1e-12}.get(self.family, eps)
         return torch.sqrt((x * x).mean(-1, keepdim=True) + eps)
 
     def normalise(self, x: Tensor, name: str, scale: Tensor | None = None) -> Tensor:

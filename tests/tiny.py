@@ -63,6 +63,8 @@ GRANITE = LLAMA | {"residual_multiplier": 0.3, "embedding_multiplier": 5.0}
 GRANITE |= {"attention_multiplier": 0.7, "logits_scaling": 1.7}
 HALF = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}
 ROBERTA = PLAIN | {"max_position_embeddings": 17}  # of which its padding has one
+DISTILBERT = {"dim": 24, "n_heads": 6, "n_layers": 3, "hidden_dim": 14}
+DISTILBERT |= {"vocab_size": VOCAB, "max_position_embeddings": 16}
 LOCAL = {"sliding_window": 3, "layer_types": ALTERNATING}
 SMOLLM3 = LLAMA | {"no_rope_layers": [1, 0, 1]}
 GLM = LLAMA | {"rope_parameters": HALF, "head_dim": 8}
@@ -141,6 +143,8 @@ FAMILIES: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "roberta": lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**ROBERTA)),
     "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**PLAIN)),
     "bert-headless": lambda: hf.BertModel(hf.BertConfig(**PLAIN)),
+    "xlm-roberta": lambda: hf.XLMRobertaForMaskedLM(hf.XLMRobertaConfig(**ROBERTA)),
+    "distilbert": lambda: hf.DistilBertForMaskedLM(hf.DistilBertConfig(**DISTILBERT)),
     "t5": lambda: hf.T5ForConditionalGeneration(hf.T5Config(**T5)),
 }
 TWO_STACKS: dict[str, Callable[[], hf.PreTrainedModel]] = {

@@ -40,6 +40,9 @@ FAMILIES = (
     "OlmoeForCausalLM",
     "GptOssForCausalLM",
     "RobertaForMaskedLM",
+    "XLMRobertaForMaskedLM",
+    "CamembertForMaskedLM",
+    "DistilBertForMaskedLM",
     "BertForMaskedLM",
     "BertModel",
     "NativeModel",
@@ -52,6 +55,8 @@ UNKNOWN = (
 )
 """Options of these families' configs that replay does not have; refused when they are set."""
 
+ROBERTAS = ("RobertaForMaskedLM", "XLMRobertaForMaskedLM", "CamembertForMaskedLM")
+"""Those whose padding has no place of its own, and whose head's activation is GELU."""
 LOCAL = "sliding_attention"
 WINDOWED = ("MistralForCausalLM", "Phi3ForCausalLM", "Starcoder2ForCausalLM")
 """Architectures in which every layer has the config's window."""

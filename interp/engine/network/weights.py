@@ -24,6 +24,7 @@ from interp.engine.network.families import (
     CENTRED,
     FAMILIES,
     LOCAL,
+    ROBERTAS,
     STILL,
     UNKNOWN,
     WINDOWED,
@@ -316,6 +317,7 @@ def _named(model: Model) -> str:
         "BloomForCausalLM": "bloom_gelu",
         "MptForCausalLM": "gelu",
         "FalconForCausalLM": getattr(config, "activation", ""),
+        "DistilBertForMaskedLM": getattr(config, "activation", ""),
     }
     return known.get(model.facts.architecture, model.bridge.cfg.act_fn)
 
@@ -338,10 +340,10 @@ def _embedding(model: Model) -> Embedding:
     positions = constant = skipped = None
     if facts.positions in ("learned", "sinusoidal"):
         where = inner(bridge.pos_embed)
-        skipped = where.padding_idx if facts.architecture == "RobertaForMaskedLM" else None
+        skipped = where.padding_idx if facts.architecture in ROBERTAS else None
         start = 2 if facts.architecture == "OPTForCausalLM" else skipped or 0
         positions = where.weight[start:]
-    if facts.block == "post":
+    if facts.block == "post" and hasattr(bridge, "token_type_embed"):
         constant = inner(bridge.token_type_embed).weight[0]  # every token is of the first segment
     norm = _norm(model, bridge.embed_ln) if hasattr(bridge, "embed_ln") else None
     return Embedding(table.weight, scale, positions, constant, norm, skipped)
@@ -350,15 +352,17 @@ def _embedding(model: Model) -> Embedding:
 def _unembedding(model: Model) -> Unembedding:
     bridge, config = model.bridge, model.bridge.original_model.config
     linear = _linear(model, bridge.unembed)
-    roberta = model.facts.architecture == "RobertaForMaskedLM"  # whose head has no other
     if model.facts.block != "post":
         cap = getattr(config, "final_logit_softcapping", None)
         return Unembedding(_times(_norm(model, bridge.ln_final), _logits(model)), linear, cap=cap)
+    curve = getattr(config, "hidden_act", None) or _named(model)
+    if model.facts.architecture in ROBERTAS:
+        curve = "gelu"
     return Unembedding(
         None,
         linear,
         transform=_linear(model, inner(bridge.mlm_head)),
-        activation=_activation("gelu" if roberta else config.hidden_act),
+        activation=_activation(curve),
         transform_norm=_norm(model, bridge.ln_final),
     )
 

@@ -10,7 +10,7 @@ from interp.core.parts.facts import Facts
 _POSITIONS = {"standard": "learned", "rotary": "rotary", "alibi": "alibi", "none": "none"}
 # Norm after the residual sum. No config field says so, except OPT's.
 _POST_NORM = {"bert", "roberta", "distilbert", "electra", "albert", "openai-gpt"}
-_POST_NORM |= {"bart", "marian"}
+_POST_NORM |= {"bart", "marian", "xlm-roberta", "camembert"}
 
 
 def facts_of(bridge: TransformerBridge, *, language_model: bool = True) -> Facts:
@@ -63,7 +63,14 @@ def _experts(block: Any) -> tuple[int, int]:
 
 def _d_mlp(config: object, otherwise: int | None) -> int:
     """The hidden width; TransformerLens guesses 4 d_model where it does not know the field."""
-    for name in ("ffn_dim", "ffn_hidden_size", "d_ff", "n_inner", "intermediate_size"):
+    for name in (
+        "ffn_dim",
+        "ffn_hidden_size",
+        "d_ff",
+        "n_inner",
+        "intermediate_size",
+        "hidden_dim",
+    ):
         width = getattr(config, name, None)
         if isinstance(width, int):
             return width
