@@ -8,6 +8,8 @@ from interp.models.bridge.precision import exact
 from interp.models.model import Model
 
 FAMILIES = tuple(tiny.EXPERTS)
+SHARED = {"qwen2-moe": 9}
+"""Neurons of an expert that every token has, after all others."""
 ROWS = [[3, 7, 12, 25, 3, 9, 1, 20, 14, 5, 8], [5, 6, 20, 7, 5, 2, 28, 4, 4, 13, 11]]
 TOKENS = torch.tensor(ROWS)
 PAIRS = Pairs.from_tokens(clean=ROWS, corrupt=ROWS[::-1], correct=[3, 5], wrong=[4, 6])

@@ -193,6 +193,15 @@ NAMES: dict[str, dict[str, str]] = {
     "mixtral": LLAMA | {"L.router": "layers.L.mlp.gate"},
     "qwen3_moe": LLAMA | {"L.router": "layers.L.mlp.gate"},
     "olmoe": LLAMA | {"L.router": "layers.L.mlp.gate"},
+    "qwen2_moe": LLAMA
+    | {
+        "L.router": "layers.L.mlp.gate",
+        "L.opens": "layers.L.mlp.shared_expert_gate",
+        "L.own_gate": "layers.L.mlp.shared_expert.gate_proj",
+        "L.own_up": "layers.L.mlp.shared_expert.up_proj",
+        "L.own_down": "layers.L.mlp.shared_expert.down_proj",
+    },
+    "flex_olmo": GEMMA | {"L.router": "layers.L.mlp.gate"},
     "gpt_oss": LLAMA | {"L.router": "layers.L.mlp.router"},
     "gpt_bigcode": GPT2,
     "gpt_neo": {k: v for k, v in NEO.items() if k != "L.qkv"},
@@ -563,6 +572,10 @@ class Oracle:
             else:
                 act = self.activate(gate) * up
             found.append(weights[..., e : e + 1] * act)
+        if f"{layer}.opens.weight" in self.w:  # an expert that all tokens have
+            act = self.activate(self.linear(x, f"{layer}.own_gate"))
+            act = act * self.linear(x, f"{layer}.own_up")
+            found.append(act / (1 + torch.exp(-self.linear(x, f"{layer}.opens"))))
         return torch.cat(found, -1)
 
     def activate(self, x: Tensor) -> Tensor:
@@ -667,7 +680,10 @@ class _Run:
         if weights is None:
             x = self.model.linear(torch.stack(list(neurons), -1), down)
         else:
-            x, width = 0, len(neurons) // weights.shape[-1]
+            own = self.model.w.get(f"{layer}.own_down.weight", torch.zeros(0, 0)).shape[1]
+            x, width = 0, (len(neurons) - own) // weights.shape[-1]
+            if own:
+                x = self.model.linear(torch.stack(list(neurons[-own:]), -1), f"{layer}.own_down")
             for e in range(weights.shape[-1]):
                 mine = slice(e * width, (e + 1) * width)
                 columns = self.model.w[f"{down}.weight"][:, mine]
@@ -777,6 +793,9 @@ def weights(hf_model: nn.Module, n_heads: int, n_groups: int) -> Acts:
         elif f"{at}.down_proj" in state:
             found[f"{n}.gates"], found[f"{n}.ups"] = state[f"{at}.gate_up_proj"].chunk(2, 1)
             found[f"{n}.down.weight"] = torch.cat([*state[f"{at}.down_proj"]], 1)
+            if f"{n}.own_down.weight" in found:  # neurons are counted by it
+                parts = [found[f"{n}.down.weight"], found[f"{n}.own_down.weight"]]
+                found[f"{n}.down.weight"] = torch.cat(parts, 1)
     for name in [name for name in found if ".gate_up." in name]:
         gate, up = found.pop(name).chunk(2)
         found |= {name.replace("gate_up", "gate"): gate, name.replace("gate_up", "up"): up}

@@ -168,6 +168,7 @@ TWO_STACKS: dict[str, Callable[[], hf.PreTrainedModel]] = {
 
 MIXTRAL = LLAMA | {"num_local_experts": 3, "num_experts_per_tok": 2}
 QWEN3_MOE = LLAMA | {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 7}
+QWEN2_MOE = QWEN3_MOE | {"shared_expert_intermediate_size": 9}
 OLMOE = PLAIN | {"num_key_value_heads": 2, "num_experts": 5, "num_experts_per_tok": 3}
 YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8}
 YARN |= {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False, "rope_theta": 100.0}
@@ -177,6 +178,8 @@ EXPERTS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**MIXTRAL)),
     "qwen3-moe": lambda: hf.Qwen3MoeForCausalLM(hf.Qwen3MoeConfig(**QWEN3_MOE)),
     "olmoe": lambda: hf.OlmoeForCausalLM(hf.OlmoeConfig(**OLMOE)),
+    "qwen2-moe": lambda: hf.Qwen2MoeForCausalLM(hf.Qwen2MoeConfig(**QWEN2_MOE)),
+    "flex-olmo": lambda: hf.FlexOlmoForCausalLM(hf.FlexOlmoConfig(**OLMOE)),
     "gpt-oss": lambda: hf.GptOssForCausalLM(hf.GptOssConfig(**GPT_OSS)),
 }
 """Mixtures, whose neurons no hook reaches."""

@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 import transformers as hf
-from mixtures import FAMILIES, PAIRS, TOKENS, plain
+from mixtures import FAMILIES, PAIRS, SHARED, TOKENS, plain
 from oracle import Oracle
 from slopes import sides, slope
 
@@ -28,6 +28,7 @@ from interp.engine.network.experts import Mixture
 from interp.engine.network.weights import MLP, Block, Weights, read
 
 COUNTS = {"mixtral": (3, 14), "qwen3-moe": (5, 7), "olmoe": (5, 14), "gpt-oss": (4, 14)}
+COUNTS |= {"qwen2-moe": (5, 7), "flex-olmo": (5, 14)}
 """Experts, and the neurons of each."""
 
 
@@ -51,8 +52,9 @@ def test_replay_and_the_oracle_are_hugging_face(tiny_model, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_neurons_are_those_of_all_experts(tiny_model, family):
     model, (count, width) = tiny_model(family), COUNTS[family]
-    assert model.facts.d_mlp == count * width
-    assert len(resolve("neurons", model.facts)) == 3 * count * width
+    assert model.facts.d_mlp == count * width + SHARED.get(family, 0)
+    assert len(resolve("neurons", model.facts)) == 3 * model.facts.d_mlp
+    assert model.facts.n_experts == count
     shape = interp.shape_of(model.bridge.original_model.config, dtype="float64")
     assert shape.facts == model.facts
 
@@ -82,11 +84,13 @@ def test_an_expert_is_its_neurons(tiny_model, family):
 def test_experts_for_their_tokens_alone_are_all_of_them_weighted(tiny_model, family):
     """With and without gradients, which are those of differences."""
     p = weights_of(tiny_model(family)).blocks[1].mlp
-    x = torch.randn(11, p.ends.read.weight.shape[0], generator=torch.Generator().manual_seed(0))
-    x = x.double()
+    width = tiny_model(family).facts.d_model
+    x = torch.randn(11, width, generator=torch.Generator().manual_seed(0)).double()
     with torch.no_grad():
         dense = forward.experts(x, p).sum(-2)
-        assert (forward.mlp(x, p) - dense).abs().max() < 1e-12
+        if p.down.shared is not None:
+            dense = dense + p.down.shared(forward.hidden(x, p)[:, -SHARED[family] :])
+        assert (forward.made(x, p) - dense).abs().max() < 1e-12
         if p.down.biases is None:
             assert (p.down(forward.hidden(x, p)) - dense).abs().max() < 1e-12
         some = torch.tensor([0, 9, p.down.inputs - 1])

@@ -7,7 +7,7 @@ paths, are in `test_agreement.py`.
 import numpy as np
 import pytest
 import torch
-from mixtures import FAMILIES, PAIRS, TOKENS, plain
+from mixtures import FAMILIES, PAIRS, SHARED, TOKENS, plain
 from torch import Tensor
 
 import interp
@@ -20,10 +20,23 @@ from interp.engine.sweep.sweep import Sweep
 from interp.models.model import Model
 
 CORRUPT = TOKENS.flip(0)
+UNSEEN = ("flex-olmo",)
+"""Whose router TransformerLens' adapter does not show."""
 
 
 def experts(model: Model, layer: int = 1) -> list[str]:
     return [f"{layer}.expert[{e}]" for e in range(model.facts.n_experts)]
+
+
+def shared(model: Model, family: str) -> list[str]:
+    """The neurons of the shared expert, which has no number."""
+    last = model.facts.d_mlp
+    return [f"1.mlp[{n}]" for n in range(last - SHARED.get(family, 0), last)]
+
+
+def width_of(model: Model, family: str) -> int:
+    """Neurons of an expert."""
+    return (model.facts.d_mlp - SHARED.get(family, 0)) // model.facts.n_experts
 
 
 def difference(logits: Tensor) -> np.ndarray:
@@ -89,25 +102,34 @@ def test_they_are_what_hugging_face_computes(model, family, oracle):
         assert (acts[f"1.expert[{expert}]"] - own).abs().max() < 1e-12
 
 
-def test_experts_add_up_to_the_mlp(model):
-    found = interp.capture(model, PAIRS, ["1.mlp", *experts(model)])
+@torch.no_grad()
+def test_experts_add_up_to_the_mlp(model, family):
+    """With a shared one, where there is one; before a norm of what is written."""
+    hf, wrote = plain(model, family), []
+    mlp_of(hf).register_forward_hook(lambda _, __, out: wrote.append(out))
+    hf(TOKENS)
+    truth = wrote[0][0] if isinstance(wrote[0], tuple) else wrote[0]
+    found = interp.capture(model, PAIRS, [*experts(model), *shared(model, family)])
     total = sum(found[site] for site in experts(model))
-    assert (total - found["1.mlp"]).abs().max() < 1e-12
+    if family in SHARED:
+        columns = mlp_of(hf).shared_expert.down_proj.weight.T
+        total = total + torch.stack([found[s] for s in shared(model, family)], -1) @ columns
+    assert (total - truth).abs().max() < 1e-12
     assert sum(bool(found[site].abs().max() > 1e-6) for site in experts(model)) >= 2
 
 
 @pytest.mark.parametrize("method", ["zero", "resample"])
 @pytest.mark.parametrize("positions", ["all", "end"])
-def test_all_experts_are_the_mlp(model, method, positions):
-    sets = {"experts": experts(model), "mlp": ["1.mlp"]}
+def test_all_experts_are_the_mlp(model, family, method, positions):
+    sets = {"experts": [*experts(model), *shared(model, family)], "mlp": ["1.mlp"]}
     given = {"method": method, "positions": positions}
     values = interp.ablate(model, PAIRS, sets, **given).frame["value"].to_numpy().reshape(2, 2)
     assert np.abs(values[0] - values[1]).max() < 1e-12
 
 
-def test_an_expert_is_its_neurons_and_its_bias(model):
+def test_an_expert_is_its_neurons_and_its_bias(model, family):
     """Without a bias all neurons of an expert set to zero are the expert set to zero."""
-    width = model.facts.d_mlp // model.facts.n_experts
+    width = width_of(model, family)
     if "GptOss" in model.facts.architecture:
         pytest.skip("an expert that writes its bias with no neuron at all")
     sets = {"neurons": [f"1.mlp[{n}]" for n in range(width, 2 * width)], "expert": ["1.expert[1]"]}
@@ -163,7 +185,11 @@ def test_a_small_budget_changes_no_number(model):
     assert np.abs(values[0] - values[1]).max() < 1e-12
 
 
-def test_hooks_and_replay_agree_on_routers(model):
+def test_hooks_and_replay_agree_on_routers(model, family):
+    if family in UNSEEN:
+        with pytest.raises(Unsupported, match="no hook point 'blocks.0.mlp.hook_expert_weights'"):
+            interp.capture(model, PAIRS, "routers", engine="hooks")
+        return
     found = [interp.capture(model, PAIRS, "1.router", engine=e) for e in ("replay", "hooks")]
     assert (found[0]["1.router"] - found[1]["1.router"]).abs().max() < 1e-12
     for positions in ("all", "end", 4):
@@ -177,7 +203,7 @@ def test_hooks_and_replay_agree_on_routers(model):
 
 def test_a_router_goes_before_what_it_weighs(model):
     """One expert alone chosen: the others write nothing, and the MLP what it writes."""
-    count, d_model = model.facts.n_experts, model.facts.d_model
+    count = model.facts.n_experts
     chosen = torch.zeros(count, dtype=torch.float64)
     chosen[1] = 1
     router = Intervention("1.router", Set(chosen), normalise=False)
@@ -187,14 +213,14 @@ def test_a_router_goes_before_what_it_weighs(model):
         added = measured(model, router, Intervention(site, Scale(0.0)))
         assert np.abs(added - value).max() < 1e-12 or expert == 1
     gone = measured(model, router, Intervention("1.expert[1]", Scale(0.0)))
-    nothing = measured(model, Intervention("1.mlp", Set(torch.zeros(d_model).double())))
+    nothing = measured(model, *(Intervention(site, Scale(0.0)) for site in experts(model)))
     assert np.abs(gone - nothing).max() < 1e-12
     assert np.abs(value - nothing).max() > 1e-6
 
 
-def test_an_expert_is_made_of_its_neurons_after_their_change(model):
+def test_an_expert_is_made_of_its_neurons_after_their_change(model, family):
     """Twice an expert whose neuron is moved moves by twice as much."""
-    width = model.facts.d_mlp // model.facts.n_experts
+    width = width_of(model, family)
     neuron = Intervention(f"1.mlp[{width}]", Add(torch.tensor(0.3).double()))
     twice = Intervention("1.expert[1]", Scale(2.0))
     both = interp.engine.interventions.Scale(1.0)
@@ -263,11 +289,13 @@ def test_experts_that_are_not_there(model, tiny_model):
         interp.capture(model, PAIRS, "1.expert2")
 
 
-def test_what_hooks_do_not_reach(model):
+def test_what_hooks_do_not_reach(model, family):
     with pytest.raises(Unsupported, match="no hook point for what one expert writes"):
         interp.ablate(model, PAIRS, "1.expert[0]", method="zero", engine="hooks")
     with pytest.raises(Unsupported, match="no hook point for what one expert writes"):
         interp.capture(model, PAIRS, "1.expert[0]", engine="hooks")
+    if family in UNSEEN:
+        return
     every = torch.full((model.facts.n_experts,), 0.2).double()
     for value in (Set(every), Scale(-1.0)):
         with pytest.raises(Unsupported, match="TransformerLens hands on the"):

@@ -13,7 +13,7 @@ class Facts:
         n_layers, n_heads, n_kv_heads: counts; n_kv_heads < n_heads is grouped-query attention.
         d_model, d_head, d_mlp, d_vocab, n_ctx: widths in scalars, context in tokens. d_mlp is 0
             when the blocks have no MLP; of a mixture it counts the neurons of all experts, one
-            expert after the other.
+            expert after the other and a shared one last.
         norm: LayerNorm or RMSNorm.
         positions: how a token's place enters the computation.
         block: where the norms sit: before the parts ("pre"), after the sum ("post") or

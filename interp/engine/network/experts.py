@@ -6,6 +6,9 @@ e * width + n, and whatever is asked of an MLP can be asked of a mixture. What a
 output is the sum of what its neurons write (and its bias, weighted too), so that experts add up to
 the MLP. Where nothing is asked of neurons, experts run for the tokens alone that chose them.
 
+A shared expert (Qwen2-MoE) runs for every token, weighted by a gate of its own. Its neurons come
+after those of the others; the router does not choose it, so it is none of the experts by number.
+
 The choice is a step: two experts that are nearly tied may be exchanged by rounding, which in half
 precision may keep replay from serving.
 """
@@ -52,15 +55,21 @@ class Router:
 
 @dataclass(frozen=True)
 class Each:
-    """The same part of every expert on one input; what they write, one after the other."""
+    """The same part of every expert on one input; what they write, one after the other.
+
+    Attributes:
+        shared: of the shared expert, which comes last.
+    """
 
     stack: Float[Tensor, "expert out in"]
     biases: Float[Tensor, "expert out"] | None = None
+    shared: Linear | None = None
     bias = None
     additive = True
 
     def __call__(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch all"]:
-        return torch.cat([self.one(x, expert) for expert in range(len(self.stack))], -1)
+        each = [self.one(x, expert) for expert in range(len(self.stack))]
+        return torch.cat(each if self.shared is None else [*each, self.shared(x)], -1)
 
     def one(self, x: Float[Tensor, "*batch in"], expert: int) -> Float[Tensor, "*batch out"]:
         """What one expert's part writes."""
@@ -69,8 +78,14 @@ class Each:
 
     def pick(self, features: Int[Tensor, " some"]) -> Linear:
         """The part that writes these output features: a copy."""
-        at = features // self.stack.shape[1], features % self.stack.shape[1]
-        return Linear(self.stack[at], None if self.biases is None else self.biases[at])
+        count, width = self.stack.shape[:2]
+        last = features - count * width
+        at = (features // width).clamp(max=count - 1), features % width
+        weight = self.stack[at]
+        if self.shared is not None:  # which has no biases where it is there
+            own = self.shared.weight[last.clamp(min=0)]
+            weight = torch.where(last[:, None] < 0, weight, own)
+        return Linear(weight, None if self.biases is None else self.biases[at])
 
     def require_additive(self, why: str) -> None:
         """It is."""
@@ -83,10 +98,12 @@ class Joined:
     Attributes:
         biases: what an expert writes beside its neurons. It is weighted as they are, so it is no
             part of the sum over neurons; `Mixture` adds it.
+        shared: of the shared expert.
     """
 
     stack: Float[Tensor, "expert out in"]
     biases: Float[Tensor, "expert out"] | None = None
+    shared: Linear | None = None
     bias = None
     gain = 1.0
     additive = True
@@ -94,7 +111,8 @@ class Joined:
     @property
     def inputs(self) -> int:
         """How many features all of them read."""
-        return self.stack.shape[0] * self.stack.shape[2]
+        shared = 0 if self.shared is None else self.shared.inputs
+        return self.stack.shape[0] * self.stack.shape[2] + shared
 
     @property
     def width(self) -> int:
@@ -103,12 +121,17 @@ class Joined:
 
     def __call__(self, x: Float[Tensor, "*batch all"]) -> Float[Tensor, "*batch out"]:
         x = x.to(self.stack.dtype)
+        start = x.new_zeros(())
+        if self.shared is not None:
+            x, last = x.split([x.shape[-1] - self.shared.inputs, self.shared.inputs], -1)
+            start = self.shared(last)
         parts = zip(x.split(self.width, -1), self.stack, strict=True)
-        return sum((F.linear(part, one) for part, one in parts), start=x.new_zeros(()))
+        return sum((F.linear(part, one) for part, one in parts), start=start)
 
     def summands(self) -> Float[Tensor, "out all"]:
         """One matrix, of which each column is what its neuron adds to the output: a copy."""
-        return self.stack.transpose(0, 1).flatten(1)
+        each = self.stack.transpose(0, 1).flatten(1)
+        return each if self.shared is None else torch.cat([each, self.shared.weight], 1)
 
     def require_additive(self, why: str) -> None:
         """It is."""
@@ -120,6 +143,7 @@ class Mixture:
 
     Attributes:
         lift: of what the gate is multiplied by; None takes it as it comes.
+        opens: of the shared expert, the gate whose sigmoid is its weight.
     """
 
     router: Router
@@ -128,6 +152,7 @@ class Mixture:
     down: Joined
     activation: Callable[[Tensor], Tensor]
     lift: Callable[[Tensor], Tensor] | None = None
+    opens: Linear | None = None
 
     def weights(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch expert"]:
         """The weight that each expert has for each normed row, 0 if it is not chosen."""
@@ -136,13 +161,20 @@ class Mixture:
 
     def spread(
         self,
+        x: Float[Tensor, "*batch d_model"],
         weights: Float[Tensor, "*batch expert"],
         neurons: Int[Tensor, " some"] | None = None,
     ) -> Float[Tensor, "*batch some"]:
-        """The weight of each neuron's expert; of all neurons, or some."""
+        """The weight of each neuron's expert, for normed rows; of all neurons, or some."""
+        count, width = len(self.down.stack), self.down.width
+        own = None if self.opens is None else self.opens(x).sigmoid().to(weights.dtype)
         if neurons is None:
-            return weights.repeat_interleave(self.down.width, -1)
-        return weights.index_select(-1, neurons // self.down.width)
+            found = weights.repeat_interleave(width, -1)
+            if own is None or self.down.shared is None:
+                return found
+            return torch.cat([found, own.expand(*x.shape[:-1], self.down.shared.inputs)], -1)
+        weights = weights if own is None else torch.cat([weights, own], -1)
+        return weights.index_select(-1, (neurons // width).clamp(max=count))
 
     def one(
         self,
@@ -176,6 +208,9 @@ class Mixture:
         for expert, (mine, by) in enumerate(parts):
             if sizes[expert]:
                 made.index_add_(0, mine, self._weighted(x.index_select(0, mine), expert, by))
+        if self.opens is not None and self.gate.shared and self.up.shared and self.down.shared:
+            act = self.activation(self.gate.shared(x)) * self.up.shared(x)
+            made = made + self.opens(x).sigmoid() * self.down.shared(act)
         return made
 
     def _weighted(

@@ -391,7 +391,7 @@ def hidden(
         return act * up(x) if torch.is_grad_enabled() else act.mul_(up(x))
     beside = up(x) if p.mixture.lift is None else p.mixture.lift(up(x))
     weights = p.mixture.weights(x) if weights is None else weights
-    return act * beside * p.mixture.spread(weights, neurons).to(act.dtype)
+    return act * beside * p.mixture.spread(x, weights, neurons).to(act.dtype)
 
 
 def unembed(

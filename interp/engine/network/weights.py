@@ -273,11 +273,21 @@ def _mlp(model: Model, part: Any, ends: Ends, gain: float) -> MLP:
         mixture = _gpt_oss(inner(found.router), experts)
         return MLP(ends, mixture.gate, mixture.up, mixture.down, mixture.activation, mixture)
     router, both = inner(found.gate), experts.gate_up_proj
-    gate, up = (Each(half) for half in both.chunk(2, 1))
     whole = getattr(router, "norm_topk_prob", True)  # Mixtral has no other
-    choice = Router(router.weight, router.top_k, whole)
-    mixture = Mixture(choice, gate, up, Joined(experts.down_proj), curve)
+    choice, shared, opens = Router(router.weight, router.top_k, whole), [None, None, None], None
+    if (one := getattr(found, "shared_expert", None)) is not None:
+        names, opens = ("gate_proj", "up_proj", "down_proj"), _plain(found.shared_expert_gate)
+        shared = [_plain(getattr(inner(one), name)) for name in names]
+    gate, up = (Each(half, shared=own) for half, own in zip(both.chunk(2, 1), shared, strict=False))
+    down = Joined(experts.down_proj, shared=shared[2])
+    mixture = Mixture(choice, gate, up, down, curve, opens=opens)
     return MLP(ends, gate, up, mixture.down, curve, mixture)
+
+
+def _plain(component: nn.Module) -> Linear:
+    """A map that is kept as a matrix."""
+    found = cast(nn.Linear, inner(component))
+    return Linear(found.weight, None)
 
 
 def _gpt_oss(router: Any, experts: Any) -> Mixture:

@@ -28,6 +28,7 @@ def facts_of(bridge: TransformerBridge, *, language_model: bool = True) -> Facts
     else:
         block = "sandwich" if hasattr(blocks[0], "ln1_post") else "pre"
     count, width = _experts(blocks[0])
+    shared = getattr(text, "shared_expert_intermediate_size", 0) if count else 0
     return Facts(
         architecture=type(bridge.original_model).__name__,
         n_layers=len(blocks),
@@ -35,7 +36,7 @@ def facts_of(bridge: TransformerBridge, *, language_model: bool = True) -> Facts
         n_kv_heads=cfg.n_key_value_heads or cfg.n_heads,
         d_model=cfg.d_model,
         d_head=getattr(text, "d_kv", None) or cfg.d_head,
-        d_mlp=count * width or _d_mlp(text, cfg.d_mlp),
+        d_mlp=count * width + shared or _d_mlp(text, cfg.d_mlp),
         d_vocab=cfg.d_vocab,
         n_ctx=cfg.n_ctx,
         norm=norm,
