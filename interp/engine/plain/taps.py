@@ -29,7 +29,7 @@ class Slab:
 
     Attributes:
         shelf, layer: where a trace keeps it.
-        indices: heads, key-value groups, neurons or units, ascending; empty takes all there is.
+        indices: heads, key-value groups, neurons, units or experts, ascending; empty takes all.
     """
 
     shelf: str
@@ -72,6 +72,8 @@ class Slab:
             return positions, keys
         if self.kind == "mlp_act" or (self.kind in STATES and self.indices):
             return (positions,)
+        if self.kind == "router":
+            return positions, facts.n_experts
         return positions, facts.d_head if self.kind in HEAD_KINDS else facts.d_model
 
 
@@ -159,7 +161,8 @@ def refuse_logits(sites: Iterable[Site], what: str) -> None:
 def _place(site: Site, group_size: int) -> tuple[str, int, int | None]:
     if site.kind == "embed":
         return "resid_pre", 0, None
-    index = next((i for i in (site.group, site.head, site.neuron) if i is not None), None)
+    indices = site.group, site.head, site.neuron, site.expert
+    index = next((i for i in indices if i is not None), None)
     if site.kind in ("k", "v") and site.head is not None:
         index = site.head // group_size
     return shelf(site), site.layer or 0, index

@@ -166,7 +166,8 @@ def _width(facts: Facts, kind: Kind, length: int) -> int:
         return facts.n_heads * facts.d_head
     if kind in ("k", "v"):
         return facts.n_kv_heads * facts.d_head
-    return facts.d_mlp if kind == "mlp_act" else facts.d_model
+    experts = {"router": facts.n_experts, "expert": facts.n_experts * facts.d_model}
+    return facts.d_mlp if kind == "mlp_act" else experts.get(kind, facts.d_model)
 
 
 def _size(kind: Kind, itemsize: int) -> int:

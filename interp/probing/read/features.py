@@ -32,6 +32,8 @@ def _axis(site: Site) -> str:
     """What the numbers of a word are counted along."""
     if site.neuron is not None:
         return "unit" if site.kind in STATES else "neuron"
+    if site.kind == "router":
+        return "expert"
     return "d_head" if site.kind in HEAD_KINDS else "d_model"
 
 
@@ -75,7 +77,8 @@ class Features:
 
     @door
     def __getitem__(self, site: str | Site) -> Float[Tensor, "word d"]:
-        """The activations at a site; `d` is `d_head` of q k v z, 1 of a neuron, else `d_model`.
+        """The activations at a site; `d` is `d_head` of q k v z, 1 of a neuron, the experts of a
+        router, else `d_model`.
 
         Raises:
             SiteError: the site was not collected.

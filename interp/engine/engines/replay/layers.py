@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.parts.sites import Site
+from interp.engine.engines.replay import within
 from interp.engine.engines.replay.cache import Cache
 from interp.engine.engines.replay.reading import attention_of, pick, projection, reading, slot
 from interp.engine.engines.replay.stack import Stack
@@ -121,7 +122,7 @@ class Layers:
             mlp_out = computed if me not in receivers else computed.clone()
         mid = stack.join(mid, before, layer, "mlp_act", window)
         mlp_out = stack.join(mlp_out, "mlp_out", layer, "mlp_act", window)
-        mlp_out = self._neurons(x, mlp_out, layer, window)
+        mlp_out = self._inside(x, mlp_out, layer, window)
         mid = stack.join(mid, before, layer, "mlp_out", window)
         mlp_out = stack.join(mlp_out, "mlp_out", layer, "mlp_out", window)
         mlp_out = stack.apply(mlp_out, layer, ("mlp_out",), window)
@@ -141,29 +142,31 @@ class Layers:
             x[row] = stream
         return x
 
-    def _neurons(self, x: Tensor, mlp_out: Tensor, layer: int, window: Tensor) -> Tensor:
-        """Edit neurons: each moves the sum that the down projection makes by its own column."""
+    def _inside(self, x: Tensor, mlp_out: Tensor, layer: int, window: Tensor) -> Tensor:
+        """Edit neurons, experts and routers: but for these, each moves the MLP's sum by its own."""
         stack, p = self.stack, self.w.blocks[layer].mlp
         source = "resid_pre" if self.w.facts.parallel else stack.mid
         frozen = self._like(source, layer, window)
-        for row in stack.rows(layer, "mlp_act"):
-            edits = [edit for r, edit in stack.edits[layer, "mlp_act"] if r == row]
+        for row in stack.rows(layer, *within.INSIDE):
+            edits = stack.edits_of(row, layer, within.INSIDE)
             own = row < len(x) and self.through != "direct"
             mine = x[row] if own else stack.held(source, layer, window)
-            neurons = torch.tensor([edit.site.neuron for edit in edits], device=x.device)
-            act = forward.hidden(mine, p, frozen, neurons=neurons)
-            new = torch.stack([e(act[..., i], window) for i, e in enumerate(edits)], -1)
-            like = None if frozen is None else p.down(forward.hidden(frozen, p))
+            like = None
+            if frozen is not None and p.ends.write is not None:
+                like = forward.made(frozen, p)
             if not p.down.additive:
-                every = forward.hidden(mine, p, frozen).index_copy(-1, neurons, new)
+                every = within.neurons(mine, p, edits, window, frozen)
                 mlp_out[row] = forward.norm(p.down(every), p.ends.write, like)
                 continue
-            change = (new - act) @ p.down.summands().index_select(1, neurons).T
-            if p.ends.write is None:
+            weights = within.weights(mine, p, edits, window, frozen)
+            change = within.change(mine, p, edits, window, frozen, weights)
+            if weights is None and p.ends.write is None:
+                assert change is not None
                 mlp_out[row] = mlp_out[row] + change
                 continue
-            down = p.down(forward.hidden(mine, p, frozen)) + change
-            mlp_out[row] = forward.norm(down, p.ends.write, like)
+            made = forward.made(mine, p, frozen, weights)
+            made = made if change is None else made + change
+            mlp_out[row] = forward.norm(made, p.ends.write, like)
         return mlp_out
 
     def leave(self, mid: Tensor, mlp_out: Tensor, layer: int, window: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.engines.replay.streams import Ledger
+from interp.engine.engines.replay.within import INSIDE
 from interp.engine.network.trace import BETWEEN, Trace
 from interp.engine.network.weights import Weights
 from interp.engine.plan.edits import STEPS, Edit, Together, entry, part_of, together
@@ -70,12 +71,12 @@ class Stack:
                 if edit.readers is None:
                     self.edits[edit.site.layer or 0, part_of(edit.site)].append((row, edit))
             if named := [edit for edit in cells[cell] if edit.readers is not None]:
-                neurons = [
+                within = [
                     edit
                     for edit in cells[cell]
-                    if edit.readers is None and edit.site.kind == "mlp_act"
+                    if edit.readers is None and edit.site.kind in INSIDE
                 ]
-                self.ledgers[row] = Ledger(w, base, named, neurons, first[cell], window)
+                self.ledgers[row] = Ledger(w, base, named, within, first[cell], window)
 
     @cached_property
     def remembering(self) -> tuple[list[int], list[int]]:
@@ -163,6 +164,11 @@ class Stack:
     def rows(self, layer: int, *kinds: str) -> list[int]:
         """Rows with an edit of these kinds."""
         return sorted({row for kind in kinds for row, _ in self.edits.get((layer, kind), ())})
+
+    def edits_of(self, row: int, layer: int, kinds: Sequence[str]) -> list[Edit]:
+        """The edits of one row."""
+        found = (edit for kind in kinds for edit in self.edits.get((layer, kind), ()))
+        return [edit for r, edit in found if r == row]
 
     def own_keys(self, layer: int, kind: str) -> list[tuple[int, Edit]]:
         """Edits of a key or value as one query head of a group reads it."""
