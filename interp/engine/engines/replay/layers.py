@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.parts.sites import Site
+from interp.core.parts.sites import Kind, Site
 from interp.engine.engines.replay import within
+from interp.engine.engines.replay.apart import Own, Place, of_heads
 from interp.engine.engines.replay.cache import Cache
 from interp.engine.engines.replay.reading import attention_of, pick, projection, reading, slot
 from interp.engine.engines.replay.stack import Stack
@@ -147,6 +148,8 @@ class Layers:
         stack, p = self.stack, self.w.blocks[layer].mlp
         source = "resid_pre" if self.w.facts.parallel else stack.mid
         frozen = self._like(source, layer, window)
+        if p.down.additive and not stack.rows(layer, "router", "expert"):
+            return self._neurons(x, mlp_out, layer, window, source)
         for row in stack.rows(layer, *within.INSIDE):
             edits = stack.edits_of(row, layer, within.INSIDE)
             own = row < len(x) and self.through != "direct"
@@ -168,6 +171,29 @@ class Layers:
             made = made if change is None else made + change
             mlp_out[row] = forward.norm(made, p.ends.write, like)
         return mlp_out
+
+    def _neurons(
+        self, x: Tensor, mlp_out: Tensor, layer: int, window: Tensor, source: Kind
+    ) -> Tensor:
+        """Edit neurons of all cells at once, where their writes add up."""
+        stack, p, frozen = self.stack, self.w.blocks[layer].mlp, self._like(source, layer, window)
+        rows = stack.rows(layer, "mlp_act")
+        if not rows:
+            return mlp_out
+        there = [row for row in rows if row < len(x) and self.through != "direct"]
+        index = torch.tensor(rows, device=mlp_out.device)
+        mine = x.index_select(0, index[: len(there)])
+        if len(there) < len(rows):
+            held = stack.held(source, layer, window)
+            mine = torch.cat([mine, held.expand(len(rows) - len(there), *held.shape)])
+        edits = [(rows.index(row), edit) for row, edit in stack.edits[layer, "mlp_act"]]
+        change = within.moved(mine, p, edits, window, stack.begins_at(window), frozen)
+        if p.ends.write is None:
+            return mlp_out.index_add_(0, index, change.to(mlp_out.dtype))
+        like = None if frozen is None else forward.made(frozen, p)
+        made = forward.made(mine, p, frozen) + change
+        made = forward.norm(made, p.ends.write, like).to(mlp_out.dtype)
+        return mlp_out.index_copy_(0, index, made)
 
     def leave(self, mid: Tensor, mlp_out: Tensor, layer: int, window: Tensor) -> Tensor:
         """The residual stream after the layer."""
@@ -203,7 +229,7 @@ class Layers:
 
     def _keys(
         self, x: Tensor, resid: Tensor, layer: int, window: Tensor
-    ) -> dict[str, tuple[forward.Keys, dict[tuple[int, int], Tensor]]]:
+    ) -> dict[str, tuple[forward.Keys, Own | None]]:
         """Keys and values of a layer's own stream, and those of query heads by themselves."""
         stack, p, d_head = self.stack, self.w.blocks[layer].attention, self.w.facts.d_head
         keys = {}
@@ -218,9 +244,7 @@ class Layers:
             keys[kind] = forward.Keys(past, t), self._own(t, kind, layer, resid, window)
         return keys
 
-    def _remembered(
-        self, layer: int
-    ) -> dict[str, tuple[forward.Keys, dict[tuple[int, int], Tensor]]]:
+    def _remembered(self, layer: int) -> dict[str, tuple[forward.Keys, Own | None]]:
         """The same of what the encoder made: the base run's, uncopied, if no cell has its own."""
         stack, p, d_head = self.stack, attention_of(self.w, layer, "cross."), self.w.facts.d_head
         n, (rows, streams) = stack.joined(layer, "cross.k"), stack.remembering
@@ -229,7 +253,7 @@ class Layers:
             shared = self.base.kept[f"cross.{kind}"][layer]
             own = shared.expand(n, *shared.shape)
             if not rows and not edited:
-                keys[kind] = forward.Keys(shared, own[:, :, :0]), {}
+                keys[kind] = forward.Keys(shared, own[:, :, :0]), None
                 continue
             own, every = own.clone(), self._every(shared)
             if stack.memory is not None and rows:
@@ -311,27 +335,24 @@ class Layers:
 
     def _own(
         self, t: Tensor, kind: str, layer: int, resid: Tensor | None, window: Tensor
-    ) -> dict[tuple[int, int], Tensor]:
-        """Keys or values that a query head reads otherwise than its group: by cell and head."""
-        found: dict[tuple[int, int], Tensor] = {}
+    ) -> Own | None:
+        """Keys or values that a query head reads otherwise than its group."""
+        named: dict[Place, Tensor] = {}
         for row, ledger in self.stack.ledgers.items():
             readers = [r for r in ledger.readers.get((layer, kind), []) if r.head is not None]
             if readers and resid is not None and row < len(resid):
                 values = self._read(ledger, readers, resid[row])
-                found |= {(row, r.head or 0): v for r, v in zip(readers, values, strict=True)}
-        for row, edit in self.stack.own_keys(layer, kind):
-            head = edit.site.head or 0
-            current = found.get((row, head), t[row, :, :, slot(edit.site, self.w)])
-            found[row, head] = edit(current, window)
-        return found
+                named |= {(row, r.head or 0): v for r, v in zip(readers, values, strict=True)}
+        edits, begins = self.stack.own_keys(layer, kind), self.stack.begins_at(window)
+        return Own.of(t, self.w.facts.group_size, named, edits, window, begins)
 
     def _mix(
         self,
         q: Tensor,
         k: forward.Keys,
-        own_k: dict[tuple[int, int], Tensor],
+        own_k: Own | None,
         v: forward.Keys,
-        own_v: dict[tuple[int, int], Tensor],
+        own_v: Own | None,
         layer: int,
         query: Tensor,
         at: str,
@@ -339,23 +360,10 @@ class Layers:
         """z of every head, with the patterns edited on the way."""
         stack, p, facts = self.stack, attention_of(self.w, layer, at), self.w.facts
         normed = forward.Keys(*(forward.head_norm(t, p.k_norm) for t in k))
-        if own_k or own_v:  # give every query head a key and a value of its own, for this layer
-            size = facts.group_size
-            normed, values = (
-                # a copy, which einops' repeat of a single group is not
-                forward.Keys(*(t.repeat_interleave(size, -2) for t in both))
-                for both in (normed, v)
-            )
-            for (row, head), key in own_k.items():
-                beside = k.own[row].clone()
-                beside[:, :, head // size] = key
-                normed.own[row, :, :, head] = forward.head_norm(beside, p.k_norm)[
-                    :, :, head // size
-                ]
-            for (row, head), value in own_v.items():
-                values.own[row, :, :, head] = value
-        else:
-            values = v
+        values = v
+        if own_k is not None or own_v is not None:  # in this layer heads have their own
+            normed = of_heads(k, normed, own_k, p.k_norm, facts.group_size)
+            values = of_heads(v, v, own_v, None, facts.group_size)
         q = forward.head_norm(q, p.q_norm)
         turn = None if at else forward.rotation(self.turn, p)
         causal = facts.causal and not at

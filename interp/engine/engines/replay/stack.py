@@ -159,7 +159,7 @@ class Stack:
         edits = self.edits.get((layer, kind), ())
         if kind.removeprefix("cross.") in ("k", "v"):
             edits = [(row, edit) for row, edit in edits if edit.site.group is not None]
-        return together(edits, device) if edits else []
+        return together([(row, edit.index, edit) for row, edit in edits], device) if edits else []
 
     def rows(self, layer: int, *kinds: str) -> list[int]:
         """Rows with an edit of these kinds."""
