@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from interp.core.parts.images import Images
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -25,6 +27,7 @@ class Facts:
         n_encoder_layers: of an encoder-decoder; the other facts are then its decoder's.
         recurrent: each layer hands a state from position to position, and there are no heads, no
             MLPs and no residual stream: their counts and widths are 0.
+        image: the images that it reads; None reads text. d_vocab is then the number of classes.
     """
 
     architecture: str
@@ -45,6 +48,7 @@ class Facts:
     language_model: bool
     n_encoder_layers: int = 0
     recurrent: bool = False
+    image: Images | None = None
 
     @property
     def group_size(self) -> int:
@@ -62,5 +66,5 @@ class Facts:
         return (
             f"{self.architecture}: {stacks}{self.n_layers} layers, {self.n_heads} heads{kv}, "
             f"d_model {self.d_model}, d_head {self.d_head}, d_mlp {self.d_mlp}, "
-            f"vocabulary {self.d_vocab}"
+            + (f"{self.d_vocab} classes, {self.image}" if self.image else f"vocabulary {self.d_vocab}")
         )

@@ -41,6 +41,8 @@ FAMILIES = (
     "RobertaForMaskedLM",
     "BertForMaskedLM",
     "BertModel",
+    "ViTForImageClassification",
+    "DeiTForImageClassification",
     "NativeModel",
 )
 """Architectures whose forward pass replay reproduces; each is verified against the bridge."""
