@@ -232,7 +232,7 @@ METRICS: dict[str, Metric] = {
         ),
         # of the correct class or token alone
         Metric(
-            "class_logit",
+            "logit",
             lambda x, a: _at(x, a.correct),
             worse="lower",
             label="logit of the correct answer",

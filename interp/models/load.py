@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interp.core.door.door import door
 from interp.core.door.taken import Seed
 from interp.core.errors import ModelError, Unsupported
-from interp.core.parts.images import Processor
+from interp.core.prompts.grid import Processor
 from interp.models import compiled
 from interp.models.bridge import vision
 from interp.models.bridge.facts import facts_of

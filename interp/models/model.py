@@ -18,8 +18,8 @@ from interp.core.door.taken import Within
 from interp.core.errors import ModelError, Unsupported
 from interp.core.files.identity import Unreadable, identity
 from interp.core.parts.facts import Facts
-from interp.core.parts.images import Processor
 from interp.core.parts.sites import absent
+from interp.core.prompts.grid import Processor
 from interp.models.bridge import quantised, tokens
 from interp.models.bridge.borders import devices_of
 from interp.models.bridge.copies import rebind

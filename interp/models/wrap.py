@@ -16,7 +16,7 @@ from interp.core.door.door import door
 from interp.core.door.taken import Count
 from interp.core.errors import InterpError, ModelError, Unsupported, said
 from interp.core.parts.facts import Facts
-from interp.core.parts.images import Images, Processor
+from interp.core.prompts.grid import Images, Processor
 from interp.models.bridge import quantised
 from interp.models.bridge.borders import bordered
 from interp.models.bridge.folded import unfolded

@@ -165,7 +165,7 @@ def test_metrics_over_classes(family, tiny_model, judge, given_to):
     rows = torch.arange(len(pairs))
     right = logits[rows, pairs.correct]
     truth = {
-        "class_logit": right,
+        "logit": right,
         "logit_diff": right - logits[rows, pairs.wrong],
         "prob": logits.softmax(-1)[rows, pairs.correct],
     }

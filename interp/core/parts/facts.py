@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from interp.core.parts.images import Images
+from interp.core.prompts.grid import Images
 
 
 @dataclass(frozen=True)
@@ -66,5 +66,9 @@ class Facts:
         return (
             f"{self.architecture}: {stacks}{self.n_layers} layers, {self.n_heads} heads{kv}, "
             f"d_model {self.d_model}, d_head {self.d_head}, d_mlp {self.d_mlp}, "
-            + (f"{self.d_vocab} classes, {self.image}" if self.image else f"vocabulary {self.d_vocab}")
+            + (
+                f"{self.d_vocab} classes, {self.image}"
+                if self.image
+                else f"vocabulary {self.d_vocab}"
+            )
         )

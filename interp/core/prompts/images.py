@@ -9,13 +9,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import PairsError, nearest
-from interp.core.parts.facts import Facts
-from interp.core.parts.images import CLASS, Images, Processor
 from interp.core.prompts.columns import Column, column, shown, whole
+from interp.core.prompts.grid import CLASS, Images, Processor
 from interp.core.prompts.patches import Patches, patches_of
 
 Pixels = Literal["raw", "normalised"]
 """Pixels as a file has them (0 to 255, or 0 to 1), or as the model's processor leaves them."""
+
+
+class _Facts(Protocol):
+    @property
+    def image(self) -> Images | None: ...
 
 
 @runtime_checkable
@@ -23,7 +27,7 @@ class Sees(Protocol):
     """What building pairs from images needs of a model."""
 
     name: str
-    facts: Facts
+    facts: _Facts
     processor: Processor | None
 
     @property
@@ -114,7 +118,9 @@ def _tensor(side: str, given: object, of: Images) -> Tensor:
             "of pixels, as PIL's or torchvision's readers make them; text is for Pairs.from_text."
         )
     if listed:
-        items = [one.detach().cpu() if isinstance(one, Tensor) else np.asarray(one) for one in items]
+        items = [
+            one.detach().cpu() if isinstance(one, Tensor) else np.asarray(one) for one in items
+        ]
         if sizes := sorted({tuple(one.shape) for one in items}):
             if len(sizes) > 1:
                 raise PairsError(
@@ -134,14 +140,18 @@ def _tensor(side: str, given: object, of: Images) -> Tensor:
     wanted = (of.channels, of.height, of.width)
     if x.ndim == 3 and of.channels == 1:
         x = x[:, None]
-    if x.ndim == 4 and tuple(x.shape[1:]) != wanted and tuple(x.shape[1:]) == (*wanted[1:], wanted[0]):
+    if (
+        x.ndim == 4
+        and tuple(x.shape[1:]) != wanted
+        and tuple(x.shape[1:]) == (*wanted[1:], wanted[0])
+    ):
         x = x.movedim(-1, 1)
     if tuple(x.shape[1:]) != wanted:
         single = " Of one image, give image[None]." if tuple(x.shape) == wanted else ""
         raise PairsError(
             f"{side} is {tuple(x.shape)}, and the model reads batch x {of.channels} x {of.height} "
-            f"x {of.width} (channel, height, width; the channel may stand last): {of}. Resize, crop "
-            f"or convert the images first; they are not changed here.{single}"
+            f"x {of.width} (channel, height, width; the channel may stand last): {of}. Resize, "
+            f"crop or convert the images first; they are not changed here.{single}"
         )
     return x
 

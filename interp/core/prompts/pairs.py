@@ -298,7 +298,7 @@ class Pairs:
             clean, corrupt: images, `batch channel height width` or with the channel last, of one
                 channel without it; an array, a tensor or a list. They are not resized.
             correct, wrong: classes, by number or by the config's names. `wrong` may be left out
-                where the metric needs the correct class alone ("prob", "log_prob", "class_logit").
+                where the metric needs the correct class alone ("prob", "log_prob", "logit").
             positions: further ones: for each row a name ("r2c3"), (row, column), or an index.
             cluster, template, crossed: as in `from_text`; but all images share a template, where
                 none is given, and each is a cluster by itself: their positions mean the same.

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.errors import PairsError
-from interp.core.parts.images import Images
+from interp.core.prompts.grid import Images
 
 FIRST = 1 << 62
 """The ids of patches begin here, beyond those of any vocabulary."""

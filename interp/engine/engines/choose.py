@@ -105,7 +105,9 @@ def _accept_images(model: Model, pairs: Pairs, metric: Metric | None) -> None:
         )
     for side, ids in (("clean", pairs.clean), ("corrupt", pairs.corrupt)):
         first = torch.arange(of.special)
-        if bool((ids[:, : of.special] != first).any()) or bool((ids[:, of.special :] < FIRST).any()):
+        if bool((ids[:, : of.special] != first).any()) or bool(
+            (ids[:, of.special :] < FIRST).any()
+        ):
             raise PairsError(
                 f"{side} has ids that are no patches of images, which {model.name} reads "
                 f"({of}). Build pairs with Pairs.from_images."
@@ -115,7 +117,7 @@ def _accept_images(model: Model, pairs: Pairs, metric: Metric | None) -> None:
         raise PairsError(
             f"the metric {metric.name!r} compares two classes and row {row} has no wrong one. Give "
             "wrong= when the pairs are built, or take a metric of the correct class ('prob', "
-            "'log_prob', 'class_logit')."
+            "'log_prob', 'logit')."
         )
 
 

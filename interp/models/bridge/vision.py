@@ -15,7 +15,7 @@ from transformers import DeiTForImageClassification, PreTrainedModel, ViTForImag
 from transformers.modeling_outputs import CausalLMOutput
 
 from interp.core.errors import ModelError, Unsupported
-from interp.core.parts.images import Images, Processor
+from interp.core.prompts.grid import Images, Processor
 from interp.core.prompts.patches import image_of, pixels_of
 
 PROCESSOR = "preprocessor_config.json"
@@ -33,6 +33,7 @@ class _OfPatches:
         if input_ids is None:
             return super().forward(pixel_values=pixel_values, **rest)
         of = images_of(self)
+        assert of is not None  # it speaks
         pixels = pixels_of(input_ids[:, of.special :], of.features)
         images = image_of(pixels, of).to(self.device, self.dtype)
         body = self.base_model(pixel_values=images, **rest)
@@ -100,14 +101,12 @@ def processor_in(home: Path, of: Images | None) -> Processor | None:
         scale = float(said.get("rescale_factor", 1 / 255)) if said.get("do_rescale", True) else 1.0
         mean, std = ((0.0,) * of.channels, (1.0,) * of.channels)
         if said.get("do_normalize", True):
-            mean, std = (
-                tuple(map(float, said[f"image_{name}"])) for name in ("mean", "std")
-            )
+            mean, std = (tuple(map(float, said[f"image_{name}"])) for name in ("mean", "std"))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(
-            f"{path} cannot be read as a processor of images: {type(error).__name__}: {error}. Save "
-            "the model's processor there again, or take the file away and give pixels as the model "
-            "reads them (pixels='normalised')."
+            f"{path} cannot be read as a processor of images: {type(error).__name__}: {error}. "
+            "Save the model's processor there again, or take the file away and give pixels as the "
+            "model reads them (pixels='normalised')."
         ) from error
     if len(mean) != of.channels or len(std) != of.channels or not all(std):
         raise ModelError(

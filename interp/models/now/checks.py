@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from interp.core.parts.facts import Facts
-from interp.core.parts.images import Images
 from interp.core.parts.sites import Kind
+from interp.core.prompts.grid import Images
 from interp.core.prompts.patches import random_images
 from interp.models.bridge import quantised
 from interp.models.bridge.placed import hooked
