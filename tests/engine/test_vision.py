@@ -74,6 +74,7 @@ def test_the_oracle_and_replay_are_hugging_face(family, tiny_model, judge, given
     assert far(output(engine.weights, final)[:, 0], truth.logits) < EXACT
 
 
+@pytest.mark.filterwarnings("ignore:mean ablation")
 def test_replay_serves_by_itself_and_computes_what_hooks_do(family, tiny_model, given_to):
     model, pairs = tiny_model(family), given_to(family).pairs
     found = {

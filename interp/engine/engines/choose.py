@@ -70,6 +70,7 @@ def accept(model: Model, pairs: Pairs, metric: Metric | None) -> None:
     if facts.image is not None or pairs.patches is not None:
         _accept_images(model, pairs, metric)
         sides = ()
+        answers = () if bool((pairs.wrong < 0).any()) else answers
     for name in (*sides, *answers):
         ids: Tensor = getattr(pairs, name)
         bad = ((ids < 0) | (ids >= facts.d_vocab)).nonzero().tolist()
@@ -112,6 +113,13 @@ def _accept_images(model: Model, pairs: Pairs, metric: Metric | None) -> None:
                 f"{side} has ids that are no patches of images, which {model.name} reads "
                 f"({of}). Build pairs with Pairs.from_images."
             )
+    many = model.facts.d_vocab
+    if bool((pairs.correct >= many).any()):
+        row = int((pairs.correct >= many).int().argmax())
+        raise PairsError(
+            f"row {row} of correct is class {int(pairs.correct[row])}, and {model.name} has classes "
+            f"0 to {many - 1}. Were the pairs made for another model?"
+        )
     if metric is not None and metric.reads == "answers" and bool((pairs.wrong < 0).any()):
         row = int((pairs.wrong < 0).int().argmax())
         raise PairsError(
