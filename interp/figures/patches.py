@@ -100,7 +100,8 @@ def patches(
             axes.set_title(str(site), parse_math=False)
             axes.set(xticks=[], yticks=[], aspect="equal")
             if "cls" in part.index:
-                axes.set_xlabel(f"class token: {part.loc['cls', column]:.2f}", fontsize=6.5)
+                own = round(float(part.loc["cls", column]), 2) + 0.0
+                axes.set_xlabel(f"class token: {own:.2f}", fontsize=6.5)
         said = "attention probability" if attended else label(table, column)
         shown = grid[: len(sites)]
         heat.colour_bar(figure, shown, said, norm=norm, cmap=cmap)
