@@ -20,7 +20,7 @@ from interp.models.model import Model
 METRICS = ("logit_diff", "prob")
 TAKEN = 3
 """Heads that are taken away together."""
-BROUGHT = "brought"
+BROUGHT, PATCHES = "brought", "patches"
 DRAWN = 1_000
 """Draws of images for the interval of a rank correlation."""
 
@@ -45,29 +45,33 @@ def names(model: Model) -> tuple[str, ...]:
 
 
 def brought(model: Model, pairs: Pairs, kept: Path) -> Results:
-    """What is lost when a head brings one position less to the class token.
+    """What is lost when a head brings one position less to the class token, or a layer does.
 
     With a the attention of the class token to a position and v the head's value there, the head's
     output at the class token becomes z + a (mean v - v): what it would be if the value of that
     position were its mean over the corrupt images, for the class token alone.
 
     Returns:
-        Rows of method "brought": `site` the head, `position` what it does not bring.
+        Rows of method "brought": `site` is the head, or a layer's attention for all its heads
+        together; `position` what is not brought, "patches" for all of them.
     """
-    heads = resolve("heads", model.facts)
     cells: dict[str, list[Intervention]] = {}
-    for site, patterns, values, means in _read(model, pairs, heads):
-        for at, name in enumerate(names(model)):
-            change = patterns[:, 0, at, None] * (means[at] - values[:, at])
-            cells[f"{site} {name}"] = [Intervention(site, Add(change[:, None]), "cls")]
-    found = interp.intervene(model, pairs, cells, metric=list(METRICS), checkpoint=kept / "brought")
-    return _by_place(found)
+    for head, patterns, values, means in _read(model, pairs, resolve("heads", model.facts)):
+        each = patterns[:, 0, :, None] * (means - values)
+        changes = dict(zip(names(model), each.unbind(1), strict=True))
+        assert model.facts.image is not None
+        changes[PATCHES] = each[:, model.facts.image.special :].sum(1)
+        for name, change in changes.items():
+            without = Intervention(head, Add(change[:, None]), "cls")
+            for site in (head, Site("attn_out", head.layer)):
+                cells.setdefault(f"{site} {name}", []).append(without)
+    return _by_place(interp.intervene(model, pairs, cells, checkpoint=kept / "brought"))
 
 
 def _read(
     model: Model, pairs: Pairs, heads: Sequence[Site]
 ) -> list[tuple[Site, Tensor, Tensor, Tensor]]:
-    """Of each head its patterns and values on the clean images, and its mean values on the others."""
+    """Of each head its patterns and values on the clean images, and mean values on the others."""
     wanted = [replace(site, kind=kind) for site in heads for kind in ("pattern", "v")]
     values = [site for site in wanted if site.kind == "v"]
     clean = interp.capture(model, pairs, wanted, positions="all")
@@ -81,13 +85,12 @@ def _read(
 def _by_place(found: Results) -> Results:
     """Sets that are called "2.1 r0c3" as the head 2.1 and the position r0c3."""
     parts = found.frame["site"].str.split(" ")
-    heads = parts.str[0]
-    sites = {name: Site.parse(name) for name in heads.unique()}
-    layers, numbers = (
-        heads.map({n: getattr(s, of) for n, s in sites.items()}) for of in ("layer", "head")
-    )
-    told = {"method": BROUGHT, "site": heads, "position": parts.str[1], "kind": "z"}
-    frame = found.frame.assign(**told, layer=layers, head=numbers)
+    sites = {name: Site.parse(name) for name in parts.str[0].unique()}
+    told = {
+        of: parts.str[0].map({name: getattr(site, of) for name, site in sites.items()})
+        for of in ("kind", "layer", "head")
+    }
+    frame = found.frame.assign(**told, method=BROUGHT, site=parts.str[0], position=parts.str[1])
     return Results(frame.astype({"layer": "Int16", "head": "Int16"}), found.provenance)
 
 
@@ -126,9 +129,10 @@ def agreement(attention: Results, effects: Results, *, seed: int) -> dict[str, A
     The interval is that of 1,000 draws of the images.
     """
     keys = ["site", "position"]
-    effects = effects.query("metric == 'logit_diff'")
     wide = [
-        t.frame[t.frame["position"] != "cls"].pivot(index=keys, columns="example", values=column)
+        t.frame[t.frame["position"].str.match(r"r\d") & t.frame["head"].notna()].pivot(
+            index=keys, columns="example", values=column
+        )
         for t, column in ((attention, "value"), (effects, "effect"))
     ]
     a, e = (w.reindex(wide[0].index)[wide[0].columns].to_numpy(float) for w in wide)

@@ -6,6 +6,7 @@ import pandas as pd
 
 import interp
 from experiments._shared import Words
+from experiments.vision.measured import PATCHES as ALL
 from experiments.vision.measured import TAKEN, agreement
 from experiments.vision.probes import CLASS, PATCHES, PIXELS, SHUFFLED
 from interp.core.sampling import stats
@@ -17,21 +18,21 @@ from interp.runs import Run
 
 words = Words(__file__)
 LOGITS = "metric == 'logit_diff'"
-SHOWN = 8
-"""Heads in the figure of patches; and pairs of head and patch in a sentence: half as many."""
+SHOWN, MOST = 8, 3
+"""Heads in the figure of patches, and places in a sentence."""
 
 
 def draw(run: Run, tables: Mapping[str, Results], scores: Scores, *, seed: int) -> None:
     """Every figure, with its table beside it; heads are chosen on the first half of the images."""
     lost = tables["lost"].query(LOGITS)
     run.figure("lost", interp.figures.heads(lost), lost.summary())
-    choose, report = tables["lost"].split(seed=seed)
+    choose, _ = tables["lost"].split(seed=seed)
     heads = choose.query(f"kind == 'z' and {LOGITS}").summary().nsmallest(SHOWN, "effect")["site"]
     asked = f"site in {sorted(heads)}"
-    for name in ("brought", "attended"):
-        _, shown = tables[name].split(seed=seed)
-        shown = shown.query(f"{asked} and metric in ['logit_diff', 'attention']")
-        run.figure(name, interp.figures.patches(shown), _table(shown))
+    for name, chosen in (("brought", asked), ("attended", asked), ("by layer", "head.isna()")):
+        _, half = tables["attended" if name == "attended" else "brought"].split(seed=seed)
+        shown = half.query(f"{chosen} and position != '{ALL}'")
+        run.figure(name.replace(" ", "-"), interp.figures.patches(shown), _table(shown))
     curves = read(scores)
     linear, level = curves["layer"].notna(), curves["curve"].isin(["majority", PIXELS])
     run.figure(
@@ -105,20 +106,27 @@ def _lost(lost: Results, sets: Results, *, seed: int) -> str:
 
 
 def _brought(tables: Mapping[str, Results], *, seed: int) -> str:
-    choose, report = (half.query(LOGITS) for half in tables["brought"].split(seed=seed))
+    choose, report = tables["brought"].split(seed=seed)
     keys = ["site", "position"]
-    ranked = choose.summary().nsmallest(SHOWN // 2, "effect")[keys].apply(tuple, axis=1)
-    table = report.summary().set_index(keys)
+    table = report.summary()
     _, looking = tables["attended"].split(seed=seed)
-    looks = looking.frame.groupby(keys)["value"].mean()
-    best = table.loc[list(ranked)].assign(attention=looks).reset_index()
+    table = table.merge(
+        looking.frame.groupby(keys)["value"].mean().rename("attention"), "left", keys
+    )
+    table = table.set_index(keys)
+    first = choose.query("position.str.match('r')").summary()
+    parts = {}
+    for name, of in (("head", first["head"].notna()), ("layer", first["head"].isna())):
+        ranked = list(first[of].nsmallest(MOST, "effect")[keys].itertuples(index=False, name=None))
+        measured = table.loc[list(first[of][keys].itertuples(index=False, name=None))]
+        parts[f"{name}s"] = words.each(f"by {name}", table.loc[ranked].reset_index(), by="; ")
+        parts |= {f"{name}_n": int((measured["q"] < ALPHA).sum()), f"{name}_of": len(measured)}
+    whole = table[table.index.get_level_values("position") == ALL].reset_index()
     fitted = agreement(looking, report, seed=seed)
-    patches = table[table.index.get_level_values("position") != "cls"]
     return words(
         "brought",
-        n=int((patches["q"] < ALPHA).sum()),
-        of=len(patches),
-        each=words.each("patch", best, by="; "),
+        **parts,
+        whole=words.each("whole", whole[whole["head"].isna()], by="; "),
         rank=pd.Series(fitted),
         verdict=words("looks" if fitted["low"] > 0 else "looks not"),
     )

@@ -197,10 +197,16 @@ def _load(
             f"{home} cannot be moved to {where}", "Pass a smaller dtype= or device='cpu'"
         ):
             hf = hf.to(where) if where.type == "mps" else hf
+        vision.speak(hf)
+        if adapters and vision.images_of(hf):
+            raise Unsupported(
+                f"adapter= was given for {name}, which reads images, and adapters of such models "
+                "are not read. Merge it with PEFT (merge_and_unload), and give the model: "
+                "interp.load(module)."
+            )
         if adapters:
             merge(hf, adapters, str(name), headless=headless)
         called = " + ".join([str(name), *origin.adapters])
-        vision.speak(hf)
         processor = vision.processor_in(home, vision.images_of(hf))
         return _wrap(
             *(hf, architecture, called, tokenizer),

@@ -314,12 +314,21 @@ class Model:
             if module.training
         ]
 
-    def _text(self) -> PreTrainedTokenizerBase:
+    def require_text(self) -> None:
+        """Refuse a model that reads images, where text or a vocabulary is asked of.
+
+        Raises:
+            ModelError: saying what it reads.
+        """
         if self.facts.image is not None:
             raise ModelError(
-                f"{self.name} reads images ({self.facts.image}), and this was text. Build pairs "
-                "with Pairs.from_images; classes are given by number or name (model.classes)."
+                f"{self.name} reads images ({self.facts.image}), and this is of text, or of the "
+                "tokens of a vocabulary. Build pairs with Pairs.from_images; classes are given by "
+                "number or name (model.classes)."
             )
+
+    def _text(self) -> PreTrainedTokenizerBase:
+        self.require_text()
         if self.tokenizer is None and self.origin.given:
             raise ModelError(
                 f"{self.name} has no tokenizer: none was given with the model, so text cannot "
@@ -338,7 +347,7 @@ class Model:
         dtype = str(self.dtype).removeprefix("torch.")
         places = ", ".join(map(str, devices_of(self.bridge)))
         lines = [f"{self.name} on {places}, {dtype}", f"  {self.facts}"]
-        if self.tokenizer is None:
+        if self.tokenizer is None and self.facts.image is None:
             lines.append("  no tokenizer: give token ids instead of text")
         lines += [f"  note ({name}): {text}" for name, text in self.checks.problems().items()]
         return "\n".join(lines)

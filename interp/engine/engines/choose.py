@@ -117,8 +117,8 @@ def _accept_images(model: Model, pairs: Pairs, metric: Metric | None) -> None:
     if bool((pairs.correct >= many).any()):
         row = int((pairs.correct >= many).int().argmax())
         raise PairsError(
-            f"row {row} of correct is class {int(pairs.correct[row])}, and {model.name} has classes "
-            f"0 to {many - 1}. Were the pairs made for another model?"
+            f"row {row} of correct is class {int(pairs.correct[row])}, and {model.name} has "
+            f"classes 0 to {many - 1}. Were the pairs made for another model?"
         )
     if metric is not None and metric.reads == "answers" and bool((pairs.wrong < 0).any()):
         row = int((pairs.wrong < 0).int().argmax())
