@@ -1,11 +1,13 @@
 """Models that read images: replay, hooks, Hugging Face and the oracle, and every method on them."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import tiny
 import torch
+import transformers as hf
 from agreement import PROPERTIES
 from cases import ORDINARY, drawn
 from hypothesis import given
@@ -57,10 +59,10 @@ def far(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_the_oracle_and_replay_are_hugging_face(family, tiny_model, judge, given_to):
     """Logits, streams and patterns, from the same pixels."""
     shown = given_to(family)
-    hf = tiny.build(family).to(torch.float64)
-    hf.set_attn_implementation("eager")
-    exact(hf)
-    truth = hf(pixel_values=shown.clean, output_hidden_states=True, output_attentions=True)
+    raw = tiny.build(family).to(torch.float64)
+    raw.set_attn_implementation("eager")
+    exact(raw)
+    truth = raw(pixel_values=shown.clean, output_hidden_states=True, output_attentions=True)
     logits, acts = judge(family).forward(shown.pairs.clean)
     assert far(logits[:, 0], truth.logits) < EXACT
     for layer, state in enumerate(truth.hidden_states[:-1]):
@@ -198,3 +200,44 @@ def test_other_precisions_are_verified(family, tiny_model, dtype, given_to):
     near = 1e-5 if dtype == torch.float32 else 0.1
     gap = found.frame["value"].to_numpy() - truth.frame["value"].to_numpy()
     assert abs(gap).max() < near
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"qkv_bias": False},
+        {"hidden_act": "quick_gelu"},
+        {"hidden_act": "gelu_new"},
+        {"layer_norm_eps": 0.3},
+        {"image_size": [4, 9], "patch_size": [2, 3]},
+        {"image_size": 8, "patch_size": 3, "num_channels": 4},
+        {"num_labels": 2},
+        {"hidden_size": 15, "intermediate_size": 7},
+        # which change nothing that is computed here
+        {"encoder_stride": 3, "pooler_act": "relu"},
+        {"hidden_dropout_prob": 0.4, "attention_probs_dropout_prob": 0.4},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["ViT", "DeiT"])
+@torch.no_grad()
+def test_every_option_is_served(kind, options):
+    config = getattr(hf, f"{kind}Config")(**tiny.VIT | options)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        raw = getattr(hf, f"{kind}ForImageClassification")(config).double().eval()
+        for parameter in raw.parameters():
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    own = copy.deepcopy(raw)  # the model sees what is put on it
+    model = interp.load(own)
+    of = model.facts.image
+    images = torch.rand(2, of.channels, of.height, of.width, dtype=torch.float64)
+    pairs = interp.Pairs.from_images(model, clean=images, corrupt=images.flip(0), correct=[0, 1])
+    raw.set_attn_implementation("eager")
+    exact(raw)
+    truth = raw(pixel_values=images).logits
+    right = truth.gather(1, pairs.correct[:, None])[:, 0]
+    for engine in ("replay", "hooks"):
+        found = interp.evaluate(model, pairs, metric="logit", engine=engine).frame
+        ours = torch.tensor(found[found["position"] == "clean"]["value"].to_numpy())
+        assert far(ours, right) < 1e-11, engine
