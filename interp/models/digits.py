@@ -36,6 +36,7 @@ from interp.models.small.training import Recipe
 
 LEARNED = 1_197
 """Images that are learned from; the others are held out."""
+SIDE = 8
 LARGEST = 16.0
 """What a pixel of theirs can be."""
 MEAN, DEVIATION = 0.3, 0.38
@@ -55,15 +56,23 @@ class Scans(NamedTuple):
     labels: Int[Tensor, " image"]
 
 
+@door
 @dataclass(frozen=True)
 class Compact:
-    """The shape of a compact vision transformer of digits."""
+    """The shape of a compact vision transformer of digits; `patch` is a side of one, in pixels."""
 
-    n_layers: int = 3
-    n_heads: int = 4
-    d_model: int = 48
-    d_mlp: int = 96
-    patch: int = 2
+    n_layers: Count = 3
+    n_heads: Count = 4
+    d_model: Count = 48
+    d_mlp: Count = 96
+    patch: Count = 2
+
+    def __post_init__(self) -> None:
+        if self.d_model % self.n_heads or SIDE % self.patch:
+            raise ModelError(
+                f"{self} makes no ViT of images of {SIDE} x {SIDE}: d_model must be a multiple of "
+                "n_heads, and patch 1, 2, 4 or 8."
+            )
 
 
 SHAPE = Compact()
@@ -111,14 +120,9 @@ def digits(
         dtype: of the model that is returned; it is trained in float32.
 
     Raises:
-        ModelError: scikit-learn is not installed, or a shape that no ViT has.
+        ModelError: scikit-learn is not installed.
         ResultsError: the folder cannot be written.
     """
-    if shape.d_model % shape.n_heads or 8 % shape.patch:
-        raise ModelError(
-            f"{shape} makes no ViT of images of 8 x 8: d_model must be a multiple of n_heads, and "
-            "patch 1, 2, 4 or 8."
-        )
     config = {"shape": asdict(shape), "steps": steps, "seed": seed, "recipe": asdict(recipe)}
     key = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
     home = folder / f"digits-{key}"
@@ -165,7 +169,7 @@ def _config(shape: Compact) -> ViTConfig:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         initializer_range=0.1,  # of so narrow a model; at the usual 0.02 it learns far more slowly
-        image_size=8,
+        image_size=SIDE,
         patch_size=shape.patch,
         num_channels=1,
         id2label=names,
