@@ -138,7 +138,7 @@ def _grey(image: Picture) -> np.ndarray:
     held = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     found = np.squeeze(held.astype(float))
     if found.ndim == 3:
-        found = found.mean(0 if found.shape[0] in (2, 3, 4) else -1)
+        found = found.mean(-1 if found.shape[-1] in (2, 3, 4) else 0)
     if found.ndim != 2 or not found.size or not np.isfinite(found).all():
         raise ResultsError(
             f"an image of shape {held.shape} cannot be drawn under the patches: give one image of "

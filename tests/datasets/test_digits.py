@@ -40,7 +40,9 @@ def test_each_image_is_a_held_out_one_with_its_label_and_in_one_pair(model):
 
 
 def test_more_than_there_are_is_refused(model):
-    with pytest.raises(PairsError, match=r"400 pairs were asked for and \d+ can be made of the 600"):
+    with pytest.raises(
+        PairsError, match=r"400 pairs were asked for and \d+ can be made of the 600"
+    ):
         interp.datasets.digits(model, n=400)
 
 

@@ -48,7 +48,9 @@ def test_a_model_in_memory_is_untouched_and_the_same(tiny_model):
     model = interp.load(raw)
     assert type(raw) is hf.ViTForImageClassification
     shown = pictures("vit", tiny_model("vit"))
-    found = [interp.ablate(m, shown.pairs, "heads", method="zero") for m in (model, tiny_model("vit"))]
+    found = [
+        interp.ablate(m, shown.pairs, "heads", method="zero") for m in (model, tiny_model("vit"))
+    ]
     values = [torch.tensor(f.frame["value"].to_numpy()) for f in found]
     assert (values[0] - values[1]).abs().max() < 1e-12
     assert model.weight_hash == tiny_model("vit").weight_hash
@@ -97,7 +99,11 @@ def test_the_processor_beside_a_model_is_read(said, truth, tmp_path):
 
 
 def test_pixels_become_what_hugging_face_s_processor_makes_of_them(tmp_path):
-    said = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "size": {"height": 6, "width": 6}}
+    said = {
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.2, 0.3, 0.4],
+        "size": {"height": 6, "width": 6},
+    }
     config = hf.ViTConfig(**tiny.VIT | {"num_channels": 3})
     hf.ViTForImageClassification(config).save_pretrained(tmp_path)
     processor = hf.ViTImageProcessorPil(**said, do_resize=False)
@@ -161,14 +167,18 @@ def test_what_is_no_image_is_refused_by_every_method(tiny_model):
     with pytest.raises(PairsError, match=r"has 5 positions, and .* reads images of 10"):
         interp.capture(model, wide, "layers")
     with pytest.raises(PairsError, match="is class 13, and .* has classes 0 to 4"):
-        small = interp.load(hf.ViTForImageClassification(hf.ViTConfig(**tiny.VIT | {"num_labels": 5})))
+        small = interp.load(
+            hf.ViTForImageClassification(hf.ViTConfig(**tiny.VIT | {"num_labels": 5}))
+        )
         interp.ablate(small, pairs.select([4]), "heads")
 
 
 def test_a_difference_of_classes_needs_two(tiny_model):
     model = tiny_model("vit")
     shown = pictures("vit", model)
-    one = interp.Pairs.from_images(model, clean=shown.clean, corrupt=shown.corrupt, correct=range(5))
+    one = interp.Pairs.from_images(
+        model, clean=shown.clean, corrupt=shown.corrupt, correct=range(5)
+    )
     with pytest.raises(PairsError, match="compares two classes and row 0 has no wrong one"):
         interp.ablate(model, one, "heads")
     found = interp.ablate(model, one, "heads", method="zero", metric=["prob", "logit"]).frame
@@ -181,7 +191,10 @@ def test_a_difference_of_classes_needs_two(tiny_model):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (lambda: hf.ViTModel(hf.ViTConfig(**tiny.VIT)), "this is a ViTModel. Likely it has no head"),
+        (
+            lambda: hf.ViTModel(hf.ViTConfig(**tiny.VIT)),
+            "this is a ViTModel. Likely it has no head",
+        ),
         (
             lambda: hf.ViTForImageClassification(hf.ViTConfig(**tiny.VIT | {"num_labels": 0})),
             "has 0 classes, so there are no logits",
@@ -216,7 +229,10 @@ def test_the_same_training_is_found_and_another_is_another(tmp_path):
     again = digits(tmp_path, shape=SMALL, steps=3)
     assert touched == {path: path.stat().st_mtime_ns for path in home.iterdir()}
     elsewhere = digits(tmp_path / "b", shape=SMALL, steps=3)
-    others = [digits(tmp_path, shape=SMALL, steps=3, seed=1), digits(tmp_path, shape=SMALL, steps=4)]
+    others = [
+        digits(tmp_path, shape=SMALL, steps=3, seed=1),
+        digits(tmp_path, shape=SMALL, steps=4),
+    ]
     hashes = [model.weight_hash for model in (first, again, elsewhere, *others)]
     assert hashes[0] == hashes[1] == hashes[2] and len(set(hashes)) == 3
     assert first.processor == Processor((MEAN,), (DEVIATION,), 1 / 255)
