@@ -20,6 +20,7 @@ from interp.core.errors import ModelError, Unsupported
 from interp.core.files.identity import Unreadable, identity
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import absent
+from interp.core.prompts.grid import Processor
 from interp.models.bridge import quantised, tokens
 from interp.models.bridge.borders import devices_of
 from interp.models.bridge.copies import rebind
@@ -60,6 +61,8 @@ class Model:
             against it.
         live: what is there now.
         origin: what it was made of, where its name does not say that: a module in memory, adapters.
+        processor: of one that reads images: what becomes of their pixels first; None where nothing
+            beside the model says it.
     """
 
     bridge: TransformerBridge | HookedRootModule
@@ -69,6 +72,7 @@ class Model:
     truth: Truth | Itself
     live: Live
     origin: Origin = field(default=Origin(), kw_only=True)
+    processor: Processor | None = field(default=None, kw_only=True)
 
     @property
     def __alone__(self) -> Any:
@@ -94,6 +98,14 @@ class Model:
         return self.live.first().dtype
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes that a model of images chooses from, in their order."""
+        if self.facts.image is None:
+            return ()
+        names = getattr(self.bridge.original_model.config, "id2label", None) or {}
+        return tuple(str(names.get(i, i)) for i in range(self.facts.d_vocab))
+
+    @property
     def weight_bytes(self) -> dict[str, int]:
         """Bytes of its parameters as they are, by device; tied ones count once."""
         found: dict[str, int] = {}
@@ -114,7 +126,7 @@ class Model:
 
     def _check(self) -> Checks:
         now = self.now()
-        tokens = sample_tokens(self.facts.d_vocab, device=now.device)
+        tokens = sample_tokens(self.facts.d_vocab, device=now.device, image=self.facts.image)
         with guarded(self.live.watch, now.foreign):
             if self.facts.recurrent:
                 return recurrent_checks(output_of(self.bridge, tokens, language_model=True))
@@ -281,7 +293,7 @@ class Model:
             ModelError: it cannot run.
         """
         now = self.now()
-        tokens = sample_tokens(self.facts.d_vocab, device=now.device)
+        tokens = sample_tokens(self.facts.d_vocab, device=now.device, image=self.facts.image)
         with guarded(self.live.watch, now.foreign), self.live.bare():
             known = self.truth.run(tokens, foreign=now.foreign).output
             found = output_of(
@@ -333,7 +345,21 @@ class Model:
             if module.training
         ]
 
+    def require_text(self) -> None:
+        """Refuse a model that reads images, where text or a vocabulary is asked of.
+
+        Raises:
+            ModelError: saying what it reads.
+        """
+        if self.facts.image is not None:
+            raise ModelError(
+                f"{self.name} reads images ({self.facts.image}), and this is of text, or of the "
+                "tokens of a vocabulary. Build pairs with Pairs.from_images; classes are given by "
+                "number or name (model.classes)."
+            )
+
     def _text(self) -> PreTrainedTokenizerBase:
+        self.require_text()
         if self.tokenizer is None and self.origin.given:
             raise ModelError(
                 f"{self.name} has no tokenizer: none was given with the model, so text cannot "
@@ -352,7 +378,7 @@ class Model:
         dtype = str(self.dtype).removeprefix("torch.")
         places = ", ".join(map(str, devices_of(self.bridge)))
         lines = [f"{self.name} on {places}, {dtype}", f"  {self.facts}"]
-        if self.tokenizer is None:
+        if self.tokenizer is None and self.facts.image is None:
             lines.append("  no tokenizer: give token ids instead of text")
         lines += [f"  note ({name}): {text}" for name, text in self.checks.problems().items()]
         return "\n".join(lines)

@@ -49,6 +49,7 @@ from interp.core.files.sealed import (
     write_tensors,
 )
 from interp.core.prompts.sequences import Sequences
+from interp.models.digits import digits as digits
 from interp.models.finding import stored
 from interp.models.finding.place import Dtype
 from interp.models.load import load

@@ -43,6 +43,7 @@ def by_hand(name: str, full: np.ndarray, reference: np.ndarray) -> np.ndarray:
             log_p = log_softmax(x)
             out[cell, example] = {
                 "logit_diff": x[correct] - x[wrong],
+                "logit": x[correct],
                 "accuracy": float(log_p[correct] > log_p[wrong]),
                 "log_prob": log_p[correct],
                 "loss": -math.log(np.exp(x[correct]) / np.exp(x).sum()),

@@ -19,6 +19,7 @@ from interp.core.errors import ModelError, PairsError, Unsupported
 from interp.core.prompts.sequences import Sequences
 from interp.models import compiled, toy
 from interp.models.bridge.facts import facts_of
+from interp.models.digits import Compact, scans
 from interp.models.small import native, recurrent
 from interp.models.small.native import Shape
 from interp.models.small.recurrent import RecurrentShape
@@ -79,6 +80,10 @@ def cases(model: Model, folder: Path) -> Iterator[tuple[Callable[..., Any], Mapp
     found = toy.train(SHAPE, **training, **seeds, folder=folder / "toy")
     yield toy.Toy, of(found)
     yield found.at, {"step": 1, "dtype": "float32"}
+    few = {"shape": Compact(1, 2, 8, 4, 8), "steps": 1, "seed": 1, "recipe": Recipe(batch=2)}
+    yield Compact, of(few["shape"])
+    yield scans, {"held_out": True}
+    yield toy.digits, {"folder": folder / "digits", **few, "dtype": "float32"}
     yield compiled.build, {"name": "previous", **where}
     for told in (compiled.truth, compiled.roles, compiled.construction):
         yield told, {"name": "previous"}

@@ -238,7 +238,7 @@ def _control(score: Score) -> Score:
     if score.metric.reads == "embedding":
         return score
     answers = score.answers
-    if not bool((answers.correct >= 0).all()):
+    if not bool((torch.minimum(answers.correct, answers.wrong) >= 0).all()):
         ids = torch.zeros_like(answers.correct)
         answers = Answers(ids, ids + 1)
     control = replace(CONTROL, position=score.metric.position)
