@@ -60,12 +60,15 @@ LONGEST = 32
 
 @dataclass(frozen=True)
 class Size:
-    """Of an encoder and of a decoder."""
+    """Of an encoder and of a decoder alike: TransformerLens wraps no others of Marian's."""
 
     n_layers: int = 3
     n_heads: int = 4
     d_model: int = 64
     d_mlp: int = 256
+
+
+PLAIN = Size()
 
 
 @door
@@ -95,6 +98,7 @@ class Translator:
 def translator(
     *,
     positions: Positions = "sinusoidal",
+    layers: Count = 3,
     steps: Count = 1200,
     sentences: Count = 20_000,
     held_out: Count = 1000,
@@ -107,6 +111,7 @@ def translator(
 
     Args:
         positions: "none" takes the encoding of positions away, from the first step on.
+        layers: of the encoder, and of the decoder.
         steps: of the optimizer, with 64 sentences each.
         sentences, held_out: how many to learn from, and to be measured on.
         seed: of weights, sentences and their order.
@@ -116,13 +121,14 @@ def translator(
         ModelError: what is kept is not as it was written.
         ResultsError: the folder cannot be written.
     """
+    size = Size(layers)
     config = {
         "positions": positions,
+        "size": asdict(size),
         "steps": steps,
         "sentences": sentences,
         "held_out": held_out,
         "seed": seed,
-        "size": asdict(Size()),
         "recipe": asdict(RECIPE),
         "grammar": _grammar(),
     }
@@ -160,7 +166,7 @@ def _train(config: Mapping[str, Any], home: Path) -> None:
     learned = clauses(config["sentences"], split="train", seed=seed)
     asked = clauses(config["held_out"], split="test", seed=seed)
     source, target = rows_of([*map(translation, learned)])
-    module = untrained_translator(config["positions"], seed=seed)
+    module = untrained_translator(config["positions"], Size(**config["size"]), seed=seed)
     optimizer = RECIPE.optimizer(module)
     rows: list[dict[str, float]] = []
     with tqdm(total=steps, desc="translator", unit="step", delay=2, disable=None) as bar:
@@ -184,14 +190,15 @@ def _cut(rows: Int[Tensor, "batch pos"], blank: int) -> Int[Tensor, "batch short
     return rows[:, : int((rows != blank).sum(1).max())].contiguous()
 
 
-def untrained_translator(positions: Positions, *, seed: int) -> hf.MarianMTModel:
+def untrained_translator(
+    positions: Positions, size: Size = PLAIN, *, seed: int
+) -> hf.MarianMTModel:
     """The module with its first weights."""
-    size = Size()
-    layers = {f"{side}_layers": size.n_layers for side in ("encoder", "decoder")}
     heads = {f"{side}_attention_heads": size.n_heads for side in ("encoder", "decoder")}
     wide = {f"{side}_ffn_dim": size.d_mlp for side in ("encoder", "decoder")}
     config = hf.MarianConfig(
-        **layers,
+        encoder_layers=size.n_layers,
+        decoder_layers=size.n_layers,
         **heads,
         **wide,
         d_model=size.d_model,
