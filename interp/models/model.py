@@ -218,9 +218,9 @@ class Model:
         return repr(self.identity(anew=True))
 
     @door
-    def encode(self, text: str, *, bos: tokens.Bos = "model") -> list[int]:
+    def encode(self, text: str, *, bos: tokens.Bos = "model", target: bool = False) -> list[int]:
         """Token ids of a text; see `interp.models.bridge.tokens.encode`."""
-        return tokens.encode(self._text(), text, bos=bos)
+        return tokens.encode(self._text(), text, bos=bos, target=target)
 
     @door
     def encode_with_offsets(
@@ -232,7 +232,7 @@ class Model:
     @door
     def token_id(self, text: str) -> int:
         """The id of a text that is exactly one token; PairsError otherwise."""
-        return tokens.token_id(self._text(), text)
+        return tokens.token_id(self._text(), text, target=self.facts.n_encoder_layers > 0)
 
     @door
     def show(self, ids: Sequence[TokenId]) -> list[str]:

@@ -104,10 +104,12 @@ def test_two_stacks(tiny_model, pairs):
     assert (found["dec.0.cross.3.pattern"].sum(-1) - 1).abs().max() < 1e-12
     assert capture(model, same, "enc.1.2", positions="end")["enc.1.2"].shape == (3, 1, 5)
     assert capture(model, same, ["enc.1.2", "dec.1.2"], positions=2)["dec.1.2"].shape[1] == 1
+    last = capture(model, same, "dec.1.2", positions="end")["dec.1.2"][:, 0]
+    assert torch.equal(last, found["dec.1.2"][:, 2])
     says(
         PositionError,
-        lambda: capture(model, same, "dec.1.2", positions="end"),
-        *("'end'", "decoder", "which has 3", "'all' or an index"),
+        lambda: capture(model, same, "dec.1.2", positions="mid"),
+        *("'mid'", "decoder", "which has 3", "'all' or an index", "target_positions="),
     )
 
 
@@ -241,7 +243,7 @@ def test_layers_above_the_last_site_do_not_run(llama, monkeypatch):
     asked = []
     walk = Replay.walk
 
-    def counting(self, tokens, see, *, shelves, layers=None):
+    def counting(self, tokens, see, *, shelves, layers=None, written=None):
         asked.append((tuple(tokens.shape), layers, tuple(shelves)))
         walk(self, tokens, see, shelves=shelves, layers=layers)
 

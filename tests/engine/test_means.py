@@ -192,9 +192,9 @@ def test_two_stacks(tiny_model):
     for by in ("template", "position"):
         reference = MeanReference.fit(model, pairs, sites, by=by)
         for site, positions in zip(sites, (3, 3, 3, 3), strict=True):
-            mean = reference.at(Site.parse(site), [("a", 3)])
+            mean = reference.at(Site.parse(site), [("a", 3, 3)])
             assert mean.shape[1] == positions
-        mean = reference.at(Site.parse("dec.1.2"), [("a", 4)])[0]
+        mean = reference.at(Site.parse("dec.1.2"), [("a", 4, 3)])[0]
         rows = found.rows("dec.1.2")
         if by == "position":
             assert (mean - torch.stack(rows).mean(0)).abs().max() < TOLERANCE
@@ -210,14 +210,26 @@ def test_two_stacks(tiny_model):
     says(
         Unsupported,
         lambda: interp.ablate(model, other, "dec.1.2", reference=reference, metric="kl"),
-        *("[4, 7]", "[4]", "decoder="),
+        *("of targets of 2 tokens", "row 0 has 1", "as long"),
+    )
+    by_template = MeanReference.fit(model, pairs, "dec.1.2")
+    says(
+        PairsError,
+        lambda: interp.ablate(model, other, "dec.1.2", reference=by_template, metric="kl"),
+        *("template 'a' with 4 tokens and 1 in its target", "by='position'"),
+    )
+    several = Pairs.from_tokens(clean=lists, corrupt=lists, target=[[4, 7], [4]] * 3)
+    says(
+        PairsError,
+        lambda: MeanReference.fit(model, several, "dec.1.2", by="position"),
+        *("1 to 2 tokens long", "by='template'"),
     )
 
 
 def test_only_the_layers_that_are_needed_run(llama, monkeypatch):
     asked, walk = [], Replay.walk
 
-    def counting(self, tokens, see, *, shelves, layers=None):
+    def counting(self, tokens, see, *, shelves, layers=None, written=None):
         asked.append((len(tokens), layers))
         walk(self, tokens, see, shelves=shelves, layers=layers)
 

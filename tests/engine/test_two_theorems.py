@@ -207,8 +207,8 @@ def test_a_target_longer_than_its_source_in_little_memory(tiny_model, family):
 
 @pytest.mark.plain
 def test_the_engine_that_serves(model, both):
-    assert isinstance(choose(model, prefix=PREFIX), ReplayOfTwo)
-    assert isinstance(choose(model, "hooks", prefix=PREFIX), Hooks)
+    assert isinstance(choose(model), ReplayOfTwo)
+    assert isinstance(choose(model, "hooks"), Hooks)
     plan = interp.explain(interp.ablate, model, both, "heads", method="zero")
     assert plan.engine == "replay"
 
@@ -327,10 +327,10 @@ def test_hooks_have_no_paths_of_two_stacks(tiny_model, both):
 def test_what_the_decoder_cannot_read(tiny_model, pairs):
     few = {"clean": [[3, 4, 5]], "corrupt": [[3, 6, 5]], "correct": [3], "wrong": [4]}
     long = Pairs.from_tokens(**few, decoder=[3] * 16)
-    with pytest.raises(PairsError, match=r"the decoder reads 17 tokens .*positions for 16"):
+    with pytest.raises(PairsError, match=r"reads 17 tokens in row 0 .*positions for 16"):
         interp.evaluate(tiny_model("bart"), long)
     foreign = Pairs.from_tokens(**few, decoder=[3, 29])
-    with pytest.raises(PairsError, match=r"decoder= has token 29.*ends at 28"):
+    with pytest.raises(PairsError, match=r"row 0 of the clean target has token 29.*ends at 28"):
         interp.evaluate(tiny_model("bart"), foreign)
 
 

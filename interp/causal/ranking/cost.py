@@ -83,7 +83,7 @@ def room_for(
         changes = max(changes, min(limits.changes, (allowed - whole) // 2))
     graphs = ROWS * (whole + every) + changes <= allowed
     whole += every * graphs
-    rows = blocks(pairs.lengths, (allowed - changes) // whole)
+    rows = blocks(pairs.extents, (allowed - changes) // whole)
     return Room([(some, whole * len(some) + changes) for some in rows], changes, graphs)
 
 

@@ -129,7 +129,7 @@ class Search:
         )
         room = require(one, room, job.memory, device, what)
         most = 2 * Limits.of(device).wave  # more is no faster (measured on a processor)
-        for rows in blocks(job.pairs.lengths, len(job.pairs)):
+        for rows in blocks(job.pairs.extents, len(job.pairs)):
             held = Passes(job.model, job.pairs, job.metrics, self.masks, replay, rows, source)
             self.blocks.append((rows, Onward(held)))
         self.width = max(1, min(room // one, most // int(job.pairs.lengths.sum())))

@@ -126,7 +126,7 @@ def fit_optimal(
         most = require(row, room, memory, model.device, "one prompt of the fit") // row
         parts = [
             Passes(model, pairs, metrics, masks, engine, rows, start)
-            for rows in blocks(pairs.lengths, most)
+            for rows in blocks(pairs.extents, most)
         ]
         first = _means(parts)
     return _descend(start, first, parts, SIGNS[metric], steps, rate)

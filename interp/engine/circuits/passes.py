@@ -56,7 +56,7 @@ def served(
     """
     for metric in metrics:
         accept(model, pairs, metric)
-    found = choose(model, engine, longest=pairs.longest, prefix=pairs.decoder)
+    found = choose(model, engine, longest=pairs.longest)
     return found if isinstance(found, Replay) and able(found) else None
 
 
@@ -228,7 +228,7 @@ def plan_passes(masks: Masks, model: Model, pairs: Pairs, *, room: int) -> Plan:
     limits, itemsize = Limits.of(model.device), model.dtype.itemsize
     most = limits.wave
     row = row_bytes(masks, model, pairs)
-    for rows in blocks(pairs.lengths, max(1, room // 2 // row)):
+    for rows in blocks(pairs.extents, max(1, room // 2 // row)):
         length = int(pairs.lengths[rows[0]])
         size = min(room // 2 // (row * len(rows)), most // (len(rows) * length))
         size = max(1, size)
@@ -274,5 +274,5 @@ def _held(masks: Masks, pairs: Pairs) -> int:
         return pairs.longest
     used = masks.kept.any((0, 2, 3))
     places = [place for place, on in zip(masks.places, used, strict=True) if on]
-    by_length = blocks(pairs.lengths, len(pairs))
+    by_length = blocks(pairs.extents, len(pairs))
     return max((held_at(pairs, places, rows) for rows in by_length), default=0) if places else 0

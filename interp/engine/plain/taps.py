@@ -11,10 +11,11 @@ from torch import Tensor
 from interp.core.errors import SiteError, Unsupported, nearest
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import HEAD_KINDS, STATES, Site
-from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.pairs import Pairs, Side
 from interp.engine.engines.protocol import Engine
 from interp.engine.limits import Limits
 from interp.engine.network.trace import shelf
+from interp.engine.plan.positions import ids_of
 
 FEWEST = 256
 """Tokens in one forward: fewer are slower (measured)."""
@@ -58,8 +59,8 @@ class Slab:
         return x.index_select(0, torch.tensor(self.indices, device=x.device))
 
     def extent(self, length: int, written: int) -> tuple[int, int]:
-        """Positions and keys in a row of this length; `written`: ids given to a decoder."""
-        positions = 1 + written if self.decoder else length
+        """Positions and keys in a row of this length, of which a decoder reads `written`."""
+        positions = written if self.decoder else length
         return positions, length if "cross" in self.shelf else positions
 
     def shape(self, facts: Facts, length: int, written: int) -> tuple[int, ...]:
@@ -161,7 +162,7 @@ def rows_at_once(facts: Facts, length: int, itemsize: int, kept: int, device: to
 def read(
     engine: Engine,
     pairs: Pairs,
-    side: str,
+    side: Side,
     layout: Layout,
     rows: Sequence[int],
     device: torch.device,
@@ -184,8 +185,8 @@ def read(
             take(slab, slab.cut(activation))
             missing.pop(slab, None)
 
-    tokens = getattr(pairs, side)[list(rows), : int(pairs.lengths[rows[0]])].to(device)
-    engine.walk(tokens, see, shelves=layout.shelves, layers=layout.layers)
+    tokens, written = ids_of(pairs, side, rows, device)
+    engine.walk(tokens, see, shelves=layout.shelves, layers=layout.layers, written=written)
     if missing:
         slab = next(iter(missing))
         raise Unsupported(

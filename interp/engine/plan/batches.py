@@ -31,7 +31,7 @@ from interp.engine.plan.cost import (
 )
 from interp.engine.plan.needed import needed, since
 from interp.engine.plan.plan import Batch, Plan
-from interp.engine.plan.positions import Starts, blocks, longest_in
+from interp.engine.plan.positions import Starts, blocks, lengths_in, longest_in
 from interp.engine.plan.stages import stages_of
 
 
@@ -80,7 +80,7 @@ def forward_plan(
             moved=runs * ops.moved(facts, n, many * length, length, itemsize),
         )
 
-    batches = tuple(batch(chosen) for chosen in blocks(lengths, rows))
+    batches = tuple(batch(chosen) for chosen in blocks([(n, 0) for n in lengths.tolist()], rows))
     full = sum(b.flops for b in batches)
     first = batches[0]
     before = (own_run(facts, first.rows, first.positions, itemsize, metrics),) if metrics else ()
@@ -129,7 +129,7 @@ def make_plan(
         """One row's traces for some cells, at most."""
         chosen, found = [cells[i] for i in members], 0
         held = needed(facts, chosen, base, engine)
-        for rows in blocks(pairs.lengths, len(pairs)):
+        for rows in blocks(pairs.extents, len(pairs)):
             length = longest_in(facts, pairs, rows)
             sides = since(held, engine, starts.first(chosen, rows)).values()
             traces = sum(trace_bytes(facts, length, itemsize, side) for side in sides)
@@ -148,7 +148,7 @@ def make_plan(
     if engine == "hooks":
         batches = [_hooked(b, starts, cells, itemsize) for b in batches]
     batches, before = beforehand(starts, cells, batches, base, engine, itemsize, limits, budget)
-    full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
+    full = sum(forward_flops(facts, length) for length in lengths_in(facts, pairs).tolist())
     forwards = sum(passes(cell, hooks=engine == "hooks") for cell in cells)
     least = 2 * max(*map(row, lots), largest)
     return Plan(tuple(batches), budget, full * forwards, facts, engine, least, before=before)
@@ -181,7 +181,7 @@ def _hooked(batch: Batch, starts: Starts, cells: Sequence[Cell], itemsize: int) 
     """A batch of the hooks engine: full forwards of its rows, each with a reading of its own."""
     facts, metrics = starts.facts, len(starts.metrics)
     forwards = sum(passes(cells[i], hooks=True) for i in batch.cells)
-    length = int(starts.pairs.lengths[batch.rows[0]])
+    length = longest_in(facts, starts.pairs, batch.rows)
     tokens, read = len(batch.rows) * length, len(batch.cells) * metrics
     return replace(
         batch,
@@ -205,7 +205,7 @@ def _batches(
     """Batches of so many rows at most, and the bytes of the largest cell of one row."""
     facts, pairs, metrics = starts.facts, starts.pairs, starts.metrics
     batches, largest = [], 0
-    for rows, share in product(blocks(pairs.lengths, most), range(len(shares))):
+    for rows, share in product(blocks(pairs.extents, most), range(len(shares))):
         groups: dict[tuple[tuple[Hop, ...], tuple[int, ...]], list[int]] = defaultdict(list)
         for index in shares[share]:
             groups[cells[index].hops, starts.of(cells[index], rows)].append(index)

@@ -25,7 +25,7 @@ from interp.engine.plain.taps import Layout, read, rows_at_once
 from interp.engine.plan.batches import forward_plan
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import HOST, KEEP, Memory, budget, by_rows
-from interp.engine.plan.positions import blocks
+from interp.engine.plan.positions import blocks, lengths_in, longest_in
 from interp.engine.provenance import provenance
 from interp.models.model import Model
 
@@ -78,12 +78,12 @@ def capture(
         ResultsError: the folder holds another capture, or cannot be written.
     """
     wanted = _wanted(model, tokens, sites, positions, side, mask, dtype)
-    served = choose(model, engine, longest=wanted.pairs.longest, prefix=wanted.pairs.decoder)
+    served = choose(model, engine, longest=wanted.pairs.longest)
     asked, room = wanted.bytes(), budget(memory, HOST, KEEP)
     proceed(
         forward_plan(
             model.facts,
-            wanted.pairs.lengths,
+            lengths_in(model.facts, wanted.pairs),
             rows=batch or 64,
             runs=1,
             itemsize=model.dtype.itemsize,
@@ -157,8 +157,9 @@ def _fill(
         take = kept.taker(rows)
         read(engine, wanted.pairs, wanted.side, kept.layout, rows, model.device, take)
 
-    for same in blocks(wanted.pairs.lengths[rows], len(rows)):
-        length = int(wanted.pairs.lengths[rows[same[0]]])
+    extents = wanted.pairs.extents
+    for same in blocks([extents[row] for row in rows], len(rows)):
+        length = longest_in(model.facts, wanted.pairs, [rows[same[0]]])
         size = batch or rows_at_once(model.facts, length, model.dtype.itemsize, total, model.device)
         for i in range(0, len(same), size):
             members = [rows[n] for n in same[i : i + size]]
@@ -168,7 +169,8 @@ def _fill(
 
 def _largest_row(wanted: Wanted) -> int:
     """What has to be held at least, where all is written to a folder."""
-    return wanted.bytes([int(wanted.pairs.lengths.argmax())])
+    rows = {extent: row for row, extent in enumerate(wanted.pairs.extents)}
+    return max(wanted.bytes([row]) for row in rows.values())
 
 
 def _refuse_large(wanted: Wanted, needed: int, room: int, folder: object) -> None:

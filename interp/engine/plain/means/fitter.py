@@ -13,11 +13,11 @@ from tqdm.auto import tqdm
 
 from interp.core.errors import InterpError, ModelError, Unsupported
 from interp.core.parts.facts import Facts
-from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.pairs import Pairs, Side
 from interp.engine.engines.protocol import Engine
 from interp.engine.plain.taps import Layout, Slab, read, rows_at_once
 from interp.engine.plan.memory import KEEP, by_rows
-from interp.engine.plan.positions import blocks
+from interp.engine.plan.positions import blocks, longest_in
 from interp.models.model import Model
 
 FEW = 30
@@ -28,8 +28,9 @@ EXACT = (torch.float32, torch.float64)
 
 By = Literal["template", "position"]
 BY: tuple[By, ...] = get_args(By)
-Group = tuple[str, int]
-"""A template and a length: within it, position i means the same in every prompt."""
+Group = tuple[str, int] | tuple[str, int, int]
+"""A template and a length, and where there are targets what a decoder reads of one: within it,
+position i means the same in every prompt."""
 Key = Group | None
 """Whose mean; None is everyone's, position by position."""
 
@@ -124,9 +125,9 @@ class MeanFitter:
         """
         sizes: dict = dict(self.prompts)
         if self.by == "position":
-            longest = max((length for _, length in self.prompts), default=0)
+            longest = max((group[1] for group in self.prompts), default=0)
             sizes = {
-                position: sum(n for (_, length), n in self.prompts.items() if length > position)
+                position: sum(n for group, n in self.prompts.items() if group[1] > position)
                 for position in range(longest)
             }
         keys = list(self.sums) if self.by == "position" else list(sizes)
@@ -158,14 +159,15 @@ def _grown(held: Tensor, shape: Sequence[int]) -> Tensor:
 
 @torch.inference_mode()
 def average(
-    model: Model, engine: Engine, pairs: Pairs, side: str, layout: Layout, by: By
+    model: Model, engine: Engine, pairs: Pairs, side: Side, layout: Layout, by: By
 ) -> Fitted:
     """Run one side of the pairs and average what the layout takes, warning of small groups."""
     fitter = MeanFitter(model.facts, by)
 
     def some(rows: list[int]) -> MeanFitter:
         part = MeanFitter(model.facts, by)  # of its own: what ran out of memory counts nothing
-        groups = [pairs.groups[i] for i in rows]
+        every = pairs.groups
+        groups = [every[i] for i in rows]
         part.count(groups)
         read(
             *(engine, pairs, side, layout, rows, model.device),
@@ -174,8 +176,8 @@ def average(
         return part
 
     with tqdm(total=len(pairs), desc="mean reference", unit="prompt", delay=2, disable=None) as bar:
-        for same in blocks(pairs.lengths, len(pairs)):
-            length = int(pairs.lengths[same[0]])
+        for same in blocks(pairs.extents, len(pairs)):
+            length = longest_in(model.facts, pairs, same)
             size = rows_at_once(model.facts, length, model.dtype.itemsize, KEEP, model.device)
             for rows in (same[i : i + size] for i in range(0, len(same), size)):
                 for part in by_rows(some, rows, "a plain run"):
@@ -200,17 +202,18 @@ def require_room(model: Model, pairs: Pairs, layout: Layout, by: By, room: int) 
     Raises:
         InterpError: they do.
     """
-    groups = set(pairs.groups)
-    lengths = [n for _, n in groups] if by == "template" else [int(pairs.lengths.max())]
+    extents = [(int(pairs.lengths.max()), int(pairs.written.max()))]
+    if by == "template":
+        extents = [extent for _, extent in {*zip(pairs.template, pairs.extents, strict=True)}]
     numbers = sum(
-        len(slab) * math.prod(slab.shape(model.facts, length, len(pairs.decoder)))
+        len(slab) * math.prod(slab.shape(model.facts, *extent))
         for slab in layout.slabs
-        for length in lengths
+        for extent in extents
     )
     needed = numbers * (8 if model.dtype in EXACT else 4)
     if needed > room:
         raise InterpError(
-            f"the means of {len(layout.sites)} sites over {len(lengths)} groups take "
+            f"the means of {len(layout.sites)} sites over {len(extents)} groups take "
             f"{needed / 1e6:.1f} MB ({needed} bytes), and the budget is {room / 1e6:.1f} MB. Take "
             "fewer sites, fewer templates, by='position', or more memory=."
         )

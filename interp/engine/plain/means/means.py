@@ -29,9 +29,10 @@ from interp.engine.plain.taps import Layout, Slab
 from interp.engine.plan.batches import forward_plan
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import HOST, KEEP, Memory, budget
+from interp.engine.plan.positions import lengths_in
 from interp.models.model import Model
 
-CONTENT, VERSION = "mean reference", 1
+CONTENT, VERSION = "mean reference", 2
 REMEDY = "Fit the reference with it: interp.MeanReference.fit(model, pairs, sites)."
 
 
@@ -46,7 +47,8 @@ class MeanReference(Averaged):
             (float32 of half-precision models).
         sizes: prompts in each group, or at each position.
         model, weights: which model it was fitted on, and the hash of its weights.
-        decoder: ids that an encoder-decoder's decoder had written.
+        written: of means by position: tokens that an encoder-decoder's decoder read, in every
+            prompt.
     """
 
     by: By
@@ -55,7 +57,7 @@ class MeanReference(Averaged):
     sizes: Mapping[Group, int] | Mapping[int, int]
     model: str
     weights: str
-    decoder: tuple[int, ...] = ()
+    written: int = 1
 
     @classmethod
     @door
@@ -92,11 +94,17 @@ class MeanReference(Averaged):
         layout = Layout.of(resolve(sites, model.facts), model.facts.group_size)
         given = prompts(pairs)
         accept(model, given, None)
+        if by == "position" and len(counts := sorted(set(given.written.tolist()))) > 1:
+            raise PairsError(
+                f"the targets of the prompts are {counts[0] - 1} to {counts[-1] - 1} tokens long, "
+                "and means by position are of targets of one length. Say by='template', or give "
+                "prompts whose targets are as long (pairs.select)."
+            )
         require_room(model, given, layout, by, budget(memory, HOST, KEEP))
-        served = choose(model, engine, longest=given.longest, prefix=given.decoder)
+        served = choose(model, engine, longest=given.longest)
         proceed(
             forward_plan(
-                *(model.facts, given.lengths),
+                *(model.facts, lengths_in(model.facts, given)),
                 rows=len(given),
                 runs=1,
                 itemsize=model.dtype.itemsize,
@@ -106,7 +114,7 @@ class MeanReference(Averaged):
             )
         )
         found = average(model, served, given, side, layout, by)
-        return cls(by, layout, *found, model.name, model.weight_hash, given.decoder)
+        return cls(by, layout, *found, model.name, model.weight_hash, int(given.written[0]))
 
     @property
     def fingerprint(self) -> str:
@@ -131,16 +139,16 @@ class MeanReference(Averaged):
         require_several(self.by, self.sizes, groups)
         if self.by == "template":
             return torch.stack([self.means[group][slab][index] for group in groups])
-        mean, length = self.means[None][slab][index], groups[0][1]
-        positions, keys = slab.extent(length, len(self.decoder))
+        mean, length = self.means[None][slab][index], int(groups[0][1])
+        positions, keys = slab.extent(length, self.written)
         mean = mean[:positions, :keys] if slab.kind == "pattern" else mean[:positions]
         return mean.expand(len(groups), *mean.shape)
 
-    def require(self, model: Model, sites: Iterable[Site], decoder: tuple[int, ...]) -> None:
+    def require(self, model: Model, sites: Iterable[Site], pairs: Pairs) -> None:
         """Refuse what these means are not of.
 
         Raises:
-            Unsupported: another model, or other ids in its decoder.
+            Unsupported: another model, or targets of another length.
             SiteError: a site that was not averaged.
         """
         if self.weights != model.weight_hash:
@@ -150,10 +158,12 @@ class MeanReference(Averaged):
                 "it. Fit it on this model, loaded with the same dtype: "
                 "interp.MeanReference.fit(model, pairs, sites)."
             )
-        if self.decoder != decoder:
+        odd = (pairs.written != self.written).nonzero().flatten().tolist()
+        if self.by == "position" and odd:
             raise Unsupported(
-                f"the mean reference is of a decoder that had written {list(self.decoder)}, and "
-                f"that of the pairs has {list(decoder)}. Fit it on pairs with the same decoder=."
+                f"the mean reference is of targets of {self.written - 1} tokens, and that of row "
+                f"{odd[0]} has {int(pairs.written[odd[0]]) - 1}. Fit it on pairs whose targets are "
+                "as long, or by='template'."
             )
         for site in sites:
             self.layout.find(site, "the mean reference", REMEDY)
@@ -183,7 +193,7 @@ class MeanReference(Averaged):
             note = held.note
             # what is read is a window on the file
             tensors = {name: held.read(name).clone() for name in held.names}
-        kinds = {"by": str, "model": str, "weights": str, "decoder": list, "sites": list}
+        kinds = {"by": str, "model": str, "weights": str, "written": int, "sites": list}
         told(note, path, remedy, kinds | {"sizes": list})
         layout = Layout.of(map(Site.parse, note["sites"]), note["group size"])
         sizes = {tuple(g) if isinstance(g, list) else g: count for g, count in note["sizes"]}
@@ -192,8 +202,8 @@ class MeanReference(Averaged):
             key: {slab: tensors[f"{i}/{n}"] for n, slab in enumerate(layout.slabs)}
             for i, key in enumerate(keys)
         }
-        model, weights, decoder = note["model"], note["weights"], tuple(note["decoder"])
-        return cls(note["by"], layout, means, sizes, model, weights, decoder)
+        model, weights, written = note["model"], note["weights"], note["written"]
+        return cls(note["by"], layout, means, sizes, model, weights, written)
 
     def _note(self) -> dict[str, object]:
         return {
@@ -202,7 +212,7 @@ class MeanReference(Averaged):
             "by": self.by,
             "model": self.model,
             "weights": self.weights,
-            "decoder": list(self.decoder),
+            "written": self.written,
             "sites": [str(site) for site in self.layout.sites],
             "group size": self.layout.group_size,
             "sizes": [[group, count] for group, count in self.sizes.items()],
@@ -236,12 +246,12 @@ def taken(
     sites = sorted(set(sites))
     require_mean(source, pairs)
     if isinstance(source, MeanReference):
-        source.require(model, sites, pairs.decoder)
+        source.require(model, sites, pairs)
         return source
     assert isinstance(source, Reference)
     layout = Layout.of(sites, model.facts.group_size)
     found = average(model, engine, source.pairs, source.side, layout, "template")
-    return MeanReference("template", layout, *found, model.name, model.weight_hash, pairs.decoder)
+    return MeanReference("template", layout, *found, model.name, model.weight_hash)
 
 
 def require_mean(source: Averaged, pairs: Pairs) -> None:
@@ -270,7 +280,7 @@ def require_several(
     """
     if by == "position":
         known = {place: size for place, size in sizes.items() if size > 1}
-        longest = max(length for _, length in groups)
+        longest = max(int(group[1]) for group in groups)
         if longest > len(known):
             has = f"positions 0 to {len(known) - 1}" if known else "no position"
             raise PairsError(
@@ -279,17 +289,21 @@ def require_several(
             )
         return
     held = cast(Mapping[Group, int], sizes)
-    for template, length in dict.fromkeys(groups):
-        size = held.get((template, length), 0)
+    for group in dict.fromkeys(groups):
+        size = held.get(group, 0)
+        template, length, *written = group
+        tokens = f"{length} tokens"
+        if written:
+            tokens += f" and {written[0] - 1} in its target"
         if size == 0:
             raise PairsError(
-                f"the mean reference has no prompt of template {template!r} with {length} tokens; "
+                f"the mean reference has no prompt of template {template!r} with {tokens}; "
                 "make the reference from the same templates, use the pairs' own corrupt side, or "
                 "average by position: MeanReference.fit(..., by='position')."
             )
         if size == 1:
             raise PairsError(
-                f"the mean reference has one prompt of template {template!r} with {length} tokens, "
+                f"the mean reference has one prompt of template {template!r} with {tokens}, "
                 "and the mean over one prompt is that prompt itself. Give prompts that fill one "
                 "text the same template=, or a larger reference=; where positions of different "
                 "texts mean the same, MeanReference.fit(..., by='position'); or say "
