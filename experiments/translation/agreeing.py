@@ -9,8 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
 import interp
 from experiments.translation.setting import Property, Twin, Written, cross_heads, pairs_of
+from experiments.translation.using import looks, shares
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.results import Results
 from interp.models.model import Model
@@ -60,8 +63,8 @@ def resolved(model: Model, read: str, twins: Sequence[Twin], kept: Path) -> Resu
     """What the corrupt noun does where it is patched.
 
     `method` is "patch": the stream after each encoder layer at each place, and each encoder head at
-    the place that is read; or "path_patch": the noun, through all positions' values of one head of
-    cross-attention (`receiver`).
+    the place that is read; "path_patch": the noun, through all positions' values of one head of
+    cross-attention (`receiver`); "attention": of that head to the noun.
     """
     pairs, layers = asked(twins, read), model.facts.n_encoder_layers
     sites = ["enc.0.resid_pre", *(f"enc.{i}.resid_post" for i in range(layers))]
@@ -80,6 +83,7 @@ def resolved(model: Model, read: str, twins: Sequence[Twin], kept: Path) -> Resu
             through="all",
         )
         tables.append(found)
+    tables.append(looks(model, pairs, cross_heads(model), "noun"))
     return Results.concat(tables)
 
 
@@ -93,3 +97,35 @@ def sources(model: Model, read: str, twins: Sequence[Twin]) -> Results:
         found = interp.evaluate(model, asked(twins, read, of), metric="logit_diff")
         tables.append(Results(found.frame.assign(method=of), found.provenance))
     return Results.concat(tables)
+
+
+def changes(from_where: Results) -> dict[str, pd.Series]:
+    """Of each example the change by what is read, what has been written, and both."""
+    found = {}
+    for of, part in from_where.frame.groupby("method", sort=False):
+        side = part.pivot_table(index="example", columns="position", values="value")
+        found[str(of)] = side["corrupt"] - side["clean"]
+    return found
+
+
+def told(moved: Results, from_where: Results) -> pd.DataFrame:
+    """Everything as a share of the change where both what is read and what was written differ.
+
+    Before the rows of `moved` those of "source" and "written" (`method`): what either alone does.
+    """
+    change = changes(from_where)
+    whole = change["both"].to_numpy()
+    alone = from_where.frame.query("position == 'corrupt' and method != 'both'")
+    effect = [change[of][at] for of, at in zip(alone["method"], alone["example"], strict=True)]
+    rows = Results(alone.assign(effect=effect).reset_index(drop=True), from_where.provenance)
+    effects = moved.query("method != 'attention'")
+    return pd.concat([shares(rows, whole), shares(effects, whole)], ignore_index=True)
+
+
+def strongest(moved: Results, method: str, kind: str) -> tuple[str, Results, Results]:
+    """The head that does most on half of the nouns, and both halves."""
+    column = "receiver" if method == "path_patch" else "site"
+    asked = f"method == '{method}' and kind == '{kind}'"
+    first, second = moved.split()
+    effect = first.query(asked).frame.groupby(column, sort=False)["effect"].mean()
+    return str(effect.abs().idxmax()), first, second

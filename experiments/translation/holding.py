@@ -24,7 +24,7 @@ from experiments._probing import with_dev
 from experiments.translation.setting import Size
 from interp.core.tables.scores import Scores
 from interp.datasets.corpus import Corpus, Document, Sentence, Word
-from interp.models.translator.grammar import NOUNS, Clause, Translation, clauses, translation
+from interp.models.translator.grammar import Clause, Translation, clauses, translation
 from interp.probing import Features, Split, tagging
 
 PARTS = ("train", "dev", "test")

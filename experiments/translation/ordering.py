@@ -5,7 +5,7 @@
 | sentence | the whole translation |
 | words | each word that is written, wherever it stands, as often as it should |
 | subject | the noun that stands first is the subject's |
-| attached | each adjective stands after its own noun; of those that should and do stand there once |
+| attached | each adjective stands after its own noun, of those that are written once |
 """
 
 from collections import Counter

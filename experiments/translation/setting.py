@@ -51,15 +51,18 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size(40, 500, 16, 24, 24, (150, 50, 60), 20),
+    "smoke": Size(20, 200, 16, 20, 24, (120, 40, 60), 20),
     "default": Size(1200, 20_000, 300, 240, 240, (2000, 500, 1000), 500),
     "full": Size(3000, 60_000, 2000, 2000, 2000, (8000, 2000, 4000), 4000),
 }
 
 
-def trained(size: Size, positions: Literal["sinusoidal", "none"], seed: int) -> Translator:
-    """The translator of a size, trained or found in the cache."""
-    return translator(positions=positions, steps=size.steps, sentences=size.sentences, seed=seed)
+def trained(
+    size: Size, seed: int, *, layers: int, positions: Literal["sinusoidal", "none"] = "sinusoidal"
+) -> Translator:
+    """A translator, trained or found in the cache."""
+    amount = {"steps": size.steps, "sentences": size.sentences}
+    return translator(layers=layers, positions=positions, seed=seed, **amount)
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ def exchanged(n: int, seed: int) -> list[Twin]:
         kind = [*EXCHANGED][len(found) % len(EXCHANGED)]
         twin = _exchanged(clause, kind, rng)
         if twin is not None:
-            found.append(replace(twin, cluster=f"sentence {len(found):05}"))
+            found.append(replace(twin, cluster=f"{kind}, {len(found):05}"))
         if len(found) == n:
             break
     return found

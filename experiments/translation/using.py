@@ -8,12 +8,15 @@ stands how much that head attends to the word.
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 import interp
 from experiments.translation.setting import Twin, cross_heads, pairs_of
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
+from interp.core.sampling import stats
 from interp.core.tables.results import Results
+from interp.core.tables.wide import ByExample
 
 WORD = "word"
 
@@ -32,7 +35,7 @@ def used(model: interp.Model, twins: Sequence[Twin]) -> Results:
     """
     pairs = exchanges(twins)
     heads = cross_heads(model)
-    tables = [looks(model, pairs, heads)]
+    tables = [looks(model, pairs, heads, WORD)]
     for head in heads:
         for part in "kv":
             found = interp.path_patch(
@@ -52,11 +55,11 @@ def used(model: interp.Model, twins: Sequence[Twin]) -> Results:
     return Results.concat(tables)
 
 
-def looks(model: interp.Model, pairs: Pairs, heads: Sequence[str]) -> Results:
-    """Attention to the word, where its translation is about to be written."""
+def looks(model: interp.Model, pairs: Pairs, heads: Sequence[str], key: str) -> Results:
+    """Attention to a named word of the source, where the word that is asked for is written."""
     names = [f"{head}.pattern" for head in heads]
     kept = interp.capture(model, pairs, names, positions="end")
-    at = pairs.at(WORD).tolist()
+    at = pairs.at(key).tolist()
     values = [
         [float(row[0, i]) for row, i in zip(kept.rows(name), at, strict=True)] for name in names
     ]
@@ -64,10 +67,43 @@ def looks(model: interp.Model, pairs: Pairs, heads: Sequence[str]) -> Results:
     return Results.of(
         {
             **{"method": "attention", "kind": "pattern", "metric": "attention"},
-            **{"site": list(heads), "position": WORD, "engine": "replay"},
+            **{"site": list(heads), "position": key, "engine": "replay"},
             **{"layer": [site.layer for site in sites], "head": [site.head for site in sites]},
         },
         np.array(values),
         units=pairs.units,
         provenance=kept.provenance,
+    )
+
+
+def shares(found: Results, whole: np.ndarray) -> pd.DataFrame:
+    """Each effect as a share of a whole change: a ratio of means, over clusters.
+
+    Args:
+        whole: the change of each example.
+    """
+    wide = ByExample.of(found.frame)
+    effect, cluster = wide.measured["effect"], wide.units[0]
+    sums, _ = stats.cluster_sums(effect, cluster)
+    wholes, _ = stats.cluster_sums(np.broadcast_to(whole, effect.shape), cluster)
+    low, high = stats.ratio_interval(sums, wholes)
+    value = sums.sum(1) / wholes.sum(1)
+    return wide.first.reset_index(drop=True).assign(
+        value=value, low=low, high=high, n=effect.shape[1], clusters=wide.clusters
+    )
+
+
+def by_head(found: Results) -> pd.DataFrame:
+    """Of each cross head: mean attention to the word, and what its keys and values carry.
+
+    `value`, `low`, `high`: the share of the whole change; `attention`; `part` "k" or "v".
+    """
+    frame = found.frame
+    whole = found.query("site == 'keys and values'").frame.sort_values("example")
+    paths = shares(found.query("method == 'path_patch'"), whole["effect"].to_numpy())
+    seen = frame[frame["method"] == "attention"].groupby("site", sort=False)["value"].mean()
+    reader = paths["receiver"].astype(str)
+    head = reader.str.removesuffix(".k").str.removesuffix(".v")
+    return paths.assign(reader=head, part=reader.str[-1], attention=seen.loc[head].to_numpy()).drop(
+        columns="site"
     )
