@@ -57,8 +57,8 @@ class Config(Sized):
 def run(run: Run, config: Config) -> tuple[Scores, str]:
     """What the encoders hold; stages/ has all tables."""
     size, seed = SIZES[config.size], config.seed
-    depths = config.depths or ()
-    deep, *_ = depths
+    depths = config.depths or (1,)
+    deep = depths[0]
     toys = {depth: trained(size, seed, layers=depth) for depth in depths}
     without = trained(size, seed, layers=deep, positions="none")
     found = {depth: asked(run, toys[depth].model, depth, size, seed) for depth in depths}

@@ -11,7 +11,7 @@ from experiments._shared import Words, brief
 from experiments.translation.agreeing import READS, strongest, told
 from experiments.translation.aligning import HALVES, LAST, MEAN, NEXT, least
 from experiments.translation.ordering import METRICS
-from experiments.translation.using import by_head, shares
+from experiments.translation.using import by_head, idle, shares
 from interp.core.parts.sites import depth_of
 from interp.core.tables.results import Results
 from interp.core.tables.scores import Scores
@@ -21,8 +21,11 @@ from interp.runs import Run
 words = Words(__file__)
 FEW = 0.05
 """A head that is wrong for fewer words aligns."""
+NEWLINE = "\n"
 CONCEPTS = ("attribute", "agent")
 MARGIN, SHARE = 0.1, 0.9
+WORTH = 0.1
+"""A share from which on heads are looked for."""
 PROBES = "metric == 'accuracy' and subset == 'all'"
 
 
@@ -42,48 +45,77 @@ class Found:
 
 def draw(run: Run, found: Mapping[int, Found], order: Scores) -> None:
     """Every figure, with its table beside it."""
-    aligned, uses, agreed = [], [], []
+    uses, agreed = [], []
     for depth, one in found.items():
         panel = {"panel": f"{depth} layer{'s' * (depth > 1)}"}
-        aligned.append(_aligned(one.aligns).assign(**panel))
         uses.append(_by_kind(one.uses).assign(**panel))
-        for case, tables in one.moved.items():
-            table = _streams(told(*tables))
-            agreed.append(table.assign(panel=f"{case}, {depth}", case=case, layers=depth))
-    errors, used, moved = (pd.concat(t, ignore_index=True) for t in (aligned, uses, agreed))
+        agreed.append(decided(one).assign(**panel))
+        table = _aligned(one.aligns)
+        figure = interp.figures.curves(
+            table, x="head", hue="task", ylabel="alignment error rate", xlabel="head"
+        )
+        run.figure(f"alignment-{depth}", figure, table)
+        table = _probed(one.holds)
+        figure = interp.figures.curves(
+            table, x="after", hue="curve", panel="task", xlabel="encoder layer", ylabel="accuracy"
+        )
+        run.figure(f"layers-{depth}", figure, table)
+        table = _by_layer(one)
+        figure = interp.figures.curves(
+            table,
+            x="after",
+            hue="position",
+            panel="case",
+            xlabel="patched after encoder layer",
+            ylabel="share of the change",
+        )
+        run.figure(f"agreement-{depth}", figure, table)
+    table = pd.concat(agreed, ignore_index=True)
     figure = interp.figures.curves(
-        errors, x="head", hue="task", panel="panel", ylabel="alignment error rate", xlabel="head"
+        table, x="case", hue="told", panel="panel", xlabel="", ylabel="share of the change"
     )
-    run.figure("alignment", figure, errors)
+    run.figure("agreement", figure, table)
+    used = pd.concat(uses, ignore_index=True)
     said = {"xlabel": "attention to the source word", "ylabel": "share that its values carry"}
     shown = used[used["part"] == "v"]
-    figure = interp.figures.scatter(
-        shown, x="attention", y="value", hue="kind of word", panel="panel", **said
-    )
+    figure = interp.figures.scatter(shown, x="attention", y="value", panel="panel", **said)
     run.figure("use", figure, used)
-    figure = interp.figures.curves(
-        moved,
-        x="depth",
-        hue="position",
-        panel="panel",
-        xlabel="encoder layers passed",
-        ylabel="share of the change",
-    )
-    run.figure("agreement", figure, moved)
     table = order.summary()
     figure = interp.figures.curves(table, x="metric", hue="model", xlabel="right", ylabel="share")
     run.figure("order", figure, table)
-    for depth, one in found.items():
-        table = _probed(one.holds)
-        figure = interp.figures.curves(
-            table,
-            x="depth",
-            hue="curve",
-            panel="task",
-            xlabel="encoder layers passed",
-            ylabel="accuracy",
-        )
-        run.figure(f"layers-{depth}", figure, table)
+
+
+def decided(one: Found) -> pd.DataFrame:
+    """What tells each case (`told`): a place of the encoder's last stream, or what was written."""
+    parts = []
+    for case, tables in one.moved.items():
+        read = _read(case)
+        shares = told(*tables)
+        streams = _streams(shares)
+        last = streams[streams["depth"] == streams["depth"].max()].set_index("position")
+        rows = {
+            "the noun": last.loc["noun"],
+            "its own source word": last.loc[read],
+            "what was written": shares.set_index("method").loc["written"],
+        }
+        parts += [row.to_frame().T.assign(case=case, told=name) for name, row in rows.items()]
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(**{c: table[c].astype(float) for c in ("value", "low", "high")})
+
+
+def _by_layer(one: Found) -> pd.DataFrame:
+    """Every stream at every place, of every case."""
+    parts = [_streams(told(*tables)).assign(case=case) for case, tables in one.moved.items()]
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(after=_after(table["depth"]))
+
+
+def _after(depth: pd.Series) -> list[str]:
+    return ["embedding" if d == 0 else str(d) for d in depth]
+
+
+def _read(case: str) -> str:
+    return next(name for name in READS if case.endswith(name))
 
 
 def _aligned(scores: Scores) -> pd.DataFrame:
@@ -118,8 +150,8 @@ def _probed(holds: Scores) -> pd.DataFrame:
     table = table[table["probe"] == "linear"]
     model = table["model"].map({"trained": "trained", "random": "untrained"})
     curve = model.where(table["labels"] == "real", model + ", control task")
-    kept = table.assign(curve=curve, depth=table["depth"].astype(int))
-    return kept[kept["labels"].isin(["real", "control"])]
+    kept = table.assign(curve=curve, after=_after(table["depth"]))
+    return kept[(kept["labels"] == "real") | (kept["model"] == "trained")]
 
 
 def summarise(found: Mapping[int, Found], order: Scores, accuracy: Mapping[int, float]) -> str:
@@ -169,19 +201,20 @@ def of_use(one: Found) -> str:
     whole = second.query("site == 'keys and values'").frame.sort_values("example")["effect"]
     sets = shares(second.query("method == 'patch'"), whole.to_numpy()).set_index("site")
     within = [r for r in _within(second) if not np.isnan(r)]
-    told_ = {"low": min(within), "high": max(within)} if within else {}
+    spread = {"low": min(within), "high": max(within)} if within else {}
     return words(
         "used",
         n=int(table["n"].iloc[0]),
-        values=brief(sets.loc["all values"]),
-        keys=brief(sets.loc["all keys"]),
+        values=sets.loc["all values"],
+        keys=sets.loc["all keys"],
         head=head,
-        own=brief(values.loc[head]),
+        own=values.loc[head],
         most=most,
-        carried=brief(values.loc[most]),
+        carried=values.loc[most],
         rho=rank_correlation(values["attention"].to_numpy(), values["value"].to_numpy()),
         of=len(values),
-        within=words("within" if told_ else "nowhere", **told_),
+        within=words("within" if spread else "nowhere", **spread),
+        idle=idle(second),
     )
 
 
@@ -203,13 +236,19 @@ def of_agreement(one: Found) -> str:
 
 
 def _case(case: str, moved: Results, whence: Results) -> str:
-    read = next(name for name in READS if case.endswith(name))
+    read = _read(case)
     table = told(moved, whence)
     alone = table.set_index("method").loc[["source", "written"]]
     streams = _streams(table)
     last = streams[streams["depth"] == streams["depth"].max()].set_index("position")
+    by = {
+        "by place": last.loc[read],
+        "by noun": last.loc["noun"],
+        "by written": alone.loc["written"],
+    }
+    where = max(by, key=lambda name: by[name]["value"])
     heads = words("not by reading")
-    if alone.loc["source", "low"] > 0:
+    if alone.loc["source", "low"] > WORTH:
         brings, _, second = strongest(moved, "patch", "z")
         carries, _, _ = strongest(moved, "path_patch", "resid_pre")
         other = told(second, whence.split()[1])
@@ -218,15 +257,16 @@ def _case(case: str, moved: Results, whence: Results) -> str:
             "heads of case",
             read=read,
             brings=brings,
-            brought=brief(other[other["method"] == "patch"].set_index("site").loc[brings]),
+            brought=other[other["method"] == "patch"].set_index("site").loc[brings],
             carries=carries,
-            carried=brief(other.set_index("receiver").loc[carries]),
+            carried=other.set_index("receiver").loc[carries],
             attention=seen[carries.removesuffix(".v")],
         )
     return words(
         "case",
         case=case,
         read=read,
+        where=words(where if by[where]["low"] > 0.5 else "by several", read=read),
         source=alone.loc["source"],
         written=alone.loc["written"],
         place=last.loc[read],
@@ -241,8 +281,8 @@ def of_order(order: Scores) -> str:
     each = []
     for name in dict.fromkeys(order.frame["model"]):
         rows = {m: table.loc[(name, m)] for m in METRICS if (name, m) in table.index}
-        rows |= {m: pd.Series({"value": np.nan}) for m in METRICS if m not in rows}
-        each.append(words("ordered", name=name, **rows))
+        none = pd.Series({"value": np.nan})
+        each.append(words("ordered", name=name, **{m: rows.get(m, none) for m in METRICS}))
     right = order.query("metric == 'sentence'")
     with_, without = (
         right.query(f"model == 'trained {name} positions'") for name in ("with", "without")
@@ -250,7 +290,7 @@ def of_order(order: Scores) -> str:
     less = with_.minus(without, ignoring=["model"]).iloc[0]
     kept = float(table.loc[("trained without positions", "words"), "value"])
     verdict = words("lost" if less["low"] > 0 else "not lost", less=brief(less), kept=kept)
-    return f"{words('order', each='; '.join(each))}\n\n{verdict}"
+    return f"{words('order')}\n{NEWLINE.join(each)}\n\n{verdict}"
 
 
 def of_layers(holds: Scores) -> str:
@@ -275,12 +315,18 @@ def of_layers(holds: Scores) -> str:
                 best=at.loc[("trained", site)],
                 first=at.loc[("trained", "enc.0.resid_pre")],
                 random=at.loc[("random", site)],
+                control=table[
+                    (table["task"] == task)
+                    & (table["site"] == site)
+                    & (table["labels"] == "control")
+                    & (table["model"] == "trained")
+                ]["value"].min(),
                 majority=real[(real["task"] == task) & (real["probe"] == "majority")]["value"].iloc[
                     0
                 ],
             )
         )
-    return f"{words('holds', each='; '.join(each))}\n\n{verdict(holds, best)}"
+    return f"{words('holds')}\n{NEWLINE.join(each)}\n\n{verdict(holds, best)}"
 
 
 def verdict(holds: Scores, best: Mapping[str, str]) -> str:
@@ -289,25 +335,25 @@ def verdict(holds: Scores, best: Mapping[str, str]) -> str:
     ours, random = (linear.query(f"model == '{name}'") for name in ("trained", "random"))
     more = ours.minus(random, ignoring=["model"]).set_index(["task", "site"])
     table = ours.summary().set_index(["task", "site"])
-    first = "enc.0.resid_post"
-    early = all(
-        table.loc[(task, first), "value"] >= SHARE * table.loc[(task, best[task]), "value"]
-        for task in ("word", "role")
-    )
+    reached = {
+        site: all(
+            table.loc[(task, site), "value"] >= SHARE * table.loc[(task, best[task]), "value"]
+            for task in ("word", "role")
+        )
+        for site in ("enc.0.resid_pre", "enc.0.resid_post")
+    }
+    before, early = reached.values()
     there = [task for task in CONCEPTS if more.loc[(task, best[task]), "low"] >= MARGIN]
     shown = [
-        words(
-            "concept",
-            task=task,
-            depth=depth_of(best[task]),
-            more=brief(more.loc[(task, best[task])]),
-        )
-        for task in there
+        words("concept", task=task, depth=depth_of(best[task]), more=more.loc[(task, best[task])])
+        for task in there or CONCEPTS
     ]
     later = all((depth_of(best[task]) or 0) > 1 for task in there)
-    concepts = "concepts none" if not there else "concepts later" if later else "concepts with"
+    concepts = "concepts hardly" if not there else "concepts later" if later else "concepts with"
     return words(
         "claim",
-        words_=words("words yes" if early else "words no", share=SHARE),
-        concepts=words(concepts, tasks="; ".join(shown), margin=MARGIN),
+        words_=words(
+            "words before" if before else "words yes" if early else "words no", share=SHARE
+        ),
+        concepts=words(concepts, tasks="; ".join(shown)),
     )

@@ -107,3 +107,28 @@ def by_head(found: Results) -> pd.DataFrame:
     return paths.assign(reader=head, part=reader.str[-1], attention=seen.loc[head].to_numpy()).drop(
         columns="site"
     )
+
+
+LOOKS, CARRIES = 0.5, 0.01
+
+
+def idle(found: Results) -> pd.Series:
+    """Of the looks by more than a half, the share whose values carry less than a hundredth.
+
+    A look is a head's in a sentence; the share is over sentences: `value`, `low`, `high`, `n`.
+    """
+    frame = found.frame
+    whole = found.query("site == 'keys and values'").frame.set_index("example")["effect"]
+    values = frame[(frame["method"] == "path_patch") & frame["receiver"].str.endswith(".v")]
+    values = values.assign(site=values["receiver"].str.removesuffix(".v"))
+    seen = frame[frame["method"] == "attention"].set_index(["site", "example"])["value"]
+    moved = values.set_index(["site", "example"])["effect"].loc[seen.index]
+    example = seen.index.get_level_values("example")
+    looks = (seen > LOOKS).groupby(example).sum()
+    little = moved.abs() < CARRIES * whole.abs().loc[example].to_numpy()
+    idle = ((seen > LOOKS) & little).groupby(example).sum()
+    low, high = stats.ratio_interval(
+        idle.to_numpy(dtype=float)[None], looks.to_numpy(dtype=float)[None]
+    )
+    value = idle.sum() / looks.sum() if looks.sum() else float("nan")
+    return pd.Series({"value": value, "low": low[0], "high": high[0], "n": int(looks.sum())})

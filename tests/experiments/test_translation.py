@@ -178,7 +178,7 @@ def test_shares_of_what_is_read_and_what_was_written(model, tmp_path):
 
 
 @pytest.mark.plain
-def test_keys_and_values_are_all_that_is_read(model, module):
+def test_keys_and_values_are_all_that_is_read(model, module, monkeypatch):
     """Their share of the whole change is the change between the two prompts."""
     twins = exchanged(20, seed=3)
     found = using.used(model, twins)
@@ -192,6 +192,17 @@ def test_keys_and_values_are_all_that_is_read(model, module):
     row = table.query("reader == 'dec.1.cross.2' and part == 'v'").iloc[0]
     path = found.frame[found.frame["receiver"] == "dec.1.cross.2.v"]["effect"]
     assert row["value"] == pytest.approx(path.sum() / whole.sum())
+    idle, n = 0, 0
+    for head in table["reader"].unique():
+        seen = found.frame.query(f"method == 'attention' and site == '{head}'")["value"]
+        moved = found.frame[found.frame["receiver"] == f"{head}.v"]["effect"]
+        for look, effect, of in zip(seen, moved, whole, strict=True):
+            n += look > 0.2
+            idle += look > 0.2 and abs(effect) < 0.01 * abs(of)
+    monkeypatch.setattr(using, "LOOKS", 0.2)
+    row_of_idle = using.idle(found)
+    assert 0 < idle < n
+    assert (row_of_idle["value"], row_of_idle["n"]) == (pytest.approx(idle / n), n)
     looks = found.frame.query("method == 'attention' and site == 'dec.1.cross.2'")["value"]
     assert row["attention"] == pytest.approx(looks.mean())
     clean = translation(twins[2].clean)
