@@ -28,7 +28,6 @@ import warnings
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # no progress bars are missed
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -80,8 +79,10 @@ def patterns(model: interp.Model, heads: list[str]) -> Figure:
     kept = interp.capture(model, interp.Pairs.from_text(model, **text), names)
     with style.context():
         figure = style.blank(2.4)
-        for axes, head, name in zip(figure.subplots(1, len(heads), sharey=True), heads, names):
-            axes.imshow(kept.rows(name)[0][: len(said.target)].numpy(), cmap="Greys", vmin=0, vmax=1)
+        grid = figure.subplots(1, len(heads), sharey=True)
+        for axes, head, name in zip(grid, heads, names, strict=True):
+            pattern = kept.rows(name)[0][: len(said.target)]
+            axes.imshow(pattern.numpy(), cmap="Greys", vmin=0, vmax=1)
             axes.scatter(said.aligned, range(len(said.target)), s=40, fc="none", ec=style.colour(1))
             axes.set_xticks(range(len(said.source) + 1), [*said.source, "</s>"], rotation=90)
             axes.set_yticks(range(len(said.target)), said.target)
@@ -155,8 +156,8 @@ paths(model, noun, "noun").style.format("{:.2f}").background_gradient("Greys", v
 # ## Agreement: a word that is used where none looks at it
 #
 # Before *casas* stands *las*, whose gender is that of a noun that has not been written yet. Here
-# *gardens* stands for *houses*, masculine and as plural: *los*. Which head brings that, while others
-# look at the determiner?
+# *gardens* stands for *houses*, masculine and as plural: *los*. Which head brings that, while
+# others look at the determiner?
 
 # %%
 gender = beside(said.english.replace("houses", "gardens"), "el rey viejo", "las", "los")

@@ -57,7 +57,12 @@ def draw(run: Run, found: Mapping[int, Found], order: Scores) -> None:
         run.figure(f"alignment-{depth}", figure, table)
         table = _probed(one.holds)
         figure = interp.figures.curves(
-            table, x="after", hue="curve", panel="task", xlabel="encoder layer", ylabel="accuracy"
+            table,
+            x="after",
+            hue="curve",
+            panel="task",
+            xlabel="encoder layers passed",
+            ylabel="accuracy",
         )
         run.figure(f"layers-{depth}", figure, table)
         table = _by_layer(one)
@@ -66,13 +71,18 @@ def draw(run: Run, found: Mapping[int, Found], order: Scores) -> None:
             x="after",
             hue="position",
             panel="case",
-            xlabel="patched after encoder layer",
+            xlabel="encoder layers passed",
             ylabel="share of the change",
         )
         run.figure(f"agreement-{depth}", figure, table)
     table = pd.concat(agreed, ignore_index=True)
     figure = interp.figures.curves(
-        table, x="case", hue="told", panel="panel", xlabel="", ylabel="share of the change"
+        table.assign(case=table["case"].str.replace(" of the ", ", ")),
+        x="case",
+        hue="told",
+        panel="panel",
+        xlabel="what is asked for",
+        ylabel="share of the change",
     )
     run.figure("agreement", figure, table)
     used = pd.concat(uses, ignore_index=True)
@@ -111,7 +121,8 @@ def _by_layer(one: Found) -> pd.DataFrame:
 
 
 def _after(depth: pd.Series) -> list[str]:
-    return ["embedding" if d == 0 else str(d) for d in depth]
+    """As text, since few layers make no curve."""
+    return [str(d) for d in depth]
 
 
 def _read(case: str) -> str:

@@ -23,6 +23,7 @@ from interp.models.small import native, recurrent
 from interp.models.small.native import Shape
 from interp.models.small.recurrent import RecurrentShape
 from interp.models.small.training import Recipe, answers, log_steps
+from interp.models.translator import clauses
 from interp.models.wrap import wrap
 
 SHAPE = Shape(1, 2, 8, 4, 12, 8, 0)
@@ -78,6 +79,11 @@ def cases(model: Model, folder: Path) -> Iterator[tuple[Callable[..., Any], Mapp
     found = toy.train(SHAPE, **training, **seeds, folder=folder / "toy")
     yield toy.Toy, of(found)
     yield found.at, {"step": 1, "dtype": "float32"}
+    amount = {"layers": 1, "steps": 1, "sentences": 8, "held_out": 2, "seed": 1}
+    amount |= {"positions": "none", "folder": folder / "toys"}
+    yield toy.translator, amount
+    yield toy.Translator, of(toy.translator(**amount))
+    yield clauses, {"n": 2, "split": "test", "seed": 1}
     yield compiled.build, {"name": "previous", **where}
     for told in (compiled.truth, compiled.roles, compiled.construction):
         yield told, {"name": "previous"}

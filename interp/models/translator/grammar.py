@@ -22,12 +22,16 @@ A clause is a tree of frozen parts (`Clause`, `Phrase`): exchange one with `data
 a twin that differs in it alone. `translation` gives both sides and which word translates which.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 from zlib import crc32
 
 import numpy as np
+
+from interp.core.door.door import door
+from interp.core.door.taken import Count, Seed
+from interp.core.errors import CorpusError, nearest
 
 Gender = Literal["m", "f"]
 Split = Literal["train", "test"]
@@ -147,6 +151,17 @@ class Phrase:
     determiner: tuple[str, str] = THE
     adjectives: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:  # no door: they are made by the ten thousand
+        _require("noun", self.noun, NOUNS)
+        _require("determiner", self.determiner, DETERMINERS)
+        for adjective in self.adjectives:
+            _require("adjective", adjective, ADJECTIVES)
+        if len(set(self.adjectives)) < len(self.adjectives):
+            raise CorpusError(
+                f"the adjectives of {self.noun!r} are {', '.join(self.adjectives)}: one twice, so "
+                "that it could not be told which translates which. Give each once."
+            )
+
     @property
     def agreement(self) -> int:
         """0 to 3: masculine, feminine; masculine, feminine plural."""
@@ -167,6 +182,22 @@ class Clause:
     oblique: tuple[str, Phrase] | None = None
     adverb: str | None = None
     first: bool = False
+
+    def __post_init__(self) -> None:
+        _require("verb", self.verb, VERBS)
+        if self.adverb is not None:
+            _require("adverb", self.adverb, ADVERBS)
+        if self.oblique is not None:
+            _require("preposition", self.oblique[0], PREPOSITIONS)
+        if self.first and self.adverb is None:
+            raise CorpusError("first=True is of an adverb, and the clause has none; leave it out.")
+
+
+def _require(what: str, word: object, known: Collection[object]) -> None:
+    """Refuse what the languages have no word for."""
+    if not isinstance(word, Hashable) or word not in known:
+        texts = [str(one) for one in known]
+        raise CorpusError(f"the grammar has no {what} {word!r}; {nearest(str(word), texts)}")
 
 
 class Placed(NamedTuple):
@@ -251,7 +282,8 @@ def _other_phrase(phrase: Phrase, part: Part) -> Iterator[Placed]:
         )
 
 
-def clauses(n: int, *, split: Split, seed: int) -> list[Clause]:
+@door
+def clauses(n: Count, *, split: Split, seed: Seed = 0) -> list[Clause]:
     """Different clauses, drawn at random.
 
     A fifth of all English sentences are in the test split and the others in "train", by a checksum

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from interp.core.errors import CorpusError
 from interp.models.translator.grammar import (
     ADVERBS,
     Clause,
@@ -102,6 +103,24 @@ def test_all_kinds_of_clauses_are_drawn():
     assert min(kinds.values()) > 20
     assert {len(c.subject.adjectives) for c in DRAWN} == {0, 1, 2}
     assert all(len({c.subject.noun, c.object.noun}) == 2 for c in DRAWN)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: Phrase("hous"), r"no noun 'hous'.*house"),
+        (lambda: Phrase("house", determiner="the"), r"no determiner 'the'.*'the', 'the'"),
+        (lambda: Phrase("house", adjectives=("blue",)), r"no adjective 'blue'"),
+        (lambda: Phrase("house", adjectives=("red", "red")), r"red, red: one twice.*each once"),
+        (lambda: replace(OLD, verb="see"), r"no verb 'see'"),
+        (lambda: replace(OLD, adverb=["finally"]), r"no adverb \['finally'\]"),
+        (lambda: replace(OLD, oblique=("with", OLD.subject)), r"no preposition 'with'"),
+        (lambda: replace(OLD, adverb=None), r"first=True is of an adverb.*leave it out"),
+    ],
+)
+def test_what_the_languages_have_no_word_for(call, said):
+    with pytest.raises(CorpusError, match=said):
+        call()
 
 
 def test_every_word_is_one_token():
