@@ -178,7 +178,7 @@ def resolved(model: interp.Model, pairs: interp.Pairs, places: list[str]) -> pd.
     sites = ["enc.0.resid_pre", *(f"enc.{i}.resid_post" for i in layers)]
     moved = interp.patch(model, pairs, sites, positions=places).frame
     share = moved.assign(share=moved["effect"] / (corrupt - clean))
-    return share.pivot_table(index="site", columns="position", values="share", sort=False)
+    return share.pivot_table(index="site", columns="position", values="share", sort=False).round(2)
 
 
 resolved(model, gender, ["determiner", "adjective", "noun"])
@@ -226,7 +226,7 @@ resolved(shallow, number, ["subject", "verb", "noun"])
 # %%
 heads = [f"enc.0.{i}" for i in range(shallow.facts.n_heads)]
 moved = interp.patch(shallow, number, heads, positions="verb")
-moved.frame[["site", "base", "value", "effect"]]
+moved.frame[["site", "base", "value", "effect"]].round(2)
 
 # %% [markdown]
 # So where agreement is resolved is no property of the task, or of "the encoder": it goes where
