@@ -183,7 +183,7 @@ def test_half_precision_is_summed_in_float32(tiny_model):
     assert (mean - rows.float().mean(0)).abs().max() < 1e-5
 
 
-def test_two_stacks(tiny_model):
+def test_two_stacks(tiny_model, tmp_path):
     model = tiny_model("t5")
     lists = [[1, 2, 3, 4], [5, 6, 7]] * 3
     pairs = Pairs.from_tokens(clean=lists, corrupt=lists, decoder=(4, 7), cluster=["a"] * 6)
@@ -207,10 +207,12 @@ def test_two_stacks(tiny_model):
         *("by position", "several lengths", "by='template'"),
     )
     other = Pairs.from_tokens(clean=lists, corrupt=lists, decoder=(4,), cluster=["a"] * 6)
+    interp.ablate(model, other, "dec.1.2", reference=reference, metric="kl")
+    longer = Pairs.from_tokens(clean=lists, corrupt=lists, decoder=(4, 7, 9), cluster=["a"] * 6)
     says(
-        Unsupported,
-        lambda: interp.ablate(model, other, "dec.1.2", reference=reference, metric="kl"),
-        *("of targets of 2 tokens", "row 0 has 1", "as long"),
+        PairsError,
+        lambda: interp.ablate(model, longer, "dec.1.2", reference=reference, metric="kl"),
+        *("positions 0 to 2 in at least two", "the decoder of a row", "has 4 tokens"),
     )
     by_template = MeanReference.fit(model, pairs, "dec.1.2")
     says(
@@ -218,12 +220,15 @@ def test_two_stacks(tiny_model):
         lambda: interp.ablate(model, other, "dec.1.2", reference=by_template, metric="kl"),
         *("template 'a' with 4 tokens and 1 in its target", "by='position'"),
     )
-    several = Pairs.from_tokens(clean=lists, corrupt=lists, target=[[4, 7], [4]] * 3)
-    says(
-        PairsError,
-        lambda: MeanReference.fit(model, several, "dec.1.2", by="position"),
-        *("1 to 2 tokens long", "by='template'"),
-    )
+    several = Pairs.from_tokens(clean=lists, corrupt=lists, target=[[4, 7], [4], [7]] * 2)
+    mixed = MeanReference.fit(model, several, ["dec.1.2", "dec.1.3"], by="position")
+    mixed.save(tmp_path / "mixed")
+    again = MeanReference.load(tmp_path / "mixed")
+    assert again.written == mixed.written == (6, 6, 2)
+    kept = capture(model, several, "dec.1.2", side="corrupt").rows("dec.1.2")
+    mean = again.at(Site.parse("dec.1.2"), [("x", 4, 3)])[0]
+    assert (mean[1] - torch.stack([row[1] for row in kept]).mean(0)).abs().max() < TOLERANCE
+    assert (mean[2] - torch.stack([kept[0][2], kept[3][2]]).mean(0)).abs().max() < TOLERANCE
 
 
 def test_only_the_layers_that_are_needed_run(llama, monkeypatch):

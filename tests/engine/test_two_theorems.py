@@ -5,9 +5,7 @@ import torch
 
 import interp
 from interp.core.errors import PairsError, PositionError, SiteError, Unsupported
-from interp.core.parts.circuit import Circuit
 from interp.core.parts.edges import edges, feeds
-from interp.core.parts.graph import Graph
 from interp.core.parts.sites import Site, resolve
 from interp.core.prompts.pairs import Pairs
 from interp.engine.engines.choose import choose, weights_of
@@ -351,20 +349,3 @@ def test_what_is_asked_of_weights(tiny_model):
 def test_targets_of_each_row_are_run_apart(written, words):
     with pytest.raises(PairsError, match=words):
         Pairs.from_tokens(clean=[[3, 4], [5, 6]], corrupt=[[3, 7], [5, 8]], decoder=written)
-
-
-@pytest.mark.plain
-def test_circuits_and_attribution_are_refused(tiny_model, both):
-    """In words of their own, whichever way they are asked for."""
-    model = tiny_model("mbart")
-    nodes = Circuit.of(["enc.0.1", "dec.1.cross.2"], model=model.weight_hash)
-    wires = Circuit.of(["enc.0.1 -> dec.1.cross.2.k"], model=model.weight_hash)
-    for call in (
-        lambda: interp.attribute(model, both),
-        lambda: interp.circuits.acdc(model, both, threshold=0.1),
-        lambda: interp.circuits.run_circuits(model, both, nodes),
-        lambda: interp.circuits.run_circuits(model, both, wires),
-        lambda: Graph.of(model.facts),
-    ):
-        with pytest.raises(Unsupported, match=r"encoder.*interp\.patch\("):
-            call()

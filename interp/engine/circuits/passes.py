@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -41,23 +42,20 @@ Taken = MeanReference | Constants | None
 OTHER: Mapping[Side, Side] = {"clean": "corrupt", "corrupt": "clean"}
 
 
-def able(engine: Engine) -> bool:
+def able(engine: Engine) -> TypeGuard[Replay]:
     """Can cells go up with masks on this model?"""
     return isinstance(engine, Replay) and masked.servable(engine.weights)
 
 
-def served(
-    model: Model, pairs: Pairs, metrics: Sequence[Metric], engine: EngineName
-) -> Replay | None:
-    """The engine that masks need, or None where it cannot serve.
+def served(model: Model, pairs: Pairs, metrics: Sequence[Metric], engine: EngineName) -> Engine:
+    """The engine of circuits; whether it can run masks is what `able` says.
 
     Raises:
         ModelError, PairsError, Unsupported: what no engine can run.
     """
     for metric in metrics:
         accept(model, pairs, metric)
-    found = choose(model, engine, longest=pairs.longest)
-    return found if isinstance(found, Replay) and able(found) else None
+    return choose(model, engine, longest=pairs.longest)
 
 
 def averaged_now(masks: Masks, model: Model, engine: Engine, pairs: Pairs) -> Taken:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -206,11 +207,19 @@ def weights_of(model: Model) -> Weights:
     return gathered(found)
 
 
-def last_stack(model: Model) -> Weights:
-    """As `weights_of`; of an encoder-decoder its decoder, whose stream the logits read."""
+def stacks_of(model: Model) -> Weights | Stacks:
+    """As `weights_of`; of an encoder-decoder both of its stacks."""
     require_running()
     found = replay_of(model, SHORT)
-    return gathered(found.decoder) if isinstance(found, Stacks) else weights_of(model)
+    if not isinstance(found, Stacks):
+        return weights_of(model)
+    return replace(found, encoder=gathered(found.encoder), decoder=gathered(found.decoder))
+
+
+def last_stack(model: Model) -> Weights:
+    """As `weights_of`; of an encoder-decoder its decoder, whose stream the logits read."""
+    found = stacks_of(model)
+    return found.decoder if isinstance(found, Stacks) else found
 
 
 def _say(model: Model, what: str) -> None:

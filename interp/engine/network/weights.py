@@ -412,6 +412,8 @@ def maps(w: Weights) -> Iterator[Map | Each | Joined]:
     for block in w.blocks:
         attention, mlp = block.attention, block.mlp
         yield from (attention.q, attention.k, attention.v, attention.o)
+        if (cross := block.cross) is not None:
+            yield from (cross.q, cross.k, cross.v, cross.o)
         yield from ((mlp.up, mlp.down) if mlp.gate is None else (mlp.gate, mlp.up, mlp.down))
     if w.unembed is not None:
         yield from filter(None, (w.unembed.transform, w.unembed.linear))

@@ -105,6 +105,7 @@ def test_all_kinds_of_clauses_are_drawn():
     assert all(len({c.subject.noun, c.object.noun}) == 2 for c in DRAWN)
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(
     ("call", "said"),
     [

@@ -21,6 +21,7 @@ from interp.models.translator.grammar import clauses, translation
 from interp.models.translator.tokens import END, PAD, rows_of
 from interp.models.translator.training import exact, translated, untrained_translator
 
+pytestmark = pytest.mark.plain  # trainings take long
 BRIEF = {"steps": 3, "sentences": 100, "held_out": 6}
 ASKED = clauses(12, split="test", seed=5)
 
@@ -195,7 +196,6 @@ def beam(says: Replayed, source: list[int], longest: int, width: int) -> list[in
     return max(done, key=lambda found: found[0])[1]
 
 
-@pytest.mark.plain
 def test_decoding_is_that_of_transformers(kept):
     """Token for token, greedily and of three beams, where it is still unsure what to say."""
     found = translator(folder=kept, **BRIEF | {"steps": 140, "sentences": 2000})

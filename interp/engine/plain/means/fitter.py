@@ -3,8 +3,8 @@
 import math
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
@@ -36,10 +36,14 @@ Key = Group | None
 
 
 class Fitted(NamedTuple):
-    """Means of slabs, `index pos *axes`, and the prompts in each group or at each position."""
+    """Means of slabs, `index pos *axes`, and the prompts in each group or at each position.
+
+    `written`: by position, the prompts at each of a decoder's, where there are targets.
+    """
 
     means: Mapping[Key, Mapping[Slab, Float[Tensor, "index pos *axes"]]]
     sizes: Mapping[Group, int] | Mapping[int, int]
+    written: tuple[int, ...] = ()
 
 
 class MeanFitter:
@@ -123,13 +127,11 @@ class MeanFitter:
         Raises:
             ModelError: one is not finite.
         """
-        sizes: dict = dict(self.prompts)
+        sizes, written = dict[Any, int](self.prompts), tuple[int, ...]()
         if self.by == "position":
-            longest = max((group[1] for group in self.prompts), default=0)
-            sizes = {
-                position: sum(n for group, n in self.prompts.items() if group[1] > position)
-                for position in range(longest)
-            }
+            sizes = dict(enumerate(_at_each((of[1], n) for of, n in self.prompts.items())))
+            targets = ((of[2], n) for of, n in self.prompts.items() if len(of) > 2)
+            written = tuple(_at_each(targets))
         keys = list(self.sums) if self.by == "position" else list(sizes)
         means: dict[Key, dict[Slab, Tensor]] = {}
         for key in keys:
@@ -144,7 +146,14 @@ class MeanFitter:
                         "model's dtype is too narrow for it: load it with dtype=torch.float32."
                     )
                 means[key][slab] = mean
-        return Fitted(means, sizes)
+        return Fitted(means, sizes, written)
+
+
+def _at_each(counted: Iterable[tuple[int, int]]) -> list[int]:
+    """Of lengths and how many prompts have each: the prompts that have a position."""
+    found = list(counted)
+    longest = max((length for length, _ in found), default=0)
+    return [sum(n for length, n in found if length > at) for at in range(longest)]
 
 
 def _grown(held: Tensor, shape: Sequence[int]) -> Tensor:

@@ -47,8 +47,8 @@ class MeanReference(Averaged):
             (float32 of half-precision models).
         sizes: prompts in each group, or at each position.
         model, weights: which model it was fitted on, and the hash of its weights.
-        written: of means by position: tokens that an encoder-decoder's decoder read, in every
-            prompt.
+        written: of means by position: prompts at each position of an encoder-decoder's decoder,
+            where they had targets.
     """
 
     by: By
@@ -57,7 +57,7 @@ class MeanReference(Averaged):
     sizes: Mapping[Group, int] | Mapping[int, int]
     model: str
     weights: str
-    written: int = 1
+    written: tuple[int, ...] = ()
 
     @classmethod
     @door
@@ -94,12 +94,6 @@ class MeanReference(Averaged):
         layout = Layout.of(resolve(sites, model.facts), model.facts.group_size)
         given = prompts(pairs)
         accept(model, given, None)
-        if by == "position" and len(counts := sorted(set(given.written.tolist()))) > 1:
-            raise PairsError(
-                f"the targets of the prompts are {counts[0] - 1} to {counts[-1] - 1} tokens long, "
-                "and means by position are of targets of one length. Say by='template', or give "
-                "prompts whose targets are as long (pairs.select)."
-            )
         require_room(model, given, layout, by, budget(memory, HOST, KEEP))
         served = choose(model, engine, longest=given.longest)
         proceed(
@@ -114,7 +108,10 @@ class MeanReference(Averaged):
             )
         )
         found = average(model, served, given, side, layout, by)
-        return cls(by, layout, *found, model.name, model.weight_hash, int(given.written[0]))
+        return cls(
+            *(by, layout, found.means, found.sizes),
+            *(model.name, model.weight_hash, found.written),
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -136,19 +133,19 @@ class MeanReference(Averaged):
             PairsError: as `require_several`.
         """
         slab, index = self.layout.find(site, "the mean reference", REMEDY)
-        require_several(self.by, self.sizes, groups)
+        require_several(self.by, self.sizes, groups, self.written)
         if self.by == "template":
             return torch.stack([self.means[group][slab][index] for group in groups])
-        mean, length = self.means[None][slab][index], int(groups[0][1])
-        positions, keys = slab.extent(length, self.written)
+        mean, (_, length, *written) = self.means[None][slab][index], groups[0]
+        positions, keys = slab.extent(length, written[0] if written else 1)
         mean = mean[:positions, :keys] if slab.kind == "pattern" else mean[:positions]
         return mean.expand(len(groups), *mean.shape)
 
-    def require(self, model: Model, sites: Iterable[Site], pairs: Pairs) -> None:
+    def require(self, model: Model, sites: Iterable[Site]) -> None:
         """Refuse what these means are not of.
 
         Raises:
-            Unsupported: another model, or targets of another length.
+            Unsupported: another model.
             SiteError: a site that was not averaged.
         """
         if self.weights != model.weight_hash:
@@ -157,13 +154,6 @@ class MeanReference(Averaged):
                 f"model is {model.name} ({model.weight_hash[:12]}): these means are of no run of "
                 "it. Fit it on this model, loaded with the same dtype: "
                 "interp.MeanReference.fit(model, pairs, sites)."
-            )
-        odd = (pairs.written != self.written).nonzero().flatten().tolist()
-        if self.by == "position" and odd:
-            raise Unsupported(
-                f"the mean reference is of targets of {self.written - 1} tokens, and that of row "
-                f"{odd[0]} has {int(pairs.written[odd[0]]) - 1}. Fit it on pairs whose targets are "
-                "as long, or by='template'."
             )
         for site in sites:
             self.layout.find(site, "the mean reference", REMEDY)
@@ -193,7 +183,7 @@ class MeanReference(Averaged):
             note = held.note
             # what is read is a window on the file
             tensors = {name: held.read(name).clone() for name in held.names}
-        kinds = {"by": str, "model": str, "weights": str, "written": int, "sites": list}
+        kinds = {"by": str, "model": str, "weights": str, "written": list, "sites": list}
         told(note, path, remedy, kinds | {"sizes": list})
         layout = Layout.of(map(Site.parse, note["sites"]), note["group size"])
         sizes = {tuple(g) if isinstance(g, list) else g: count for g, count in note["sizes"]}
@@ -202,7 +192,7 @@ class MeanReference(Averaged):
             key: {slab: tensors[f"{i}/{n}"] for n, slab in enumerate(layout.slabs)}
             for i, key in enumerate(keys)
         }
-        model, weights, written = note["model"], note["weights"], note["written"]
+        model, weights, written = note["model"], note["weights"], tuple(note["written"])
         return cls(note["by"], layout, means, sizes, model, weights, written)
 
     def _note(self) -> dict[str, object]:
@@ -212,7 +202,7 @@ class MeanReference(Averaged):
             "by": self.by,
             "model": self.model,
             "weights": self.weights,
-            "written": self.written,
+            "written": list(self.written),
             "sites": [str(site) for site in self.layout.sites],
             "group size": self.layout.group_size,
             "sizes": [[group, count] for group, count in self.sizes.items()],
@@ -246,12 +236,24 @@ def taken(
     sites = sorted(set(sites))
     require_mean(source, pairs)
     if isinstance(source, MeanReference):
-        source.require(model, sites, pairs)
+        source.require(model, sites)
         return source
     assert isinstance(source, Reference)
     layout = Layout.of(sites, model.facts.group_size)
     found = average(model, engine, source.pairs, source.side, layout, "template")
-    return MeanReference("template", layout, *found, model.name, model.weight_hash)
+    return MeanReference(
+        "template", layout, found.means, found.sizes, model.name, model.weight_hash
+    )
+
+
+def _require_long(sizes: Sequence[int], longest: int, what: str) -> None:
+    known = sum(size > 1 for size in sizes)
+    if longest > known:
+        has = f"positions 0 to {known - 1}" if known else "no position"
+        raise PairsError(
+            f"the mean reference has {has} in at least two prompts, and {what} has "
+            f"{longest} tokens. Fit it on more prompts that are as long."
+        )
 
 
 def require_mean(source: Averaged, pairs: Pairs) -> None:
@@ -261,32 +263,30 @@ def require_mean(source: Averaged, pairs: Pairs) -> None:
         PairsError: as `require_several`.
     """
     if isinstance(source, MeanReference):
-        require_several(source.by, source.sizes, pairs.groups)
+        require_several(source.by, source.sizes, pairs.groups, source.written)
     elif isinstance(source, Reference):
         require_several("template", Counter(source.pairs.groups), pairs.groups)
 
 
 def require_several(
-    by: By, sizes: Mapping[Group, int] | Mapping[int, int], groups: Sequence[Group]
+    by: By,
+    sizes: Mapping[Group, int] | Mapping[int, int],
+    groups: Sequence[Group],
+    written: Sequence[int] = (),
 ) -> None:
     """Refuse rows that have no mean, or the mean of one prompt, which is that prompt.
 
     Args:
-        by, sizes: of the reference.
+        by, sizes, written: of the reference.
         groups: of the rows whose activations are to be replaced.
 
     Raises:
         PairsError: naming the template and length, or the position.
     """
     if by == "position":
-        known = {place: size for place, size in sizes.items() if size > 1}
-        longest = max(int(group[1]) for group in groups)
-        if longest > len(known):
-            has = f"positions 0 to {len(known) - 1}" if known else "no position"
-            raise PairsError(
-                f"the mean reference has {has} in at least two prompts, and a row has "
-                f"{longest} tokens. Fit it on more prompts that are as long."
-            )
+        _require_long([*sizes.values()], max(group[1] for group in groups), "a row")
+        read = max((group[2] for group in groups if len(group) > 2), default=0)
+        _require_long(written, read, "the decoder of a row (its start token counted)")
         return
     held = cast(Mapping[Group, int], sizes)
     for group in dict.fromkeys(groups):
