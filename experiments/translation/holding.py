@@ -140,7 +140,7 @@ def held(model: interp.Model, size: Size, seed: int) -> Scores:
     split = splits(model, size, seed)
     return Scores.concat(
         [
-            with_dev(tagging(*split(label).values(), task=task, seed=seed))
+            with_dev(tagging(*split(label).values(), task=task, rare="drop", seed=seed))
             for task, label in TASKS.items()
         ]
     )

@@ -198,7 +198,7 @@ def beam(says: Replayed, source: list[int], longest: int, width: int) -> list[in
 
 def test_decoding_is_that_of_transformers(kept):
     """Token for token, greedily and of three beams, where it is still unsure what to say."""
-    found = translator(folder=kept, **BRIEF | {"steps": 140, "sentences": 2000})
+    found = translator(folder=kept, **BRIEF | {"layers": 1, "steps": 120, "sentences": 2000})
     module = hf.MarianMTModel.from_pretrained(found.folder).double().eval()
     says, longest = Replayed(interp.load(module)), 14
     greedily = translated(module, ASKED, max_new_tokens=longest)
