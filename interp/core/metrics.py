@@ -231,6 +231,13 @@ METRICS: dict[str, Metric] = {
             worse="lower",
             label="logit difference",
         ),
+        # of the correct class or token alone
+        Metric(
+            "logit",
+            lambda x, a: _at(x, a.correct),
+            worse="lower",
+            label="logit of the correct answer",
+        ),
         # 1 where the correct answer scores above the wrong one; a tie is 0
         Metric("accuracy", lambda x, a: x[..., 0] > x[..., 1], reads="answers", worse="lower"),
         Metric("log_prob", _log_prob, worse="lower", label="log-probability (nats)"),

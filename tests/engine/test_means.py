@@ -185,7 +185,7 @@ def test_half_precision_is_summed_in_float32(tiny_model):
 
 def test_two_stacks(tiny_model, tmp_path):
     model = tiny_model("t5")
-    lists = [[1, 2, 3, 4], [5, 6, 7]] * 3
+    lists = [row for i in range(3) for row in ([1, 2, 3, i], [5, 6, i])]
     pairs = Pairs.from_tokens(clean=lists, corrupt=lists, decoder=(4, 7), cluster=["a"] * 6)
     sites = ["enc.1.2", "dec.1.2", "dec.0.cross.1.k", "dec.0.3.pattern"]
     found = capture(model, pairs, sites)
@@ -354,6 +354,29 @@ def test_a_mean_over_one_prompt_is_refused(llama, engine):
     # what no row of the pairs asks for may be rare
     several = pairs.select([i for i in range(4) if pairs.template[i] == "a"])
     assert len(interp.ablate(llama, several, "1.1", reference=pairs, metric="kl")) == 3
+
+
+def test_one_prompt_given_often_is_one_prompt(llama):
+    thrice = Pairs.from_tokens(
+        clean=[[1, 2, 3], [4, 2, 3], [5, 2, 3]],
+        corrupt=[[7, 8, 9]] * 3,
+        template=["a"] * 3,
+    )
+    told = ["one prompt of template 'a' with 3 tokens", "method='resample'"]
+    says(PairsError, lambda: interp.ablate(llama, thrice, "1.1", metric="kl"), *told)
+    for by, size in (("template", {("a", 3): 1}), ("position", dict.fromkeys(range(3), 1))):
+        fitted = MeanReference.fit(llama, thrice, "1.1", by=by)
+        assert fitted.sizes == size
+    # the mean itself weighs prompts as they were given
+    twice = Pairs.from_tokens(
+        clean=[[1, 2, 3]] * 3, corrupt=[[7, 8, 9], [7, 8, 9], [1, 8, 9]], template=["a"] * 3
+    )
+    fitted = MeanReference.fit(llama, twice, "1.1")
+    assert fitted.sizes == {("a", 3): 2}
+    z = interp.capture(llama, twice, "1.1", side="corrupt")["1.1"]
+    torch.testing.assert_close(
+        fitted.at(interp.Site.parse("1.1"), [("a", 3)])[0], z.mean(0), rtol=1e-12, atol=1e-15
+    )
 
 
 def test_rows_that_share_no_template_have_no_mean(llama):

@@ -14,7 +14,7 @@ from oracle_of_two import OracleOfTwo
 from torch import Tensor
 
 from interp.core.parts.edges import feeds, read_in
-from interp.core.parts.sites import Kind, Site
+from interp.core.parts.sites import ROUTED, Kind, Site
 from interp.core.prompts.pairs import Pairs
 from interp.engine.interventions import (
     SENDERS,
@@ -69,6 +69,7 @@ class CaseOfTwo(Case):
 
     def site(self, kinds: tuple[Kind, ...]) -> Site:
         draw, facts = self.data.draw, self.facts
+        kinds = tuple(kind for kind in kinds if kind not in ROUTED)
         where = draw(st.sampled_from(["enc", "dec", "cross"]))
         crossing = [kind for kind in kinds if kind in CROSS]
         cross = where == "cross" and bool(crossing)

@@ -154,6 +154,7 @@ def attribute(
         steps=steps if "ig" in method else 1,
         ablation=ablation,
         metric=metric.name,
+        worse=metric.worse,
         **({} if means is None else {"reference": source.fingerprint}),
     )
     return Attribution.of(

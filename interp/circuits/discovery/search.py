@@ -128,7 +128,8 @@ class Search:
             f"one test of acdc in {len(job.pairs)} prompts",
         )
         room = require(one, room, job.memory, device, what)
-        most = 2 * Limits.of(device).wave  # more is no faster (measured on a processor)
+        # more is no faster (measured on a processor)
+        most = 2 * Limits.of(device).wave_tokens(job.model.facts.d_model)
         for rows in blocks(job.pairs.extents, len(job.pairs)):
             held = Passes(job.model, job.pairs, job.metrics, self.masks, engine, rows, source)
             self.blocks.append((rows, Onward(held)))

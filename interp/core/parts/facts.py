@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from interp.core.prompts.grid import Images
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -13,7 +15,7 @@ class Facts:
         n_layers, n_heads, n_kv_heads: counts; n_kv_heads < n_heads is grouped-query attention.
         d_model, d_head, d_mlp, d_vocab, n_ctx: widths in scalars, context in tokens. d_mlp is 0
             when the blocks have no MLP; of a mixture it counts the neurons of all experts, one
-            expert after the other.
+            expert after the other and a shared one last.
         norm: LayerNorm or RMSNorm.
         positions: how a token's place enters the computation.
         block: where the norms sit: before the parts ("pre"), after the sum ("post") or
@@ -25,6 +27,10 @@ class Facts:
         n_encoder_layers: of an encoder-decoder; the other facts are then its decoder's.
         recurrent: each layer hands a state from position to position, and there are no heads, no
             MLPs and no residual stream: their counts and widths are 0.
+        n_experts: of each layer's mixture, among which a router chooses; 0 where MLPs are dense.
+        sinks: a part of each head's attention goes to no token, so that its pattern sums to less
+            than 1.
+        image: the images that it reads; None reads text. d_vocab is then the number of classes.
     """
 
     architecture: str
@@ -45,6 +51,9 @@ class Facts:
     language_model: bool
     n_encoder_layers: int = 0
     recurrent: bool = False
+    n_experts: int = 0
+    sinks: bool = False
+    image: Images | None = None
 
     @property
     def group_size(self) -> int:
@@ -59,8 +68,13 @@ class Facts:
             )
         kv = "" if self.n_kv_heads == self.n_heads else f" ({self.n_kv_heads} key-value groups)"
         stacks = f"{self.n_encoder_layers} encoder and " if self.n_encoder_layers else ""
+        experts = f" of {self.n_experts} experts" if self.n_experts else ""
         return (
             f"{self.architecture}: {stacks}{self.n_layers} layers, {self.n_heads} heads{kv}, "
-            f"d_model {self.d_model}, d_head {self.d_head}, d_mlp {self.d_mlp}, "
-            f"vocabulary {self.d_vocab}"
+            f"d_model {self.d_model}, d_head {self.d_head}, d_mlp {self.d_mlp}{experts}, "
+            + (
+                f"{self.d_vocab} classes, {self.image}"
+                if self.image
+                else f"vocabulary {self.d_vocab}"
+            )
         )

@@ -6,7 +6,7 @@ padded on; the engines run rows of one length together, so that no number depend
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -22,7 +22,9 @@ from interp.core.errors import PairsError
 from interp.core.prompts import places
 from interp.core.prompts.aligned import consistent, require_counts, unequal
 from interp.core.prompts.columns import Column, grid, id_rows, labels, shown, texts, unmasked, whole
+from interp.core.prompts.images import Pixels, Sees, rows_of
 from interp.core.prompts.named import positions_by_name, require_inside
+from interp.core.prompts.patches import Patches
 from interp.core.prompts.reading import Encodes as Encodes
 from interp.core.prompts.reading import answer_ids, read_side, read_target
 from interp.core.prompts.target import Target, target_of
@@ -54,6 +56,7 @@ class Pairs:
         bos: the policy that the tokens were made with.
         target: of an encoder-decoder: what the decoder reads after its start token, on both sides.
             The rows above are then the encoder's, and the logits are read in the decoder.
+        patches: of images: the pixels of the patches whose ids stand in the rows.
     """
 
     clean: Int[Tensor, "batch pos"]
@@ -68,6 +71,7 @@ class Pairs:
     target: Target | None = None
     template: tuple[str, ...] = ()
     crossed: tuple[str, ...] = ()
+    patches: Patches | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name, value in consistent(self).items():
@@ -165,6 +169,7 @@ class Pairs:
             target=None if self.target is None else self.target.select(index.tolist()),
             template=tuple(self.template[i] for i in chosen),
             crossed=tuple(self.crossed[i] for i in chosen) if self.crossed else (),
+            patches=self.patches,
         )
 
     @property
@@ -313,6 +318,49 @@ class Pairs:
             **written,
             decoder=decoder,
         )
+
+    @classmethod
+    def from_images(
+        cls,
+        model: Sees,
+        *,
+        clean: object,
+        corrupt: object,
+        correct: Column | None = None,
+        wrong: Column | None = None,
+        positions: Mapping[str, Column] | None = None,
+        cluster: Column | None = None,
+        template: Column | None = None,
+        crossed: Column | None = None,
+        pixels: Pixels = "raw",
+    ) -> "Pairs":
+        """Cut images into the patches that a vision transformer reads.
+
+        A row is the class token ("cls", which is `"end"` too: the logits are read there) and the
+        patches row by row ("r0c0", "r0c1", ...), each a named position. The id of a patch is a hash
+        of its pixels, so that equal patches are equal ids.
+
+        Args:
+            model: whose images these are: their size, and its processor's mean and deviation.
+            clean, corrupt: images, `batch channel height width` or with the channel last, of one
+                channel without it; an array, a tensor or a list. They are not resized.
+            correct, wrong: classes, by number or by the config's names. `wrong` may be left out
+                where the metric needs the correct class alone ("prob", "log_prob", "logit").
+            positions: further ones: for each row a name ("r2c3"), (row, column), or an index.
+            cluster, template, crossed: as in `from_text`; but all images share a template, where
+                none is given, and each is a cluster by itself: their positions mean the same.
+            pixels: "raw" are 0 to 255 in uint8 or 0 to 1 in floats, and are normalised as the
+                model's processor does (where it has none, brought to 0 to 1); "normalised" are as
+                the model reads them.
+
+        Raises:
+            PairsError: a model that reads text; images of another size, channels or range; NaN; a
+                class or a patch that there is not.
+        """
+        asked = {"clean": clean, "corrupt": corrupt, "correct": correct, "wrong": wrong}
+        groups = {"cluster": cluster, "template": template, "crossed": crossed}
+        rows, patches = rows_of(model, asked, groups, positions=positions, pixels=pixels)
+        return replace(cls.from_tokens(**rows), patches=patches)
 
     @classmethod
     def from_tokens(

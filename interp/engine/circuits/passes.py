@@ -224,7 +224,7 @@ def plan_passes(masks: Masks, model: Model, pairs: Pairs, *, room: int) -> Plan:
     """Rows of one length together, and as many cells at a time as the memory lasts for."""
     facts, n, batches = model.facts, len(masks), []
     limits, itemsize = Limits.of(model.device), model.dtype.itemsize
-    most = limits.wave
+    most = limits.wave_tokens(facts.d_model)
     row = row_bytes(masks, model, pairs)
     for rows in blocks(pairs.extents, max(1, room // 2 // row)):
         length = int(pairs.lengths[rows[0]])

@@ -12,6 +12,7 @@ from torch import Tensor
 from interp.core.errors import PairsError, Unsupported
 from interp.core.metrics import Metric
 from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.patches import FIRST
 from interp.engine.engines.hooked.engine import Hooks
 from interp.engine.engines.protocol import Engine, EngineName
 from interp.engine.engines.recurrent.engine import Recurrent
@@ -66,7 +67,12 @@ def accept(model: Model, pairs: Pairs, metric: Metric | None) -> None:
             "'next_token_loss')."
         )
     answers = ("correct", "wrong") if bool((pairs.correct >= 0).any()) else ()
-    for name in ("clean", "corrupt", *answers):
+    sides = ("clean", "corrupt")
+    if facts.image is not None or pairs.patches is not None:
+        _accept_images(model, pairs, metric)
+        sides = ()
+        answers = () if bool((pairs.wrong < 0).any()) else answers
+    for name in (*sides, *answers):
         ids: Tensor = getattr(pairs, name)
         bad = ((ids < 0) | (ids >= facts.d_vocab)).nonzero().tolist()
         if bad:
@@ -90,6 +96,44 @@ def accept(model: Model, pairs: Pairs, metric: Metric | None) -> None:
             f"encoder-decoder reads, and {model.name} has one stack of layers ({facts}): it would "
             "be read by nobody. Leave it out; what a causal model goes on from is part of its "
             "prompts."
+        )
+
+
+def _accept_images(model: Model, pairs: Pairs, metric: Metric | None) -> None:
+    of = model.facts.image
+    if of is None:
+        raise PairsError(
+            f"these pairs are of images, and {model.name} reads text ({model.facts}). Build them "
+            "with Pairs.from_text, or load a model of images."
+        )
+    if not bool((pairs.lengths == of.n_ctx).all()):
+        raise PairsError(
+            f"row {int((pairs.lengths != of.n_ctx).int().argmax())} has "
+            f"{sorted(set(pairs.lengths.tolist()))[0]} positions, and {model.name} reads images of "
+            f"{of.n_ctx} ({of}). Build pairs with Pairs.from_images; ids of text are none."
+        )
+    for side, ids in (("clean", pairs.clean), ("corrupt", pairs.corrupt)):
+        first = torch.arange(of.special)
+        if bool((ids[:, : of.special] != first).any()) or bool(
+            (ids[:, of.special :] < FIRST).any()
+        ):
+            raise PairsError(
+                f"{side} has ids that are no patches of images, which {model.name} reads "
+                f"({of}). Build pairs with Pairs.from_images."
+            )
+    many = model.facts.d_vocab
+    if bool((pairs.correct >= many).any()):
+        row = int((pairs.correct >= many).int().argmax())
+        raise PairsError(
+            f"row {row} of correct is class {int(pairs.correct[row])}, and {model.name} has "
+            f"classes 0 to {many - 1}. Were the pairs made for another model?"
+        )
+    if metric is not None and metric.reads == "answers" and bool((pairs.wrong < 0).any()):
+        row = int((pairs.wrong < 0).int().argmax())
+        raise PairsError(
+            f"the metric {metric.name!r} compares two classes and row {row} has no wrong one. Give "
+            "wrong= when the pairs are built, or take a metric of the correct class ('prob', "
+            "'log_prob', 'logit')."
         )
 
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -86,6 +86,10 @@ class Engine(ABC):
         """A plain run, or its first layers, that shows the activations of some shelves."""
 
     @abstractmethod
+    def logits(self, ran: Any) -> Float[Tensor, "batch pos d_vocab"]:
+        """The logits at every position, of what `walk` returned after all layers."""
+
+    @abstractmethod
     def run(
         self,
         base: Trace,
@@ -160,6 +164,9 @@ class OfWeights(Engine):
         written: Written = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         """Returns what stands after the last layer that was run."""
+
+    def logits(self, ran: Any) -> Float[Tensor, "batch pos d_vocab"]:
+        return self.unembed(ran.flatten(0, 1)[None])[0].unflatten(0, ran.shape[:2])
 
     def found(self, run: Trace, score: Score) -> Float[Tensor, "batch columns"]:
         final = take(run.final, score.read)

@@ -65,8 +65,9 @@ class Trace:
     """Activations by `shelf` and layer: `batch pos d_model`, `batch pos head d_head`.
 
     Queries and keys stand before the rotation (and before a norm of their own). A pattern is
-    `batch query head key`, neurons are `batch pos d_mlp`. `final` is the residual stream after the
-    last layer (a decoder's, where there are two stacks; of a recurrent model its h); `logits` are
+    `batch query head key`, neurons are `batch pos d_mlp`, weights of experts `batch pos expert`,
+    what they write `batch pos expert d_model`. `final` is the residual stream after the last layer
+    (a decoder's, where there are two stacks; of a recurrent model its h); `logits` are
     there when the engine had to compute them all. A layer that is not held is an empty tensor.
 
     Attributes:
@@ -119,10 +120,9 @@ class Trace:
         whole = self.kept[shelf(site)][layer]
         if site.neuron is not None:
             return whole[..., site.neuron]
-        if site.kind not in HEAD_KINDS:
+        if site.kind not in HEAD_KINDS and site.kind != "expert":
             return whole
-        index = site.group if site.group is not None else site.head
-        assert index is not None
+        index = next(i for i in (site.group, site.head, site.expert) if i is not None)
         if site.kind in ("k", "v") and site.head is not None:
             index = site.head // self.facts.group_size
         return whole[:, :, index]
@@ -140,6 +140,9 @@ def take(
     return x.to(window.device).gather(1, index.expand(*window.shape, *x.shape[2:]))
 
 
+INSIDE = {"router": forward.routed, "mlp_act": forward.hidden, "expert": forward.experts}
+"""What an MLP is made of, and is made by itself where it is asked for."""
+
 See = Callable[[str, int, Tensor], None]
 """Is shown each activation, by shelf and layer, as it is computed; it must not change it."""
 
@@ -156,7 +159,8 @@ def walk(
     """Run the model plainly, showing every activation; returns the residual stream at the end.
 
     Args:
-        wanted: patterns and neurons are made whole for `see` only if they are among these.
+        wanted: patterns, neurons and what a mixture is made of are made whole for `see` only if
+            they are among these.
         layers: how many to run; all by default.
         memory: what a decoder's cross-attention reads.
     """
@@ -234,8 +238,9 @@ def through(
         resid_mid = _across(w, block, layer, resid_mid, memory, see, wanted)
         see(BETWEEN, layer, resid_mid)
     x = resid if w.facts.parallel else resid_mid
-    if "mlp_act" in wanted:
-        see("mlp_act", layer, forward.hidden(x, block.mlp))
+    for kind, make in INSIDE.items():
+        if kind in wanted:
+            see(kind, layer, make(x, block.mlp))
     mlp_out = forward.mlp(x, block.mlp)
     see("mlp_out", layer, mlp_out)
     resid = forward.add(resid_mid, mlp_out, block.mlp.ends)

@@ -29,7 +29,7 @@ class Slab:
 
     Attributes:
         shelf, layer: where a trace keeps it.
-        indices: heads, key-value groups, neurons or units, ascending; empty takes all there is.
+        indices: heads, key-value groups, neurons, units or experts, ascending; empty takes all.
     """
 
     shelf: str
@@ -66,10 +66,14 @@ class Slab:
     def shape(self, facts: Facts, length: int, written: int) -> tuple[int, ...]:
         """Positions and axes in a row of this length."""
         positions, keys = self.extent(length, written)
+        if self.kind == "logits":
+            return positions, facts.d_vocab
         if self.kind == "pattern":
             return positions, keys
         if self.kind == "mlp_act" or (self.kind in STATES and self.indices):
             return (positions,)
+        if self.kind == "router":
+            return positions, facts.n_experts
         return positions, facts.d_head if self.kind in HEAD_KINDS else facts.d_model
 
 
@@ -130,20 +134,35 @@ class Layout:
         return tuple(dict.fromkeys(slab.shelf for slab in self.slabs))
 
     @property
-    def layers(self) -> int:
-        """Layers that have to run."""
+    def layers(self) -> int | None:
+        """Layers that have to run; None for all."""
+        if LOGITS in self.slabs:
+            return None
         return 1 + max(slab.layer for slab in self.slabs)
 
 
-def _place(site: Site, group_size: int) -> tuple[str, int, int | None]:
-    if site.kind == "logits":
+LOGITS = Slab("logits", 0)
+"""What comes out at the end, which no layer shows."""
+
+
+def refuse_logits(sites: Iterable[Site], what: str) -> None:
+    """Refuse the logits where activations are asked for.
+
+    Raises:
+        Unsupported: saying what to read them with.
+    """
+    if any(site.kind == "logits" for site in sites):
         raise Unsupported(
-            "'logits' are not kept: each position has a number for every token of the vocabulary. "
-            "Read them with a metric: interp.evaluate(model, pairs, metric=...)."
+            f"'logits' are no activation that {what}: nothing reads them but a metric. Read them "
+            "with interp.capture(model, pairs, 'logits'), or interp.evaluate(metric=...)."
         )
+
+
+def _place(site: Site, group_size: int) -> tuple[str, int, int | None]:
     if site.kind == "embed":
         return "resid_pre", 0, None
-    index = next((i for i in (site.group, site.head, site.neuron) if i is not None), None)
+    indices = site.group, site.head, site.neuron, site.expert
+    index = next((i for i in indices if i is not None), None)
     if site.kind in ("k", "v") and site.head is not None:
         index = site.head // group_size
     return shelf(site), site.layer or 0, index
@@ -186,7 +205,10 @@ def read(
             missing.pop(slab, None)
 
     tokens, written = ids_of(pairs, side, rows, device)
-    engine.walk(tokens, see, shelves=layout.shelves, layers=layout.layers, written=written)
+    shelves = [name for name in layout.shelves if name != LOGITS.shelf]
+    ran = engine.walk(tokens, see, shelves=shelves, layers=layout.layers, written=written)
+    if LOGITS in missing:
+        see(LOGITS.shelf, LOGITS.layer, engine.logits(ran))
     if missing:
         slab = next(iter(missing))
         raise Unsupported(

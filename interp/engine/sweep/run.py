@@ -259,9 +259,10 @@ class _Rows:
 
 
 def _unnormalised(cells: Sequence[Cell]) -> dict[str, bool]:
-    """For the provenance: attention patterns need not sum to 1 here."""
+    """For the provenance: patterns need not sum to 1 here, or experts' weights to what they did."""
     kinds = [i.site.kind for c in cells for i in c.interventions if not i.normalise]
-    return {"unnormalised_patterns": True} if "pattern" in kinds else {}
+    said = {"pattern": "unnormalised_patterns", "router": "unnormalised_routers"}
+    return {name: True for kind, name in said.items() if kind in kinds}
 
 
 def _references(sweep: Sweep, engine: Engine) -> dict[Averaged, MeanReference]:

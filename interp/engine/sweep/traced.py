@@ -215,7 +215,8 @@ class Traced:
             name = site.kind if site.stack is None else shelf(site)
             found, first = run.at(site), begins(name, run.first)
         seen = intervention.readers, intervention.normalise
-        return Edit(site, value, mask, found, *seen, everywhere, first)
+        sinks = self.sweep.model.facts.sinks
+        return Edit(site, value, mask, found, *seen, everywhere, first, sinks)
 
     def _mask(self, positions: Place, site: Site) -> tuple[Tensor, bool]:
         """The positions of a place where the model is, sent once, and whether they are all."""
@@ -237,7 +238,7 @@ def _control(score: Score) -> Score:
     if score.metric.reads == "embedding":
         return score
     answers = score.answers
-    if not bool((answers.correct >= 0).all()):
+    if not bool((torch.minimum(answers.correct, answers.wrong) >= 0).all()):
         ids = torch.zeros_like(answers.correct)
         answers = Answers(ids, ids + 1)
     control = replace(CONTROL, position=score.metric.position)

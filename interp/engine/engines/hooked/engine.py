@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.engines.hooked.run import run, trace, walk
-from interp.engine.engines.hooked.writes import require_open
+from interp.engine.engines.hooked.writes import Output, require_open
 from interp.engine.engines.protocol import Engine, Route, Written
 from interp.engine.network.trace import Held, See, Trace
 from interp.engine.plan.edits import Edit
@@ -43,11 +43,15 @@ class Hooks(Engine):
         shelves: Sequence[str],
         layers: int | None = None,
         written: Written = None,
-    ) -> None:
+    ) -> Output:
         facts = self.model.facts
         shown = [(s, layer) for s in shelves for layer in range(layers or n_layers(facts, s))]
         require_open(self.model, [point(facts, shelf, layer) for shelf, layer in shown])
-        walk(self.model, tokens, see, shelves=shelves, written=written)
+        return walk(self.model, tokens, see, shelves=shelves, written=written)
+
+    def logits(self, ran: Output) -> Float[Tensor, "batch pos d_vocab"]:
+        assert ran.logits is not None
+        return ran.logits
 
     def found(self, run: Trace, score: Score) -> Float[Tensor, "batch columns"]:
         return score.found(run.logits, run.final)

@@ -36,15 +36,18 @@ def walk(
     `see` gets shelf, layer and activation; it must copy what it keeps, and change nothing.
     """
     hooks = [
-        (point(model.facts, shelf, layer), _showing(see, shelf, layer))
+        (point(model.facts, shelf, layer), _showing(see, shelf, layer, tokens))
         for shelf in shelves
         for layer in range(n_layers(model.facts, shelf))
     ]
     return forward(model, tokens, [], written=written, hooks=hooks)
 
 
-def _showing(see: See, shelf: str, layer: int) -> Hook:
+def _showing(see: See, shelf: str, layer: int, tokens: Int[Tensor, "batch pos"]) -> Hook:
     def show(activation: Tensor) -> Tensor:
+        if shelf == "router":  # of all tokens in one row
+            see(shelf, layer, activation.view(*tokens.shape, -1))
+            return activation
         # the bridge has the heads of a pattern first, a trace as in everything else
         see(shelf, layer, activation.transpose(1, 2) if "pattern" in shelf else activation)
         return activation

@@ -188,7 +188,27 @@ def write(facts: Facts, edit: Edit, rank: Rank = Rank.EDIT) -> Write:
     """An edit of anything but a pattern."""
     if edit.site.kind == "resid_mid" and facts.block != "post":
         return _write_resid_mid(facts, edit, rank)
+    if edit.site.kind == "router":
+        return at(facts, edit.site, rank, _write_router(edit))
     return at(facts, edit.site, rank, _write(edit, index_of(facts, edit.site)))
+
+
+def _write_router(edit: Edit) -> Hook:
+    """The bridge has the weights of all tokens in one row, and hands on the largest of each."""
+
+    def write(weights: Tensor) -> Tensor:
+        new = written(edit, None, weights.view(*edit.mask.shape, -1)).view(weights.shape)
+        top, most = (int((x != 0).sum(-1).max()) for x in (weights, new))
+        if most > top or bool((new < 0).any()):
+            raise Unsupported(
+                f"'{edit.site}' was written with {most} experts for one token, the least of weight "
+                f"{new.min().item():.3g}, and TransformerLens hands on the {top} of largest "
+                "weight: the others would be left out. Use engine='replay' where that serves the "
+                "model, or write so many, of positive weight."
+            )
+        return new
+
+    return write
 
 
 def _write(edit: Edit, index: int | None) -> Hook:

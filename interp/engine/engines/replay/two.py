@@ -18,7 +18,7 @@ from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Site
 from interp.engine.engines.protocol import OfWeights, Route, Written, begun
 from interp.engine.engines.replay.engine import receivers_set
-from interp.engine.engines.replay.layers import projection
+from interp.engine.engines.replay.reading import projection
 from interp.engine.engines.replay.stack import Memory
 from interp.engine.engines.replay.wave import Arrived, wave
 from interp.engine.interventions import LN, Freeze, Hop, Through
