@@ -7,6 +7,7 @@ padded on; the engines run rows of one length together, so that no number depend
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -93,7 +94,7 @@ class Pairs:
         """Of each row the tokens of the stack that reads more of them."""
         return torch.maximum(self.lengths, self.written)
 
-    @property
+    @cached_property
     def extents(self) -> list[tuple[int, int]]:
         """Tokens of each row, and those that a decoder reads: equal ones can run together."""
         return [*zip(self.lengths.tolist(), self.written.tolist(), strict=True)]
