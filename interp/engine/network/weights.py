@@ -272,14 +272,16 @@ def _mlp(model: Model, part: Any, ends: Ends, gain: float) -> MLP:
     if type(experts).__name__ == "GptOssExperts":
         mixture = _gpt_oss(inner(found.router), experts)
         return MLP(ends, mixture.gate, mixture.up, mixture.down, mixture.activation, mixture)
-    router, both = inner(found.gate), experts.gate_up_proj
+    router = inner(found.gate if hasattr(found, "gate") else found.router)
+    both, late = experts.gate_up_proj, type(router).__name__ == "GraniteMoeTopKRouter"
     whole = getattr(router, "norm_topk_prob", True)  # Mixtral has no other
-    choice, shared, opens = Router(router.weight, router.top_k, whole), [None, None, None], None
+    choice = Router(router.weight, router.top_k, whole, late=late)
+    shared, opens = [None, None, None], None
     if (one := getattr(found, "shared_expert", None)) is not None:
         names, opens = ("gate_proj", "up_proj", "down_proj"), _plain(found.shared_expert_gate)
         shared = [_plain(getattr(inner(one), name)) for name in names]
     gate, up = (Each(half, shared=own) for half, own in zip(both.chunk(2, 1), shared, strict=False))
-    down = Joined(experts.down_proj, shared=shared[2])
+    down = Joined(experts.down_proj, shared=shared[2], gain=gain)
     mixture = Mixture(choice, gate, up, down, curve, opens=opens)
     return MLP(ends, gate, up, mixture.down, curve, mixture)
 
