@@ -159,7 +159,9 @@ def _fill(
 
     for same in blocks(wanted.pairs.lengths[rows], len(rows)):
         length = int(wanted.pairs.lengths[rows[same[0]]])
-        size = batch or rows_at_once(model.facts, length, model.dtype.itemsize, total, model.device)
+        shelves, itemsize = kept.layout.shelves, model.dtype.itemsize
+        size = rows_at_once(model.facts, length, itemsize, total, model.device, shelves)
+        size = batch or size
         for i in range(0, len(same), size):
             members = [rows[n] for n in same[i : i + size]]
             by_rows(some, members, "a plain run")

@@ -176,7 +176,8 @@ def average(
     with tqdm(total=len(pairs), desc="mean reference", unit="prompt", delay=2, disable=None) as bar:
         for same in blocks(pairs.lengths, len(pairs)):
             length = int(pairs.lengths[same[0]])
-            size = rows_at_once(model.facts, length, model.dtype.itemsize, KEEP, model.device)
+            itemsize, shelves = model.dtype.itemsize, layout.shelves
+            size = rows_at_once(model.facts, length, itemsize, KEEP, model.device, shelves)
             for rows in (same[i : i + size] for i in range(0, len(same), size)):
                 for part in by_rows(some, rows, "a plain run"):
                     fitter.join(part)
