@@ -285,7 +285,7 @@ def test_experts_that_are_not_there(model, tiny_model):
     for site in ("1.router", "1.expert[0]"):
         with pytest.raises(SiteError, match=r"the model is dense: .* '1.mlp'"):
             interp.ablate(dense, PAIRS, site)
-    with pytest.raises(SiteError, match="'experts' selects nothing: the model has no experts"):
+    with pytest.raises(SiteError, match="the model has no experts, so 'experts' selects nothing"):
         interp.capture(dense, PAIRS, "experts")
     with pytest.raises(SiteError, match=r"did you mean '1.expert\[2\]'"):
         interp.capture(model, PAIRS, "1.expert2")
