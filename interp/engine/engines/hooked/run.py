@@ -48,7 +48,7 @@ def _showing(
 ) -> Hook:
     def show(activation: Tensor) -> Tensor:
         if shelf == "router":
-            see(shelf, layer, by_token(activation, tokens, facts))
+            see(shelf, layer, by_token(activation, tokens.shape, facts))
             return activation
         # the bridge has the heads of a pattern first, a trace as in everything else
         see(shelf, layer, activation.transpose(1, 2) if "pattern" in shelf else activation)

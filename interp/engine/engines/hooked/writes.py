@@ -194,9 +194,9 @@ def write(facts: Facts, edit: Edit, rank: Rank = Rank.EDIT) -> Write:
 
 
 def by_token(
-    weights: Float[Tensor, "token expert"], rows: Int[Tensor, "batch pos"], facts: Facts
+    weights: Float[Tensor, "token expert"], rows: torch.Size, facts: Facts
 ) -> Float[Tensor, "batch pos expert"]:
-    """The weights of experts, which the bridge shows with all tokens in one row.
+    """The weights of experts, which the bridge shows with all tokens of some rows in one.
 
     Raises:
         Unsupported: it shows something else at that point.
@@ -208,14 +208,14 @@ def by_token(
             f"takes the router of {facts.architecture} for another. Use engine='replay' where that "
             "serves the model."
         )
-    return weights.view(*rows.shape, -1)
+    return weights.view(*rows, -1)
 
 
 def _write_router(edit: Edit, facts: Facts) -> Hook:
     """The bridge hands on the largest weights of each token, as many as the model runs."""
 
     def write(weights: Tensor) -> Tensor:
-        new = written(edit, None, by_token(weights, edit.mask, facts)).view(weights.shape)
+        new = written(edit, None, by_token(weights, edit.mask.shape, facts)).view(weights.shape)
         top, most = (int((x != 0).sum(-1).max()) for x in (weights, new))
         if most > top or bool((new < 0).any()):
             raise Unsupported(
