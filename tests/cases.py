@@ -76,7 +76,8 @@ def expected(model: Model, pairs: Pairs, base: str, output_of: Callable) -> Tens
         ran, other = (clean, corrupt) if base == "clean" else (corrupt, clean)
         out = output_of(row, ran, other)[0]
         if model.facts.language_model:
-            found.append(out[n - 1, pairs.correct[row]] - out[n - 1, pairs.wrong[row]])
+            end = pairs.positions["end"][row]
+            found.append(out[end, pairs.correct[row]] - out[end, pairs.wrong[row]])
         else:
             found.append(metric_of(model).fn(out.mean(0), None))
     return torch.stack(found)
@@ -85,9 +86,13 @@ def expected(model: Model, pairs: Pairs, base: str, output_of: Callable) -> Tens
 class Case:
     """Draws the parts of a case, and keeps what the oracle must know of them."""
 
-    def __init__(self, data: st.DataObject, tiny_model: Callable, pairs: Pairs) -> None:
+    def __init__(
+        self, data: st.DataObject, tiny_model: Callable, pairs: Pairs, family: str = ""
+    ) -> None:
+        """`family`: the one whose pairs these are; any that reads ids of text by default."""
         self.data = data
-        self.family = data.draw(st.sampled_from((*REPLAYED, *tiny.EXPERTS)), label="family")
+        families = (family,) if family else (*REPLAYED, *tiny.EXPERTS)
+        self.family = data.draw(st.sampled_from(families), label="family")
         self.model: Model = tiny_model(self.family)
         self.facts = self.model.facts
         self.pairs = pairs.select([1, 2])

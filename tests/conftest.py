@@ -89,6 +89,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]
         if (family, dtype) not in loaded:
             folder = tmp_path_factory.mktemp(family)
             tiny.build(family).to(torch.float64).save_pretrained(folder)
+            if family in tiny.VISION:
+                loaded[family, dtype] = interp.load(folder, dtype=dtype)
+                return loaded[family, dtype]
             tiny.word_tokenizer(adds_bos=False).save_pretrained(folder)
             loaded[family, dtype] = interp.load(folder, dtype=dtype)
             # Qwen's class adds one to any vocabulary, and random ids would be taken for padding

@@ -169,6 +169,19 @@ MPT = {
     "final": "norm_f",
     "unembed": "lm_head",
 }
+VIT = {
+    "embed": "embeddings.patch_embeddings.projection",
+    "L.ln1": "layers.L.layernorm_before",
+    "L.q": "layers.L.attention.q_proj",
+    "L.k": "layers.L.attention.k_proj",
+    "L.v": "layers.L.attention.v_proj",
+    "L.o": "layers.L.attention.o_proj",
+    "L.ln2": "layers.L.layernorm_after",
+    "L.up": "layers.L.mlp.fc1",
+    "L.down": "layers.L.mlp.fc2",
+    "final": "layernorm",
+    "unembed": "classifier",
+}
 SPLIT_GATE = {"L.gate_up": "layers.L.mlp.gate_up_proj"}
 GLM4 = LLAMA | SPLIT_GATE
 GLM4 |= {"L.post1": "layers.L.post_self_attn_layernorm", "L.post2": "layers.L.post_mlp_layernorm"}
@@ -190,6 +203,8 @@ NAMES: dict[str, dict[str, str]] = {
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
     "distilbert": DISTILBERT,
+    "vit": VIT,
+    "deit": VIT,
     "mixtral": LLAMA | {"L.router": "layers.L.mlp.gate"},
     "qwen3_moe": LLAMA | {"L.router": "layers.L.mlp.gate"},
     "olmoe": LLAMA | {"L.router": "layers.L.mlp.gate"},
@@ -242,6 +257,8 @@ WHOLE = ("mixtral", "gpt_oss", "granitemoe")
 """Whose weights of the chosen experts are divided by their sum, whatever the config says."""
 ADJACENT = ("gptj", "codegen", "cohere", "cohere2", "glm", "glm4", "ernie4_5")
 """Whose rotary pairs are neighbours."""
+VISION = ("vit", "deit")
+"""Whose tokens are patches of images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,7 +307,8 @@ class Oracle:
         self.parallel = may or self.family in ("gptj", "codegen", "phi", "cohere", "cohere2")
         opt_350m = self.family == "opt" and not config.do_layer_norm_before
         self.norm_after_sum = opt_350m or self.family in ENCODERS
-        self.causal = self.family not in ENCODERS
+        self.causal = self.family not in (*ENCODERS, *VISION)
+        self.pixels: dict[int, Tensor] = {}  # of each patch, by its id, `channel height width`
         self.alibi = self.family in ("bloom", "mpt") or getattr(config, "alibi", False)
         # the angles are the model's own: it makes them in float32, which is part of what it is
         self.rotary = getattr(hf_model.base_model, "rotary_emb", None)
@@ -372,6 +390,8 @@ class Oracle:
         return head * self.n_groups // self.n_heads
 
     def embed(self, tokens: Tensor) -> Tensor:
+        if self.family in VISION:
+            return torch.stack([self.embed_image(row) for row in tokens.tolist()])
         x = self.w["embed.weight"][tokens]
         if self.family in ("gemma", "gemma2", "gemma3_text"):
             x = x * math.sqrt(self.config.hidden_size)
@@ -385,6 +405,13 @@ class Oracle:
         if "types.weight" in self.w:
             x = x + self.w["types.weight"][0]
         return self.normalise(x, "embed_norm") if "embed_norm.weight" in self.w else x
+
+    def embed_image(self, row: Sequence[int]) -> Tensor:
+        """What a convolution makes of one patch is a sum over its pixels."""
+        filters, bias = self.w["embed.weight"], self.w["embed.bias"]
+        first = [self.w[name] for name in ("cls_token", "distillation_token") if name in self.w]
+        made = [(filters * self.pixels[i]).sum((1, 2, 3)) + bias for i in row[len(first) :]]
+        return torch.stack([*first, *made]) + self.w["position_embeddings"]
 
     def counted(self, tokens: Tensor) -> Tensor:
         """RoBERTa's positions: padding is not counted, and has one of its own."""
@@ -778,6 +805,9 @@ def weights(hf_model: nn.Module, n_heads: int, n_groups: int) -> Acts:
         for kind in ("weight", "bias"):
             if f"{name}.{kind}" in state:
                 found[f"{part}.{kind}"] = state[f"{name}.{kind}"]
+    if family in VISION:
+        own = ("cls_token", "distillation_token", "position_embeddings")
+        found |= {n: state[at][0].squeeze(0) for n in own if (at := f"embeddings.{n}") in state}
     if family == "gpt2":  # its Conv1D holds in before out
         turned = (".qkv.weight", ".o.weight", ".up.weight", ".down.weight")
         found = {k: v.T if k.endswith(turned) else v for k, v in found.items()}

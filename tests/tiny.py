@@ -188,12 +188,31 @@ EXPERTS: dict[str, Callable[[], hf.PreTrainedModel]] = {
 }
 """Mixtures, whose neurons no hook reaches."""
 
+VIT = {
+    "hidden_size": 12,
+    "num_attention_heads": 3,
+    "num_hidden_layers": 3,
+    "intermediate_size": 14,
+    "image_size": 6,
+    "patch_size": 2,
+    "num_channels": 2,
+    "num_labels": 15,
+}
+WIDE = VIT | {"image_size": (5, 8), "patch_size": (2, 4), "num_channels": 1, "qkv_bias": False}
+"""Images that are not square, of which a line of pixels is in no patch."""
+VISION: dict[str, Callable[[], hf.PreTrainedModel]] = {
+    "vit": lambda: hf.ViTForImageClassification(hf.ViTConfig(**VIT)),
+    "vit-wide": lambda: hf.ViTForImageClassification(hf.ViTConfig(**WIDE)),
+    "deit": lambda: hf.DeiTForImageClassification(hf.DeiTConfig(**VIT | {"hidden_act": "relu"})),
+}
+"""Models that read images."""
+
 
 def build(family: str) -> hf.PreTrainedModel:
     """A random model of a family; norms and biases are random too, else they hide mistakes."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = (FAMILIES | TWO_STACKS | EXPERTS)[family]().eval()
+        model = (FAMILIES | TWO_STACKS | EXPERTS | VISION)[family]().eval()
         for parameter in model.parameters():
             noise = 0.1 * torch.randn_like(parameter)
             if parameter.requires_grad:  # sinusoids are made anew when they are loaded

@@ -5,7 +5,7 @@ name (`corpora` lists them) or from a file of one's own. `homographs`, `senses`,
 `modifiers` are controlled sets of this project's own. Each task is a function of the model: words
 are kept only where they are single tokens of its tokenizer, positions are named, and every row
 carries the cluster (its template) that the bootstrap resamples. `repeated`, `recall` and `lookup`
-are token sequences for models that are trained here.
+are token sequences for models that are trained here; `digits` are images for one that sees.
 """
 
 from interp.datasets.corpus import Corpus, Document, Mention, Sentence, Word, require_disjoint
@@ -16,6 +16,7 @@ from interp.datasets.made.senses import senses
 from interp.datasets.named.registry import corpora, corpus
 from interp.datasets.readers.minimal import MinimalPair, MinimalPairs
 from interp.datasets.tasks.agreement import agreement
+from interp.datasets.tasks.digits import digits
 from interp.datasets.tasks.greater_than import greater_probability, greater_than
 from interp.datasets.tasks.ioi import ioi
 from interp.datasets.tasks.pronoun_pairs import pronoun_pairs
@@ -44,6 +45,7 @@ __all__ = [
     "subject_verb",
     "greater_than",
     "greater_probability",
+    "digits",
     "pronoun_pairs",
     "running_text",
     "repeated",

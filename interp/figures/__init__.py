@@ -9,6 +9,7 @@
 | `beside` | several curves over layers, one panel under the other |
 | `curves` | how it changes with length, temperature, or by name |
 | `head_types` | which heads are of which type |
+| `patches` | in which patches of an image is it, or do heads look |
 | `positions` | in which layer and at which position is it |
 | `attention` | where do these heads look |
 | `pattern` | one head's attention on one prompt |
@@ -29,6 +30,7 @@ from interp.figures.faithfulness import faithfulness as faithfulness
 from interp.figures.head_types import head_types as head_types
 from interp.figures.heads import heads as heads
 from interp.figures.layers import layers as layers
+from interp.figures.patches import patches as patches
 from interp.figures.positions import positions as positions
 from interp.figures.relations import relation_bars as relation_bars
 from interp.figures.relations import relations as relations

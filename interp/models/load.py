@@ -13,7 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interp.core.door.door import door
 from interp.core.door.taken import Seed
 from interp.core.errors import ModelError, Unsupported
+from interp.core.prompts.grid import Processor
 from interp.models import compiled
+from interp.models.bridge import vision
 from interp.models.bridge.facts import facts_of
 from interp.models.finding import bounds, folder, stored
 from interp.models.finding.adapter import (
@@ -195,10 +197,23 @@ def _load(
             f"{home} cannot be moved to {where}", "Pass a smaller dtype= or device='cpu'"
         ):
             hf = hf.to(where) if where.type == "mps" else hf
+        vision.speak(hf)
+        if adapters and vision.images_of(hf):
+            raise Unsupported(
+                f"adapter= was given for {name}, which reads images, and adapters of such models "
+                "are not read. Merge it with PEFT (merge_and_unload), and give the model: "
+                "interp.load(module)."
+            )
         if adapters:
             merge(hf, adapters, str(name), headless=headless)
         called = " + ".join([str(name), *origin.adapters])
-        return _wrap(hf, architecture, called, tokenizer, headless=headless, origin=origin)
+        processor = vision.processor_in(home, vision.images_of(hf))
+        return _wrap(
+            *(hf, architecture, called, tokenizer),
+            headless=headless,
+            origin=origin,
+            processor=processor,
+        )
 
 
 def _origin(name: str, adapters: Sequence[Adapter]) -> Origin:
@@ -277,6 +292,7 @@ def untrained(model: Model, *, seed: Seed = 0) -> Model:
             name,
             model.tokenizer,
             headless=not model.facts.language_model,
+            processor=model.processor,
         )
 
 
@@ -289,17 +305,22 @@ def _wrap(
     headless: bool,
     origin: Origin | None = None,
     lender: Lender | None = None,
+    processor: Processor | None = None,
 ) -> Model:
+    vision.speak(hf)
+    image = vision.images_of(hf)
     return wrap(
         hf,
         architecture,
         name,
         tokenizer,
-        d_vocab=hf.get_input_embeddings().weight.shape[0],
+        d_vocab=hf.config.num_labels if image else hf.get_input_embeddings().weight.shape[0],
         facts=lambda bridge: facts_of(bridge, language_model=not headless),
         headless=headless,
         origin=origin,
         lender=lender,
+        image=image,
+        processor=processor,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NoReturn
 
+import pandas as pd
 import torch
 from torch import Tensor
 from transformer_lens import HookedRootModule
@@ -14,11 +15,12 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
 from interp.core.door.door import door
-from interp.core.door.taken import Within
+from interp.core.door.taken import Count, Within
 from interp.core.errors import ModelError, Unsupported
 from interp.core.files.identity import Unreadable, identity
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import absent
+from interp.core.prompts.grid import Processor
 from interp.models.bridge import quantised, tokens
 from interp.models.bridge.borders import devices_of
 from interp.models.bridge.copies import rebind
@@ -32,6 +34,7 @@ from interp.models.now.checks import (
     sample_tokens,
 )
 from interp.models.now.digest import digest
+from interp.models.now.likeliest import Asked, likeliest
 from interp.models.now.live import Live, Now
 from interp.models.now.origin import Origin
 from interp.models.now.truth import Itself, Truth, guarded
@@ -58,6 +61,8 @@ class Model:
             against it.
         live: what is there now.
         origin: what it was made of, where its name does not say that: a module in memory, adapters.
+        processor: of one that reads images: what becomes of their pixels first; None where nothing
+            beside the model says it.
     """
 
     bridge: TransformerBridge | HookedRootModule
@@ -67,6 +72,7 @@ class Model:
     truth: Truth | Itself
     live: Live
     origin: Origin = field(default=Origin(), kw_only=True)
+    processor: Processor | None = field(default=None, kw_only=True)
 
     @property
     def __alone__(self) -> Any:
@@ -92,6 +98,14 @@ class Model:
         return self.live.first().dtype
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes that a model of images chooses from, in their order."""
+        if self.facts.image is None:
+            return ()
+        names = getattr(self.bridge.original_model.config, "id2label", None) or {}
+        return tuple(str(names.get(i, i)) for i in range(self.facts.d_vocab))
+
+    @property
     def weight_bytes(self) -> dict[str, int]:
         """Bytes of its parameters as they are, by device; tied ones count once."""
         found: dict[str, int] = {}
@@ -112,7 +126,7 @@ class Model:
 
     def _check(self) -> Checks:
         now = self.now()
-        tokens = sample_tokens(self.facts.d_vocab, device=now.device)
+        tokens = sample_tokens(self.facts.d_vocab, device=now.device, image=self.facts.image)
         with guarded(self.live.watch, now.foreign):
             if self.facts.recurrent:
                 return recurrent_checks(output_of(self.bridge, tokens, language_model=True))
@@ -218,9 +232,9 @@ class Model:
         return repr(self.identity(anew=True))
 
     @door
-    def encode(self, text: str, *, bos: tokens.Bos = "model") -> list[int]:
+    def encode(self, text: str, *, bos: tokens.Bos = "model", target: bool = False) -> list[int]:
         """Token ids of a text; see `interp.models.bridge.tokens.encode`."""
-        return tokens.encode(self._text(), text, bos=bos)
+        return tokens.encode(self._text(), text, bos=bos, target=target)
 
     @door
     def encode_with_offsets(
@@ -232,12 +246,41 @@ class Model:
     @door
     def token_id(self, text: str) -> int:
         """The id of a text that is exactly one token; PairsError otherwise."""
-        return tokens.token_id(self._text(), text)
+        return tokens.token_id(self._text(), text, target=self.facts.n_encoder_layers > 0)
 
     @door
     def show(self, ids: Sequence[TokenId]) -> list[str]:
         """One readable string per id, with spaces and newlines made visible."""
         return tokens.show(self._text(), ids)
+
+    @door
+    def top(
+        self, text: str | Sequence[TokenId], k: Count = 10, *, bos: tokens.Bos = "model"
+    ) -> pd.DataFrame:
+        """The likeliest next tokens, as Hugging Face's own model says them.
+
+            model.top("The keys to the", k=10)
+
+        Of a masked model those of its mask in the text; of an encoder-decoder the first that it
+        writes.
+
+        Args:
+            text: or token ids.
+            k: how many, at most the vocabulary.
+            bos: as `encode` takes it.
+
+        Returns:
+            `rank`, `token`, `id`, `probability`, `log_prob`, `logit`.
+
+        Raises:
+            Unsupported: no language-model head, or a text that a masked model has no mask in.
+            PairsError: no tokens, or ids that the vocabulary has not.
+            ModelError: it cannot run.
+        """
+        ids = self.encode(text, bos=bos) if isinstance(text, str) else [*text]
+        config = getattr(self.bridge.original_model, "config", None)
+        asked = Asked(self.name, self.facts, self.truth, self.now(), self.tokenizer, config)
+        return likeliest(asked.logits(ids), k, self.show if self.tokenizer else None)
 
     @door
     def parity(self) -> float:
@@ -250,7 +293,7 @@ class Model:
             ModelError: it cannot run.
         """
         now = self.now()
-        tokens = sample_tokens(self.facts.d_vocab, device=now.device)
+        tokens = sample_tokens(self.facts.d_vocab, device=now.device, image=self.facts.image)
         with guarded(self.live.watch, now.foreign), self.live.bare():
             known = self.truth.run(tokens, foreign=now.foreign).output
             found = output_of(
@@ -302,7 +345,21 @@ class Model:
             if module.training
         ]
 
+    def require_text(self) -> None:
+        """Refuse a model that reads images, where text or a vocabulary is asked of.
+
+        Raises:
+            ModelError: saying what it reads.
+        """
+        if self.facts.image is not None:
+            raise ModelError(
+                f"{self.name} reads images ({self.facts.image}), and this is of text, or of the "
+                "tokens of a vocabulary. Build pairs with Pairs.from_images; classes are given by "
+                "number or name (model.classes)."
+            )
+
     def _text(self) -> PreTrainedTokenizerBase:
+        self.require_text()
         if self.tokenizer is None and self.origin.given:
             raise ModelError(
                 f"{self.name} has no tokenizer: none was given with the model, so text cannot "
@@ -321,7 +378,7 @@ class Model:
         dtype = str(self.dtype).removeprefix("torch.")
         places = ", ".join(map(str, devices_of(self.bridge)))
         lines = [f"{self.name} on {places}, {dtype}", f"  {self.facts}"]
-        if self.tokenizer is None:
+        if self.tokenizer is None and self.facts.image is None:
             lines.append("  no tokenizer: give token ids instead of text")
         lines += [f"  note ({name}): {text}" for name, text in self.checks.problems().items()]
         return "\n".join(lines)

@@ -25,6 +25,7 @@ from interp.core.door.door import door
 from interp.core.door.taken import Told, shown
 from interp.core.errors import InterpError, ModelError, Unsupported, said
 from interp.models import compiled
+from interp.models.bridge import vision
 from interp.models.bridge.facts import facts_of
 from interp.models.finding.find import TOLD, find
 from interp.models.finding.place import Dtype, Revision, dtype_of, name_of, revision_of
@@ -231,6 +232,7 @@ def _made(
             experts_implementation="eager",
             trust_remote_code=False,
         )
+    vision.speak(hf)
     hf.eval().requires_grad_(False)
     parameters = sum(p.numel() for p in hf.parameters())
     headless = "For" not in body and "LMHead" not in body

@@ -19,6 +19,8 @@ of the default recipe, accuracy on repeated tokens of held-out rows (and seconds
     one layer, smeared keys              1.00   11
 
 as Olsson et al. 2022 ("Argument 2") found: it takes two layers, or keys that hold the token before.
+
+`translator` trains an encoder-decoder, or finds it in the cache.
 """
 
 import math
@@ -49,6 +51,7 @@ from interp.core.files.sealed import (
     write_tensors,
 )
 from interp.core.prompts.sequences import Sequences
+from interp.models.digits import digits as digits
 from interp.models.finding import stored
 from interp.models.finding.place import Dtype
 from interp.models.load import load
@@ -57,6 +60,8 @@ from interp.models.small import native, recurrent
 from interp.models.small.native import Native, Shape
 from interp.models.small.recurrent import LSTM, RecurrentShape
 from interp.models.small.training import Recipe, answers, log_steps, update
+from interp.models.translator.training import Translator as Translator
+from interp.models.translator.training import translator as translator
 
 REMEDY = "Choose another folder, or take this one away to train anew."
 CONFIG, CURVE, PROGRESS = "config.json", "curve.csv", "progress.safetensors"

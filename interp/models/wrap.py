@@ -16,6 +16,7 @@ from interp.core.door.door import door
 from interp.core.door.taken import Count
 from interp.core.errors import InterpError, ModelError, Unsupported, said
 from interp.core.parts.facts import Facts
+from interp.core.prompts.grid import Images, Processor
 from interp.models.bridge import quantised
 from interp.models.bridge.borders import bordered
 from interp.models.bridge.folded import unfolded
@@ -43,6 +44,8 @@ def wrap(
     config: TransformerBridgeConfig | None = None,
     origin: Origin | None = None,
     lender: Lender | None = None,
+    image: Images | None = None,
+    processor: Processor | None = None,
 ) -> Model:
     """A bridge over a model that speaks as Hugging Face's do, with its identities checked.
 
@@ -57,6 +60,7 @@ def wrap(
         config: TransformerLens' own; without it the module's Hugging Face config is translated.
         origin: what it was made of, where the name does not say that.
         lender: whose numbers the module has.
+        image, processor: of one that reads images: which, and what becomes of their pixels first.
 
     Raises:
         ModelError: what it gives is not finite.
@@ -76,7 +80,7 @@ def wrap(
     packed = sorted({quantised.told(m) for m in module.modules() if quantised.apart(m)})
     exact(module)
     exact(skeleton)
-    tokens = sample_tokens(d_vocab, device=where)
+    tokens = sample_tokens(d_vocab, device=where, image=image)
     # the bridge changes the tokenizer that it is given, and reads anew one that came from files
     filed = tokenizer is not None and "name_or_path" in tokenizer.init_kwargs
     try:
@@ -110,6 +114,7 @@ def wrap(
             truth=Truth(skeleton, named, watch, head=not headless),
             live=Live(watch, fused_in(module), lender),
             origin=origin or Origin(),
+            processor=processor,
         )
         wrapped = model.truth.run(tokens).output
         _ = model.checks
@@ -149,7 +154,7 @@ def _failed(error: Exception, packed: Sequence[str]) -> str:
 
 def _as_it_runs(facts: Facts, module: nn.Module, tokens: Int[Tensor, "batch pos"]) -> Facts:
     """With what a config may switch by itself: does a token see those that come after it?"""
-    if facts.n_encoder_layers:
+    if facts.n_encoder_layers or facts.image:
         return facts
     other = tokens.clone()
     other[:, -1] = (other[:, -1] + 1) % facts.d_vocab

@@ -43,6 +43,7 @@ def by_hand(name: str, full: np.ndarray, reference: np.ndarray) -> np.ndarray:
             log_p = log_softmax(x)
             out[cell, example] = {
                 "logit_diff": x[correct] - x[wrong],
+                "logit": x[correct],
                 "accuracy": float(log_p[correct] > log_p[wrong]),
                 "log_prob": log_p[correct],
                 "loss": -math.log(np.exp(x[correct]) / np.exp(x).sum()),
@@ -78,11 +79,13 @@ def test_the_table_is_of_metrics_under_their_names():
 
 @pytest.mark.parametrize("shift", [-40.0, 0.3, 50.0])
 def test_a_constant_on_all_logits_changes_no_metric(shift):
+    """But the logit itself, which it moves."""
     reference = logits(1)[0]
     for metric in (m for m in METRICS.values() if m.reads != "embedding"):
         plain = metric(read(metric, logits()), answers(reference))
         moved = metric(read(metric, logits() + shift), answers(reference + shift))
-        torch.testing.assert_close(moved, plain, rtol=1e-9, atol=1e-9)
+        by = shift * (metric.name == "logit")
+        torch.testing.assert_close(moved, plain + by, rtol=1e-9, atol=1e-9)
 
 
 def test_relations_between_metrics():

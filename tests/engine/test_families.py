@@ -41,13 +41,14 @@ OTHERS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "mamba": lambda: hf.MambaForCausalLM(hf.MambaConfig(**MAMBA)),
 }
 """Architectures that replay does not have."""
-ALL = list(dict.fromkeys([*FAMILIES, *tiny.TWO_STACKS, *OTHERS]))
+ALL = list(dict.fromkeys([*FAMILIES, *tiny.TWO_STACKS, *tiny.VISION, *OTHERS]))
+WRITTEN = {"decoder": (4, 7, 2), "target_positions": {"mask": [1, 2]}}
 EFFECT = 1e-12
 """What is more than noise. A cosine at its maximum moves by the square of a change."""
 
 
 def build(name: str) -> hf.PreTrainedModel:
-    if name in FAMILIES or name in tiny.TWO_STACKS:
+    if name in FAMILIES | tiny.TWO_STACKS | tiny.VISION:
         return tiny.build(name)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -65,6 +66,10 @@ def load(name: str, folder: Path) -> Model:
 
 def prompts(model: Model) -> Pairs:
     """A decoder has written something already, or it would have nothing to attend to."""
+    if model.facts.image is not None:
+        clean, corrupt = images(model)
+        given = {"correct": [3, 5], "wrong": [4, 6], "positions": {"mask": ["r0c1", "r1c0"]}}
+        return Pairs.from_images(model, clean=clean, corrupt=corrupt, **given, pixels="normalised")
     generator = torch.Generator().manual_seed(7)
     clean, corrupt = torch.randint(2, tiny.VOCAB, (2, 2, 5), generator=generator)
     return Pairs.from_tokens(
@@ -73,8 +78,16 @@ def prompts(model: Model) -> Pairs:
         correct=[3, 5],
         wrong=[4, 6],
         positions={"mask": [2, 3]},
-        decoder=(4, 7, 2) if model.facts.n_encoder_layers else (),
+        **(WRITTEN if model.facts.n_encoder_layers else {}),
     )
+
+
+def images(model: Model) -> torch.Tensor:
+    """Two clean ones and two others, as the model reads them."""
+    of = model.facts.image
+    assert of is not None
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(2, 2, of.channels, of.height, of.width, generator=generator).double()
 
 
 def main_metric(model: Model) -> str | Metric:
@@ -218,13 +231,15 @@ def logit_error(model: Model, name: str) -> float:
     ).eval()
     exact(plain)
     pairs = prompts(model)
-    served = choose(model, prefix=pairs.decoder)
-    ours = served.trace(pairs.clean, keep=("resid_pre",))
+    served = choose(model)
+    ours = served.trace(*pairs.ids("clean", range(len(pairs))), keep=("resid_pre",))
     found = ours.logits if ours.logits is not None else ours.final
     if isinstance(served, OfWeights) and model.facts.language_model:
         found = served.unembed(ours.final)
-    if model.facts.n_encoder_layers:
-        start = [plain.config.decoder_start_token_id, *pairs.decoder]
+    if model.facts.image is not None:  # at the class token
+        found, expected = found[:, 0], plain(pixel_values=images(model)[0]).logits
+    elif model.facts.n_encoder_layers:
+        start = [plain.config.decoder_start_token_id, *pairs.target.clean[0].tolist()]
         ids = torch.tensor([start, start])
         expected = plain(input_ids=pairs.clean, decoder_input_ids=ids).logits
     else:

@@ -80,6 +80,9 @@ def cases(
     yield figures.bars, {"results": found, "hue": "receiver", "n": 2, "title": "a"}
     layered = table(["0.mlp", "1.mlp"], positions=["end", "mid"])
     yield figures.positions, {"results": layered, "column": "base", "title": "a"}
+    seen = table(["0.1"], positions=["r0c0", "r0c1"])
+    ink = np.zeros((2, 4))
+    yield figures.patches, {"results": seen, "image": ink, "column": "value", "title": "a"}
     yield figures.attention, {"results": looks(["0.0"]), "title": "a"}
     yield (
         figures.pattern,

@@ -19,10 +19,12 @@ from interp.core.errors import ModelError, PairsError, Unsupported
 from interp.core.prompts.sequences import Sequences
 from interp.models import compiled, toy
 from interp.models.bridge.facts import facts_of
+from interp.models.digits import Compact, scans
 from interp.models.small import native, recurrent
 from interp.models.small.native import Shape
 from interp.models.small.recurrent import RecurrentShape
 from interp.models.small.training import Recipe, answers, log_steps
+from interp.models.translator import clauses
 from interp.models.wrap import wrap
 
 SHAPE = Shape(1, 2, 8, 4, 12, 8, 0)
@@ -52,6 +54,7 @@ def cases(model: Model, folder: Path) -> Iterator[tuple[Callable[..., Any], Mapp
     yield interp.models.untrained, {"model": model, "seed": 1}
     yield Model, of(model)
     yield model.encode, {"text": "The Mary", "bos": "none"}
+    yield model.top, {"text": "The Mary", "k": 3, "bos": "none"}
     yield model.encode_with_offsets, {"text": "The Mary", "bos": "none"}
     yield model.token_id, {"text": " Mary"}
     yield model.show, {"ids": [1, 2]}
@@ -78,6 +81,15 @@ def cases(model: Model, folder: Path) -> Iterator[tuple[Callable[..., Any], Mapp
     found = toy.train(SHAPE, **training, **seeds, folder=folder / "toy")
     yield toy.Toy, of(found)
     yield found.at, {"step": 1, "dtype": "float32"}
+    few = {"shape": Compact(1, 2, 8, 4, 8), "steps": 1, "seed": 1, "recipe": Recipe(batch=2)}
+    yield Compact, of(few["shape"])
+    yield scans, {"held_out": True}
+    yield toy.digits, {"folder": folder / "digits", **few, "dtype": "float32"}
+    amount = {"layers": 1, "steps": 1, "sentences": 8, "held_out": 2, "seed": 1}
+    amount |= {"positions": "none", "folder": folder / "toys"}
+    yield toy.translator, amount
+    yield toy.Translator, of(toy.translator(**amount))
+    yield clauses, {"n": 2, "split": "test", "seed": 1}
     yield compiled.build, {"name": "previous", **where}
     for told in (compiled.truth, compiled.roles, compiled.construction):
         yield told, {"name": "previous"}

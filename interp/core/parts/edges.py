@@ -134,6 +134,11 @@ def enters(site: Site) -> bool:
     return site.kind == "resid_pre" and site.layer == 0 and site.stack is not None
 
 
+def begins(site: Site) -> bool:
+    """Is this the embedding, or what enters one of two stacks?"""
+    return site.kind == "embed" or enters(site)
+
+
 def require_forward(writer: Site, reader: Site) -> None:
     """Refuse a way from a decoder into the encoder.
 

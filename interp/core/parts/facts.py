@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from interp.core.prompts.grid import Images
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -28,6 +30,7 @@ class Facts:
         n_experts: of each layer's mixture, among which a router chooses; 0 where MLPs are dense.
         sinks: a part of each head's attention goes to no token, so that its pattern sums to less
             than 1.
+        image: the images that it reads; None reads text. d_vocab is then the number of classes.
     """
 
     architecture: str
@@ -50,6 +53,7 @@ class Facts:
     recurrent: bool = False
     n_experts: int = 0
     sinks: bool = False
+    image: Images | None = None
 
     @property
     def group_size(self) -> int:
@@ -68,5 +72,9 @@ class Facts:
         return (
             f"{self.architecture}: {stacks}{self.n_layers} layers, {self.n_heads} heads{kv}, "
             f"d_model {self.d_model}, d_head {self.d_head}, d_mlp {self.d_mlp}{experts}, "
-            f"vocabulary {self.d_vocab}"
+            + (
+                f"{self.d_vocab} classes, {self.image}"
+                if self.image
+                else f"vocabulary {self.d_vocab}"
+            )
         )

@@ -181,6 +181,7 @@ def _ids(vocabulary: Vocabulary, bos: int | None) -> Int[np.ndarray, " ids"]:
 
 def _ordinary(model: Model) -> Int[np.ndarray, " ids"]:
     """The ids that texts are made of: neither special ones nor those of no token."""
+    model.require_text()
     if model.tokenizer is None:
         return np.arange(model.facts.d_vocab)
     ids = np.arange(min(model.facts.d_vocab, len(model.tokenizer)))

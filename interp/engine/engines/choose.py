@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from interp.core.errors import PairsError, Unsupported
 from interp.core.metrics import Metric
 from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.patches import FIRST
 from interp.engine.engines.hooked.engine import Hooks
 from interp.engine.engines.protocol import Engine, EngineName
 from interp.engine.engines.recurrent.engine import Recurrent
@@ -65,7 +67,12 @@ def accept(model: Model, pairs: Pairs, metric: Metric | None) -> None:
             "'next_token_loss')."
         )
     answers = ("correct", "wrong") if bool((pairs.correct >= 0).any()) else ()
-    for name in ("clean", "corrupt", *answers):
+    sides = ("clean", "corrupt")
+    if facts.image is not None or pairs.patches is not None:
+        _accept_images(model, pairs, metric)
+        sides = ()
+        answers = () if bool((pairs.wrong < 0).any()) else answers
+    for name in (*sides, *answers):
         ids: Tensor = getattr(pairs, name)
         bad = ((ids < 0) | (ids >= facts.d_vocab)).nonzero().tolist()
         if bad:
@@ -83,25 +90,83 @@ def accept(model: Model, pairs: Pairs, metric: Metric | None) -> None:
         )
     if facts.n_encoder_layers:
         _accept_written(model, pairs)
+    elif pairs.target is not None:
+        raise PairsError(
+            f"the pairs have a target (target= or decoder=), which the decoder of an "
+            f"encoder-decoder reads, and {model.name} has one stack of layers ({facts}): it would "
+            "be read by nobody. Leave it out; what a causal model goes on from is part of its "
+            "prompts."
+        )
+
+
+def _accept_images(model: Model, pairs: Pairs, metric: Metric | None) -> None:
+    of = model.facts.image
+    if of is None:
+        raise PairsError(
+            f"these pairs are of images, and {model.name} reads text ({model.facts}). Build them "
+            "with Pairs.from_text, or load a model of images."
+        )
+    if not bool((pairs.lengths == of.n_ctx).all()):
+        raise PairsError(
+            f"row {int((pairs.lengths != of.n_ctx).int().argmax())} has "
+            f"{sorted(set(pairs.lengths.tolist()))[0]} positions, and {model.name} reads images of "
+            f"{of.n_ctx} ({of}). Build pairs with Pairs.from_images; ids of text are none."
+        )
+    for side, ids in (("clean", pairs.clean), ("corrupt", pairs.corrupt)):
+        first = torch.arange(of.special)
+        if bool((ids[:, : of.special] != first).any()) or bool(
+            (ids[:, of.special :] < FIRST).any()
+        ):
+            raise PairsError(
+                f"{side} has ids that are no patches of images, which {model.name} reads "
+                f"({of}). Build pairs with Pairs.from_images."
+            )
+    many = model.facts.d_vocab
+    if bool((pairs.correct >= many).any()):
+        row = int((pairs.correct >= many).int().argmax())
+        raise PairsError(
+            f"row {row} of correct is class {int(pairs.correct[row])}, and {model.name} has "
+            f"classes 0 to {many - 1}. Were the pairs made for another model?"
+        )
+    if metric is not None and metric.reads == "answers" and bool((pairs.wrong < 0).any()):
+        row = int((pairs.wrong < 0).int().argmax())
+        raise PairsError(
+            f"the metric {metric.name!r} compares two classes and row {row} has no wrong one. Give "
+            "wrong= when the pairs are built, or take a metric of the correct class ('prob', "
+            "'log_prob', 'logit')."
+        )
 
 
 def _accept_written(model: Model, pairs: Pairs) -> None:
-    facts, count = model.facts, 1 + len(pairs.decoder)
-    if bad := [i for i in pairs.decoder if not 0 <= i < facts.d_vocab]:
-        raise PairsError(
-            f"decoder= has token {bad[0]}, and the model's vocabulary ends at {facts.d_vocab - 1}. "
-            "Was it made with another model's tokenizer?"
-        )
+    facts, target = model.facts, pairs.target
+    for side in () if target is None else ("clean", "corrupt"):
+        ids: Tensor = getattr(target, side)
+        if bad := ((ids < 0) | (ids >= facts.d_vocab)).nonzero().tolist():
+            raise PairsError(
+                f"row {bad[0][0]} of the {side} target has token {int(ids[tuple(bad[0])])}, and "
+                f"the model's vocabulary ends at {facts.d_vocab - 1}. Was it made with another "
+                "model's tokenizer?"
+            )
+    count = int(pairs.written.max())
     if facts.positions in ("learned", "sinusoidal") and count > facts.n_ctx:
         raise PairsError(
-            f"the decoder reads {count} tokens (its start token and decoder=), and the model has "
-            f"{facts.positions} positions for {facts.n_ctx}. Shorten decoder=."
+            f"the decoder reads {count} tokens in row {int(pairs.written.argmax())} (its start "
+            f"token and the target), and the model has {facts.positions} positions for "
+            f"{facts.n_ctx}. Shorten the target."
         )
 
 
 def _accept_text(model: Model, pairs: Pairs, metric: Metric) -> None:
     facts = model.facts
-    if not facts.causal or facts.n_encoder_layers:
+    if facts.n_encoder_layers:
+        if int(pairs.written.min()) < 2:
+            raise PairsError(
+                f"row {int(pairs.written.argmin())} has no target, so there is nothing that the "
+                f"metric {metric.name!r} could score: it reads the decoder, token by token. Build "
+                "the pairs with target=, the translations."
+            )
+        return
+    if not facts.causal:
         raise Unsupported(
             f"the metric {metric.name!r} scores each token of a row by those before it, and "
             f"{model.name} reads the whole row at once, the answer with it. Take a causal model, "
@@ -119,14 +184,12 @@ def choose(
     engine: EngineName = "auto",
     *,
     longest: int = SHORT,
-    prefix: tuple[int, ...] = (),
 ) -> Engine:
     """The engine that serves a model as it is now: its own of a recurrent one; of a transformer
     replay where it computes what Hugging Face does, else hooks, saying so once, if those do.
 
     Args:
         longest: tokens in the longest row that will be run.
-        prefix: what an encoder-decoder's decoder has written already.
 
     Raises:
         ModelError: a submodule is in training mode.
@@ -143,7 +206,7 @@ def choose(
         if isinstance(found, Weights):
             return Replay(found)
         if isinstance(found, Stacks):
-            return ReplayOfTwo(found, prefix)
+            return ReplayOfTwo(found)
         if engine == "replay":
             raise Unsupported(found)
         refusals.append(found)
@@ -157,7 +220,7 @@ def choose(
         )
     if refusals:
         _say(model, f"{refusals[0]} Running through hooks, one forward for each intervention.")
-    return Hooks(model, prefix)
+    return Hooks(model)
 
 
 def weights_of(model: Model) -> Weights:
@@ -188,11 +251,19 @@ def weights_of(model: Model) -> Weights:
     return gathered(found)
 
 
-def last_stack(model: Model) -> Weights:
-    """As `weights_of`; of an encoder-decoder its decoder, whose stream the logits read."""
+def stacks_of(model: Model) -> Weights | Stacks:
+    """As `weights_of`; of an encoder-decoder both of its stacks."""
     require_running()
     found = replay_of(model, SHORT)
-    return gathered(found.decoder) if isinstance(found, Stacks) else weights_of(model)
+    if not isinstance(found, Stacks):
+        return weights_of(model)
+    return replace(found, encoder=gathered(found.encoder), decoder=gathered(found.decoder))
+
+
+def last_stack(model: Model) -> Weights:
+    """As `weights_of`; of an encoder-decoder its decoder, whose stream the logits read."""
+    found = stacks_of(model)
+    return found.decoder if isinstance(found, Stacks) else found
 
 
 def _say(model: Model, what: str) -> None:

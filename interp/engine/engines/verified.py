@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Site
+from interp.core.prompts.patches import random_images
 from interp.engine.engines.hooked.writes import Rank, Write, at, noting, start_of
 from interp.engine.engines.hooked.writes import forward as run_bridge
 from interp.engine.engines.recurrent.engine import walk
@@ -300,8 +301,10 @@ def _rows(model: Model, length: int, seed: int = 0) -> Int[Tensor, "batch pos"]:
     Of tokens whose embedding is damaged none, where there are others: beside numbers of that size
     no other would count.
     """
-    generator = torch.Generator().manual_seed(seed)
     rows = 1 if length > FREE + 2 else 2
+    if model.facts.image is not None:
+        return random_images(model.facts.image, rows, seed)[0].to(model.device)
+    generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(model.facts.d_vocab, (4 * rows * length,), generator=generator)
     drawn = drawn.to(model.device)
     embed = getattr(model.bridge, "embed", None)
@@ -318,6 +321,8 @@ def length_for(facts: Facts, lengths: Sequence[int], longest: int) -> int:
 
     `lengths`: those at which something may begin to matter.
     """
+    if facts.image is not None:
+        return facts.n_ctx  # all rows are
     # the longest row that a model is made for is passed only by whoever passes it
     few = [n for n in lengths if n <= FREE and (n < facts.n_ctx or longest > n)]
     wanted = max([SHORT, *(n + 2 for n in few)])

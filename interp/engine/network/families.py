@@ -49,6 +49,8 @@ FAMILIES = (
     "DistilBertForMaskedLM",
     "BertForMaskedLM",
     "BertModel",
+    "ViTForImageClassification",
+    "DeiTForImageClassification",
     "NativeModel",
 )
 """Architectures whose forward pass replay reproduces; each is verified against the bridge."""

@@ -18,8 +18,9 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from interp.core.prompts.patches import pixels_of
 from interp.engine.limits import Limits
-from interp.engine.network.linear import Map, Packed
+from interp.engine.network.linear import Linear, Map, Packed
 from interp.engine.network.weights import MLP, Attention, Embedding, Ends, Norm, Weights
 
 
@@ -80,17 +81,29 @@ def norm(
     return x if bias is None else x + bias
 
 
-def embed(w: Weights, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-    """What enters the first layer."""
+def embed(
+    w: Weights, tokens: Int[Tensor, "batch pos"], start: int = 0
+) -> Float[Tensor, "batch embedded d_model"]:
+    """What enters the first layer, from a position on."""
     p = w.embed
-    x = wide(F.embedding(tokens, p.tokens))
+    read = tokens[:, start:]
+    x = wide(F.embedding(read, p.tokens)) if p.patches is None else seen(p, p.patches, read)
     if p.scale is not None:
         x = x * p.scale
     if p.positions is not None:
-        x = x + positions(p, tokens)
+        x = x + positions(p, tokens)[..., start:, :]
     if p.constant is not None:
         x = x + p.constant
     return norm(x, p.norm)
+
+
+def seen(
+    p: Embedding, patches: Linear, tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """The tokens before the patches of images, and what is made of the pixels of these."""
+    special = len(p.tokens)
+    pixels = pixels_of(tokens[:, special:], patches.inputs).to(p.tokens)
+    return wide(torch.cat([p.tokens.expand(len(tokens), -1, -1), patches(pixels)], 1))
 
 
 def positions(p: Embedding, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "*rows pos d_model"]:

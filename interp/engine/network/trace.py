@@ -249,11 +249,19 @@ def through(
 
 
 def project(
-    w: Weights, p: Attention, resid: Float[Tensor, "batch pos d_model"]
-) -> list[Float[Tensor, "batch pos index d_head"]]:
-    """Queries, keys and values, before norms of their own and rotations."""
+    w: Weights,
+    p: Attention,
+    resid: Float[Tensor, "batch pos d_model"],
+    memory: Float[Tensor, "batch key d_model"] | None = None,
+) -> list[Float[Tensor, "batch _ index d_head"]]:
+    """Queries, keys and values, before norms of their own and rotations.
+
+    `memory`: what keys and values read in place of the stream, normed.
+    """
     x = forward.norm(resid, p.ends.read)
-    return [forward.project(x, part, w.facts.d_head) for part in (p.q, p.k, p.v)]
+    read = (x, x, x) if memory is None else (x, memory, memory)
+    parts = zip(read, (p.q, p.k, p.v), strict=True)
+    return [forward.project(x, part, w.facts.d_head) for x, part in parts]
 
 
 def _across(
@@ -266,11 +274,9 @@ def _across(
     wanted: Sequence[str],
 ) -> Float[Tensor, "batch pos d_model"]:
     """The residual stream after a decoder's attention to what the encoder made."""
-    p, d_head = block.cross, w.facts.d_head
+    p = block.cross
     assert p is not None
-    memory = memory.to(block.device)
-    q = forward.project(forward.norm(resid, p.ends.read), p.q, d_head)
-    k, v = (forward.project(memory, part, d_head) for part in (p.k, p.v))
+    q, k, v = project(w, p, resid, memory.to(block.device))
     for kind, activation in (("q", q), ("k", k), ("v", v)):
         see(f"cross.{kind}", layer, activation)
     whole = "cross.pattern" in wanted

@@ -135,6 +135,8 @@ class Embedding:
     Attributes:
         skipped: a token that has no place of its own and is not counted: of all of them `positions`
             has row 0, and of the others the rows from 1 on (RoBERTa's and M2M100's padding).
+        patches: of images: from the pixels of a patch to what stands at its position; `tokens` are
+            then those before the patches.
     """
 
     tokens: Float[Tensor, "d_vocab d_model"]
@@ -143,6 +145,7 @@ class Embedding:
     constant: Float[Tensor, " d_model"] | None = None
     norm: Norm | None = None
     skipped: int | None = None
+    patches: Linear | None = None
 
 
 @dataclass(frozen=True)
@@ -303,6 +306,8 @@ def _activation(name: str) -> Activation:
 
 def _embedding(model: Model) -> Embedding:
     bridge, facts = model.bridge, model.facts
+    if facts.image is not None:
+        return _of_images(inner(bridge.embed))
     table = inner(bridge.embed)
     scale = None
     if hasattr(table, "embed_scale"):
@@ -320,6 +325,15 @@ def _embedding(model: Model) -> Embedding:
         constant = inner(bridge.token_type_embed).weight[0]  # every token is of the first segment
     norm = _norm(model, bridge.embed_ln) if hasattr(bridge, "embed_ln") else None
     return Embedding(table.weight, scale, positions, constant, norm, skipped)
+
+
+def _of_images(module: Any) -> Embedding:
+    """A convolution whose steps are its width is a map of each patch."""
+    names = ("cls_token", "distillation_token")
+    first = [token[0] for name in names if (token := getattr(module, name, None)) is not None]
+    cut = module.patch_embeddings.projection
+    patches = Linear.of(cut.weight.flatten(1), cut.bias, 1.0)
+    return Embedding(torch.cat(first), positions=module.position_embeddings[0], patches=patches)
 
 
 def _unembedding(model: Model) -> Unembedding:
@@ -414,6 +428,8 @@ def maps(w: Weights) -> Iterator[Map | Each | Joined]:
     for block in w.blocks:
         attention, mlp = block.attention, block.mlp
         yield from (attention.q, attention.k, attention.v, attention.o)
+        if (cross := block.cross) is not None:
+            yield from (cross.q, cross.k, cross.v, cross.o)
         yield from ((mlp.up, mlp.down) if mlp.gate is None else (mlp.gate, mlp.up, mlp.down))
     if w.unembed is not None:
         yield from filter(None, (w.unembed.transform, w.unembed.linear))

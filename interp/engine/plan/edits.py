@@ -161,15 +161,16 @@ class Together:
         return _like(torch.stack([edit.at(window) for edit in self.edits]), current, 3)
 
 
-def together(edits: Sequence[tuple[int, Edit]], device: torch.device) -> list[Together]:
-    """Edits of one layer and kind, each with its cell, in as few computations as there can be.
+def together(edits: Sequence[tuple[int, int | None, Edit]], device: torch.device) -> list[Together]:
+    """Edits of one layer and kind, each with its place on the axes of cells and heads (None where
+    there is no such axis), in as few computations as there can be.
 
-    Two of one cell and head stay in their order.
+    Two of one place stay in their order.
     """
     groups: list[dict[tuple[int, int | None], Edit]] = []
     kinds: list[object] = []
-    for row, edit in edits:
-        place, kind = (row, edit.index), (alike(edit.value), edit.found is None)
+    for row, head, edit in edits:
+        place, kind = (row, head), (alike(edit.value), edit.found is None)
         later = len(groups)
         while later and place not in groups[later - 1]:
             later -= 1

@@ -98,7 +98,7 @@ def axes_of(site: Site, facts: Facts, pairs: Pairs) -> list[tuple[str, int]]:
     """Names and sizes of a site's own axes."""
     if site.kind == "pattern":
         own = attends_to_itself(site)
-        return [("key", 1 + len(pairs.decoder) if own else pairs.clean.shape[1])]
+        return [("key", int(pairs.written.max()) if own else pairs.clean.shape[1])]
     if site.neuron is not None:
         return []
     if site.kind == "router":
@@ -114,7 +114,7 @@ def attends_to_itself(site: Site) -> bool:
 
 
 def _positions(site: Site, pairs: Pairs) -> int:
-    return 1 + len(pairs.decoder) if decodes(site) else pairs.clean.shape[1]
+    return int(pairs.written.max()) if decodes(site) else pairs.clean.shape[1]
 
 
 def _unfit(

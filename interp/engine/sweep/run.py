@@ -106,7 +106,7 @@ def measure(sweep: Sweep) -> Numbers:
         accept(sweep.model, sweep.pairs, metric)
     require_interventions(sweep)
     pairs, device = sweep.pairs, sweep.model.device
-    engine = choose(sweep.model, sweep.engine, longest=pairs.longest, prefix=pairs.decoder)
+    engine = choose(sweep.model, sweep.engine, longest=pairs.longest)
     sweep = _served(sweep, engine)
     room = budget(sweep.memory, device, SWEEP)
     plan = _plan(sweep, engine, room)
@@ -285,7 +285,6 @@ def _key(sweep: Sweep, engine: Engine, batch: Batch, begun: Sequence[object]) ->
         *(*begun, sweep.pairs.fingerprint),
         *(engine.name, sweep.method, sweep.base, batch.rows),
         *map(metric_identity, sweep.metrics),
-        sweep.pairs.decoder,
         *(
             ["masks", *sweep.masks.key(batch.cells)]
             if sweep.masks

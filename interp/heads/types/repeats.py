@@ -52,6 +52,7 @@ def repeated_tokens(
     Raises:
         PairsError: a vocabulary or a context too small for a block that returns, or numbers that
             make no rows.
+        ModelError: a model that reads images.
     """
     ids, around = ordinary(model).tolist(), _around(model, bos)
     pos = min(POS, model.facts.n_ctx - sum(map(len, around))) if pos is None else pos
@@ -84,6 +85,7 @@ def ordinary(model: Model) -> Int[ndarray, " id"]:
     either end: ids are in the order in which pieces were merged or counted, so these are the most
     and the least common ones.
     """
+    model.require_text()
     if model.tokenizer is None:
         return np.arange(model.facts.d_vocab)
     special = {*model.tokenizer.all_special_ids, *model.tokenizer.added_tokens_decoder}

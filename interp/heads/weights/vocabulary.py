@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.errors import PairsError
+from interp.core.errors import PairsError, Unsupported
 from interp.engine.network import forward
 from interp.engine.network.weights import Norm, Weights
 from interp.heads.weights.factors import folded, scale, wide
@@ -40,6 +40,19 @@ class Vocabulary:
     """
 
     w: Weights
+
+    def __post_init__(self) -> None:
+        """Refuse a model that reads images.
+
+        Raises:
+            Unsupported: what stands at its positions is made of pixels.
+        """
+        if self.w.embed.patches is not None:
+            raise Unsupported(
+                "this is asked of the tokens of a vocabulary, and the model reads images "
+                f"({self.w.facts}), whose patches are no vocabulary. Ask what its parts do with "
+                "images instead: interp.attention, ablate, patch, or composition of its heads."
+            )
 
     def embedded(self, part: Ids) -> Float[Tensor, "token d_model"]:
         """What tokens are in the residual stream; positions left out."""

@@ -6,6 +6,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import ParallelBlockBridge
 
 from interp.core.parts.facts import Facts
+from interp.models.bridge.vision import images_of
 
 _POSITIONS = {"standard": "learned", "rotary": "rotary", "alibi": "alibi", "none": "none"}
 # Norm after the residual sum. No config field says so, except OPT's.
@@ -29,6 +30,7 @@ def facts_of(bridge: TransformerBridge, *, language_model: bool = True) -> Facts
         block = "sandwich" if hasattr(blocks[0], "ln1_post") else "pre"
     count, width = _experts(blocks[0])
     shared = getattr(text, "shared_expert_intermediate_size", 0) if count else 0
+    image = images_of(bridge.original_model)
     return Facts(
         architecture=type(bridge.original_model).__name__,
         n_layers=len(blocks),
@@ -37,18 +39,19 @@ def facts_of(bridge: TransformerBridge, *, language_model: bool = True) -> Facts
         d_model=cfg.d_model,
         d_head=getattr(text, "d_kv", None) or cfg.d_head,
         d_mlp=count * width + shared or _d_mlp(text, cfg.d_mlp),
-        d_vocab=cfg.d_vocab,
-        n_ctx=cfg.n_ctx,
+        d_vocab=config.num_labels if image else cfg.d_vocab,
+        n_ctx=image.n_ctx if image else cfg.n_ctx,
         norm=norm,
         positions=_POSITIONS.get(str(cfg.positional_embedding_type), "other"),
         block=block,
         parallel=isinstance(blocks[0], ParallelBlockBridge),
         gated=bool(cfg.gated_mlp),
-        causal=cfg.attention_dir == "causal",
+        causal=cfg.attention_dir == "causal" and image is None,
         language_model=language_model,
         n_encoder_layers=len(bridge.encoder_blocks) if config.is_encoder_decoder else 0,
         n_experts=count,
         sinks=hasattr(getattr(blocks[0], "attn", None), "sinks"),
+        image=image,
     )
 
 

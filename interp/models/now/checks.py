@@ -19,6 +19,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Kind
+from interp.core.prompts.grid import Images
+from interp.core.prompts.patches import random_images
 from interp.models.bridge import quantised
 from interp.models.bridge.placed import hooked
 from interp.models.bridge.points import (
@@ -115,8 +117,12 @@ class Checks:
         return f"is off by {value:.1e} times its size (tolerance {deep * self.tolerance:.0e})"
 
 
-def sample_tokens(d_vocab: int, *, device: torch.device) -> Int[Tensor, "batch pos"]:
-    """Two rows of six random token ids, the same on every call."""
+def sample_tokens(
+    d_vocab: int, *, device: torch.device, image: Images | None = None
+) -> Int[Tensor, "batch pos"]:
+    """Two rows of six random token ids, or of the patches of an image; the same on every call."""
+    if image is not None:
+        return random_images(image, 2, 0)[0].to(device)
     ids = torch.randint(0, d_vocab, (2, 6), generator=torch.Generator().manual_seed(0))
     return ids.to(device)
 

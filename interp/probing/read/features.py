@@ -17,7 +17,7 @@ from interp.core.parts.sites import HEAD_KINDS, STATES, Site
 from interp.datasets.corpus import Corpus
 from interp.engine.plain.captures import folder as folders
 from interp.engine.plain.captures.folder import Content
-from interp.engine.plain.taps import Layout, Slab
+from interp.engine.plain.taps import Layout, Slab, refuse_logits
 from interp.models.now.versions import versions
 from interp.probing.read.stores import Disk, Memory, Store
 
@@ -211,6 +211,7 @@ class Features:
         parsed = [(Site.parse(site), _held(array, site)) for site, array in arrays.items()]
         tensors = dict(sorted(parsed, key=lambda item: item[0].order))
         words = len(next(iter(tensors.values())))
+        refuse_logits(tensors, "a word has")
         layout = Layout.of(tensors, 1)
         _require_alike(tensors, layout)
         place, missing = _places(words, corpus, sentence, word)
@@ -263,7 +264,7 @@ def _held(array: np.ndarray | Tensor, site: str | Site) -> Float[Tensor, "word d
     if isinstance(array, Tensor):
         found = array.detach().cpu().clone()
     else:
-        found = torch.from_numpy(array.copy())
+        found = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
     if not found.numel():
         raise ProbeError(
             f"the array of '{site}' has shape {tuple(found.shape)}, so there is nothing to read; "

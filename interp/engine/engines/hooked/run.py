@@ -13,6 +13,7 @@ from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Kind, Site
 from interp.engine.engines.hooked.held import along, arriving, give, write_pattern
 from interp.engine.engines.hooked.writes import Hook, Output, by_token, forward, write
+from interp.engine.engines.protocol import Written
 from interp.engine.interventions import Hop
 from interp.engine.network.trace import KEPT, Trace
 from interp.engine.plan.edits import Edit
@@ -29,7 +30,7 @@ def walk(
     see: See,
     *,
     shelves: Sequence[str],
-    prefix: tuple[int, ...] = (),
+    written: Written = None,
 ) -> Output:
     """One plain forward that shows each activation of some shelves as it is computed.
 
@@ -40,7 +41,7 @@ def walk(
         for shelf in shelves
         for layer in range(n_layers(model.facts, shelf))
     ]
-    return forward(model, tokens, [], prefix=prefix, hooks=hooks)
+    return forward(model, tokens, [], written=written, hooks=hooks)
 
 
 def _showing(
@@ -62,7 +63,7 @@ def trace(
     tokens: Int[Tensor, "batch pos"],
     *,
     keep: Sequence[Kind] = KEPT,
-    prefix: tuple[int, ...] = (),
+    written: Written = None,
 ) -> Trace:
     """Activations of a plain run, copied, and its logits. Parallel blocks have no resid_mid."""
     kept: dict[str, list[Tensor]] = {shelf: [] for shelf in shelves_of(model.facts, keep)}
@@ -70,7 +71,7 @@ def trace(
     def see(shelf: str, layer: int, activation: Tensor) -> None:
         kept[shelf].append(activation.clone())
 
-    logits, final = walk(model, tokens, see, shelves=tuple(kept), prefix=prefix)
+    logits, final = walk(model, tokens, see, shelves=tuple(kept), written=written)
     return Trace(model.facts, {shelf: tuple(x) for shelf, x in kept.items()}, final, logits)
 
 
@@ -81,7 +82,7 @@ def run(
     edits: Sequence[Edit],
     hops: Sequence[Hop],
     receiving: Sequence[Int[Tensor, "batch _"]],
-    prefix: tuple[int, ...] = (),
+    written: Written = None,
 ) -> Output:
     """The output of one cell.
 
@@ -102,13 +103,13 @@ def run(
     ]
     for site, concerned in _in_order(edits):
         if site.kind == "pattern":
-            writes.append(write_pattern(model, tokens, writes, concerned, prefix))
+            writes.append(write_pattern(model, tokens, writes, concerned, written))
             continue
         value, output = arriving(model, tokens, writes, site, concerned)
         if value is None:
             return output
         writes.append(give(model, site, value))
-    return forward(model, tokens, writes, prefix=prefix)
+    return forward(model, tokens, writes, written=written)
 
 
 def _in_order(edits: Sequence[Edit]) -> Iterator[tuple[Site, list[Edit]]]:

@@ -36,6 +36,7 @@ class Stack:
     Args:
         begins: where the window begins, if it is all positions from there on.
         memory: of a decoder.
+        entered: are all cells there from the first layer on, with tokens of their own?
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Stack:
         window: Int[Tensor, "batch window"],
         begins: int | None,
         memory: Memory | None = None,
+        entered: bool = False,
     ) -> None:
         n_layers = w.facts.n_layers
         never = (n_layers - 1, STEPS["resid_post"])  # a cell without edits is the base run
         first = [
             min((entry(e.site, e.readers, n_layers) for e in cell), default=never) for cell in cells
         ]
+        first = [(0, 0)] * len(cells) if entered else first
         if memory is not None:
             reads = 0, STEPS["cross.k"]
             first = [min(at, reads) if i in memory.rows else at for i, at in enumerate(first)]
@@ -156,7 +159,7 @@ class Stack:
         edits = self.edits.get((layer, kind), ())
         if kind.removeprefix("cross.") in ("k", "v"):
             edits = [(row, edit) for row, edit in edits if edit.site.group is not None]
-        return together(edits, device) if edits else []
+        return together([(row, edit.index, edit) for row, edit in edits], device) if edits else []
 
     def rows(self, layer: int, *kinds: str) -> list[int]:
         """Rows with an edit of these kinds."""

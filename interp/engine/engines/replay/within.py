@@ -4,6 +4,7 @@ A router is changed first, since its weights are in what neurons and experts wri
 since it is made of its neurons.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from interp.core.parts.sites import Kind
 from interp.engine.network import forward
 from interp.engine.network.weights import MLP
-from interp.engine.plan.edits import Edit
+from interp.engine.plan.edits import Edit, together
 
 INSIDE: tuple[Kind, ...] = ("router", "mlp_act", "expert")
 
@@ -48,6 +49,31 @@ def neurons(
         if edit.site.kind == "mlp_act":
             act[..., edit.site.neuron] = edit(act[..., edit.site.neuron], window)
     return act
+
+
+def moved(
+    x: Float[Tensor, "cells batch window d_model"],
+    p: MLP,
+    edits: Sequence[tuple[int, Edit]],
+    window: Int[Tensor, "batch window"],
+    begins: int | None,
+    like: Float[Tensor, "batch window d_model"] | None = None,
+) -> Float[Tensor, "cells batch window d_model"]:
+    """By how much edits of neurons, each with its cell, move what the MLP of each writes.
+
+    Args:
+        x: what the MLP reads.
+        begins: where the window begins, if it is all positions from there on.
+        like: what its norm takes its scale from, where that is frozen.
+    """
+    chosen = sorted({edit.site.neuron or 0 for _, edit in edits})
+    index = torch.tensor(chosen, device=x.device)
+    act = forward.hidden(x, p, like, neurons=index)
+    new = act.clone()
+    places = [(cell, bisect_left(chosen, edit.site.neuron or 0), edit) for cell, edit in edits]
+    for group in together(places, x.device):
+        group.into(new, window, begins)
+    return (new - act) @ p.down.summands().index_select(1, index).T
 
 
 def change(

@@ -1,0 +1,4 @@
+from experiments._shared import main
+from experiments.vision import Config, run
+
+main(run, Config)
