@@ -26,3 +26,9 @@ def plain(model: Model, family: str) -> torch.nn.Module:
     )
     exact(found)
     return found.eval()
+
+
+def mixture(hf: torch.nn.Module, layer: int = 1) -> torch.nn.Module:
+    """The module of one layer that has router and experts."""
+    block = hf.model.layers[layer]
+    return block.mlp if hasattr(block, "mlp") else block.block_sparse_moe

@@ -21,6 +21,7 @@ class Kind:
 KINDS = {
     "gpt2": Kind(hf.GPT2LMHeadModel, hf.GPT2Config, tiny.GPT2),
     "gptj": Kind(hf.GPTJForCausalLM, hf.GPTJConfig, tiny.GPTJ | {"rotary_dim": 2}),
+    "codegen": Kind(hf.CodeGenForCausalLM, hf.CodeGenConfig, tiny.CODEGEN),
     "neox": Kind(hf.GPTNeoXForCausalLM, hf.GPTNeoXConfig, tiny.PLAIN),
     "phi": Kind(hf.PhiForCausalLM, hf.PhiConfig, tiny.PLAIN),
     "stablelm": Kind(hf.StableLmForCausalLM, hf.StableLmConfig, tiny.STABLELM),

@@ -217,6 +217,13 @@ NAMES: dict[str, dict[str, str]] = {
         "L.own_down": "layers.L.mlp.shared_expert.down_proj",
     },
     "flex_olmo": GEMMA | {"L.router": "layers.L.mlp.gate"},
+    "granitemoe": LLAMA
+    | {
+        "L.ln2": "layers.L.post_attention_layernorm",
+        "L.router": "layers.L.block_sparse_moe.router",
+    },
+    "codegen": {k: v for k, v in GPTJ.items() if k[2:] not in "qkv"}
+    | {"L.qkv": "h.L.attn.qkv_proj"},
     "gpt_oss": LLAMA | {"L.router": "layers.L.mlp.router"},
     "gpt_bigcode": GPT2,
     "gpt_neo": {k: v for k, v in NEO.items() if k != "L.qkv"},
@@ -246,9 +253,9 @@ OFFSET = ("gemma", "gemma2", "gemma3_text", "nemotron")
 """Whose norms' weights are added to 1."""
 CENTRED = ("mpt", "cohere", "cohere2", "olmo")
 """LayerNorm without a bias."""
-WHOLE = ("mixtral", "gpt_oss")
+WHOLE = ("mixtral", "gpt_oss", "granitemoe")
 """Whose weights of the chosen experts are divided by their sum, whatever the config says."""
-ADJACENT = ("gptj", "cohere", "cohere2", "glm", "glm4", "ernie4_5")
+ADJACENT = ("gptj", "codegen", "cohere", "cohere2", "glm", "glm4", "ernie4_5")
 """Whose rotary pairs are neighbours."""
 VISION = ("vit", "deit")
 """Whose tokens are patches of images."""
@@ -297,7 +304,7 @@ class Oracle:
         self.w = weights(hf_model, self.n_heads, self.n_groups)
         may = self.family in ("gpt_neox", "stablelm") and config.use_parallel_residual
         may = may or (self.family == "falcon" and config.parallel_attn)
-        self.parallel = may or self.family in ("gptj", "phi", "cohere", "cohere2")
+        self.parallel = may or self.family in ("gptj", "codegen", "phi", "cohere", "cohere2")
         opt_350m = self.family == "opt" and not config.do_layer_norm_before
         self.norm_after_sum = opt_350m or self.family in ENCODERS
         self.causal = self.family not in (*ENCODERS, *VISION)
@@ -305,7 +312,7 @@ class Oracle:
         self.alibi = self.family in ("bloom", "mpt") or getattr(config, "alibi", False)
         # the angles are the model's own: it makes them in float32, which is part of what it is
         self.rotary = getattr(hf_model.base_model, "rotary_emb", None)
-        if self.family == "gptj":
+        if self.family in ("gptj", "codegen"):
             self.sinusoids = hf_model.base_model.h[0].attn.embed_positions.double()
 
     def forward(
@@ -485,7 +492,7 @@ class Oracle:
         q, k = self.turn(q, layer), self.turn(k, layer)
         scale = getattr(self.config, "query_pre_attn_scalar", None) or self.d_head
         scores = q @ k.transpose(-1, -2) / math.sqrt(1 if self.family == "gpt_neo" else scale)
-        if self.family == "granite":
+        if self.family in ("granite", "granitemoe"):
             scores = scores * math.sqrt(scale) * self.config.attention_multiplier
         if self.alibi:
             place = torch.arange(q.shape[1])
@@ -535,7 +542,7 @@ class Oracle:
 
     def angles(self, layer: int, length: int) -> Tensor | None:
         """Unit complex numbers, `pos pair`."""
-        if self.family == "gptj":
+        if self.family in ("gptj", "codegen"):
             sin, cos = self.sinusoids[:length].chunk(2, -1)
             return torch.complex(cos, sin)
         if self.rotary is None or self.alibi or not self.turns(layer):
@@ -717,7 +724,7 @@ class _Run:
                 write = torch.stack(list(neurons[mine]), -1) @ columns.T
                 if (biases := self.model.w.get(f"{down}.biases")) is not None:
                     write = write + weights[..., e : e + 1] * biases[e]
-                x = x + site(f"{layer}.expert[{e}]", write)
+                x = x + site(f"{layer}.expert[{e}]", write * self.factor) / self.factor
         return self.norm(x, f"{layer}.post2") * self.factor
 
     def norm(self, x: Tensor, slot: str) -> Tensor:
@@ -812,7 +819,7 @@ def weights(hf_model: nn.Module, n_heads: int, n_groups: int) -> Acts:
         parts = cut(family, found.pop(name), n_heads, n_groups)
         found |= {name.replace("qkv", kind): part for kind, part in zip("qkv", parts, strict=True)}
     for n in range(config.num_hidden_layers):
-        at = f"layers.{n}.mlp.experts"
+        at = f"layers.{n}.{'block_sparse_moe' if family == 'granitemoe' else 'mlp'}.experts"
         if family == "gpt_oss":  # in before out, gate and up in turns
             both, biases = state[f"{at}.gate_up_proj"].mT, state[f"{at}.gate_up_proj_bias"]
             found |= {f"{n}.gates": both[:, ::2], f"{n}.ups": both[:, 1::2]}
@@ -837,6 +844,9 @@ def cut(family: str, packed: Tensor, n_heads: int, n_groups: int) -> list[Tensor
     if family in ("gpt_neox", "bloom", "falcon") and n_groups == n_heads:
         parts = packed.unflatten(0, (n_heads, 3, -1)).unbind(1)  # head by head
         return [part.flatten(0, 1) for part in parts]
+    if family == "codegen":  # in four blocks, each of queries, values and keys
+        q, v, k = packed.unflatten(0, (4, 3, -1)).unbind(1)
+        return [part.flatten(0, 1) for part in (q, k, v)]
     width = len(packed) // (n_heads + 2 * n_groups)
     return [*packed.split([n * width for n in (n_heads, n_groups, n_groups)])]
 

@@ -29,6 +29,7 @@ _PLACES = {
     "falcon": ("transformer.h.{}.self_attention.dense", "transformer.h.{}.mlp"),
 }
 _PLACES |= {"gpt_bigcode": _PLACES["gpt2"], "roberta": _PLACES["bert"]}
+_PLACES["codegen"] = _PLACES["gptj"]
 _PLACES["xlm-roberta"] = _PLACES["bert"]
 _PLACES["distilbert"] = (
     "transformer.layer.{}.attention.out_lin",

@@ -27,6 +27,7 @@ PLAIN = {k: v for k, v in LLAMA.items() if k not in ("num_key_value_heads", "hea
 PLAIN |= {"hidden_size": 24}
 STABLELM = PLAIN | {"num_key_value_heads": 2, "partial_rotary_factor": 0.5}
 GPTJ = {"n_embd": 24, "n_head": 6, "n_layer": 3, "vocab_size": VOCAB, "n_positions": 16}
+CODEGEN = GPTJ | {"n_head": 4, "rotary_dim": 4}
 GPT2 = {"n_embd": 12, "n_head": 3, "n_layer": 3, "vocab_size": VOCAB, "n_positions": 16}
 OPT = {
     "hidden_size": 24,
@@ -116,6 +117,7 @@ FAMILIES: dict[str, Callable[[], hf.PreTrainedModel]] = {
         hf.StableLmConfig(**STABLELM, use_parallel_residual=True, use_qkv_bias=True)
     ),
     "gptj": lambda: hf.GPTJForCausalLM(hf.GPTJConfig(**GPTJ, rotary_dim=2)),
+    "codegen": lambda: hf.CodeGenForCausalLM(hf.CodeGenConfig(**CODEGEN)),
     "opt": lambda: hf.OPTForCausalLM(hf.OPTConfig(**OPT)),
     "opt-post": lambda: hf.OPTForCausalLM(hf.OPTConfig(**OPT, do_layer_norm_before=False)),
     "bigcode": lambda: hf.GPTBigCodeForCausalLM(hf.GPTBigCodeConfig(**BIGCODE)),
@@ -169,6 +171,7 @@ TWO_STACKS: dict[str, Callable[[], hf.PreTrainedModel]] = {
 MIXTRAL = LLAMA | {"num_local_experts": 3, "num_experts_per_tok": 2}
 QWEN3_MOE = LLAMA | {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 7}
 QWEN2_MOE = QWEN3_MOE | {"shared_expert_intermediate_size": 9}
+GRANITE_MOE = GRANITE | {"num_local_experts": 4, "num_experts_per_tok": 2}
 OLMOE = PLAIN | {"num_key_value_heads": 2, "num_experts": 5, "num_experts_per_tok": 3}
 YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8}
 YARN |= {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False, "rope_theta": 100.0}
@@ -180,6 +183,7 @@ EXPERTS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "olmoe": lambda: hf.OlmoeForCausalLM(hf.OlmoeConfig(**OLMOE)),
     "qwen2-moe": lambda: hf.Qwen2MoeForCausalLM(hf.Qwen2MoeConfig(**QWEN2_MOE)),
     "flex-olmo": lambda: hf.FlexOlmoForCausalLM(hf.FlexOlmoConfig(**OLMOE)),
+    "granite-moe": lambda: hf.GraniteMoeForCausalLM(hf.GraniteMoeConfig(**GRANITE_MOE)),
     "gpt-oss": lambda: hf.GptOssForCausalLM(hf.GptOssConfig(**GPT_OSS)),
 }
 """Mixtures, whose neurons no hook reaches."""

@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 import transformers as hf
-from mixtures import FAMILIES, PAIRS, SHARED, TOKENS, plain
+from mixtures import FAMILIES, PAIRS, SHARED, TOKENS, mixture, plain
 from oracle import Oracle
 from slopes import sides, slope
 
@@ -28,7 +28,7 @@ from interp.engine.network.experts import Mixture
 from interp.engine.network.weights import MLP, Block, Weights, read
 
 COUNTS = {"mixtral": (3, 14), "qwen3-moe": (5, 7), "olmoe": (5, 14), "gpt-oss": (4, 14)}
-COUNTS |= {"qwen2-moe": (5, 7), "flex-olmo": (5, 14)}
+COUNTS |= {"qwen2-moe": (5, 7), "flex-olmo": (5, 14), "granite-moe": (4, 14)}
 """Experts, and the neurons of each."""
 
 
@@ -72,7 +72,7 @@ def test_an_expert_is_its_neurons(tiny_model, family):
     effects = found["effect"].to_numpy().reshape(count, 2)
     for expert in range(count):
         hf = plain(model, family)
-        hf.model.layers[1].mlp.experts.down_proj.data[expert] = 0
+        mixture(hf).experts.down_proj.data[expert] = 0
         end = hf(TOKENS).logits[:, -1]
         truth = end[[0, 1], [3, 5]] - end[[0, 1], [4, 6]]
         values = found["value"].to_numpy().reshape(count, 2)[expert]

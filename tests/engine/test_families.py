@@ -14,6 +14,7 @@ import pytest
 import tiny
 import torch
 import transformers as hf
+from transformers.models.falcon import modeling_falcon as falcon
 
 import interp
 from interp.circuits import run_circuits
@@ -108,6 +109,12 @@ def patched(model: Model, texts: str) -> Results:
     return interp.patch(model, prompts(model), sites(model, texts), metric=main_metric(model))
 
 
+def routed(model: Model) -> Results:
+    """The choice of the other run; of another sum, where chances are not divided by it."""
+    given = {"normalise": False, "metric": main_metric(model)}
+    return interp.patch(model, prompts(model), "routers", **given)
+
+
 def along(model: Model, via: tuple[str, ...] = (), **options: str) -> Results:
     """To the logits; of a model that has none to its last MLP."""
     end = "logits" if model.facts.language_model else "2.mlp"
@@ -157,6 +164,8 @@ METHODS: dict[str, Callable[[Model], Results | str]] = {
     "ablate heads": lambda m: ablated(m, "heads", 5),
     "ablate neurons": lambda m: ablated(m, "neurons", 5),
     "ablate MLPs": lambda m: ablated(m, "mlps"),
+    "ablate experts": lambda m: ablated(m, "experts"),
+    "patch routers": lambda m: routed(m),
     "patch q, k, v": lambda m: patched(m, f"1.0.q 1.kv0.k 1.kv{m.facts.n_kv_heads - 1}.v"),
     "k of one head": lambda m: patched(m, "1.0.k"),
     "pattern": lambda m: patched(m, "1.0.pattern"),
@@ -194,6 +203,7 @@ def first_words(error: InterpError, model: Model | None, folder: Path) -> str:
         text = text.removeprefix(f"({model.facts.architecture}): ")
         text = text.replace(str(model.facts), "the model")
         text = text.replace(model.facts.architecture, "this architecture")
+    text = re.sub(r"has the families .* and this model is a", "is not made for", text)
     text = re.sub(r"\d\.\de[+-]\d\d", "…", text)
     found = re.match(r".{20,}?(?=[;:.](?: |$)| \()|.+", text.replace("\n", " "))
     assert found is not None
@@ -252,6 +262,16 @@ def entry(model: Model, method: Callable[[Model], Results | str], folder: Path) 
     return engine
 
 
+def served(model: Model, folder: Path) -> str:
+    """The engine that serves; hooks with why replay does not."""
+    engine = choose(model).name
+    if engine != "hooks":
+        return engine
+    with pytest.raises(Unsupported) as refused:
+        choose(model, "replay")
+    return f"{engine}–{first_words(refused.value, model, folder)}"
+
+
 def row(name: str, folder: Path) -> list[str]:
     """The cells of an architecture; what is refused is a dash and why."""
     try:
@@ -264,7 +284,7 @@ def row(name: str, folder: Path) -> list[str]:
             *["–" for _ in METHODS],
         ]
     try:
-        engine, error = choose(model).name, bound(logit_error(model, name))
+        engine, error = served(model, folder), bound(logit_error(model, name))
     except InterpError as refused:
         engine, error = "–" + first_words(refused, model, folder), "–"
     entries = [entry(model, method, folder) for method in METHODS.values()]
@@ -276,8 +296,8 @@ HEAD = """\
 
 Made by `make support` from tiny random models in float64. `replay` runs many interventions
 together, `hooks` one after the other; which of them serves is what `engine="auto"` chose. A dash is
-a refusal, and its note how that begins. The logit error is the largest difference from Hugging
-Face's own logits (or last hidden state).
+a refusal, and its note how that begins; the note of `hooks` says why replay does not serve. The
+logit error is the largest difference from Hugging Face's own logits (or last hidden state).
 """
 
 
@@ -372,6 +392,23 @@ def test_through_hooks_everything_together_is_the_other_run(name, tmp_path):
     assert gap < 1e-9
     same = interp.patch(model, pairs, wholes, direction="denoise", engine="hooks").frame
     assert same["effect"].abs().max() > 1e-4
+
+
+def test_falcon_adds_its_biases_twice_where_attention_is_eager(tmp_path):
+    """Which is why replay does not serve it: half of them are what its other kernel adds."""
+    build("falcon-alibi").to(torch.float32).save_pretrained(tmp_path)
+    tokens = torch.tensor([[3, 7, 12, 25, 3, 9, 1, 20]])
+
+    def logits(kernel: str) -> torch.Tensor:
+        model = hf.FalconForCausalLM.from_pretrained(tmp_path, attn_implementation=kernel)
+        return model.eval()(tokens).logits
+
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patched:
+        once, twice = logits("sdpa"), logits("eager")
+        assert (once - twice).abs().max() > 1e-4
+        made = falcon.build_alibi_tensor
+        patched.setattr(falcon, "build_alibi_tensor", lambda *a, **more: made(*a, **more) / 2)
+        assert (logits("eager") - once).abs().max() < 1e-5
 
 
 def test_experts_in_float64(tmp_path):

@@ -201,6 +201,10 @@ SETTINGS: list[Setting] = [
     *_each("layer_norm_eps", 1e-2, of="roberta cohere cohere2 xlm-roberta"),
     Setting("xlm-roberta", {"pad_token_id": 5, "max_position_embeddings": 24}),
     *_each("activation", "relu", of="distilbert"),
+    *_each("activation_function", "relu", of="codegen"),
+    *_each("rotary_dim", 2, 6, of="codegen"),
+    *_each("layer_norm_epsilon", 1e-2, of="codegen"),
+    *_each("n_inner", 14, of="codegen"),
     *_each("sinusoidal_pos_embds", True, of="distilbert", inert=True),
     *_each("tie_word_embeddings", False, of="distilbert xlm-roberta"),
     # heads that share keys; one matrix that is cut

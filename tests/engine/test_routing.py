@@ -7,7 +7,7 @@ paths, are in `test_agreement.py`.
 import numpy as np
 import pytest
 import torch
-from mixtures import FAMILIES, PAIRS, SHARED, TOKENS, plain
+from mixtures import FAMILIES, PAIRS, SHARED, TOKENS, mixture, plain
 from torch import Tensor
 
 import interp
@@ -20,7 +20,8 @@ from interp.engine.sweep.sweep import Sweep
 from interp.models.model import Model
 
 CORRUPT = TOKENS.flip(0)
-UNSEEN = ("flex-olmo",)
+UNSEEN = {"flex-olmo": "no hook point 'blocks.0.mlp.hook_expert_weights'"}
+UNSEEN["granite-moe"] = "takes the router of GraniteMoeForCausalLM for another"
 """Whose router TransformerLens' adapter does not show."""
 
 
@@ -54,13 +55,14 @@ def metrics() -> tuple[interp.Metric, ...]:
     return interp.core.metrics.resolve_metrics("logit_diff")
 
 
-def mlp_of(hf: torch.nn.Module, layer: int = 1) -> torch.nn.Module:
-    return hf.model.layers[layer].mlp
-
-
 def router_of(hf: torch.nn.Module) -> torch.nn.Module:
-    mlp = mlp_of(hf)
+    mlp = mixture(hf)
     return mlp.gate if hasattr(mlp, "gate") else mlp.router
+
+
+def gain(hf: torch.nn.Module) -> float:
+    """What the model multiplies the mixture's output by."""
+    return getattr(hf.config, "residual_multiplier", 1.0)
 
 
 def dense(output: tuple[Tensor, Tensor, Tensor], count: int) -> Tensor:
@@ -90,14 +92,14 @@ def test_they_are_what_hugging_face_computes(model, family, oracle):
     assert (acts["1.router"] - truth).abs().max() < 1e-12
     for expert in range(count):
         hf, wrote = plain(model, family), []
-        inside = mlp_of(hf).experts
+        inside = mixture(hf).experts
         others = [e for e in range(count) if e != expert]
         inside.down_proj.data[others] = 0
         if hasattr(inside, "down_proj_bias"):
             inside.down_proj_bias.data[others] = 0
-        mlp_of(hf).experts.register_forward_hook(lambda _, __, out, w=wrote: w.append(out))
+        mixture(hf).experts.register_forward_hook(lambda _, __, out, w=wrote: w.append(out))
         hf(TOKENS)
-        own = wrote[0].view(*TOKENS.shape, -1)
+        own = gain(hf) * wrote[0].view(*TOKENS.shape, -1)
         assert (found[f"1.expert[{expert}]"] - own).abs().max() < 1e-12
         assert (acts[f"1.expert[{expert}]"] - own).abs().max() < 1e-12
 
@@ -106,15 +108,15 @@ def test_they_are_what_hugging_face_computes(model, family, oracle):
 def test_experts_add_up_to_the_mlp(model, family):
     """With a shared one, where there is one; before a norm of what is written."""
     hf, wrote = plain(model, family), []
-    mlp_of(hf).register_forward_hook(lambda _, __, out: wrote.append(out))
+    mixture(hf).register_forward_hook(lambda _, __, out: wrote.append(out))
     hf(TOKENS)
     truth = wrote[0][0] if isinstance(wrote[0], tuple) else wrote[0]
     found = interp.capture(model, PAIRS, [*experts(model), *shared(model, family)])
     total = sum(found[site] for site in experts(model))
     if family in SHARED:
-        columns = mlp_of(hf).shared_expert.down_proj.weight.T
+        columns = mixture(hf).shared_expert.down_proj.weight.T
         total = total + torch.stack([found[s] for s in shared(model, family)], -1) @ columns
-    assert (total - truth).abs().max() < 1e-12
+    assert (total - gain(hf) * truth).abs().max() < 1e-12
     assert sum(bool(found[site].abs().max() > 1e-6) for site in experts(model)) >= 2
 
 
@@ -187,7 +189,7 @@ def test_a_small_budget_changes_no_number(model):
 
 def test_hooks_and_replay_agree_on_routers(model, family):
     if family in UNSEEN:
-        with pytest.raises(Unsupported, match="no hook point 'blocks.0.mlp.hook_expert_weights'"):
+        with pytest.raises(Unsupported, match=UNSEEN[family]):
             interp.capture(model, PAIRS, "routers", engine="hooks")
         return
     found = [interp.capture(model, PAIRS, "1.router", engine=e) for e in ("replay", "hooks")]
@@ -283,7 +285,7 @@ def test_experts_that_are_not_there(model, tiny_model):
     for site in ("1.router", "1.expert[0]"):
         with pytest.raises(SiteError, match=r"the model is dense: .* '1.mlp'"):
             interp.ablate(dense, PAIRS, site)
-    with pytest.raises(SiteError, match="'experts' selects nothing: the model has no experts"):
+    with pytest.raises(SiteError, match="the model has no experts, so 'experts' selects nothing"):
         interp.capture(dense, PAIRS, "experts")
     with pytest.raises(SiteError, match=r"did you mean '1.expert\[2\]'"):
         interp.capture(model, PAIRS, "1.expert2")

@@ -20,6 +20,7 @@ EXPECTED = {  # norm, positions, block, parallel, causal
     "stablelm": ("layer", "rotary", "pre", False, True),
     "stablelm-parallel": ("layer", "rotary", "pre", True, True),
     "gptj": ("layer", "rotary", "pre", True, True),
+    "codegen": ("layer", "rotary", "pre", True, True),
     "opt": ("layer", "learned", "pre", False, True),
     "bert": ("layer", "learned", "post", False, False),
     "bigcode": ("layer", "learned", "pre", False, True),
@@ -53,9 +54,9 @@ GROUPED = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "o
 GROUPED |= {"granite", "cohere", "cohere2", "phi3", "olmo", "olmo3", "smollm3", "glm", "glm4"}
 GROUPED |= {"ernie", "seed-oss", "exaone4"}
 D_MODEL = {"gpt2": 12, "bloom": 12, "mpt": 12} | dict.fromkeys(GROUPED, 30)
-D_MLP = {"gpt2": 48, "gptj": 96, "opt": 20, "t5": 20, "bloom": 48, "mpt": 48}
-D_HEAD = {"t5": 5, "glm": 8, "glm4": 8, "nemotron": 8}
-N_HEADS = {"gpt2": 3, "bloom": 3, "mpt": 3}
+D_MLP = {"gpt2": 48, "gptj": 96, "codegen": 96, "opt": 20, "t5": 20, "bloom": 48, "mpt": 48}
+D_HEAD = {"t5": 5, "glm": 8, "glm4": 8, "nemotron": 8, "codegen": 6}
+N_HEADS = {"codegen": 4, "gpt2": 3, "bloom": 3, "mpt": 3}
 STABLELM = {"stablelm", "stablelm-parallel"}
 GATED = (GROUPED | STABLELM) - UNGATED
 ONE_GROUP = {"bigcode", "falcon"}

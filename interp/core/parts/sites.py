@@ -363,7 +363,7 @@ def _expand(selector: object, facts: Facts) -> Sequence[Site]:
     if reason := absent(kind, facts):
         raise SiteError(f"{selector!r} selects nothing: {reason}. ({facts})")
     if kind in ROUTED and not facts.n_experts:
-        raise SiteError(f"{selector!r} selects nothing: the model has no experts. ({facts})")
+        raise SiteError(f"the model has no experts, so {selector!r} selects nothing. ({facts})")
     if selector == "units":
         return [
             Site(kind, at, neuron=i) for at in range(facts.n_layers) for i in range(facts.d_model)

@@ -99,13 +99,14 @@ class Joined:
         biases: what an expert writes beside its neurons. It is weighted as they are, so it is no
             part of the sum over neurons; `Mixture` adds it.
         shared: of the shared expert.
+        gain: what the output is multiplied by before it is added to the stream.
     """
 
     stack: Float[Tensor, "expert out in"]
     biases: Float[Tensor, "expert out"] | None = None
     shared: Linear | None = None
+    gain: float = 1.0
     bias = None
-    gain = 1.0
     additive = True
 
     @property
@@ -126,12 +127,14 @@ class Joined:
             x, last = x.split([x.shape[-1] - self.shared.inputs, self.shared.inputs], -1)
             start = self.shared(last)
         parts = zip(x.split(self.width, -1), self.stack, strict=True)
-        return sum((F.linear(part, one) for part, one in parts), start=start)
+        made = sum((F.linear(part, one) for part, one in parts), start=start)
+        return made if self.gain == 1 else self.gain * made
 
     def summands(self) -> Float[Tensor, "out all"]:
         """One matrix, of which each column is what its neuron adds to the output: a copy."""
         each = self.stack.transpose(0, 1).flatten(1)
-        return each if self.shared is None else torch.cat([each, self.shared.weight], 1)
+        each = each if self.shared is None else torch.cat([each, self.shared.weight], 1)
+        return each if self.gain == 1 else self.gain * each
 
     def require_additive(self, why: str) -> None:
         """It is."""
@@ -210,7 +213,7 @@ class Mixture:
                 made.index_add_(0, mine, self._weighted(x.index_select(0, mine), expert, by))
         if self.opens is not None and self.gate.shared and self.up.shared and self.down.shared:
             act = self.activation(self.gate.shared(x)) * self.up.shared(x)
-            made = made + self.opens(x).sigmoid() * self.down.shared(act)
+            made = made + self.down.gain * self.opens(x).sigmoid() * self.down.shared(act)
         return made
 
     def _weighted(
@@ -220,4 +223,5 @@ class Mixture:
         up = up if self.lift is None else self.lift(up)
         bias = None if self.down.biases is None else self.down.biases[expert]
         write = F.linear(self.activation(gate) * up, self.down.stack[expert], bias)
+        by = by if self.down.gain == 1 else self.down.gain * by
         return (write * by[..., None]).to(write.dtype)

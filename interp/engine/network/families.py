@@ -4,6 +4,7 @@ FAMILIES = (
     "GPT2LMHeadModel",
     "GPTNeoXForCausalLM",
     "GPTJForCausalLM",
+    "CodeGenForCausalLM",
     "OPTForCausalLM",
     "PhiForCausalLM",
     "StableLmForCausalLM",
@@ -40,6 +41,7 @@ FAMILIES = (
     "Qwen2MoeForCausalLM",
     "OlmoeForCausalLM",
     "FlexOlmoForCausalLM",
+    "GraniteMoeForCausalLM",
     "GptOssForCausalLM",
     "RobertaForMaskedLM",
     "XLMRobertaForMaskedLM",
@@ -68,8 +70,10 @@ STILL = ("Cohere2ForCausalLM", "Exaone4ForCausalLM")
 """Those that turn queries and keys only where they have a window, if any layer has one."""
 CENTRED = ("CohereLayerNorm", "Cohere2LayerNorm", "OlmoLayerNorm")
 """Norms that are LayerNorm, and not torch's."""
+SINUSOIDAL = ("GPTJForCausalLM", "CodeGenForCausalLM")
+"""Those whose attention layers hold a table of sines and cosines each."""
 ADJACENT = (
-    *("GPTJForCausalLM", "NativeModel", "CohereForCausalLM", "Cohere2ForCausalLM"),
+    *(*SINUSOIDAL, "NativeModel", "CohereForCausalLM", "Cohere2ForCausalLM"),
     *("GlmForCausalLM", "Glm4ForCausalLM", "Ernie4_5ForCausalLM"),
 )
 """Architectures whose rotary pairs are the features (i, i + 1)."""

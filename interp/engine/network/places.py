@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.core.errors import PairsError
-from interp.engine.network.families import BY_KIND, HALVED, ONCE
+from interp.engine.network.families import BY_KIND, HALVED, ONCE, SINUSOIDAL
 from interp.models.bridge import rotary
 from interp.models.bridge.precision import undetoured
 from interp.models.model import Model
@@ -32,7 +32,7 @@ def inner(component: Any) -> Any:
 def rotations(model: Model) -> dict[str, Angles]:
     """What makes the angles, by the names that attention layers call them by."""
     facts, bridge = model.facts, model.bridge
-    if facts.architecture == "GPTJForCausalLM":
+    if facts.architecture in SINUSOIDAL:
         return {"": partial(_gptj, inner(bridge.blocks[0].attn))}
     if facts.positions != "rotary":
         return {}

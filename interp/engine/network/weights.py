@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from interp.core.errors import Unsupported
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Stack, absent
-from interp.engine.network.experts import Each, Joined, Mixture, Router
+from interp.engine.network.experts import Each, Joined, Mixture
 from interp.engine.network.families import (
     ADJACENT,
     BY_KIND,
@@ -30,6 +30,7 @@ from interp.engine.network.families import (
     WINDOWED,
 )
 from interp.engine.network.linear import Linear, Map, Packed
+from interp.engine.network.mixtures import mixture_of
 from interp.engine.network.places import Angles, Slopes, inner, rotations, slopes
 from interp.models.bridge import quantised
 from interp.models.bridge.activations import Activation, activation
@@ -266,50 +267,12 @@ def _block(model: Model, layer: int) -> Block:
 
 
 def _mlp(model: Model, part: Any, ends: Ends, gain: float) -> MLP:
-    found, curve = inner(part), _activation(_named(model))
-    experts = getattr(found, "experts", None)
-    if experts is None:
-        gate = _linear(model, part.gate) if model.bridge.cfg.gated_mlp else None
-        up, down = _linear(model, getattr(part, "in")), _linear(model, part.out, gain)
-        return MLP(ends, gate, up, down, curve)
-    if type(experts).__name__ == "GptOssExperts":
-        mixture = _gpt_oss(inner(found.router), experts)
-        return MLP(ends, mixture.gate, mixture.up, mixture.down, mixture.activation, mixture)
-    router, both = inner(found.gate), experts.gate_up_proj
-    whole = getattr(router, "norm_topk_prob", True)  # Mixtral has no other
-    choice, shared, opens = Router(router.weight, router.top_k, whole), [None, None, None], None
-    if (one := getattr(found, "shared_expert", None)) is not None:
-        names, opens = ("gate_proj", "up_proj", "down_proj"), _plain(found.shared_expert_gate)
-        shared = [_plain(getattr(inner(one), name)) for name in names]
-    gate, up = (Each(half, shared=own) for half, own in zip(both.chunk(2, 1), shared, strict=False))
-    down = Joined(experts.down_proj, shared=shared[2])
-    mixture = Mixture(choice, gate, up, down, curve, opens=opens)
-    return MLP(ends, gate, up, mixture.down, curve, mixture)
-
-
-def _plain(component: nn.Module) -> Linear:
-    """A map that is kept as a matrix."""
-    found = cast(nn.Linear, inner(component))
-    return Linear(found.weight, None)
-
-
-def _gpt_oss(router: Any, experts: Any) -> Mixture:
-    """gpt-oss's, which has biases, in and out exchanged, gate and up in turns, and both clamped."""
-    gate, up = (
-        Each(experts.gate_up_proj[..., i::2].transpose(1, 2), experts.gate_up_proj_bias[:, i::2])
-        for i in (0, 1)
-    )
-
-    def curve(x: Tensor) -> Tensor:
-        x = x.clamp(max=experts.limit)
-        return x * (experts.alpha * x).sigmoid()
-
-    def lift(x: Tensor) -> Tensor:
-        return x.clamp(-experts.limit, experts.limit) + 1
-
-    choice = Router(router.weight, router.top_k, whole=True, bias=router.bias, late=True)
-    down = Joined(experts.down_proj.transpose(1, 2), experts.down_proj_bias)
-    return Mixture(choice, gate, up, down, curve, lift)
+    curve = _activation(_named(model))
+    if (found := mixture_of(inner(part), curve, gain)) is not None:
+        return MLP(ends, found.gate, found.up, found.down, found.activation, found)
+    gate = _linear(model, part.gate) if model.bridge.cfg.gated_mlp else None
+    up, down = _linear(model, getattr(part, "in")), _linear(model, part.out, gain)
+    return MLP(ends, gate, up, down, curve)
 
 
 def _scale(attention: Any, d_head: int) -> float:

@@ -168,13 +168,24 @@ def _place(site: Site, group_size: int) -> tuple[str, int, int | None]:
     return shelf(site), site.layer or 0, index
 
 
-def rows_at_once(facts: Facts, length: int, itemsize: int, kept: int, device: torch.device) -> int:
-    """Rows in one forward: few enough that it holds little beside what is kept (bytes)."""
+def rows_at_once(
+    facts: Facts,
+    length: int,
+    itemsize: int,
+    kept: int,
+    device: torch.device,
+    shelves: Sequence[str] = (),
+) -> int:
+    """Rows in one forward: few enough that it holds little beside what is kept (bytes).
+
+    `shelves`: what is asked of it. Each expert writes a stream of its own, all of which are held.
+    """
     most = Limits.of(device).tokens
     if device.type != "cpu":
         return max(1, most // length)
     heads = facts.n_heads * (4 * facts.d_head + 3 * length)
-    token = itemsize * (8 * facts.d_model + 3 * facts.d_mlp + heads)
+    experts = 2 * facts.n_experts * facts.d_model * ("expert" in shelves)
+    token = itemsize * (8 * facts.d_model + 3 * facts.d_mlp + heads + experts)
     return max(1, min(max(kept // SHARE // token, FEWEST), most) // length)
 
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from jaxtyping import Int
 from torch import Tensor
 
+from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Kind, Site
 from interp.engine.engines.hooked.held import along, arriving, give, write_pattern
-from interp.engine.engines.hooked.writes import Hook, Output, forward, write
+from interp.engine.engines.hooked.writes import Hook, Output, by_token, forward, write
 from interp.engine.engines.protocol import Written
 from interp.engine.interventions import Hop
 from interp.engine.network.trace import KEPT, Trace
@@ -36,17 +37,19 @@ def walk(
     `see` gets shelf, layer and activation; it must copy what it keeps, and change nothing.
     """
     hooks = [
-        (point(model.facts, shelf, layer), _showing(see, shelf, layer, tokens))
+        (point(model.facts, shelf, layer), _showing(see, shelf, layer, tokens, model.facts))
         for shelf in shelves
         for layer in range(n_layers(model.facts, shelf))
     ]
     return forward(model, tokens, [], written=written, hooks=hooks)
 
 
-def _showing(see: See, shelf: str, layer: int, tokens: Int[Tensor, "batch pos"]) -> Hook:
+def _showing(
+    see: See, shelf: str, layer: int, tokens: Int[Tensor, "batch pos"], facts: Facts
+) -> Hook:
     def show(activation: Tensor) -> Tensor:
-        if shelf == "router":  # of all tokens in one row
-            see(shelf, layer, activation.view(*tokens.shape, -1))
+        if shelf == "router":
+            see(shelf, layer, by_token(activation, tokens.shape, facts))
             return activation
         # the bridge has the heads of a pattern first, a trace as in everything else
         see(shelf, layer, activation.transpose(1, 2) if "pattern" in shelf else activation)

@@ -189,15 +189,33 @@ def write(facts: Facts, edit: Edit, rank: Rank = Rank.EDIT) -> Write:
     if edit.site.kind == "resid_mid" and facts.block != "post":
         return _write_resid_mid(facts, edit, rank)
     if edit.site.kind == "router":
-        return at(facts, edit.site, rank, _write_router(edit))
+        return at(facts, edit.site, rank, _write_router(edit, facts))
     return at(facts, edit.site, rank, _write(edit, index_of(facts, edit.site)))
 
 
-def _write_router(edit: Edit) -> Hook:
-    """The bridge has the weights of all tokens in one row, and hands on the largest of each."""
+def by_token(
+    weights: Float[Tensor, "token expert"], rows: torch.Size, facts: Facts
+) -> Float[Tensor, "batch pos expert"]:
+    """The weights of experts, which the bridge shows with all tokens of some rows in one.
+
+    Raises:
+        Unsupported: it shows something else at that point.
+    """
+    if weights.shape != (rows.numel(), facts.n_experts):
+        raise Unsupported(
+            f"TransformerLens shows {list(weights.shape)} numbers where the weights of "
+            f"{facts.n_experts} experts for {rows.numel()} tokens are looked for: its adapter "
+            f"takes the router of {facts.architecture} for another. Use engine='replay' where that "
+            "serves the model."
+        )
+    return weights.view(*rows, -1)
+
+
+def _write_router(edit: Edit, facts: Facts) -> Hook:
+    """The bridge hands on the largest weights of each token, as many as the model runs."""
 
     def write(weights: Tensor) -> Tensor:
-        new = written(edit, None, weights.view(*edit.mask.shape, -1)).view(weights.shape)
+        new = written(edit, None, by_token(weights, edit.mask.shape, facts)).view(weights.shape)
         top, most = (int((x != 0).sum(-1).max()) for x in (weights, new))
         if most > top or bool((new < 0).any()):
             raise Unsupported(

@@ -162,9 +162,11 @@ def _fill(
         read(engine, wanted.pairs, wanted.side, kept.layout, rows, model.device, take)
 
     extents = wanted.pairs.extents
+    shelves, itemsize = kept.layout.shelves, model.dtype.itemsize
     for same in blocks([extents[row] for row in rows], len(rows)):
         length = longest_in(model.facts, wanted.pairs, [rows[same[0]]])
-        size = batch or rows_at_once(model.facts, length, model.dtype.itemsize, total, model.device)
+        size = rows_at_once(model.facts, length, itemsize, total, model.device, shelves)
+        size = batch or size
         for i in range(0, len(same), size):
             members = [rows[n] for n in same[i : i + size]]
             by_rows(some, members, "a plain run")

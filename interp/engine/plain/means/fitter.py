@@ -186,9 +186,10 @@ def average(
         return part
 
     with tqdm(total=len(pairs), desc="mean reference", unit="prompt", delay=2, disable=None) as bar:
+        itemsize, shelves = model.dtype.itemsize, layout.shelves
         for same in blocks(pairs.extents, len(pairs)):
             length = longest_in(model.facts, pairs, same)
-            size = rows_at_once(model.facts, length, model.dtype.itemsize, KEEP, model.device)
+            size = rows_at_once(model.facts, length, itemsize, KEEP, model.device, shelves)
             for rows in (same[i : i + size] for i in range(0, len(same), size)):
                 for part in by_rows(some, rows, "a plain run"):
                     fitter.join(part)
