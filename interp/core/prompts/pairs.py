@@ -27,7 +27,7 @@ from interp.core.prompts.aligned import (
     unequal,
 )
 from interp.core.prompts.columns import Column, grid, id_rows, labels, shown, texts, unmasked, whole
-from interp.core.prompts.images import Pixels, Sees, rows_of
+from interp.core.prompts.images import Pixels, Sees, of_places, rows_of
 from interp.core.prompts.patches import Patches
 from interp.core.prompts.reading import Encodes as Encodes
 from interp.core.prompts.reading import answer_ids, last_of_text, prompt_ids
@@ -92,6 +92,8 @@ class Pairs:
         counted = [f"{len(set(self.cluster))} clusters"]
         if self.template != self.cluster:
             counted.append(f"{len(set(self.template))} templates")
+        if self.patches is not None:
+            return f"Pairs: {len(self)} of images, {', '.join([*counted, of_places(self)])}"
         lines = [
             f"Pairs: {len(self)} prompts of {int(self.lengths.min())} to {int(self.lengths.max())} "
             f"tokens, {', '.join(counted)}, positions {', '.join(self.positions)}"
