@@ -187,6 +187,7 @@ NAMES: dict[str, dict[str, str]] = {
     "roberta": ROBERTA,
     "vit": VIT,
     "deit": VIT,
+    "vit_msn": VIT,
     "mixtral": LLAMA | {"L.router": "layers.L.mlp.gate"},
     "qwen3_moe": LLAMA | {"L.router": "layers.L.mlp.gate"},
     "olmoe": LLAMA | {"L.router": "layers.L.mlp.gate"},
@@ -219,7 +220,7 @@ CENTRED = ("mpt", "cohere", "cohere2", "olmo")
 """LayerNorm without a bias."""
 ADJACENT = ("gptj", "cohere", "cohere2", "glm", "glm4", "ernie4_5")
 """Whose rotary pairs are neighbours."""
-VISION = ("vit", "deit")
+VISION = ("vit", "deit", "vit_msn")
 """Whose tokens are patches of images."""
 
 

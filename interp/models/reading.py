@@ -22,6 +22,7 @@ from transformers import (
 
 from interp.core.errors import InterpError, ModelError, Unsupported, said
 from interp.models.bridge.quantised import multiply_as_asked
+from interp.models.bridge.vision import ALIKE
 from interp.models.finding import bounds, folder, keys
 from interp.models.finding.spread import Spread, require_whole, settled
 
@@ -90,8 +91,10 @@ def class_of(config: PreTrainedConfig, name: str) -> tuple[str, Any]:
     Raises:
         Unsupported: TransformerLens does not know it.
     """
+    named = (config.architectures or [""])[0]
     try:
-        architecture = determine_architecture_from_hf_config(config)
+        known = ALIKE.get(named)
+        architecture = known or determine_architecture_from_hf_config(config)
         return architecture, get_hf_model_class_for_architecture(architecture)
     except Exception as error:
         raise Unsupported(

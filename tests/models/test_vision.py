@@ -18,8 +18,9 @@ GRIDS = {
     "vit": Images(6, 6, 2, (2, 2)),
     "vit-wide": Images(5, 8, 1, (2, 4)),
     "deit": Images(6, 6, 2, (2, 2), distilled=True),
+    "vit-msn": Images(6, 6, 2, (2, 2)),
 }
-POSITIONS = {"vit": 10, "vit-wide": 5, "deit": 11}
+POSITIONS = {"vit": 10, "vit-wide": 5, "deit": 11, "vit-msn": 10}
 
 
 @pytest.mark.parametrize("family", VISION)
@@ -56,9 +57,10 @@ def test_a_model_in_memory_is_untouched_and_the_same(tiny_model):
     assert model.weight_hash == tiny_model("vit").weight_hash
 
 
-def test_a_copy_and_an_untrained_model_read_images_too(tiny_model):
-    model = tiny_model("deit")
-    pairs = pictures("deit", model).pairs
+@pytest.mark.parametrize("family", VISION)
+def test_a_copy_and_an_untrained_model_read_images_too(family, tiny_model):
+    model = tiny_model(family)
+    pairs = pictures(family, model).pairs
     one, other, random = (
         torch.tensor(interp.evaluate(m, pairs, metric="logit").frame["value"].to_numpy())
         for m in (model, copy.deepcopy(model), interp.models.untrained(model, seed=1))
