@@ -3,6 +3,7 @@
 import copy
 import json
 
+import peft
 import pytest
 import tiny
 import torch
@@ -219,6 +220,14 @@ def test_the_shape_of_one_is_explained(tiny_model):
     assert shape.facts == tiny_model("vit").facts
     pairs = pictures("vit", tiny_model("vit")).pairs
     assert "replay" in str(interp.explain(interp.ablate, shape, pairs, "heads"))
+
+
+def test_an_adapter_beside_a_folder_of_one_is_refused(tmp_path):
+    tiny.build("vit").save_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    peft.get_peft_model(tiny.build("vit"), config).save_pretrained(tmp_path / "lora")
+    with pytest.raises(Unsupported, match=r"which reads images, and adapters .*merge_and_unload"):
+        interp.load(tmp_path / "base", adapter=tmp_path / "lora")
 
 
 SMALL = Compact(1, 2, 16, 16, 4)
