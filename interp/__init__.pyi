@@ -9,10 +9,12 @@ from . import models as models
 from . import probing as probing
 from . import runs as runs
 from .causal import ablate as ablate
+from .causal import applied as applied
 from .causal import attribute as attribute
 from .causal import compare as compare
 from .causal import complement as complement
 from .causal import evaluate as evaluate
+from .causal import generate as generate
 from .causal import intervene as intervene
 from .causal import patch as patch
 from .causal import path_patch as path_patch
@@ -26,6 +28,7 @@ from .core.tables.attribution import Attribution as Attribution
 from .core.tables.measures import Measures as Measures
 from .core.tables.results import Results as Results
 from .core.tables.scores import Scores as Scores
+from .core.tables.texts import Texts as Texts
 from .engine import interventions as interventions
 from .engine.plain.captures.capture import capture as capture
 from .engine.plain.captures.captured import Captured as Captured

@@ -81,7 +81,7 @@ def edges_agree(data, tiny_model, oracle, pairs, family=""):
     """Any set of edges, with any other interventions beside them."""
     case = Case(data, tiny_model, pairs, family)
     facts = case.facts
-    kinds: tuple[Kind, ...] = ("embed", "z", "attn_out", "mlp_act", "mlp_out")
+    kinds: tuple[Kind, ...] = ("embed", "z", "attn_out", "mlp_act", "expert", "mlp_out")
     ends: tuple[Kind, ...] = ("q", "k", "v", "mlp_out")
     named = []
     for _ in range(data.draw(st.integers(1, 5))):
@@ -103,7 +103,8 @@ def edges_agree(data, tiny_model, oracle, pairs, family=""):
     taken = {i.site for i in named}
     whole = [] if data.draw(st.booleans()) else case.sites(NODES, 2)
     heads = {(r.layer, r.kind) for r in readers}
-    sums = {(s.layer, {"z": "attn_out", "mlp_act": "mlp_out"}.get(s.kind)) for s in taken}
+    terms = {"z": ["attn_out"], "mlp_act": ["mlp_out", "expert"], "expert": ["mlp_out"]}
+    sums = {(s.layer, kind) for s in taken for kind in terms.get(s.kind, ())}
     whole = [
         case.intervention(site)
         for site in whole

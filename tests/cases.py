@@ -11,7 +11,7 @@ from oracle import Change, masked
 from torch import Tensor
 
 from interp.core.metrics import METRICS, Metric
-from interp.core.parts.sites import Kind, Site
+from interp.core.parts.sites import ROUTED, Kind, Site
 from interp.core.prompts.pairs import Pairs
 from interp.engine.interventions import (
     Add,
@@ -102,12 +102,15 @@ class Case:
 
     def site(self, kinds: tuple[Kind, ...]) -> Site:
         facts, draw = self.facts, self.data.draw
+        kinds = tuple(k for k in kinds if k not in ROUTED or facts.n_experts)
         kind = draw(st.sampled_from([k for k in kinds if k != "resid_mid" or not facts.parallel]))
         if kind == "embed":
             return Site("embed")
         layer = draw(st.integers(0, facts.n_layers - 1))
         if kind == "mlp_act":
             return Site(kind, layer, neuron=draw(st.integers(0, facts.d_mlp - 1)))
+        if kind == "expert":
+            return Site(kind, layer, expert=draw(st.integers(0, facts.n_experts - 1)))
         if kind in ("k", "v") and draw(st.booleans()):
             return Site(kind, layer, group=draw(st.integers(0, facts.n_kv_heads - 1)))
         if kind in ("q", "k", "v", "z", "pattern"):
@@ -127,7 +130,8 @@ class Case:
                 heads = site.kind in ("q", "k", "v", "z")
                 pos = self.pairs.clean.shape[1]
                 width = self.facts.d_head if heads else self.facts.d_model
-                shape.append(pos if site.kind == "pattern" else width)
+                others = {"pattern": pos, "router": self.facts.n_experts}
+                shape.append(others.get(site.kind, width))
             own = torch.randn(shape, generator=self.generator, dtype=torch.float64)
             return {"set": Set, "add": Add}[kind](own)
         return {
@@ -176,8 +180,10 @@ class Case:
             assert error < allowed, f"{engine} is off by {error:.1e}: {self.family}, {told(cell)}"
 
     def unreached(self, sites: list[Site]) -> bool:
-        """Hooks cannot reach a key or value as one head of a group reads it, or an expert."""
-        if self.family in tiny.EXPERTS and any(s.kind == "mlp_act" for s in sites):
+        """Hooks cannot reach a key or value as one head of a group reads it, or an expert,
+        nor give a router any weights.
+        """
+        if self.family in tiny.EXPERTS and any(s.kind in (*ROUTED, "mlp_act") for s in sites):
             return True
         own = any(s.kind in ("k", "v") and s.head is not None for s in sites)
         return own and self.facts.group_size > 1
@@ -199,5 +205,5 @@ def told(cell: Cell) -> str:
 
 NODES: tuple[Kind, ...] = (
     *("embed", "resid_pre", "q", "k", "v", "pattern", "z"),
-    *("attn_out", "resid_mid", "mlp_act", "mlp_out", "resid_post"),
+    *("attn_out", "resid_mid", "router", "mlp_act", "expert", "mlp_out", "resid_post"),
 )

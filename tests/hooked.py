@@ -31,7 +31,7 @@ class Runs(NamedTuple):
     tokens: Tensor
     base: Trace
     other: Trace
-    prefix: tuple[int, ...] = ()
+    written: Tensor | None = None
 
 
 def leaving_no_hooks(model: Model) -> Iterator[Runs]:
@@ -47,9 +47,11 @@ def tokens(seed: int) -> Tensor:
 
 
 @torch.inference_mode()
-def runs_of(model: Model, prefix: tuple[int, ...] = ()) -> Runs:
-    found = (hooks.trace(model, tokens(i), keep=EVERYTHING, prefix=prefix) for i in (0, 1))
-    return Runs(model, tokens(0), *found, prefix)
+def runs_of(model: Model, prefix: tuple[int, ...] | None = None) -> Runs:
+    ids = tokens(0)
+    written = None if prefix is None else torch.tensor([prefix]).expand(len(ids), -1)
+    found = (hooks.trace(model, tokens(i), keep=EVERYTHING, written=written) for i in (0, 1))
+    return Runs(model, ids, *found, written)
 
 
 def edit(
@@ -64,9 +66,9 @@ def edit(
 
 @torch.inference_mode()
 def edited(runs: Runs, edits: Sequence[Edit], hops: Sequence[Hop] = ()) -> Output:
-    model, ids, base, _, prefix = runs
+    model, ids, base, _, written = runs
     everywhere = torch.arange(ids.shape[1]).expand(len(ids), -1)
-    return hooks.run(model, base, ids, edits, hops, [everywhere for _ in hops], prefix)
+    return hooks.run(model, base, ids, edits, hops, [everywhere for _ in hops], written)
 
 
 def gap(one: Output | Trace, other: Output | Trace) -> float:

@@ -55,6 +55,8 @@ KINDS = {
     "arcee": Kind(hf.ArceeForCausalLM, hf.ArceeConfig, tiny.LLAMA),
     "seed-oss": Kind(hf.SeedOssForCausalLM, hf.SeedOssConfig, tiny.LLAMA),
     "exaone4": Kind(hf.Exaone4ForCausalLM, hf.Exaone4Config, tiny.LLAMA | tiny.LOCAL),
+    "xlm-roberta": Kind(hf.XLMRobertaForMaskedLM, hf.XLMRobertaConfig, tiny.ROBERTA),
+    "distilbert": Kind(hf.DistilBertForMaskedLM, hf.DistilBertConfig, tiny.DISTILBERT),
     "roberta": Kind(hf.RobertaForMaskedLM, hf.RobertaConfig, tiny.ROBERTA),
     "t5": Kind(hf.T5ForConditionalGeneration, hf.T5Config, tiny.T5),
 }

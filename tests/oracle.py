@@ -124,6 +124,22 @@ ROBERTA = BERT | {
     "transform_norm": "lm_head.layer_norm",
     "unembed": "lm_head.decoder",
 }
+DISTILBERT = {
+    "embed": "embeddings.word_embeddings",
+    "positions": "embeddings.position_embeddings",
+    "embed_norm": "embeddings.LayerNorm",
+    "L.q": "transformer.layer.L.attention.q_lin",
+    "L.k": "transformer.layer.L.attention.k_lin",
+    "L.v": "transformer.layer.L.attention.v_lin",
+    "L.o": "transformer.layer.L.attention.out_lin",
+    "L.ln1": "transformer.layer.L.sa_layer_norm",
+    "L.up": "transformer.layer.L.ffn.lin1",
+    "L.down": "transformer.layer.L.ffn.lin2",
+    "L.ln2": "transformer.layer.L.output_layer_norm",
+    "transform": "vocab_transform",
+    "transform_norm": "vocab_layer_norm",
+    "unembed": "vocab_projector",
+}
 NEO = GPT2 | {
     "L.q": "h.L.attn.attention.q_proj",
     "L.k": "h.L.attn.attention.k_proj",
@@ -185,12 +201,24 @@ NAMES: dict[str, dict[str, str]] = {
     "opt": OPT,
     "bert": BERT,
     "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+    "distilbert": DISTILBERT,
     "vit": VIT,
     "deit": VIT,
     "vit_msn": VIT,
     "mixtral": LLAMA | {"L.router": "layers.L.mlp.gate"},
     "qwen3_moe": LLAMA | {"L.router": "layers.L.mlp.gate"},
     "olmoe": LLAMA | {"L.router": "layers.L.mlp.gate"},
+    "qwen2_moe": LLAMA
+    | {
+        "L.router": "layers.L.mlp.gate",
+        "L.opens": "layers.L.mlp.shared_expert_gate",
+        "L.own_gate": "layers.L.mlp.shared_expert.gate_proj",
+        "L.own_up": "layers.L.mlp.shared_expert.up_proj",
+        "L.own_down": "layers.L.mlp.shared_expert.down_proj",
+    },
+    "flex_olmo": GEMMA | {"L.router": "layers.L.mlp.gate"},
+    "gpt_oss": LLAMA | {"L.router": "layers.L.mlp.router"},
     "gpt_bigcode": GPT2,
     "gpt_neo": {k: v for k, v in NEO.items() if k != "L.qkv"},
     "bloom": BLOOM,
@@ -214,10 +242,13 @@ NAMES: dict[str, dict[str, str]] = {
     "exaone4": GEMMA,
 }
 """Name of a part here -> in the state dict. What a model has not is not in its state dict."""
+ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert")
 OFFSET = ("gemma", "gemma2", "gemma3_text", "nemotron")
 """Whose norms' weights are added to 1."""
 CENTRED = ("mpt", "cohere", "cohere2", "olmo")
 """LayerNorm without a bias."""
+WHOLE = ("mixtral", "gpt_oss")
+"""Whose weights of the chosen experts are divided by their sum, whatever the config says."""
 ADJACENT = ("gptj", "cohere", "cohere2", "glm", "glm4", "ernie4_5")
 """Whose rotary pairs are neighbours."""
 VISION = ("vit", "deit", "vit_msn")
@@ -269,8 +300,8 @@ class Oracle:
         may = may or (self.family == "falcon" and config.parallel_attn)
         self.parallel = may or self.family in ("gptj", "phi", "cohere", "cohere2")
         opt_350m = self.family == "opt" and not config.do_layer_norm_before
-        self.norm_after_sum = opt_350m or self.family in ("bert", "roberta")
-        self.causal = self.family not in ("bert", "roberta", *VISION)
+        self.norm_after_sum = opt_350m or self.family in ENCODERS
+        self.causal = self.family not in (*ENCODERS, *VISION)
         self.pixels: dict[int, Tensor] = {}  # of each patch, by its id, `channel height width`
         self.alibi = self.family in ("bloom", "mpt") or getattr(config, "alibi", False)
         # the angles are the model's own: it makes them in float32, which is part of what it is
@@ -337,8 +368,9 @@ class Oracle:
             # a head's own key and value follow its group's, which may be given
             if name.endswith(".q") or ".kv" in name:
                 return base[name]
-            # the MLP's write follows, and with it the edit of a neuron
-            return base[name] if through == "direct" and "mlp[" in name else x
+            # the MLP's write follows, and with it the edit of a neuron or an expert
+            inner = "mlp[" in name or name.endswith(".router")
+            return base[name] if through == "direct" and inner else x
 
         return freeze
 
@@ -361,7 +393,7 @@ class Oracle:
         if "positions.weight" in self.w:
             offset = 2 if self.family == "opt" else 0
             at = (torch.arange(tokens.shape[1]) + offset).expand(tokens.shape)
-            if self.family == "roberta":
+            if self.family in ("roberta", "xlm-roberta"):
                 at = self.counted(tokens)
             x = x + self.w["positions.weight"][at]
         if "types.weight" in self.w:
@@ -411,7 +443,7 @@ class Oracle:
         x = self.centred(x, name)
         known = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps")
         eps = next((getattr(self.config, n) for n in known if hasattr(self.config, n)), 1e-5)
-        eps = 1e-5 if self.family == "olmo" else eps
+        eps = {"olmo": 1e-5, "distilbert": 1e-12}.get(self.family, eps)
         return torch.sqrt((x * x).mean(-1, keepdim=True) + eps)
 
     def normalise(self, x: Tensor, name: str, scale: Tensor | None = None) -> Tensor:
@@ -464,7 +496,10 @@ class Oracle:
         seen = self.visible(layer, q.shape[1])
         top = scores.masked_fill(~seen, -math.inf).amax(-1, keepdim=True)
         weight = torch.where(seen, (scores - top).exp(), 0.0)
-        return weight / weight.sum(-1, keepdim=True)
+        total = weight.sum(-1, keepdim=True)
+        if f"{layer}.sinks" in self.w:  # has a share, and no value
+            total = total + (self.w[f"{layer}.sinks"][head] - top).exp()
+        return weight / total
 
     def visible(self, layer: int, length: int) -> Tensor:
         """Which keys a query sees, `query key`."""
@@ -512,6 +547,8 @@ class Oracle:
         cos, sin = (a[0].double() for a in self.rotary(torch.zeros(1).double(), here, *kind))
         if self.family in ("cohere", "cohere2"):  # each angle stands there twice in a row
             return torch.complex(cos[:, ::2], sin[:, ::2])
+        if self.family == "gpt_oss":  # each angle stands there once
+            return torch.complex(cos, sin)
         half = cos.shape[-1] // 2
         return torch.complex(cos[:, :half], sin[:, :half])
 
@@ -523,30 +560,51 @@ class Oracle:
             return self.layer_type(layer) != "full_attention"
         return True
 
-    def neurons(self, layer: int, x: Tensor) -> Tensor:
-        """What enters the down projection, from what the MLP reads."""
-        if f"{layer}.router.weight" in self.w:
-            return self.of_experts(layer, x)
+    def neurons(self, layer: int, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """What enters the down projection, from what the MLP reads and the experts' weights."""
+        if weights is not None:
+            return self.of_experts(layer, x, weights)
         if f"{layer}.gate.weight" not in self.w:
             return self.activate(self.linear(x, f"{layer}.up"))
         return self.activate(self.linear(x, f"{layer}.gate")) * self.linear(x, f"{layer}.up")
 
-    def of_experts(self, layer: int, x: Tensor) -> Tensor:
-        """Neurons of all experts, token by token, times the router's weight; 0 if not chosen."""
-        gates, ups = self.w[f"{layer}.gates"], self.w[f"{layer}.ups"]
-        chance = (x @ self.w[f"{layer}.router.weight"].T).softmax(-1)
-        found = x.new_zeros(*x.shape[:2], *gates.shape[:2])
+    def route(self, layer: int, x: Tensor) -> Tensor | None:
+        """The weight of each expert, token by token; 0 if not chosen, None without experts."""
+        if f"{layer}.router.weight" not in self.w:
+            return None
+        chance = self.linear(x, f"{layer}.router").softmax(-1)
+        found = torch.zeros_like(chance)
         for row, place in ((r, p) for r in range(x.shape[0]) for p in range(x.shape[1])):
-            likely = sorted(range(len(gates)), key=lambda e: -chance[row, place, e].item())
+            here = chance[row, place]
+            likely = sorted(range(len(here)), key=lambda e: -here[e].item())
             chosen = likely[: self.config.num_experts_per_tok]
-            total = sum(chance[row, place, e] for e in chosen)
-            whole = self.family == "mixtral" or self.config.norm_topk_prob
+            whole = self.family in WHOLE or self.config.norm_topk_prob
+            total = sum(here[e] for e in chosen) if whole else 1
             for e in chosen:
-                token = x[row, place]
-                weight = chance[row, place, e] / (total if whole else 1)
-                act = self.activate(gates[e] @ token) * (ups[e] @ token)
-                found[row, place, e] = weight * act
-        return found.flatten(2)
+                found[row, place, e] = here[e] / total
+        return found
+
+    def of_experts(self, layer: int, x: Tensor, weights: Tensor) -> Tensor:
+        """Neurons of all experts times the expert's weight."""
+        gates, ups = self.w[f"{layer}.gates"], self.w[f"{layer}.ups"]
+        found = []
+        for e in range(len(gates)):
+            gate, up = x @ gates[e].T, x @ ups[e].T
+            if self.family == "gpt_oss":
+                gate, up = (
+                    t + self.w[f"{layer}.{n}_biases"][e] for n, t in (("gate", gate), ("up", up))
+                )
+                limit, alpha = self.config.swiglu_limit, self.config.swiglu_alpha
+                gate, up = gate.clamp(max=limit), 1 + up.clamp(-limit, limit)
+                act = up * gate / (1 + torch.exp(-alpha * gate))
+            else:
+                act = self.activate(gate) * up
+            found.append(weights[..., e : e + 1] * act)
+        if f"{layer}.opens.weight" in self.w:  # an expert that all tokens have
+            act = self.activate(self.linear(x, f"{layer}.own_gate"))
+            act = act * self.linear(x, f"{layer}.own_up")
+            found.append(act / (1 + torch.exp(-self.linear(x, f"{layer}.opens"))))
+        return torch.cat(found, -1)
 
     def activate(self, x: Tensor) -> Tensor:
         if self.family == "bloom":
@@ -627,10 +685,14 @@ class _Run:
         shared = f"{layer}.ln2.weight" not in self.model.w and self.model.parallel
         slot = f"{layer}.ln1" if shared else f"{layer}.ln2"
         found = self.seen(f"{layer}.mlp", self.read(x, slot), slot)
-        fresh = self.model.neurons(layer, found)
-        acts = [self.site(f"{layer}.mlp[{i}]", a) for i, a in enumerate(fresh.unbind(-1))]
-        out = self.site(f"{layer}.mlp", self.mlp_write(layer, acts))
-        self.acts[f"{layer}.mlp.computed"] = self.mlp_write(layer, fresh.unbind(-1))
+        weights = own = self.model.route(layer, found)
+        if own is not None:
+            weights = self.site(f"{layer}.router", own)
+        made = self.model.neurons(layer, found, weights)
+        acts = [self.site(f"{layer}.mlp[{i}]", a) for i, a in enumerate(made.unbind(-1))]
+        out = self.site(f"{layer}.mlp", self.mlp_write(layer, acts, weights, self.site))
+        fresh = self.model.neurons(layer, found, own).unbind(-1)
+        self.acts[f"{layer}.mlp.computed"] = self.mlp_write(layer, fresh, own, unchanged)
         return out
 
     def attention_write(self, layer: int, zs: Sequence[Tensor]) -> Tensor:
@@ -639,8 +701,24 @@ class _Run:
             x = x + z @ self.model.output(layer, h)
         return self.norm(x, f"{layer}.post1") * self.factor
 
-    def mlp_write(self, layer: int, neurons: Sequence[Tensor]) -> Tensor:
-        x = self.model.linear(torch.stack(list(neurons), -1), f"{layer}.down")
+    def mlp_write(
+        self, layer: int, neurons: Sequence[Tensor], weights: Tensor | None, site: Change
+    ) -> Tensor:
+        down = f"{layer}.down"
+        if weights is None:
+            x = self.model.linear(torch.stack(list(neurons), -1), down)
+        else:
+            own = self.model.w.get(f"{layer}.own_down.weight", torch.zeros(0, 0)).shape[1]
+            x, width = 0, (len(neurons) - own) // weights.shape[-1]
+            if own:
+                x = self.model.linear(torch.stack(list(neurons[-own:]), -1), f"{layer}.own_down")
+            for e in range(weights.shape[-1]):
+                mine = slice(e * width, (e + 1) * width)
+                columns = self.model.w[f"{down}.weight"][:, mine]
+                write = torch.stack(list(neurons[mine]), -1) @ columns.T
+                if (biases := self.model.w.get(f"{down}.biases")) is not None:
+                    write = write + weights[..., e : e + 1] * biases[e]
+                x = x + site(f"{layer}.expert[{e}]", write)
         return self.norm(x, f"{layer}.post2") * self.factor
 
     def norm(self, x: Tensor, slot: str) -> Tensor:
@@ -698,7 +776,12 @@ class _Run:
                 break
             d_mlp = self.model.w[f"{layer}.down.weight"].shape[1]
             names = [f"{layer}.mlp[{i}]" for i in range(d_mlp)]
-            mlp = self.mlp_write(layer, [see(n, self.acts[n]) for n in names])
+            mlp = self.mlp_write(
+                layer,
+                [see(n, self.acts[n]) for n in names],
+                self.acts.get(f"{layer}.router"),
+                lambda name, x: see(name, moved(name, x)),
+            )
             mlp = see(f"{layer}.mlp", moved(f"{layer}.mlp", mlp))
             x = x + attn + mlp if self.model.parallel else self.add(x, mlp, f"{layer}.ln2")
             x = moved(f"{layer}.resid_post", x)
@@ -731,9 +814,19 @@ def weights(hf_model: nn.Module, n_heads: int, n_groups: int) -> Acts:
         found |= {name.replace("qkv", kind): part for kind, part in zip("qkv", parts, strict=True)}
     for n in range(config.num_hidden_layers):
         at = f"layers.{n}.mlp.experts"
-        if f"{at}.down_proj" in state:
+        if family == "gpt_oss":  # in before out, gate and up in turns
+            both, biases = state[f"{at}.gate_up_proj"].mT, state[f"{at}.gate_up_proj_bias"]
+            found |= {f"{n}.gates": both[:, ::2], f"{n}.ups": both[:, 1::2]}
+            found |= {f"{n}.gate_biases": biases[:, ::2], f"{n}.up_biases": biases[:, 1::2]}
+            found[f"{n}.down.weight"] = torch.cat([*state[f"{at}.down_proj"].mT], 1)
+            found[f"{n}.down.biases"] = state[f"{at}.down_proj_bias"]
+            found[f"{n}.sinks"] = state[f"layers.{n}.self_attn.sinks"]
+        elif f"{at}.down_proj" in state:
             found[f"{n}.gates"], found[f"{n}.ups"] = state[f"{at}.gate_up_proj"].chunk(2, 1)
             found[f"{n}.down.weight"] = torch.cat([*state[f"{at}.down_proj"]], 1)
+            if f"{n}.own_down.weight" in found:  # neurons are counted by it
+                parts = [found[f"{n}.down.weight"], found[f"{n}.own_down.weight"]]
+                found[f"{n}.down.weight"] = torch.cat(parts, 1)
     for name in [name for name in found if ".gate_up." in name]:
         gate, up = found.pop(name).chunk(2)
         found |= {name.replace("gate_up", "gate"): gate, name.replace("gate_up", "up"): up}

@@ -29,6 +29,11 @@ _PLACES = {
     "falcon": ("transformer.h.{}.self_attention.dense", "transformer.h.{}.mlp"),
 }
 _PLACES |= {"gpt_bigcode": _PLACES["gpt2"], "roberta": _PLACES["bert"]}
+_PLACES["xlm-roberta"] = _PLACES["bert"]
+_PLACES["distilbert"] = (
+    "transformer.layer.{}.attention.out_lin",
+    "transformer.layer.{}.ffn.lin2",
+)
 _LLAMA = ("model.layers.{}.self_attn.o_proj", "model.layers.{}.mlp")
 _T5 = {
     "attn": "{}.block.{}.layer.0.SelfAttention.o",
@@ -59,7 +64,8 @@ def place(hf: nn.Module, text: str) -> tuple[nn.Module, int | None]:
             name += ".DenseReluDense"
         return hf.get_submodule(name), site.head
     o, mlp = _PLACES.get(kind, _LLAMA)
-    prefix = f"{kind}." if "bert" in kind and hasattr(hf, kind) else ""
+    base = hf.base_model_prefix
+    prefix = f"{base}." if "bert" in kind and hasattr(hf, base) else ""
     name = prefix + (o if site.kind == "z" else mlp).format(site.layer)
     return hf.get_submodule(name), site.head
 

@@ -29,7 +29,7 @@ from interp.core.files.sealed import read_note
 from interp.core.tables.results import Results
 from interp.runs import config_hash, interval, open_run, report
 
-ROOT = Path(runs.__file__).parents[1]
+ROOT = Path(runs.__file__).parents[2]
 
 
 class Task(Enum):
@@ -149,7 +149,7 @@ def test_folder_holds_config_and_provenance(tmp_path):
 def test_reopening_records_another_version_once(tmp_path, monkeypatch):
     run = open_run("ioi", Config(), root=tmp_path)
     open_run("ioi", Config(), root=tmp_path)
-    monkeypatch.setattr(runs, "_version", lambda package: "9.9")
+    monkeypatch.setattr("interp.runs.machine._version", lambda package: "9.9")
     open_run("ioi", Config(), root=tmp_path)
     sessions = json.loads((run.folder / "provenance.json").read_text())["sessions"]
     assert len(sessions) == 2

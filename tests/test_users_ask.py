@@ -346,8 +346,8 @@ def test_captured_tensors_are_unchanged(model, pairs, engine, monkeypatch):
     served = type(choose(model, engine))
     plain_trace = served.trace
 
-    def noting(self: object, tokens: Tensor, *, keep: Sequence[str] = ()) -> Trace:
-        found = plain_trace(self, tokens, keep=keep)
+    def noting(self: object, tokens: Tensor, written: None, *, keep: Sequence[str] = ()) -> Trace:
+        found = plain_trace(self, tokens, written, keep=keep)
         copies = {kind: [x.clone() for x in layers] for kind, layers in found.kept.items()}
         held.append((found, copies, found.final.clone()))
         return found
@@ -470,9 +470,9 @@ def test_pattern_rows_sum_to_one_and_write_moves_logits_of_two_stacks(tiny_model
     """T5's three attentions; the decoder's first reads the same ids in both runs."""
     model = tiny_model("t5")
     chosen = rebuilt(pairs.select([1, 3]), positions={}, decoder=(4, 7, 2))
-    served = choose(model, "hooks", prefix=chosen.decoder)
+    served = choose(model, "hooks")
     with torch.inference_mode():
-        found = served.trace(chosen.clean, keep=("pattern",))
+        found = served.trace(*chosen.ids("clean", [0, 1]), keep=("pattern",))
     assert set(found.kept) == {"enc.pattern", "dec.pattern", "dec.cross.pattern"}
     for layers in found.kept.values():
         assert all((pattern.sum(-1) - 1).abs().max() < TOLERANCE for pattern in layers)

@@ -63,6 +63,8 @@ GRANITE = LLAMA | {"residual_multiplier": 0.3, "embedding_multiplier": 5.0}
 GRANITE |= {"attention_multiplier": 0.7, "logits_scaling": 1.7}
 HALF = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}
 ROBERTA = PLAIN | {"max_position_embeddings": 17}  # of which its padding has one
+DISTILBERT = {"dim": 24, "n_heads": 6, "n_layers": 3, "hidden_dim": 14}
+DISTILBERT |= {"vocab_size": VOCAB, "max_position_embeddings": 16}
 LOCAL = {"sliding_window": 3, "layer_types": ALTERNATING}
 SMOLLM3 = LLAMA | {"no_rope_layers": [1, 0, 1]}
 GLM = LLAMA | {"rope_parameters": HALF, "head_dim": 8}
@@ -141,6 +143,8 @@ FAMILIES: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "roberta": lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**ROBERTA)),
     "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**PLAIN)),
     "bert-headless": lambda: hf.BertModel(hf.BertConfig(**PLAIN)),
+    "xlm-roberta": lambda: hf.XLMRobertaForMaskedLM(hf.XLMRobertaConfig(**ROBERTA)),
+    "distilbert": lambda: hf.DistilBertForMaskedLM(hf.DistilBertConfig(**DISTILBERT)),
     "t5": lambda: hf.T5ForConditionalGeneration(hf.T5Config(**T5)),
 }
 TWO_STACKS: dict[str, Callable[[], hf.PreTrainedModel]] = {
@@ -164,11 +168,19 @@ TWO_STACKS: dict[str, Callable[[], hf.PreTrainedModel]] = {
 
 MIXTRAL = LLAMA | {"num_local_experts": 3, "num_experts_per_tok": 2}
 QWEN3_MOE = LLAMA | {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 7}
+QWEN2_MOE = QWEN3_MOE | {"shared_expert_intermediate_size": 9}
 OLMOE = PLAIN | {"num_key_value_heads": 2, "num_experts": 5, "num_experts_per_tok": 3}
+YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8}
+YARN |= {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False, "rope_theta": 100.0}
+GPT_OSS = LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2, "swiglu_limit": 0.3}
+GPT_OSS |= {"sliding_window": 3, "layer_types": ALTERNATING, "rope_parameters": YARN}
 EXPERTS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**MIXTRAL)),
     "qwen3-moe": lambda: hf.Qwen3MoeForCausalLM(hf.Qwen3MoeConfig(**QWEN3_MOE)),
     "olmoe": lambda: hf.OlmoeForCausalLM(hf.OlmoeConfig(**OLMOE)),
+    "qwen2-moe": lambda: hf.Qwen2MoeForCausalLM(hf.Qwen2MoeConfig(**QWEN2_MOE)),
+    "flex-olmo": lambda: hf.FlexOlmoForCausalLM(hf.FlexOlmoConfig(**OLMOE)),
+    "gpt-oss": lambda: hf.GptOssForCausalLM(hf.GptOssConfig(**GPT_OSS)),
 }
 """Mixtures, whose neurons no hook reaches."""
 

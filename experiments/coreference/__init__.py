@@ -137,7 +137,7 @@ def run(folder: Run, config: Config) -> tuple[Scores, str]:
     scores = Scores.concat([decoded, order, reads, heads, best_heads(looks, CONTROLLED)])
     uses = used(erased, acts, does, seed=seed)
     panel, less = side_by_side(scores, uses), differences(scores, uses)
-    expected = expected_layers(order, seed=seed)
+    expected = expected_layers(order)
     draw(folder, scores, order, reads, panel, less, expected)
     return scores, summarise(model, scores, looks, reads, panel, less, uses, expected, does)
 

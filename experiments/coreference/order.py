@@ -18,7 +18,6 @@ from experiments._probing import web_text
 from experiments._shared import Words, pooled
 from experiments.coreference.decode import read_novels
 from interp.core.parts.sites import Site
-from interp.core.sampling.stats import CONFIDENCE
 from interp.core.tables.scores import Scores
 from interp.datasets.corpus import Corpus
 from interp.probing import (
@@ -33,7 +32,7 @@ from interp.probing import (
 )
 from interp.probing.ask.controls import Classes
 from interp.probing.ask.coreference import TASK
-from interp.probing.fit.nets.mixing import expected_layer_draws, expected_layer_interval
+from interp.probing.fit.nets.mixing import expected_layer_gap, expected_layer_interval
 from interp.probing.fit.scoring import correct, score
 from interp.runs import interval
 
@@ -175,31 +174,28 @@ def over_seeds(order: Scores) -> Scores:
     return pooled(order.query("probe == 'cumulative'"), ["subset"])
 
 
-def expected_layers(order: Scores, *, seed: int = 0) -> pd.DataFrame:
+def expected_layers(order: Scores) -> pd.DataFrame:
     """Expected layer of each task, and of each task less that of the one before.
 
     Of the accuracy over all trainings of a probe. Columns: `task`, `before` (empty, or the task
     that is subtracted), `value`, `low`, `high` (over documents), `seeds`, `seed_low`, `seed_high`:
     the least and the most of single trainings (of differences: over all pairs of two). Of tasks
     `gravity`, `gravity_low`, `gravity_high`: the centre of gravity of the full mix, mean, least and
-    most. Of differences `later`: the share of bootstrap draws in which the task's layer is the
-    later one. Tasks of the same documents are drawn together.
+    most.
     """
     accuracy = over_seeds(order)
     depths = sorted(accuracy.frame["depth"].unique())
     step = depths[-1] / (len(depths) - 1)  # probes are at equal steps
-    rows, draws = [], {}
+    rows, asked = [], {}
     for task in ORDER:
-        given = by_layer(accuracy.query(f"task == '{task}'").frame)
+        given = asked[task] = by_layer(accuracy.query(f"task == '{task}'").frame)
         single = order.query(f"task == '{task}' and probe == 'cumulative'").frame
         alone = [
             step * float(expected_layer(totals.sum(1) / counts.sum()))
             for totals, counts in (by_layer(part) for _, part in single.groupby("subset"))
         ]
         gravity = order.query(f"task == '{task}' and metric == 'centre of gravity'").frame["total"]
-        own = seed + (task == TASK)  # other documents: draws of their own
         value, low, high = (step * x for x in expected_layer_interval(*given))
-        draws[task] = step * expected_layer_draws(*given, seed=own)
         rows.append(
             {
                 "task": task,
@@ -215,23 +211,21 @@ def expected_layers(order: Scores, *, seed: int = 0) -> pd.DataFrame:
                 "gravity_high": gravity.max(),
             }
         )
-    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     for (before, task), (first, then) in zip(pairwise(ORDER), list(pairwise(rows)), strict=True):
-        gap = draws[task] - draws[before]
-        known = gap[~np.isnan(gap)]
-        enough = len(known) >= CONFIDENCE * len(gap)
-        low, high = np.quantile(known, tails) if enough else (np.nan, np.nan)
+        gap = expected_layer_gap(
+            asked[before], asked[task], documents="others" if task == TASK else "same"
+        )
+        value, low, high = (step * x for x in gap)
         rows.append(
             {
                 "task": task,
                 "before": before,
-                "value": then["value"] - first["value"],
+                "value": value,
                 "low": low,
                 "high": high,
                 "seeds": then["seeds"],
                 "seed_low": then["seed_low"] - first["seed_high"],
                 "seed_high": then["seed_high"] - first["seed_low"],
-                "later": float((known > 0).mean()) if enough else np.nan,
             }
         )
     return pd.DataFrame(rows)

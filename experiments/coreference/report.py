@@ -105,7 +105,7 @@ def summarise(
     does: Results,
 ) -> str:
     """The result in one paragraph of numbers with their intervals."""
-    at = summary(does).set_index(["method", "position", "metric"])
+    at = summary(does).set_index(["method", "position", "metric"]).sort_index()
     said, named = (at.loc[(f"say {who}", "clean")] for who in ("pronoun", "antecedent"))
     own = [method for method, curve in USES.items() if not curve.control]
     sentences = [

@@ -30,9 +30,10 @@ def ablate(
     """Replace each site's activation on the clean run, one site, edge or named set at a time.
 
     Args:
-        sites: `"heads"`, `"mlps"`, `"attn"`, `"neurons"`, a site, an edge ("20.1 -> 23.3.q",
-            `"edges"` for all), or a list: one ablation each; heads are ablated at z. A mapping from
-            names to such selections ablates each selection together: a circuit, its `complement`.
+        sites: `"heads"`, `"mlps"`, `"attn"`, `"neurons"`, `"experts"`, a site, an edge
+            ("20.1 -> 23.3.q", `"edges"` for all), or a list: one ablation each; heads are ablated
+            at z. A mapping from names to such selections ablates each selection together: a
+            circuit, its `complement`.
             Of an LSTM `"units"` (each unit of h), `"layers"` (h), `"c"`, "0.c[12]".
         method: `"zero"`; `"mean"`: the mean over the reference prompts of the row's own template
             and length, two at least, position by position (Wang et al. 2022, sec. 2.1: the mean
@@ -43,8 +44,8 @@ def ablate(
         reference: whose mean: a side of these pairs, or the corrupt side of others, which should
             be many (a warning under 30 prompts a group), or a `MeanReference` of this model, fitted
             before. Unused by the other methods.
-        normalise: refuse attention patterns whose rows do not sum to 1; False allows them and says
-            so in the provenance.
+        normalise: refuse attention patterns whose rows do not sum to 1, and weights of experts that
+            do not sum to what they did; False allows them and says so in the provenance.
         running: `engine`, `memory`, `checkpoint`, as `interp.Running` says.
 
     Returns:

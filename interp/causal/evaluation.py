@@ -16,7 +16,7 @@ from interp.engine.limits import Limits
 from interp.engine.plan.batches import forward_plan
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import by_rows
-from interp.engine.plan.positions import blocks
+from interp.engine.plan.positions import blocks, ids_of, lengths_in
 from interp.engine.plan.score import Readout
 from interp.engine.provenance import provenance
 from interp.models.model import Model
@@ -48,11 +48,11 @@ def evaluate(
     metrics = resolve_metrics(metric)
     for m in metrics:
         accept(model, pairs, m)
-    served = choose(model, engine, longest=pairs.longest, prefix=pairs.decoder)
+    served = choose(model, engine, longest=pairs.longest)
     itemsize = model.dtype.itemsize
     proceed(
         forward_plan(
-            *(model.facts, pairs.lengths),
+            *(model.facts, lengths_in(model.facts, pairs)),
             rows=ROWS,
             runs=2,
             itemsize=itemsize,
@@ -66,10 +66,8 @@ def evaluate(
     rounding = np.full(len(metrics), np.nan)
 
     def some(rows: list[int]) -> None:
-        length = int(pairs.lengths[rows[0]])
         runs = {
-            side: served.trace(getattr(pairs, side)[rows, :length].to(model.device), keep=())
-            for side in SIDES
+            side: served.trace(*ids_of(pairs, side, rows, model.device), keep=()) for side in SIDES
         }
         readout = Readout.of_rows(model, pairs, metrics, rows)
         readout = readout.referring(partial(served.found, runs["clean"]))
@@ -80,7 +78,7 @@ def evaluate(
             if side == "clean" and np.isnan(rounding).all():
                 rounding[:] = resolution(model, pairs, side, rows, readout, found)
 
-    for rows in blocks(pairs.lengths, ROWS):
+    for rows in blocks(pairs.extents, ROWS):
         by_rows(some, rows, "a plain run")
     note = provenance(model, pairs, resolution=named(metrics, rounding), engine=served.name)
     names, sides = zip(*values, strict=True)

@@ -5,12 +5,15 @@ them is recomputed, with the attention of later heads that looked for them. *Pat
 every attention pattern is held at the plain run's, so that what the heads moved is missing and
 where later heads look is not.
 
-A random set has as many heads in each layer as the set that it is compared with. It is drawn from
-all sets of that profile but the set itself, so it may share heads with it: the comparison is exact
-under "this set is like any other of its profile", and errs on the safe side where the set is large.
+A random set has as many heads in each layer (of a decoder in each of its two attentions) as the set
+that it is compared with. It is drawn from all sets of that profile but the set itself, so it may
+share heads with it: the comparison is exact under "this set is like any other of its profile", and
+errs on the safe side where the set is large.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations, product
 from math import comb, prod
 from typing import Annotated, Literal, Unpack
@@ -20,11 +23,11 @@ import pandas as pd
 
 from interp.core.door.door import door
 from interp.core.door.taken import Count, NotEmpty, Seed
-from interp.core.errors import ResultsError, SiteError, Unsupported
+from interp.core.errors import ResultsError, SiteError
 from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.parts.facts import Facts
 from interp.core.parts.heads import Heads, heads_of
-from interp.core.parts.sites import Site
+from interp.core.parts.sites import Site, resolve
 from interp.core.prompts.pairs import Pairs
 from interp.core.sampling import stats
 from interp.core.tables.results import Results
@@ -77,12 +80,6 @@ def knock_out(
         SiteError: what is no head of the model, an empty set, or a set whose layers hold no other.
         PairsError, MetricError, Unsupported: as their names say, before any run.
     """
-    if model.facts.n_encoder_layers:
-        raise Unsupported(
-            "random sets of heads are drawn layer by layer of one stack, and this model has an "
-            f"encoder and a decoder ({model.facts}). Ablate the set by itself: "
-            "interp.ablate(model, pairs, {'mine': [...]})."
-        )
     model.require("heads")
     metrics = resolve_metrics(metric)
     for one in metrics:
@@ -212,18 +209,18 @@ def _random(
     sites: tuple[Site, ...], facts: Facts, draws: int, generator: np.random.Generator
 ) -> Iterator[tuple[Site, ...]]:
     """Distinct sets of the same profile that are not the set itself."""
-    layers = [site.layer or 0 for site in sites]
-    profile = {layer: layers.count(layer) for layer in sorted(set(layers))}
+    profile = Counter(map(_attention, sorted(sites)))
     possible = prod(comb(facts.n_heads, count) for count in profile.values()) - 1
     if not possible:
+        shown = ", ".join(str(of).removesuffix(".attn") for of in profile)
         raise SiteError(
-            f"the {len(sites)} heads are all heads of their layers ({', '.join(map(str, profile))})"
-            ", so there is no other set of that profile to compare them with. Leave heads out."
+            f"the {len(sites)} heads are all heads of their layers ({shown}), so there is no other "
+            "set of that profile to compare them with. Leave heads out."
         )
 
     def at(chosen: Sequence[Sequence[int]]) -> tuple[Site, ...]:
         pairs = zip(profile, chosen, strict=True)
-        return tuple(Site("z", layer, head=h) for layer, hs in pairs for h in hs)
+        return tuple(replace(of, kind="z", head=h) for of, hs in pairs for h in hs)
 
     if possible <= draws:
         every = (combinations(range(facts.n_heads), count) for count in profile.values())
@@ -246,15 +243,15 @@ def _interventions(
     """The heads' outputs, and, where they are kept, the patterns of all heads after the first."""
     made = [Intervention(site, value) for site in sites]
     if kept == "kept":
-        first = 1 + min(site.layer or 0 for site in sites)
-        later = (
-            Site("z", layer, head=head)
-            for layer in range(first, facts.n_layers)
-            for head in range(facts.n_heads)
-        )
+        first = min(map(_attention, sites))
         made += [
-            Intervention(Site("pattern", site.layer, head=site.head), Freeze())
-            for site in later
-            if site not in sites
+            Intervention(replace(site, kind="pattern"), Freeze())
+            for site in resolve("heads", facts)
+            if _attention(site) > first and site not in sites
         ]
     return tuple(made)
+
+
+def _attention(head: Site) -> Site:
+    """The attention that a head is of: a layer's, or of a decoder's layer one of two."""
+    return replace(head, kind="attn_out", head=None)

@@ -30,6 +30,7 @@ def patch(
     *,
     positions: Positions = "all",
     direction: Direction = "noise",
+    normalise: bool = True,
     metric: Metrics = "logit_diff",
     **running: Unpack[Running],
 ) -> Results:
@@ -37,14 +38,18 @@ def patch(
 
     Args:
         sites: `"heads"`, `"mlps"`, `"attn"`, `"layers"`, `"resid_pre"`, `"resid_mid"`,
-            `"resid_post"`, any site, an edge ("20.1 -> 23.3.q"; `"edges"` for all), or a list: one
-            patch each. A mapping from names to such selections patches each selection together.
-            Of an LSTM `"units"` (each unit of h), `"layers"` (h), `"c"`, "0.c[12]".
+            `"resid_post"`, `"experts"`, `"routers"`, any site, an edge
+            ("20.1 -> 23.3.q"; `"edges"` for all), or a list: one patch each. A mapping from names
+            to such selections patches each selection together. Of an LSTM `"units"` (each unit
+            of h), `"layers"` (h), `"c"`, "0.c[12]".
         positions: `"all"`, a named position, an index, a list of these (one patch each),
             `"each"` index, or indices row by row: an array, a list of lists, a mask.
         direction: `"noise"` puts corrupt values into the clean run (what the behaviour needs), as
             `ablate`, `path_patch` and circuits do, `"denoise"` clean values into the corrupt run
             (what is enough to restore it).
+        normalise: refuse weights of experts ("3.router") that do not sum to what they did, as those
+            of another run do not where a router keeps chances and does not divide them by their
+            sum (OLMoE); False allows them and says so in the provenance.
         running: `engine`, `memory`, `checkpoint`, as `interp.Running` says.
 
     Returns:
@@ -55,7 +60,10 @@ def patch(
         SiteError, PositionError, MetricError, Unsupported: as their names say, before any run.
     """
     base, other = RUNS[direction]
-    cells = [target.cell(Resample(other)) for target in targets(model, pairs, sites, positions)]
+    cells = [
+        target.cell(Resample(other), normalise=normalise)
+        for target in targets(model, pairs, sites, positions)
+    ]
     return run(
         Sweep(
             model=model,

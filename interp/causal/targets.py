@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from jaxtyping import Int
+from torch import Tensor
+
 from interp.core.door.door import door
 from interp.core.errors import PairsError, PositionError, SiteError
 from interp.core.parts.edges import Edge, edges, in_order, is_edge
@@ -10,7 +13,7 @@ from interp.core.parts.sites import Site, resolve
 from interp.core.prompts.pairs import Pairs
 from interp.core.prompts.places import Place, Positions, listed
 from interp.engine.interventions import Cell, Hop, Intervention, Value
-from interp.engine.plan.positions import decodes
+from interp.engine.plan.positions import decodes, target_names
 from interp.models.model import Model
 
 Selection = str | Site | Edge | Iterable[str | Site | Edge]
@@ -79,7 +82,7 @@ def targets(model: Model, pairs: Pairs, sites: Sites, positions: Positions) -> I
                 'positions="each" counts the tokens of one stack, and these sites stand in both; '
                 "sweep the encoder's and the decoder's by themselves."
             )
-        places = [(str(i), i) for i in range(1 + len(pairs.decoder))]
+        places = _each(pairs.written, "targets", target_names(pairs))
     else:
         places = each_position(pairs, positions)
     for position, place in places:
@@ -139,12 +142,18 @@ def each_position(pairs: Pairs, positions: Positions) -> list[tuple[str, Place]]
         PairsError: "each" index of prompts that differ in length.
     """
     if isinstance(positions, str) and positions == "each":
-        lengths = sorted(set(pairs.lengths.tolist()))
-        if len(lengths) > 1:
-            raise PairsError(
-                f'positions="each" needs prompts of one length, so that an index means the same '
-                f"in each; these have {lengths}. Give named positions "
-                f"({', '.join(pairs.positions)}), or select the prompts of one template."
-            )
-        return [(str(i), i) for i in range(lengths[0])]
+        return _each(pairs.lengths, "prompts", pairs.positions)
     return listed(positions, pairs.positions)
+
+
+def _each(
+    lengths: Int[Tensor, " batch"], what: str, named: Iterable[str]
+) -> list[tuple[str, Place]]:
+    found = sorted(set(lengths.tolist()))
+    if len(found) > 1:
+        raise PairsError(
+            f'positions="each" needs {what} of one length, so that an index means the same '
+            f"in each; these have {found}. Give named positions "
+            f"({', '.join(named)}), or select the prompts of one template."
+        )
+    return [(str(i), i) for i in range(found[0])]

@@ -30,7 +30,7 @@ from interp.core.door.door import door
 from interp.core.door.taken import Seed
 from interp.core.metrics import Metric, resolve_metric
 from interp.core.parts.circuit import Circuit
-from interp.core.parts.edges import Edge
+from interp.core.parts.edges import Edge, begins
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
 from interp.core.tables.attribution import Attribution
@@ -286,7 +286,7 @@ def prove(study: Study) -> Proof:
 def some_nodes(circuit: Circuit, n: int, seed: int) -> dict[str, list[Site]]:
     """Heads and MLPs of the circuit, drawn at random; each by itself."""
     writers = {part.of.writer for part in circuit.parts if isinstance(part.of, Edge)}
-    nodes = sorted(site for site in writers if site.kind != "embed")
+    nodes = sorted(site for site in writers if not begins(site))
     order = np.random.default_rng(seed).permutation(len(nodes))[:n]
     return {str(nodes[i]): [nodes[i]] for i in sorted(order)}
 

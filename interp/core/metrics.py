@@ -61,9 +61,10 @@ class Metric:
         reads: `"answers"` gets two columns, the correct and the wrong answer's logit, and saves
             the rest of the unembedding; `"vocabulary"` gets every logit; `"embedding"` gets the
             residual stream after the last layer (of an encoder: its last hidden state).
-        position: the named position that is read; for an embedding `"mean"` averages all tokens.
-            `"all"`: the function is applied at every position that a token follows, with the clean
-            row's next token as `Answers.correct`, and the mean over them is the example's number.
+        position: the named position that is read, of an encoder-decoder one of the target's; for
+            an embedding `"mean"` averages all tokens. `"all"`: the function is applied at every
+            position that a token follows, with the clean row's next token (of an encoder-decoder
+            the clean target's) as `Answers.correct`, and the mean is the example's number.
         needs_reference: `Answers.reference` is filled from the clean run.
         needs_answers: pairs without answers are refused.
         version: of a function whose code does not say all that it reads (a file, a generator): then

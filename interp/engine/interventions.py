@@ -115,10 +115,10 @@ class Own:
     """Numbers of one's own, a tensor or an array, in one of four shapes.
 
     Those of the site (`d_model` of the residual stream and what is written into it, `d_head` of a
-    head, `key` of a pattern, none of a neuron), the same for every row and position; with `batch`
-    before them, one for each row of the pairs; with `pos`, one for each position; or with
-    `batch pos`. Where there are as many rows as positions, say which is meant: `batch 1 d_model` or
-    `1 pos d_model`.
+    head, `key` of a pattern, `expert` of a router, none of a neuron), the same for every row and
+    position; with `batch` before them, one for each row of the pairs; with `pos`, one for each
+    position; or with `batch pos`. Where there are as many rows as positions, say which is meant:
+    `batch 1 d_model` or `1 pos d_model`.
 
     Raises:
         InterpError: no numbers.
@@ -243,7 +243,8 @@ class Intervention:  # no door: a sweep makes thousands of them
             queries.
         readers: who sees the value; None is everyone. For them alone the site's contribution to
             what they read is the new one, and the site itself keeps its value.
-        normalise: refuse a pattern whose rows do not sum to 1.
+        normalise: refuse a pattern whose rows do not sum to 1, and weights of experts that do not
+            sum to what they did.
 
     Raises:
         SiteError, PositionError: what is no site, or no place.
@@ -343,7 +344,11 @@ def sites_of(given: Any, what: str) -> tuple[Site, ...]:
     return tuple(map(Site.parse, listed))
 
 
-SENDERS = ("embed", "resid_pre", "z", "attn_out", "mlp_act", "mlp_out")
+SENDERS = ("embed", "resid_pre", "z", "attn_out", "mlp_act", "expert", "mlp_out")
+
+
+_TERMS = {"attn_out": ("z",), "mlp_out": ("mlp_act", "expert"), "expert": ("mlp_act",)}
+"""Of what is a sum, the sites that may be terms of it."""
 
 
 @door
@@ -440,8 +445,8 @@ class Cell:
             if intervention.site.kind not in SENDERS or intervention.readers is not None:
                 raise SiteError(
                     f"'{intervention.site}' cannot send along a path; senders are heads ('20.1'), "
-                    "attention ('20.attn'), MLPs ('12.mlp'), neurons, 'embed' and 'L.resid_pre', "
-                    "for all their readers."
+                    "attention ('20.attn'), MLPs ('12.mlp'), neurons, experts, 'embed' and "
+                    "'L.resid_pre', for all their readers."
                 )
         before = self.first
         for hop in self.hops:
@@ -515,9 +520,9 @@ class Cell:
         for i in self.interventions:
             if i.readers is not None:
                 continue
-            inner = {"attn_out": "z", "mlp_out": "mlp_act"}.get(i.site.kind)
+            inner = _TERMS.get(i.site.kind, ())
             beside = [s for s in named if s.stack == i.site.stack]
-            lost = [s for s in beside if s.kind == inner and s.layer == i.site.layer]
+            lost = [s for s in beside if s.kind in inner and s.layer == i.site.layer]
             lost = [s for s in lost if s.cross == i.site.cross]
             if i.site.kind.startswith("resid"):
                 lost = beside

@@ -16,7 +16,9 @@ class Limits:
     last digits.
 
     Attributes:
-        wave: tokens of all the cells that go up the layers together.
+        wave: tokens of all the cells that go up the layers together, whatever the model's width;
+            `wave_tokens` for some width.
+        work: multiplications of one matrix as wide as the model is, for all of them together.
         tokens: tokens of a plain forward.
         mlp: tokens whose hidden layer an MLP holds.
         neurons: numbers of that hidden layer.
@@ -28,6 +30,7 @@ class Limits:
     """
 
     wave: int
+    work: int
     tokens: int
     mlp: int
     neurons: int
@@ -42,6 +45,10 @@ class Limits:
         """Those of a processor, or of an accelerator."""
         return PROCESSOR if device.type == "cpu" else ACCELERATOR
 
+    def wave_tokens(self, d_model: int) -> int:
+        """Tokens of all the cells that go up the layers together."""
+        return max(1, min(self.wave, self.work // d_model**2))
+
     def mlp_tokens(self, width: int) -> int:
         """Tokens that an MLP of so many neurons takes at a time."""
         return max(1, min(self.mlp, self.neurons // max(1, width)))
@@ -49,6 +56,7 @@ class Limits:
 
 PROCESSOR = Limits(
     wave=2048,
+    work=UNBOUNDED,
     tokens=1024,
     mlp=1024,
     neurons=UNBOUNDED,
@@ -61,6 +69,7 @@ PROCESSOR = Limits(
 """What stays in the caches: more is no faster, only larger (measured)."""
 ACCELERATOR = Limits(
     wave=UNBOUNDED,
+    work=1 << 37,
     tokens=1 << 14,
     mlp=UNBOUNDED,
     neurons=1 << 28,
@@ -70,4 +79,6 @@ ACCELERATOR = Limits(
     patterns=1 << 28,
     share=True,
 )
-"""A launch costs as long as the work of thousands of tokens, so that memory is what limits."""
+"""A launch costs as long as a narrow model's work on thousands of tokens. Where a product takes a
+hundred times that long, more at once is no faster: of a model of width 4,096 that is 8,192 tokens,
+of one of 576 it is 414,000, so that memory limits."""

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from matplotlib.figure import Figure
@@ -47,6 +48,8 @@ def circuit(
 ) -> Figure:
     """The circuit's nodes in their layers, from the embedding below to the logits above.
 
+    Of an encoder-decoder the decoder stands above the encoder, and cross-attention above the rest.
+
     An edge is as wide as its absolute score, blue where cutting it lowers the metric (of a logit
     difference: it helps) and red where that raises it. Edges into queries are dashed and end at the
     left of the reader's foot, into keys dotted and in its middle, into values solid and at its
@@ -86,7 +89,7 @@ def circuit(
         layout = place(
             units,
             links,
-            left=LEFT,
+            left=LEFT + 0.24 * bool(facts.n_encoder_layers),
             width=inches - 0.05,
             tallest=TALLEST,
             embed=EMBED in nodes,
@@ -106,7 +109,7 @@ def circuit(
         for bar in {EMBED, LOGITS} & nodes:
             draw.bar(bar)
         for layer, y in layout.rows.items():
-            axes.text(0.05, y, f"L{layer}", va="center_baseline", color="0.45", fontsize=SMALL)
+            axes.text(0.05, y, layer, va="center_baseline", color="0.45", fontsize=SMALL)
         said = _said(circuit, every, lines)
         axes.text(inches / 2, -0.25, said, ha="center", fontsize=SMALL)
         figure.legend(
@@ -156,11 +159,11 @@ def _line(of: Edge | Site, score: float, facts: Facts) -> Line:
     reader = of.check(facts).reader
     port = reader.kind if reader.kind in ("q", "k", "v") else ""
     if reader.head is not None:
-        reader = Site("z", reader.layer, head=reader.head)
+        reader = replace(reader, kind="z")
     elif reader.group is not None and facts.group_size == 1:
-        reader = Site("z", reader.layer, head=reader.group)
+        reader = replace(reader, kind="z", head=reader.group, group=None)
     elif reader.group is not None:
-        reader = Site("k", reader.layer, group=reader.group)  # the box, for both k and v
+        reader = replace(reader, kind="k")  # the box, for both k and v
     return Line((of.writer, reader), port, score)
 
 
@@ -193,7 +196,7 @@ def _units(nodes: Iterable[Site], facts: Facts) -> list[Unit]:
     units = []
     for node in sorted({*nodes} - groups - {EMBED, LOGITS}):
         group = (
-            Site("k", node.layer, group=node.head // facts.group_size)
+            replace(node, kind="k", head=None, group=node.head // facts.group_size)
             if node.head is not None
             else node
         )

@@ -2,7 +2,7 @@
 
 | question | names |
 | --- | --- |
-| where does a head look | `attention`; `detect`, `head_types`; `repeated_tokens` |
+| where does a head look | `attention`; `detect`, `detect_across`; `head_types`; `repeated_tokens` |
 | what does it look for | `qk_tokens`, `offset_curve`, `offset_pair`, `position_scores` |
 | what does it write | `ov_tokens`, `ov_directions`, `copying_scores` |
 | which head feeds which | `composition` |
@@ -14,6 +14,7 @@ from interp.heads.lens import direct_logit_attribution, logit_lens
 from interp.heads.looking.attended import attended
 from interp.heads.looking.attention import attention
 from interp.heads.looking.relations import choose_heads, compare_heads, relations
+from interp.heads.types.across import detect_across
 from interp.heads.types.detect import detect
 from interp.heads.types.head_types import HeadTypes, head_types, types_of
 from interp.heads.types.repeats import repeated_tokens
@@ -30,6 +31,7 @@ __all__ = [
     "composition",
     "copying_scores",
     "detect",
+    "detect_across",
     "direct_logit_attribution",
     "head_types",
     "logit_lens",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.core.door.door import door
 from interp.core.door.taken import Told
-from interp.core.errors import MetricError, PositionError, Unsupported
+from interp.core.errors import MetricError, Unsupported
 from interp.core.metrics import Metric, Metrics, resolve_metric, resolve_metrics
 from interp.core.parts.sites import Kind, Site
 from interp.core.prompts.pairs import Pairs
@@ -27,7 +27,7 @@ from interp.engine.network.weights import Attention, Norm, Weights
 from interp.engine.plan.batches import forward_plan
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import by_rows
-from interp.engine.plan.positions import blocks
+from interp.engine.plan.positions import blocks, ids_of, lengths_in, read_at
 from interp.engine.plan.score import Readout, Score
 from interp.engine.provenance import provenance
 from interp.heads.weights.factors import dequantised, require_logits, scale, wide
@@ -116,7 +116,7 @@ def direct_logit_attribution(
 
     Args:
         position: where logits are read, one position of each row: a name, an index, or an index
-            for each row. Of an encoder-decoder `"end"`, or an index in the decoder.
+            for each row; of an encoder-decoder in the decoder.
 
     Returns:
         One row for each part and example, `method="direct_logit_attribution"`: `"embed"` (with
@@ -177,17 +177,7 @@ def _attentions(w: Weights, layer: int) -> list[tuple[Attention, Callable[..., S
 
 def _reading(model: Model, pairs: Pairs, place: Place) -> Int[Tensor, " batch"]:
     """Where logits are read in each row."""
-    if not model.facts.n_encoder_layers:
-        return pairs.at(place)
-    last = len(pairs.decoder)
-    index = last if place == "end" else place
-    if not isinstance(index, int) or not 0 <= index <= last:
-        raise PositionError(
-            f"the logits stand in the decoder, which has {last + 1} tokens counted from 0, and "
-            f"{place!s} is none of them. Give 'end' or an index, and end Pairs.decoder where you "
-            "want to read."
-        )
-    return torch.full((len(pairs),), index)
+    return read_at(model.facts, pairs, place, "direct logit attribution reads")
 
 
 def _parts(w: Weights) -> list[Site]:
@@ -262,10 +252,10 @@ def _served(model: Model, pairs: Pairs, metrics: Sequence[Metric], engine: Engin
     """The engine that makes the clean runs, once all else is known to be right."""
     for metric in metrics:
         accept(model, pairs, metric)
-    served = choose(model, engine, longest=pairs.longest, prefix=pairs.decoder)
+    served = choose(model, engine, longest=pairs.longest)
     proceed(
         forward_plan(
-            *(model.facts, pairs.lengths),
+            *(model.facts, lengths_in(model.facts, pairs)),
             rows=ROWS,
             runs=1,
             itemsize=model.dtype.itemsize,
@@ -286,10 +276,9 @@ def _each(
     """Show the clean runs, block by block."""
 
     def some(rows: list[int]) -> None:
-        tokens = pairs.clean[rows, : int(pairs.lengths[rows[0]])].to(model.device)
-        see(rows, served.trace(tokens, keep=keep))
+        see(rows, served.trace(*ids_of(pairs, "clean", rows, model.device), keep=keep))
 
-    for rows in blocks(pairs.lengths, ROWS):
+    for rows in blocks(pairs.extents, ROWS):
         by_rows(some, rows, "a plain run")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NoReturn
 
+import pandas as pd
 import torch
 from torch import Tensor
 from transformer_lens import HookedRootModule
@@ -14,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
 from interp.core.door.door import door
-from interp.core.door.taken import Within
+from interp.core.door.taken import Count, Within
 from interp.core.errors import ModelError, Unsupported
 from interp.core.files.identity import Unreadable, identity
 from interp.core.parts.facts import Facts
@@ -33,6 +34,7 @@ from interp.models.now.checks import (
     sample_tokens,
 )
 from interp.models.now.digest import digest
+from interp.models.now.likeliest import Asked, likeliest
 from interp.models.now.live import Live, Now
 from interp.models.now.origin import Origin
 from interp.models.now.truth import Itself, Truth, guarded
@@ -230,9 +232,9 @@ class Model:
         return repr(self.identity(anew=True))
 
     @door
-    def encode(self, text: str, *, bos: tokens.Bos = "model") -> list[int]:
+    def encode(self, text: str, *, bos: tokens.Bos = "model", target: bool = False) -> list[int]:
         """Token ids of a text; see `interp.models.bridge.tokens.encode`."""
-        return tokens.encode(self._text(), text, bos=bos)
+        return tokens.encode(self._text(), text, bos=bos, target=target)
 
     @door
     def encode_with_offsets(
@@ -244,12 +246,41 @@ class Model:
     @door
     def token_id(self, text: str) -> int:
         """The id of a text that is exactly one token; PairsError otherwise."""
-        return tokens.token_id(self._text(), text)
+        return tokens.token_id(self._text(), text, target=self.facts.n_encoder_layers > 0)
 
     @door
     def show(self, ids: Sequence[TokenId]) -> list[str]:
         """One readable string per id, with spaces and newlines made visible."""
         return tokens.show(self._text(), ids)
+
+    @door
+    def top(
+        self, text: str | Sequence[TokenId], k: Count = 10, *, bos: tokens.Bos = "model"
+    ) -> pd.DataFrame:
+        """The likeliest next tokens, as Hugging Face's own model says them.
+
+            model.top("The keys to the", k=10)
+
+        Of a masked model those of its mask in the text; of an encoder-decoder the first that it
+        writes.
+
+        Args:
+            text: or token ids.
+            k: how many, at most the vocabulary.
+            bos: as `encode` takes it.
+
+        Returns:
+            `rank`, `token`, `id`, `probability`, `log_prob`, `logit`.
+
+        Raises:
+            Unsupported: no language-model head, or a text that a masked model has no mask in.
+            PairsError: no tokens, or ids that the vocabulary has not.
+            ModelError: it cannot run.
+        """
+        ids = self.encode(text, bos=bos) if isinstance(text, str) else [*text]
+        config = getattr(self.bridge.original_model, "config", None)
+        asked = Asked(self.name, self.facts, self.truth, self.now(), self.tokenizer, config)
+        return likeliest(asked.logits(ids), k, self.show if self.tokenizer else None)
 
     @door
     def parity(self) -> float:

@@ -14,6 +14,7 @@ from transformer_lens.model_bridge.sources.transformers.helpers import (
 )
 from transformers import (
     AutoConfig,
+    AutoModelForMaskedLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -21,6 +22,7 @@ from transformers import (
 )
 
 from interp.core.errors import InterpError, ModelError, Unsupported, said
+from interp.models.bridge import encoders
 from interp.models.bridge.quantised import multiply_as_asked
 from interp.models.bridge.vision import ALIKE
 from interp.models.finding import bounds, folder, keys
@@ -91,10 +93,12 @@ def class_of(config: PreTrainedConfig, name: str) -> tuple[str, Any]:
     Raises:
         Unsupported: TransformerLens does not know it.
     """
-    named = (config.architectures or [""])[0]
+    named = {*(config.architectures or ())} & {*encoders.BY_TYPE.values()}
+    if named or config.model_type in encoders.BY_TYPE:
+        return (named or {encoders.BY_TYPE[config.model_type]}).pop(), AutoModelForMaskedLM
+    alike = ALIKE.get((config.architectures or [""])[0])
     try:
-        known = ALIKE.get(named)
-        architecture = known or determine_architecture_from_hf_config(config)
+        architecture = alike or determine_architecture_from_hf_config(config)
         return architecture, get_hf_model_class_for_architecture(architecture)
     except Exception as error:
         raise Unsupported(

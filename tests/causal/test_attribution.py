@@ -14,6 +14,7 @@ from transformer_lens.tools.analysis.attribution_patching import Node
 import interp
 from interp.causal.ranking.attribution import attribute
 from interp.causal.ranking.exact import exact
+from interp.circuits import top_circuit
 from interp.core.door.door import ArgumentError
 from interp.core.errors import (
     MetricError,
@@ -259,3 +260,23 @@ def _name(node: Node) -> str:
             return f"{node.layer}.kv{node.head}.{node.kind[0]}"
         case _:
             return f"{node.layer}.mlp"
+
+
+@pytest.mark.parametrize("made_by", [attribute, exact])
+def test_a_metric_turned_round_finds_the_same_circuit(deep: Model, rows: interp.Pairs, made_by):
+    """What it is worse without, whether worse is lower or, of its negative, higher."""
+
+    def own(sign: float, worse) -> Metric:
+        def function(logits, _):
+            return sign * (logits[..., 0] - logits[..., 1])
+
+        return Metric("mine", function, reads="answers", worse=worse)
+
+    lower, higher = (
+        top_circuit(made_by(deep, rows, "nodes", metric=m), size=2, by="signed")
+        for m in (own(1.0, "lower"), own(-1.0, "higher"))
+    )
+    other = top_circuit(
+        made_by(deep, rows, "nodes", metric=own(-1.0, "lower")), size=2, by="signed"
+    )
+    assert lower.parts == higher.parts != other.parts

@@ -45,6 +45,18 @@ def cases(
     ends = {"sender_positions": "end", "receiver_positions": "end", "ln": "recompute"}
     yield interp.path_patch, {**run, **path, **ends, "direction": "noise"}
     yield interp.intervene, {**run, "interventions": {"a": [add]}, "hops": (), "base": "clean"}
+    yield interp.applied, {"model": model, "interventions": [add]}
+    drawn = {"temperature": 1.0, "top_k": 5, "top_p": 0.9, "beams": 1, "length_penalty": 1.0}
+    ends = {"seed": 1, "stop": [3], "random": 1, "by_step": "kl"}
+    add = interp.interventions.Intervention("1.mlp", interp.interventions.Zero(), "from end")
+    said = {"model": model, "prompts": pairs, "interventions": {"a": [add]}, "n": 2}
+    yield interp.generate, {**said, **drawn, **ends, "engine": "auto", "memory": "1GB"}
+    texts = interp.generate(**said)
+    yield texts.score, {"metrics": ["perplexity"]}
+    yield texts.text, {"intervention": "a", "example": 0}
+    yield texts.by_step, {"of": "log_probs", "seed": 1}
+    yield texts.figure, {"metrics": "length"}
+    yield interp.Texts, {"frame": texts.frame, "provenance": texts.provenance}
     yield (
         interp.compare,
         {"first": model, "second": model, "sweep": lambda m: interp.patch(m, pairs, ["1.mlp"])},

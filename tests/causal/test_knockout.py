@@ -8,7 +8,7 @@ import torch
 import interp
 from interp.causal.knockout import _random, _with_random, beside_random, knock_out
 from interp.core.door.door import ArgumentError
-from interp.core.errors import ResultsError, SiteError, Unsupported
+from interp.core.errors import ResultsError, SiteError
 from interp.core.parts.sites import Site
 from interp.core.tables.results import Results
 from interp.engine.interventions import Intervention, Set, Zero
@@ -201,8 +201,6 @@ def test_bad_input(tiny_model, pairs):
         knock_out(model, pairs, SET, draws=0)
     with pytest.raises(SiteError, match="cannot be called 'a, random 0'"):
         knock_out(model, pairs, {"a": SET, "a, random 0": SET})
-    with pytest.raises(Unsupported, match=r"of one stack.*interp\.ablate"):
-        knock_out(tiny_model("t5"), pairs, ["enc.0.1"])
     with pytest.raises(ResultsError, match="names no sets"):
         beside_random(interp.evaluate(model, pairs))
     found = knock_out(model, pairs, SET, method="zero", draws=2)

@@ -208,6 +208,11 @@ def test_where_higher_is_worse_the_largest_scores_help_most(caplog):
         found = top_circuit(table, size=1, by="signed", closure="none")
         assert found.parts == {Part.parse(parts[best])}
         assert ("of the metric 'mine' it is not known" in caplog.text) == (metric == "mine")
+    caplog.clear()
+    for worse, best in {"higher": 0, "lower": 1}.items():
+        table = attribution(parts, scores, "mine", worse=worse)
+        found = top_circuit(table, size=1, by="signed", closure="none")
+        assert found.parts == {Part.parse(parts[best])} and not caplog.text
 
 
 def test_the_corruption_can_be_said():

@@ -333,3 +333,19 @@ def test_every_sweep_takes_the_same_bundle():
         known = inspect.signature(method).parameters
         assert known["engine"].default == "auto"
         assert known["memory"].default is known["checkpoint"].default is None
+
+
+@pytest.mark.parametrize(
+    "name, told",
+    [
+        ("x" * 256, "is 256 bytes long with a part of 256"),
+        ("é" * 128, "is 256 bytes long with a part of 256"),
+        ("ab/" * 1400, "is 4,200 bytes long with a part of 2"),
+        (Path("a") / ("b" * 300), "no file is called so"),
+        ("\ud800", "half a surrogate pair"),
+    ],
+)
+def test_a_name_that_no_file_can_have(name, told):
+    for call in (interp.load, interp.Results.load, interp.datasets.corpus, interp.shape_of):
+        with pytest.raises(ArgumentError, match=told):
+            call(name)

@@ -195,7 +195,7 @@ def cases(folder: Path) -> Iterator[Case]:
         Site,
         {
             **{"kind": "q", "layer": 0, "head": 1, "group": None, "neuron": None},
-            **{"stack": "dec", "cross": True},
+            **{"stack": "dec", "cross": True, "expert": None},
         },
     )
     yield Site.parse, {"text": "0.1.q"}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from interp.core.errors import PairsError, PositionError
 from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.target import Target
 from interp.core.sampling.halves import halves
 
 CLEAN = [[5, 6, 7, 8], [5, 9, 1], [2, 0, 3, 4, 0]]
@@ -262,7 +263,8 @@ def test_a_position_of_a_table_is_a_whole_number():
         ({"cluster": ("a", "b")}, "but 2 of cluster"),
         ({"cluster": ("a", float("nan"), "b")}, "cluster is nan in row 1"),
         ({"strings": ((("x",), ("y",)),)}, "but 1 of strings"),
-        ({"decoder": (1, 2.5)}, "decoder is 2.5 in row 1, not a whole number"),
+        ({"target": (1, 2)}, r"target is \(1, 2\), not a Target"),
+        ({"target": Target.of(clean=[[1], [2]])}, "3 clean prompts but 2 of target"),
     ],
     ids=str,
 )

@@ -20,11 +20,13 @@ class Reads:
     def __init__(self, tokenizer: hf.PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
 
-    def encode(self, text: str, *, bos: str = "model") -> list[int]:
-        return tokens.encode(self.tokenizer, text, bos=bos)
+    target = False
+
+    def encode(self, text: str, *, bos: str = "model", target: bool = False) -> list[int]:
+        return tokens.encode(self.tokenizer, text, bos=bos, target=target)
 
     def token_id(self, text: str) -> int:
-        return tokens.token_id(self.tokenizer, text)
+        return tokens.token_id(self.tokenizer, text, target=self.target)
 
     def show(self, ids: Sequence[int]) -> list[str]:
         return tokens.show(self.tokenizer, ids)
@@ -203,3 +205,68 @@ def test_counts_are_compared_before_anything_is_read():
             correct=["x"],
             wrong=["y", "z"],
         )
+
+
+class Translates(hf.PreTrainedTokenizerFast):
+    """Reads the target language with marks of its own, as those of NLLB and Marian do."""
+
+    def _switch_to_input_mode(self) -> None:
+        self._marked("$A </s>")
+
+    def _switch_to_target_mode(self) -> None:
+        self._marked("<es> $A </s>")
+
+    def _marked(self, frame: str) -> None:
+        self._tokenizer.post_processor = processors.TemplateProcessing(
+            single=frame, special_tokens=[("<es>", 2), ("</s>", 1)]
+        )
+
+
+def translating() -> Reads:
+    words = ["<unk>", "</s>", "<es>", "the", "red", "house", "blue", "la", "casa", "roja", "azul"]
+    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    found = Reads(Translates(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>"))
+    found.target = True
+    return found
+
+
+SOURCE = {"clean": ["the red house"], "corrupt": ["the blue house"]}
+
+
+def test_targets_are_read_in_the_language_that_they_are_written_in():
+    pairs = Pairs.from_text(
+        translating(),
+        **SOURCE,
+        target=["la casa"],
+        correct=["roja"],
+        wrong=["azul"],
+        positions={"noun": [2]},
+        target_positions={"noun": [3]},
+    )
+    assert pairs.clean.tolist() == [[3, 4, 5, 1]]
+    assert pairs.target.clean.tolist() == pairs.target.corrupt.tolist() == [[2, 7, 8, 1]]
+    assert pairs.correct.tolist() == [9]
+    # "end" is the text's last token, before what the tokenizer appends; the start token is 0
+    assert {name: at.tolist() for name, at in pairs.target.positions.items()} == {
+        "end": [3],
+        "noun": [3],
+    }
+    assert pairs.positions["end"].tolist() == [2]
+    assert pairs.target.strings == ((("<es>", "la", "casa", "</s>"),) * 2,)
+    assert "  target  <es> la casa </s>" in repr(pairs)
+    bare = Pairs.from_text(translating(), **SOURCE, target=["la casa"], bos="none")
+    assert bare.target.clean.tolist() == [[7, 8]]
+    assert bare.target.positions["end"].tolist() == [2]
+
+
+def test_both_sides_may_have_a_target_of_their_own():
+    targets = {"target": ["la casa roja"], "corrupt_target": ["la casa azul"]}
+    pairs = Pairs.from_text(translating(), **SOURCE, **targets)
+    assert pairs.target.corrupt.tolist() == [[2, 7, 8, 10, 1]]
+    with pytest.raises(PairsError, match=r"row 0: the target has 5 tokens and corrupt_target 4"):
+        Pairs.from_text(translating(), **SOURCE, **targets | {"corrupt_target": ["la azul"]})
+    with pytest.raises(PairsError, match=r"no token for 'verde' in row 0 of target"):
+        Pairs.from_text(translating(), **SOURCE, target=["la casa verde"])
+    with pytest.raises(PairsError, match="corrupt_target without target="):
+        Pairs.from_text(translating(), **SOURCE, corrupt_target=["la casa"])

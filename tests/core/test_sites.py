@@ -28,6 +28,7 @@ FACTS = Facts(
     language_model=True,
 )
 
+MIXTURE = replace(FACTS, n_experts=3)
 LSTM = replace(
     replace(FACTS, architecture="LSTM", n_heads=0, n_kv_heads=0, d_head=0, d_mlp=0),
     norm="none",
@@ -38,7 +39,7 @@ LSTM = replace(
 
 index = st.integers(0, 10**6)
 small = st.integers(0, 9)
-WHOLE = [k for k in KINDS if k not in (*HEAD_KINDS, "mlp_act", "embed", "logits")]
+WHOLE = [k for k in KINDS if k not in (*HEAD_KINDS, "mlp_act", "expert", "embed", "logits")]
 
 
 def sites(index: st.SearchStrategy[int]) -> st.SearchStrategy[Site]:
@@ -48,6 +49,7 @@ def sites(index: st.SearchStrategy[int]) -> st.SearchStrategy[Site]:
         st.builds(Site, st.sampled_from(HEAD_KINDS), layer=index, head=index),
         st.builds(Site, st.sampled_from(["k", "v"]), layer=index, group=index),
         st.builds(Site, st.just("mlp_act"), layer=index, neuron=index),
+        st.builds(Site, st.just("expert"), layer=index, expert=index),
         st.builds(Site, st.sampled_from(STATES), layer=index, neuron=index),
     )
 
@@ -61,6 +63,7 @@ def test_text_form_round_trips(site):
 
 def test_every_kind_has_a_text_form():
     every = [Site("embed"), Site("logits"), Site("mlp_act", 1, neuron=2), Site("k", 1, group=2)]
+    every += [Site("expert", 1, expert=2)]
     every += [Site(k, 1) for k in WHOLE] + [Site(k, 1, head=2) for k in HEAD_KINDS]
     assert {s.kind for s in every} == set(KINDS)
     assert len({str(s) for s in every}) == len(every)
@@ -77,6 +80,8 @@ def test_every_kind_has_a_text_form():
         ("12.attn", Site("attn_out", 12)),
         ("12.resid_pre", Site("resid_pre", 12)),
         ("12.mlp[307]", Site("mlp_act", 12, neuron=307)),
+        ("12.router", Site("router", 12)),
+        ("12.expert[5]", Site("expert", 12, expert=5)),
         ("embed", Site("embed")),
         ("2.h", Site("h", 2)),
         ("2.c[41]", Site("c", 2, neuron=41)),
@@ -198,11 +203,9 @@ def test_lists_mix_are_sorted_and_have_no_doubles():
 @given(sites(st.integers(0, 8)))
 def test_resolve_takes_what_the_model_has_and_names_what_is_nearest(site):
     state = site.kind in STATES
-    facts, limits = (LSTM, (5, 0, 0, 12)) if state else (FACTS, (5, 6, 2, 7))
-    inside = all(
-        i is None or i < limit
-        for i, limit in zip((site.layer, site.head, site.group, site.neuron), limits, strict=True)
-    )
+    facts, limits = (LSTM, (5, 0, 0, 12, 0)) if state else (MIXTURE, (5, 6, 2, 7, 3))
+    indices = site.layer, site.head, site.group, site.neuron, site.expert
+    inside = all(i is None or i < limit for i, limit in zip(indices, limits, strict=True))
     if inside:
         assert resolve(site, facts) == (site,)
         return

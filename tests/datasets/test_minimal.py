@@ -88,6 +88,7 @@ def test_templates_with_a_second_bad_sentence_or_more_words_are_whole():
         ("\n", ["pairs", "none"]),
         (lines(BLIMP) + "{not", ["line 2", "a JSON object", "{not"]),
         ("[1]", ["line 1", "a JSON object", "[1]"]),
+        ("[" * 100_000 + "]" * 100_000, ["line 1", "a JSON object", "recursion"]),
         (lines({"sentence_good": "a"}), ["line 1", "sentence_bad, UID"]),
         (lines(TEMPLATE | {"bad": 3}), ["line 1", "text for", "none for bad"]),
         (lines(TEMPLATE | {"bad": "no cat ran"}), ["line 1", "differ", "'no cat ran'"]),

@@ -29,6 +29,7 @@ from interp.engine.limits import PROCESSOR
 from interp.engine.network.trace import KEPT, Trace
 from interp.engine.plain.captures import capture as capturing
 from interp.engine.plain.captures.capture import Captured, capture, load
+from interp.engine.plain.means.means import MeanReference
 from interp.engine.plain.taps import FEWEST, Layout, rows_at_once
 from interp.models.model import Model
 
@@ -92,6 +93,36 @@ def test_families_on_both_engines(tiny_model, family):
         assert (one[site] - two[site]).abs().max() < 1e-10, site
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2-window", "cohere"])
+def test_logits(tiny_model, family, engine):
+    """Those of Hugging Face, of every position or of some, in rows of several lengths."""
+    model, rows = tiny_model(family), [[3, 4, 5, 6], [7, 8], [9, 3, 2, 2]]
+    found = capture(model, rows, ["logits", "1.mlp"], engine=engine)
+    ends = capture(model, rows, "logits", positions="end", engine=engine)
+    for row, of in enumerate(rows):
+        truth = model.truth.run(torch.tensor([of]).to(model.device)).output[0]
+        ours = found.rows("logits")[row]
+        assert ours.shape == truth.shape
+        assert (ours - truth).abs().max() < TOLERANCE
+        assert (ends["logits"][row, 0] - truth[-1]).abs().max() < TOLERANCE
+    alone = capture(model, rows, "1.mlp", engine=engine)
+    assert (alone.rows("1.mlp")[1] - found.rows("1.mlp")[1]).abs().max() < TOLERANCE
+
+
+def test_logits_that_are_no_activation(tiny_model, pairs):
+    says(
+        Unsupported,
+        lambda: MeanReference.fit(tiny_model("gpt2"), pairs, "logits"),
+        *("'logits' are no activation that a mean could be set at", "interp.capture(model, pairs"),
+    )
+    says(
+        Unsupported,
+        lambda: capture(tiny_model("t5"), pairs, ["logits"]),
+        *("'logits' are no activation that this keeps of two stacks", "interp.evaluate"),
+    )
+
+
 def test_two_stacks(tiny_model, pairs):
     model = tiny_model("t5")
     same = Pairs.from_tokens(clean=ids(3, 6), corrupt=ids(3, 6), decoder=(4, 7))
@@ -104,10 +135,12 @@ def test_two_stacks(tiny_model, pairs):
     assert (found["dec.0.cross.3.pattern"].sum(-1) - 1).abs().max() < 1e-12
     assert capture(model, same, "enc.1.2", positions="end")["enc.1.2"].shape == (3, 1, 5)
     assert capture(model, same, ["enc.1.2", "dec.1.2"], positions=2)["dec.1.2"].shape[1] == 1
+    last = capture(model, same, "dec.1.2", positions="end")["dec.1.2"][:, 0]
+    assert torch.equal(last, found["dec.1.2"][:, 2])
     says(
         PositionError,
-        lambda: capture(model, same, "dec.1.2", positions="end"),
-        *("'end'", "decoder", "which has 3", "'all' or an index"),
+        lambda: capture(model, same, "dec.1.2", positions="mid"),
+        *("'mid'", "decoder", "which has 3", "'all' or an index", "target_positions="),
     )
 
 
@@ -241,7 +274,7 @@ def test_layers_above_the_last_site_do_not_run(llama, monkeypatch):
     asked = []
     walk = Replay.walk
 
-    def counting(self, tokens, see, *, shelves, layers=None):
+    def counting(self, tokens, see, *, shelves, layers=None, written=None):
         asked.append((tuple(tokens.shape), layers, tuple(shelves)))
         walk(self, tokens, see, shelves=shelves, layers=layers)
 
@@ -310,7 +343,6 @@ def test_what_is_refused(llama, pairs):
         ),
         (SiteError, lambda: found["2.mlp"], ["'2.mlp'", "2 sites", "'1.mlp'", "Capture it"]),
         (SiteError, lambda: capture(llama, tokens, "7.1"), ["layer 7", "nearest site"]),
-        (Unsupported, lambda: capture(llama, tokens, "logits"), ["'logits'", "interp.evaluate"]),
         (PositionError, lambda: capture(llama, tokens, "1.1", positions="mid"), ["'mid'", "'end'"]),
         (PositionError, lambda: capture(llama, tokens, "1.1", positions=-1), ["-1", "'end'"]),
         (PositionError, lambda: capture(llama, tokens, "1.1", positions=6), ["6", "row 0"]),

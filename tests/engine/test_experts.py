@@ -13,41 +13,23 @@ import pytest
 import tiny
 import torch
 import transformers as hf
+from mixtures import FAMILIES, PAIRS, SHARED, TOKENS, plain
 from oracle import Oracle
 from slopes import sides, slope
 
 import interp
 from interp.core.errors import Unsupported
 from interp.core.parts.sites import Site, resolve
-from interp.core.prompts.pairs import Pairs
 from interp.engine.engines.choose import choose, weights_of
 from interp.engine.engines.verified import replay_gap
-from interp.engine.interventions import Add, Intervention
+from interp.engine.interventions import Add, Intervention, Set
 from interp.engine.network import forward
-from interp.engine.network.experts import Mixture, Router
-from interp.engine.network.weights import MLP, Weights, read
-from interp.models.bridge.precision import exact
-from interp.models.model import Model
+from interp.engine.network.experts import Mixture
+from interp.engine.network.weights import MLP, Block, Weights, read
 
-FAMILIES = tuple(tiny.EXPERTS)
-COUNTS = {"mixtral": (3, 14), "qwen3-moe": (5, 7), "olmoe": (5, 14)}
+COUNTS = {"mixtral": (3, 14), "qwen3-moe": (5, 7), "olmoe": (5, 14), "gpt-oss": (4, 14)}
+COUNTS |= {"qwen2-moe": (5, 7), "flex-olmo": (5, 14)}
 """Experts, and the neurons of each."""
-ROWS = [[3, 7, 12, 25, 3, 9, 1, 20, 14, 5, 8], [5, 6, 20, 7, 5, 2, 28, 4, 4, 13, 11]]
-TOKENS = torch.tensor(ROWS)
-PAIRS = Pairs.from_tokens(clean=ROWS, corrupt=ROWS[::-1], correct=[3, 5], wrong=[4, 6])
-
-
-def plain(model: Model, family: str) -> torch.nn.Module:
-    """The same files, read by Hugging Face alone."""
-    kind = type(tiny.build(family))
-    found = kind.from_pretrained(
-        model.name,
-        dtype=torch.float64,
-        attn_implementation="eager",
-        experts_implementation="eager",
-    )
-    exact(found)
-    return found.eval()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -70,8 +52,9 @@ def test_replay_and_the_oracle_are_hugging_face(tiny_model, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_neurons_are_those_of_all_experts(tiny_model, family):
     model, (count, width) = tiny_model(family), COUNTS[family]
-    assert model.facts.d_mlp == count * width
-    assert len(resolve("neurons", model.facts)) == 3 * count * width
+    assert model.facts.d_mlp == count * width + SHARED.get(family, 0)
+    assert len(resolve("neurons", model.facts)) == 3 * model.facts.d_mlp
+    assert model.facts.n_experts == count
     shape = interp.shape_of(model.bridge.original_model.config, dtype="float64")
     assert shape.facts == model.facts
 
@@ -101,11 +84,15 @@ def test_an_expert_is_its_neurons(tiny_model, family):
 def test_experts_for_their_tokens_alone_are_all_of_them_weighted(tiny_model, family):
     """With and without gradients, which are those of differences."""
     p = weights_of(tiny_model(family)).blocks[1].mlp
-    x = torch.randn(11, p.ends.read.weight.shape[0], generator=torch.Generator().manual_seed(0))
-    x = x.double()
+    width = tiny_model(family).facts.d_model
+    x = torch.randn(11, width, generator=torch.Generator().manual_seed(0)).double()
     with torch.no_grad():
-        dense = p.down(forward.hidden(x, p))
-        assert (forward.mlp(x, p) - dense).abs().max() < 1e-12
+        dense = forward.experts(x, p).sum(-2)
+        if p.down.shared is not None:
+            dense = dense + p.down.shared(forward.hidden(x, p)[:, -SHARED[family] :])
+        assert (forward.made(x, p) - dense).abs().max() < 1e-12
+        if p.down.biases is None:
+            assert (p.down(forward.hidden(x, p)) - dense).abs().max() < 1e-12
         some = torch.tensor([0, 9, p.down.inputs - 1])
         few = forward.hidden(x, p, neurons=some)
         assert (few - forward.hidden(x, p).index_select(-1, some)).abs().max() < 1e-12
@@ -131,11 +118,11 @@ Change = Callable[[Mixture], Mixture]
 BROKEN: dict[str, Change] = {
     "one expert more": lambda m: replace(m, router=replace(m.router, top=m.router.top + 1)),
     "weights of another sum": lambda m: replace(
-        m, router=replace(m.router, whole=not m.router.whole)
+        m, router=replace(m.router, whole=not m.router.whole, late=False)
     ),
     "experts exchanged": lambda m: replace(m, down=replace(m.down, stack=m.down.stack.flip(0))),
     "another router": lambda m: replace(
-        m, router=Router(m.router.weight.flip(0), m.router.top, m.router.whole)
+        m, router=replace(m.router, weight=m.router.weight.flip(0))
     ),
 }
 
@@ -185,3 +172,90 @@ def test_hooks_and_replay_agree(tiny_model, family):
         found.append(np.array(values))
     assert np.abs(found[0] - found[1]).max() < 1e-9
     assert found[0].std() > 1e-6
+
+
+OPTIONS = (
+    {"swiglu_limit": 7.0},
+    {"swiglu_alpha": 1.0},
+    {"num_experts_per_tok": 1},
+    {"num_experts_per_tok": 4},
+    {"attention_bias": False},
+    {"sliding_window": 10},
+    {"layer_types": ["full_attention"] * 3},
+    {"layer_types": ["sliding_attention"] * 3},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
+    {"rms_norm_eps": 1e-2},
+    {"head_dim": 8},
+    {"tie_word_embeddings": True},
+)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+@torch.no_grad()
+def test_options_of_gpt_oss(option, tmp_path: Path):
+    """Each is what Hugging Face makes of it, and changes something."""
+    base = tiny.build("gpt-oss").double()
+    other = hf.GptOssForCausalLM(hf.GptOssConfig(**tiny.GPT_OSS | option)).double().eval()
+    for config in (base.config, other.config):
+        config._experts_implementation = "eager"  # fused kernels have no float64
+    if shapes(other) == shapes(base):
+        other.load_state_dict(base.state_dict())
+        assert (other(TOKENS).logits - base(TOKENS).logits).abs().max() > 1e-9
+    other.save_pretrained(tmp_path)
+    model = interp.load(tmp_path, dtype=torch.float64)
+    truth = plain(model, "gpt-oss")(TOKENS).logits[:, -1]
+    for engine in ("replay", "hooks"):
+        found = interp.evaluate(model, PAIRS, metric="logit_diff", engine=engine).frame
+        ours = found[found["position"] == "clean"]["value"].to_numpy()
+        wanted = truth[[0, 1], [3, 5]] - truth[[0, 1], [4, 6]]
+        assert np.abs(ours - wanted.numpy()).max() < 1e-10
+
+
+def shapes(model: torch.nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def test_a_sink_has_the_rest_of_a_pattern(tiny_model):
+    """Said of a model's facts; patterns that are written may sum to less than 1, not to more."""
+    model = tiny_model("gpt-oss")
+    assert model.facts.sinks
+    assert not tiny_model("mixtral").facts.sinks
+    sums = interp.capture(model, PAIRS, "1.2.pattern")["1.2.pattern"].sum(-1)
+    assert (sums < 0.99).all()
+    assert (sums > 0).all()
+    for engine in ("replay", "hooks"):
+        given = {"method": "resample", "engine": engine}
+        assert interp.ablate(model, PAIRS, "1.2.pattern", **given).frame["effect"].abs().max() > 0
+    zero = interp.ablate(model, PAIRS, ["1.2.pattern", "1.2"], method="zero").frame["value"]
+    assert np.abs(zero.to_numpy()[:2] - zero.to_numpy()[2:]).max() < 1e-12
+    double = Intervention("1.2.pattern", Set(torch.ones(11)))
+    with pytest.raises(Unsupported, match="sums to 11 over the keys.* not to 1 or less"):
+        interp.intervene(model, PAIRS, {"twice": [double]})
+
+
+PARTS: dict[str, Callable[[Block], Block]] = {
+    "sinks": lambda b: replace(b, attention=replace(b.attention, sinks=None)),
+    "sinks of other heads": lambda b: replace(
+        b, attention=replace(b.attention, sinks=b.attention.sinks.flip(0))
+    ),
+    "a window": lambda b: replace(b, attention=replace(b.attention, window=None)),
+    "biases": lambda b: mixed(b, lambda m: replace(m, down=replace(m.down, biases=None))),
+    "biases of gates": lambda b: mixed(b, lambda m: replace(m, gate=replace(m.gate, biases=None))),
+    "a clamp": lambda b: mixed(b, lambda m: replace(m, lift=lambda x: x + 1)),
+    "a router's bias": lambda b: mixed(
+        b, lambda m: replace(m, router=replace(m.router, bias=None))
+    ),
+}
+
+
+def mixed(block: Block, change: Change) -> Block:
+    mixture = change(block.mlp.mixture)
+    return replace(block, mlp=replace(block.mlp, mixture=mixture, down=mixture.down))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_gpt_oss_without_a_part_is_refused(tiny_model, part):
+    model = tiny_model("gpt-oss")
+    w = read(model)
+    assert replay_gap(model, w, 12) is None
+    assert replay_gap(model, replace(w, blocks=tuple(map(PARTS[part], w.blocks))), 12) is not None

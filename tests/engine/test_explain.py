@@ -238,8 +238,8 @@ def test_a_trace_holds_what_is_read(fresh, pairs, monkeypatch):
     one, last = pairs.select([0]), int(pairs.lengths[0]) - 1
     n = fresh.facts.n_layers
 
-    def trace(self: Replay, tokens: torch.Tensor, **wanted: object) -> Trace:
-        traces.append(right(self, tokens, **wanted))
+    def trace(self: Replay, tokens: torch.Tensor, written: None, **wanted: object) -> Trace:
+        traces.append(right(self, tokens, written, **wanted))
         return traces[-1]
 
     def kept(call: Callable[..., object], *args: object, **options: object) -> list[dict]:

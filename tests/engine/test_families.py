@@ -41,6 +41,7 @@ OTHERS: dict[str, Callable[[], hf.PreTrainedModel]] = {
 }
 """Architectures that replay does not have."""
 ALL = list(dict.fromkeys([*FAMILIES, *tiny.TWO_STACKS, *tiny.VISION, *OTHERS]))
+WRITTEN = {"decoder": (4, 7, 2), "target_positions": {"mask": [1, 2]}}
 EFFECT = 1e-12
 """What is more than noise. A cosine at its maximum moves by the square of a change."""
 
@@ -76,7 +77,7 @@ def prompts(model: Model) -> Pairs:
         correct=[3, 5],
         wrong=[4, 6],
         positions={"mask": [2, 3]},
-        decoder=(4, 7, 2) if model.facts.n_encoder_layers else (),
+        **(WRITTEN if model.facts.n_encoder_layers else {}),
     )
 
 
@@ -220,15 +221,15 @@ def logit_error(model: Model, name: str) -> float:
     ).eval()
     exact(plain)
     pairs = prompts(model)
-    served = choose(model, prefix=pairs.decoder)
-    ours = served.trace(pairs.clean, keep=("resid_pre",))
+    served = choose(model)
+    ours = served.trace(*pairs.ids("clean", range(len(pairs))), keep=("resid_pre",))
     found = ours.logits if ours.logits is not None else ours.final
     if isinstance(served, OfWeights) and model.facts.language_model:
         found = served.unembed(ours.final)
     if model.facts.image is not None:  # at the class token
         found, expected = found[:, 0], plain(pixel_values=images(model)[0]).logits
     elif model.facts.n_encoder_layers:
-        start = [plain.config.decoder_start_token_id, *pairs.decoder]
+        start = [plain.config.decoder_start_token_id, *pairs.target.clean[0].tolist()]
         ids = torch.tensor([start, start])
         expected = plain(input_ids=pairs.clean, decoder_input_ids=ids).logits
     else:

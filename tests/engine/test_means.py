@@ -183,18 +183,18 @@ def test_half_precision_is_summed_in_float32(tiny_model):
     assert (mean - rows.float().mean(0)).abs().max() < 1e-5
 
 
-def test_two_stacks(tiny_model):
+def test_two_stacks(tiny_model, tmp_path):
     model = tiny_model("t5")
-    lists = [[1, 2, 3, 4], [5, 6, 7]] * 3
+    lists = [row for i in range(3) for row in ([1, 2, 3, i], [5, 6, i])]
     pairs = Pairs.from_tokens(clean=lists, corrupt=lists, decoder=(4, 7), cluster=["a"] * 6)
     sites = ["enc.1.2", "dec.1.2", "dec.0.cross.1.k", "dec.0.3.pattern"]
     found = capture(model, pairs, sites)
     for by in ("template", "position"):
         reference = MeanReference.fit(model, pairs, sites, by=by)
         for site, positions in zip(sites, (3, 3, 3, 3), strict=True):
-            mean = reference.at(Site.parse(site), [("a", 3)])
+            mean = reference.at(Site.parse(site), [("a", 3, 3)])
             assert mean.shape[1] == positions
-        mean = reference.at(Site.parse("dec.1.2"), [("a", 4)])[0]
+        mean = reference.at(Site.parse("dec.1.2"), [("a", 4, 3)])[0]
         rows = found.rows("dec.1.2")
         if by == "position":
             assert (mean - torch.stack(rows).mean(0)).abs().max() < TOLERANCE
@@ -207,17 +207,34 @@ def test_two_stacks(tiny_model):
         *("by position", "several lengths", "by='template'"),
     )
     other = Pairs.from_tokens(clean=lists, corrupt=lists, decoder=(4,), cluster=["a"] * 6)
+    interp.ablate(model, other, "dec.1.2", reference=reference, metric="kl")
+    longer = Pairs.from_tokens(clean=lists, corrupt=lists, decoder=(4, 7, 9), cluster=["a"] * 6)
     says(
-        Unsupported,
-        lambda: interp.ablate(model, other, "dec.1.2", reference=reference, metric="kl"),
-        *("[4, 7]", "[4]", "decoder="),
+        PairsError,
+        lambda: interp.ablate(model, longer, "dec.1.2", reference=reference, metric="kl"),
+        *("positions 0 to 2 in at least two", "the decoder of a row", "has 4 tokens"),
     )
+    by_template = MeanReference.fit(model, pairs, "dec.1.2")
+    says(
+        PairsError,
+        lambda: interp.ablate(model, other, "dec.1.2", reference=by_template, metric="kl"),
+        *("template 'a' with 4 tokens and 1 in its target", "by='position'"),
+    )
+    several = Pairs.from_tokens(clean=lists, corrupt=lists, target=[[4, 7], [4], [7]] * 2)
+    mixed = MeanReference.fit(model, several, ["dec.1.2", "dec.1.3"], by="position")
+    mixed.save(tmp_path / "mixed")
+    again = MeanReference.load(tmp_path / "mixed")
+    assert again.written == mixed.written == (6, 6, 2)
+    kept = capture(model, several, "dec.1.2", side="corrupt").rows("dec.1.2")
+    mean = again.at(Site.parse("dec.1.2"), [("x", 4, 3)])[0]
+    assert (mean[1] - torch.stack([row[1] for row in kept]).mean(0)).abs().max() < TOLERANCE
+    assert (mean[2] - torch.stack([kept[0][2], kept[3][2]]).mean(0)).abs().max() < TOLERANCE
 
 
 def test_only_the_layers_that_are_needed_run(llama, monkeypatch):
     asked, walk = [], Replay.walk
 
-    def counting(self, tokens, see, *, shelves, layers=None):
+    def counting(self, tokens, see, *, shelves, layers=None, written=None):
         asked.append((len(tokens), layers))
         walk(self, tokens, see, shelves=shelves, layers=layers)
 
@@ -337,6 +354,29 @@ def test_a_mean_over_one_prompt_is_refused(llama, engine):
     # what no row of the pairs asks for may be rare
     several = pairs.select([i for i in range(4) if pairs.template[i] == "a"])
     assert len(interp.ablate(llama, several, "1.1", reference=pairs, metric="kl")) == 3
+
+
+def test_one_prompt_given_often_is_one_prompt(llama):
+    thrice = Pairs.from_tokens(
+        clean=[[1, 2, 3], [4, 2, 3], [5, 2, 3]],
+        corrupt=[[7, 8, 9]] * 3,
+        template=["a"] * 3,
+    )
+    told = ["one prompt of template 'a' with 3 tokens", "method='resample'"]
+    says(PairsError, lambda: interp.ablate(llama, thrice, "1.1", metric="kl"), *told)
+    for by, size in (("template", {("a", 3): 1}), ("position", dict.fromkeys(range(3), 1))):
+        fitted = MeanReference.fit(llama, thrice, "1.1", by=by)
+        assert fitted.sizes == size
+    # the mean itself weighs prompts as they were given
+    twice = Pairs.from_tokens(
+        clean=[[1, 2, 3]] * 3, corrupt=[[7, 8, 9], [7, 8, 9], [1, 8, 9]], template=["a"] * 3
+    )
+    fitted = MeanReference.fit(llama, twice, "1.1")
+    assert fitted.sizes == {("a", 3): 2}
+    z = interp.capture(llama, twice, "1.1", side="corrupt")["1.1"]
+    torch.testing.assert_close(
+        fitted.at(interp.Site.parse("1.1"), [("a", 3)])[0], z.mean(0), rtol=1e-12, atol=1e-15
+    )
 
 
 def test_rows_that_share_no_template_have_no_mean(llama):

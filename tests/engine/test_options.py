@@ -198,7 +198,11 @@ SETTINGS: list[Setting] = [
     Setting("roberta", {"pad_token_id": 5, "max_position_embeddings": 24}),
     *_each("is_decoder", True, of="roberta"),
     *_each("hidden_act", "relu2", of="roberta"),  # of its head it is no option
-    *_each("layer_norm_eps", 1e-2, of="roberta cohere cohere2"),
+    *_each("layer_norm_eps", 1e-2, of="roberta cohere cohere2 xlm-roberta"),
+    Setting("xlm-roberta", {"pad_token_id": 5, "max_position_embeddings": 24}),
+    *_each("activation", "relu", of="distilbert"),
+    *_each("sinusoidal_pos_embds", True, of="distilbert", inert=True),
+    *_each("tie_word_embeddings", False, of="distilbert xlm-roberta"),
     # heads that share keys; one matrix that is cut
     *_each("multi_query", False, of="bigcode", loads=False),
     *_each("multi_query", False, of="falcon"),

@@ -122,6 +122,23 @@ def test_a_large_model_takes_no_memory():
     assert re.search(r"at least [\d.e+]+ s at 989 TFLOP/s, 3350 GB/s, 5 us a launch", said)
 
 
+@pytest.mark.parametrize("method", ["zero", "mean", "resample"])
+def test_all_heads_of_a_7b_are_ablated_in_16_gib(method):
+    seven = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
+    config = transformers.LlamaConfig(**seven, num_attention_heads=32, vocab_size=32_000)
+    shape = interp.shape_of(config, dtype="bfloat16", device="cuda")
+    rows = torch.randint(1, 1000, (64, 512), generator=torch.Generator().manual_seed(0)).tolist()
+    pairs = Pairs.from_tokens(
+        clean=rows[:32], corrupt=rows[32:], correct=[1] * 32, wrong=[2] * 32, template=["a"] * 32
+    )
+    plan = interp.explain(
+        interp.ablate, shape, pairs, "heads", method=method, total="141GB", **HERE
+    )
+    assert plan.held <= 16 << 30
+    # enough at once that a launch is little beside its products
+    assert plan.launches * HERE["launch"] < 0.1 * plan.flops / HERE["peak"]
+
+
 def test_what_is_not_here_must_be_told():
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")

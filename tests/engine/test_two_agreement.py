@@ -14,7 +14,7 @@ from oracle_of_two import OracleOfTwo
 from torch import Tensor
 
 from interp.core.parts.edges import feeds, read_in
-from interp.core.parts.sites import Kind, Site
+from interp.core.parts.sites import ROUTED, Kind, Site
 from interp.core.prompts.pairs import Pairs
 from interp.engine.interventions import (
     SENDERS,
@@ -33,7 +33,9 @@ from interp.engine.plan.positions import decodes, places
 from interp.models.model import Model
 
 ORDINARY = 30
-PREFIX = (4, 7, 2)
+TARGETS = {"target": [[4, 7, 2], [5, 3, 8, 6]], "corrupt_target": [[4, 9, 2], [7, 3, 8, 5]]}
+"""What the decoder reads in two rows, of several lengths, and on both sides its own."""
+WRITTEN = 5
 CROSS: tuple[Kind, ...] = ("q", "k", "v", "pattern", "z", "attn_out")
 THROUGH: tuple[Through, ...] = ("direct", "mlps", "all")
 HEADS = ("q", "k", "v", "pattern", "z")
@@ -53,7 +55,8 @@ class CaseOfTwo(Case):
             correct=chosen.correct,
             wrong=chosen.wrong,
             positions={name: at for name, at in chosen.positions.items() if name != "end"},
-            decoder=PREFIX,
+            **TARGETS,
+            target_positions={"noun": [2, 1]},
         )
         self.base = data.draw(st.sampled_from(["clean", "corrupt"]))
         self.other = "corrupt" if self.base == "clean" else "clean"
@@ -66,6 +69,7 @@ class CaseOfTwo(Case):
 
     def site(self, kinds: tuple[Kind, ...]) -> Site:
         draw, facts = self.data.draw, self.facts
+        kinds = tuple(kind for kind in kinds if kind not in ROUTED)
         where = draw(st.sampled_from(["enc", "dec", "cross"]))
         crossing = [kind for kind in kinds if kind in CROSS]
         cross = where == "cross" and bool(crossing)
@@ -83,7 +87,7 @@ class CaseOfTwo(Case):
 
     def place(self, site: Site | None = None) -> str | int:
         if site is not None and decodes(site):
-            return self.data.draw(st.sampled_from(["all", "all", 0, 1, 3]))
+            return self.data.draw(st.sampled_from(["all", "all", 0, 3, "noun", "end"]))
         return super().place()
 
     def value(self, site: Site):
@@ -97,9 +101,9 @@ class CaseOfTwo(Case):
                 "scale": Scale(-0.7),
             }[kind]
         rows, keys = self.pairs.clean.shape
-        shape = [rows, 1 + len(PREFIX) if decodes(site) else keys]
+        shape = [rows, WRITTEN if decodes(site) else keys]
         if site.kind == "pattern":
-            shape.append(1 + len(PREFIX) if decodes(site) and not site.cross else keys)
+            shape.append(WRITTEN if decodes(site) and not site.cross else keys)
         elif site.kind != "mlp_act":
             heads = site.kind in HEADS
             shape.append(self.facts.d_head if heads else self.facts.d_model)
@@ -130,12 +134,12 @@ class CaseOfTwo(Case):
     def truth(self, output_of: Callable) -> Tensor:
         """The logit difference of the oracle's output, row by row without padding."""
         found, start = [], self.model.bridge.original_model.config.decoder_start_token_id
-        written = torch.tensor([[start, *PREFIX]])
         for row in range(len(self.pairs)):
-            n = int(self.pairs.lengths[row])
-            clean, corrupt = (x[row : row + 1, :n] for x in (self.pairs.clean, self.pairs.corrupt))
-            ran, other = (clean, corrupt) if self.base == "clean" else (corrupt, clean)
-            out = output_of(row, (ran, written), (other, written))[0, -1]
+            n, sides = int(self.pairs.lengths[row]), {}
+            for side, name in (("clean", "target"), ("corrupt", "corrupt_target")):
+                ids = getattr(self.pairs, side)[row : row + 1, :n]
+                sides[side] = ids, torch.tensor([[start, *TARGETS[name][row]]])
+            out = output_of(row, sides[self.base], sides[self.other])[0, -1]
             found.append(out[self.pairs.correct[row]] - out[self.pairs.wrong[row]])
         return torch.stack(found)
 

@@ -5,9 +5,7 @@ import torch
 
 import interp
 from interp.core.errors import PairsError, PositionError, SiteError, Unsupported
-from interp.core.parts.circuit import Circuit
 from interp.core.parts.edges import edges, feeds
-from interp.core.parts.graph import Graph
 from interp.core.parts.sites import Site, resolve
 from interp.core.prompts.pairs import Pairs
 from interp.engine.engines.choose import choose, weights_of
@@ -207,8 +205,8 @@ def test_a_target_longer_than_its_source_in_little_memory(tiny_model, family):
 
 @pytest.mark.plain
 def test_the_engine_that_serves(model, both):
-    assert isinstance(choose(model, prefix=PREFIX), ReplayOfTwo)
-    assert isinstance(choose(model, "hooks", prefix=PREFIX), Hooks)
+    assert isinstance(choose(model), ReplayOfTwo)
+    assert isinstance(choose(model, "hooks"), Hooks)
     plan = interp.explain(interp.ablate, model, both, "heads", method="zero")
     assert plan.engine == "replay"
 
@@ -327,10 +325,10 @@ def test_hooks_have_no_paths_of_two_stacks(tiny_model, both):
 def test_what_the_decoder_cannot_read(tiny_model, pairs):
     few = {"clean": [[3, 4, 5]], "corrupt": [[3, 6, 5]], "correct": [3], "wrong": [4]}
     long = Pairs.from_tokens(**few, decoder=[3] * 16)
-    with pytest.raises(PairsError, match=r"the decoder reads 17 tokens .*positions for 16"):
+    with pytest.raises(PairsError, match=r"reads 17 tokens in row 0 .*positions for 16"):
         interp.evaluate(tiny_model("bart"), long)
     foreign = Pairs.from_tokens(**few, decoder=[3, 29])
-    with pytest.raises(PairsError, match=r"decoder= has token 29.*ends at 28"):
+    with pytest.raises(PairsError, match=r"row 0 of the clean target has token 29.*ends at 28"):
         interp.evaluate(tiny_model("bart"), foreign)
 
 
@@ -351,20 +349,3 @@ def test_what_is_asked_of_weights(tiny_model):
 def test_targets_of_each_row_are_run_apart(written, words):
     with pytest.raises(PairsError, match=words):
         Pairs.from_tokens(clean=[[3, 4], [5, 6]], corrupt=[[3, 7], [5, 8]], decoder=written)
-
-
-@pytest.mark.plain
-def test_circuits_and_attribution_are_refused(tiny_model, both):
-    """In words of their own, whichever way they are asked for."""
-    model = tiny_model("mbart")
-    nodes = Circuit.of(["enc.0.1", "dec.1.cross.2"], model=model.weight_hash)
-    wires = Circuit.of(["enc.0.1 -> dec.1.cross.2.k"], model=model.weight_hash)
-    for call in (
-        lambda: interp.attribute(model, both),
-        lambda: interp.circuits.acdc(model, both, threshold=0.1),
-        lambda: interp.circuits.run_circuits(model, both, nodes),
-        lambda: interp.circuits.run_circuits(model, both, wires),
-        lambda: Graph.of(model.facts),
-    ):
-        with pytest.raises(Unsupported, match=r"encoder.*interp\.patch\("):
-            call()

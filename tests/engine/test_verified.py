@@ -100,7 +100,7 @@ def mean(gaps: np.ndarray) -> float:
 
 
 LIKE = ("bigcode", "gpt-neo", "mpt", "gemma", "cohere2", "phi3", "olmo3", "smollm3", "starcoder2")
-LIKE += ("glm4", "ernie", "arcee", "seed-oss", "exaone4")
+LIKE += ("glm4", "ernie", "arcee", "seed-oss", "exaone4", "xlm-roberta")
 """Families whose norms, factors and positions another has."""
 
 

@@ -209,3 +209,27 @@ def test_refusals():
     beyond = Circuit.of([Edge.parse("5.1 -> logits")], model="m")
     with pytest.raises(ValueError, match="layer 5 is outside"):
         circuit(beyond, facts=facts(**SMALL))
+
+
+def test_two_stacks_stand_on_each_other(clipped):
+    """The decoder above the encoder, in a layer cross-attention between the heads and the MLP."""
+    of = facts(n_layers=2, n_heads=3, n_kv_heads=3, n_encoder_layers=2)
+    edges = [
+        *("enc.0.resid_pre -> enc.0.1.q", "enc.0.1 -> enc.1.mlp", "enc.1.mlp -> dec.0.cross.kv2.v"),
+        *("dec.0.resid_pre -> dec.0.1.k", "dec.0.1 -> dec.0.cross.2.q"),
+        *("dec.0.cross.2 -> dec.0.mlp", "dec.0.mlp -> logits"),
+    ]
+    drawn = Circuit.of(edges, model="m")
+    figure = circuit(drawn, facts=of)
+    [axes] = figure.axes
+    height = {text.get_text(): text.get_position()[1] for text in axes.texts}
+    order = [
+        *("enc.0.resid_pre", "enc.0.1", "enc.1.mlp", "dec.0.resid_pre", "dec.0.1"),
+        *("dec.0.cross.2", "dec.0.mlp", "logits"),
+    ]
+    found = [height[name] for name in order]
+    assert found == sorted(found)
+    assert len(set(found)) == len(found)
+    assert {"enc L0", "enc L1", "dec L0"} <= set(height)
+    assert len([patch for patch in axes.patches if isinstance(patch, PathPatch)]) == len(edges)
+    assert clipped(figure) == []

@@ -91,9 +91,16 @@ def test_parts_add_up_to_the_difference(tiny_model, oracle_of_two, both, family,
 
 def test_where_logits_are_read(tiny_model, both):
     model = tiny_model("t5")
-    for odd in ("mid", 4, np.array([0, 1, 2, 1, 0])):
-        with pytest.raises(PositionError, match="stand in the decoder, which has 4 tokens"):
-            direct_logit_attribution(model, both, position=odd)
+    with pytest.raises(PositionError, match="stand in the decoder, which has 4 tokens"):
+        direct_logit_attribution(model, both, position="mid")
+    with pytest.raises(PositionError, match="no position 4 in row 0: its 4 tokens"):
+        direct_logit_attribution(model, both, position=4)
+    at = np.array([0, 1, 2, 1, 0])
+    found = direct_logit_attribution(model, both, position=at).frame
+    for place in (0, 1, 2):
+        one = direct_logit_attribution(model, both, position=place).frame
+        rows = found["example"].isin(np.flatnonzero(at == place)).to_numpy()
+        assert np.abs(found["value"].to_numpy()[rows] - one["value"].to_numpy()[rows]).max() < 1e-12
     ablated = interp.ablate(model, both, ["dec.1.cross.3 -> logits"], method="zero").frame
     parts = direct_logit_attribution(model, both).query("site == 'dec.1.cross.3'").frame
     # of opposite sign but for the norm's scale, which moves with the head

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.sampled(8)
 FAMILIES = [name for name in tiny.FAMILIES if name != "opt-post"]
 """All that TransformerLens can load."""
 READ_ONLY = {"gptj", "opt", "bert", "bert-headless", "t5", "gpt-neo", "roberta"}
+READ_ONLY |= {"xlm-roberta", "distilbert"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -44,6 +44,8 @@ EXPECTED = {  # norm, positions, block, parallel, causal
     "seed-oss": PRE,
     "exaone4": ("rms", "rotary", "sandwich", False, True),
     "roberta": ("layer", "learned", "post", False, False),
+    "xlm-roberta": ("layer", "learned", "post", False, False),
+    "distilbert": ("layer", "learned", "post", False, False),
     "t5": ("rms", "other", "pre", False, True),
 }
 UNGATED = {"starcoder2", "nemotron", "arcee"}

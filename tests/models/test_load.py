@@ -251,10 +251,9 @@ def test_a_file_in_place_of_its_folder(gpt2_folder):
             load(name)
 
 
-@pytest.mark.parametrize("name", ["x" * 5000, "~nosuchuser/x"])
-def test_a_name_that_no_folder_can_have(name):
+def test_a_name_that_no_folder_can_have():
     with pytest.raises(ModelError, match="cannot be a folder: .*Give the folder"):
-        load(name)
+        load("~nosuchuser/x")
 
 
 def settings() -> dict[str, object]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers as hf
 
-from interp.core.errors import ModelError, PairsError
+from interp.core.errors import ModelError, PairsError, Unsupported
 from interp.models import load
 
 
@@ -25,6 +25,41 @@ def test_text_goes_through_the_models_own_tokenizer(gpt2_folder):
     assert model.show([2, 3]) == ["The", "␣Mary"]
     with pytest.raises(PairsError, match="2 tokens"):
         model.token_id(" gave it")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5"])
+def test_the_likeliest_next_tokens(family, save, raw):
+    model = load(save(family))
+    ids = torch.tensor([[3, 1, 4, 1, 5, 9]])
+    start = {"decoder_input_ids": torch.tensor([[0]])} if family == "t5" else {}
+    with torch.no_grad():
+        logits = raw(family)(input_ids=ids, **start).logits[0, -1]
+    found = model.top(ids[0].tolist(), k=4)
+    assert [*found["rank"]] == [1, 2, 3, 4]
+    assert [*found["id"]] == logits.argsort(descending=True)[:4].tolist()
+    right = logits.double().softmax(-1)
+    for row in found.to_dict("records"):
+        assert row["probability"] == pytest.approx(right[row["id"]].item(), rel=1e-4)
+        assert row["log_prob"] == pytest.approx(right[row["id"]].log().item(), rel=1e-4)
+        assert row["logit"] == pytest.approx(logits[row["id"]].item(), rel=1e-4, abs=1e-5)
+    assert model.top([3], k=1000)["probability"].sum() == pytest.approx(1)
+
+
+def test_the_likeliest_tokens_of_a_text(gpt2_folder):
+    model = load(gpt2_folder)
+    found = model.top("The Mary", k=2)
+    assert [*found["token"]] == model.show([*found["id"]])
+    assert found.equals(model.top([0, 2, 3], k=2))
+    assert not found.equals(model.top("The Mary", k=2, bos="none"))
+
+
+def test_no_next_token(save, gpt2_folder):
+    for family, says in (("bert-headless", "no trained language-model head"), ("bert", "no.*mask")):
+        with pytest.raises(Unsupported, match=says):
+            load(save(family)).top([3, 4])
+    for ids in ([], [99]):
+        with pytest.raises(PairsError, match="none that the model reads: give one at least"):
+            load(save("gpt2")).top(ids)
 
 
 def test_wrapping_leaves_the_tokenizer_alone(gpt2_folder):

@@ -98,7 +98,7 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     ran: list[torch.Tensor] = []
     walk = Replay.walk
 
-    def counting(self, tokens, see, *, shelves, layers=None):
+    def counting(self, tokens, see, *, shelves, layers=None, written=None):
         ran.append(tokens)
         walk(self, tokens, see, shelves=shelves, layers=layers)
 

@@ -16,7 +16,7 @@ from interp.core.parts.sites import Site
 from interp.datasets import Corpus, Document, Mention, Sentence, Word
 from interp.probing.ask.trees import Trees, judge
 from interp.probing.fit.linear import LinearProbe
-from interp.probing.fit.nets.mixing import expected_layer_draws, expected_layer_interval, gains
+from interp.probing.fit.nets.mixing import expected_layer_gap, expected_layer_interval, gains
 from interp.probing.read.features import Features
 from interp.probing.use.erasure import (
     leace,
@@ -209,8 +209,9 @@ def cases(
     yield probing.expected_layer, {"scores": np.array([0.5, 0.75])}
     totals = {"totals": np.array([[1.0, 2.0], [2.0, 3.0]]), "counts": np.array([3.0, 4.0])}
     yield expected_layer_interval, totals
-    for interval in (expected_layer_draws, gains):
-        yield interval, {**totals, "resamples": 10, "seed": 1}
+    both = tuple(totals.values())
+    yield expected_layer_gap, {"first": both, "then": both, "documents": "same"}
+    yield gains, {**totals, "resamples": 10, "seed": 1}
     labels = Y[0].numpy()
     yield (
         probing.persistence,

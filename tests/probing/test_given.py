@@ -40,6 +40,12 @@ def test_the_arrays_may_change_afterwards():
     np.testing.assert_array_equal(found.stack(), np.stack([X, X]))
 
 
+def test_arrays_of_another_byte_order_and_with_steps_backward():
+    swapped = X.astype(X.dtype.newbyteorder(">"))
+    np.testing.assert_array_equal(given({SITE: swapped}).stack()[0], X)
+    np.testing.assert_array_equal(given({SITE: swapped[::-1]}).stack()[0], X[::-1])
+
+
 def test_words_without_activations_are_missing():
     found = given({SITE: X[:3]}, corpus=corpus(), sentence=[0, 1, 1], word=[1, 0, 1], row=[0, 0, 0])
     assert found.missing == ((0, 0), (0, 2)) and found.row.tolist() == [0, 0, 0]
@@ -86,7 +92,7 @@ def test_arrays_that_are_not_of_the_words_are_refused(arrays, more, message):
 def test_places_that_words_have_no_vector_at():
     with pytest.raises(Unsupported, match="attention patterns are of two words"):
         given({"0.0.pattern": X})
-    with pytest.raises(Unsupported, match="'logits' are not kept"):
+    with pytest.raises(Unsupported, match="'logits' are no activation that a word has"):
         given({"logits": X})
     with pytest.raises(SiteError, match="layer five"):
         given({"layer five": X})

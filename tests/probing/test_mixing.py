@@ -127,12 +127,36 @@ def test_where_layers_add_nothing_there_is_hardly_ever_an_interval():
     assert np.mean(~np.isnan(bounds)) < 0.025 + 3 * np.sqrt(0.025 * 0.975 / 400)
 
 
-def test_draws_of_two_tasks_are_paired():
-    """On the same documents the difference of two copies is nothing, whatever the noise."""
-    totals, counts = documents([0.5, 0.7, 0.9], spread=0.2)
-    a, b = (mixing.expected_layer_draws(t, counts, seed=3) for t in (totals, 2 * totals + counts))
-    np.testing.assert_allclose(a, b, atol=1e-9)
-    assert a.std() > 0.01
+def test_tasks_of_the_same_documents_are_paired():
+    """The difference of two copies is nothing, whatever the noise."""
+    totals, counts = documents([0.5, 0.7, 0.9], spread=0.05)
+    copy = (2 * totals + counts, counts)
+    same = mixing.expected_layer_gap((totals, counts), copy, documents="same")
+    np.testing.assert_allclose(same, 0, atol=1e-9)
+    # as if of other documents: as wide as both intervals, each at a right angle to the other
+    value, low, high = mixing.expected_layer_gap((totals, counts), copy, documents="others")
+    _, bottom, top = mixing.expected_layer_interval(totals, counts)
+    assert value == pytest.approx(0, abs=1e-9)
+    assert (high - low) / (top - bottom) == pytest.approx(np.sqrt(2), rel=0.03)
+
+
+@pytest.mark.parametrize("documents_of", ["same", "others"])
+@pytest.mark.parametrize("clusters", [5, 30])
+def test_intervals_of_differences_cover_the_truth(documents_of, clusters):
+    """As often as they say, or a little more, give or take three standard errors."""
+    one, two = [0.5, 0.7, 0.75, 0.9], [0.5, 0.55, 0.7, 0.95]
+    truth = float(expected_layer(np.array(two)) - expected_layer(np.array(one)))
+    covered = []
+    for seed in range(400):
+        first = documents(one, clusters, seed=seed)
+        totals, counts = documents(two, clusters, seed=seed + 5000)
+        if documents_of == "same":  # what is easy in one task is so in the other, in part
+            off = 0.7 * (first[0] / first[1] + totals / counts - np.add(one, two)[:, None])
+            counts = first[1]
+            totals = (np.array(two)[:, None] + off) * counts
+        _, low, high = mixing.expected_layer_gap(first, (totals, counts), documents=documents_of)
+        covered.append(low <= truth <= high)
+    assert 0.95 - 3 * np.sqrt(0.95 * 0.05 / 400) < np.mean(covered) < 0.99
 
 
 def test_no_interval_where_there_is_none():
@@ -142,9 +166,12 @@ def test_no_interval_where_there_is_none():
     totals, counts = documents([0.5, 0.5, 0.5], spread=0.2)
     assert np.isnan(mixing.expected_layer_interval(totals, counts)[1:]).all()
     with pytest.raises(ProbeError, match="of 40 documents and counts of 39"):
-        mixing.expected_layer_draws(totals, counts[:-1])
+        mixing.expected_layer_interval(totals, counts[:-1])
     with pytest.raises(ProbeError, match="the smallest 0"):
-        mixing.expected_layer_draws(totals, counts * (np.arange(40) > 0))
+        mixing.expected_layer_interval(totals, counts * (np.arange(40) > 0))
+    fewer = (totals[:, :30], counts[:30])
+    with pytest.raises(ProbeError, match="40 and 30 documents, which are not the same"):
+        mixing.expected_layer_gap((totals, counts), fewer, documents="same")
 
 
 def test_gains_and_their_intervals():

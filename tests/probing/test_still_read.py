@@ -92,6 +92,27 @@ def test_folds_are_whole_groups_of_about_equal_number():
     assert (other.folds(5, seed=0) == part).all() and (other.folds(5, seed=1) != part).any()
 
 
+def test_some_words_that_were_fitted_to_are_counted():
+    x, y = words(200, 0)
+    other = held(400)
+    mixed = torch.cat([x[:7], other.x[SITE][7:]])
+    asked = HeldOut({SITE: mixed}, other.labels, other.cluster)
+    assert (
+        "7 of 400 held-out words were fitted to as well."
+        in erasers({SITE: x}, y, held_out=asked, draws=3).notes
+    )
+    # all words of one token have one embedding
+    erasers({"0.resid_pre": x}, y, held_out=HeldOut({"0.resid_pre": mixed}, *_of(other)), draws=3)
+    same = HeldOut({"0.resid_pre": torch.cat([x, x])}, *_of(other))
+    assert not [
+        n for n in erasers({"0.resid_pre": x}, y, held_out=same, draws=3).notes if "fitted" in n
+    ]
+
+
+def _of(other: HeldOut):
+    return other.labels, other.cluster
+
+
 def test_bad_input():
     x, y = words(200, 0)
     erase = leace(x, y)
@@ -102,8 +123,10 @@ def test_bad_input():
     far = torch.cat([x, torch.full((3, WIDTH), 1e4)])
     with pytest.raises(ProbeError, match="at '1.resid_post' 3 of 203 words .*attention sinks"):
         HeldOut({SITE: far}, torch.cat([y, y[:3]]), [str(i) for i in range(203)])
-    with pytest.raises(ProbeError, match="those that the erasures are fitted to"):
-        erasers({SITE: x}, y, held_out=HeldOut({SITE: x}, y, [str(i) for i in range(200)]))
+    mixed = torch.cat([x[:100].flip(0), words(100, 9)[0]])
+    for again, other in ((200, x), (100, mixed)):
+        with pytest.raises(ProbeError, match=f"{again} of the 200 held-out words are among those"):
+            erasers({SITE: x}, y, held_out=HeldOut({SITE: other}, y, [str(i) for i in range(200)]))
     other = held(400)
     with pytest.raises(ProbeError, match="no activations at '2.mlp', where something is erased"):
         still_read({"leace": {"2.mlp": erase}}, other)

@@ -10,6 +10,7 @@ An estimate is first-order: it misses what saturates and what only acts together
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,21 +26,31 @@ from interp.core.errors import PositionError, Unsupported
 from interp.core.metrics import OneMetric, resolve_metric
 from interp.core.parts.circuit import Part
 from interp.core.parts.graph import Graph, nodes
+from interp.core.parts.sites import Site, Stack
 from interp.core.prompts.pairs import Pairs
 from interp.core.prompts.places import REST, free
 from interp.core.tables.attribution import Attribution
 from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.replay.engine import Replay
+from interp.engine.engines.replay.two import ReplayOfTwo
 from interp.engine.gradients import atp_star
-from interp.engine.gradients.estimates import Estimated, Flat, atp, eap, eap_activations
-from interp.engine.gradients.tape import require_sums
+from interp.engine.gradients.estimates import Flat, atp, eap, eap_activations
+from interp.engine.gradients.streams import (
+    Differentiable,
+    Estimated,
+    Stream,
+    read_by,
+    require_sums,
+    weights_in,
+)
 from interp.engine.interventions import Averaged
 from interp.engine.network import forward
 from interp.engine.network.ablated import Ablated
+from interp.engine.plain.means.fitter import Group
 from interp.engine.plain.means.means import MeanReference, taken
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import KEEP, Memory, budget, by_rows
-from interp.engine.plan.positions import places
+from interp.engine.plan.positions import ids_of, places, target_names
 from interp.engine.plan.score import Score
 from interp.engine.provenance import provenance
 from interp.models.model import Model
@@ -72,7 +83,7 @@ def attribute(
             one, k = 1 to m. That is the paper's formula; one step is EAP (the released code takes
             k = 0 to m - 1, which leaves the clean run out and takes the ablated one in).
             `"eap-ig-activations"` (Mueller et al. 2025): in place of the embedding, the heads of
-            one layer (or its MLP) go from ablated to clean in the same steps, with runs of their
+            one attention (or an MLP) go from ablated to clean in the same steps, with runs of their
             own; that is two for each layer and step.
             `"atp"` of nodes (the default): attribution patching, the change of what the node
             writes, times the gradient there; it is the sum of the node's edges under EAP, and so
@@ -84,7 +95,9 @@ def attribute(
             (`"resample"`), its mean (`"mean"`), 0 (`"zero"`).
         reference: whose mean, as in `interp.ablate`.
         positions: `"all"`, or named positions, one row for each part and place; `"rest"` is all
-            positions that no name of the pairs covers.
+            positions that no name of the pairs covers. Of an encoder-decoder a place is where the
+            reader reads: the target's position in the decoder, the source's in the encoder (the
+            keys and values of cross-attention, too), so both have to have the name.
         memory: bytes that activations and gradients may take; prompts run in chunks that fit, and
             edges are summed some positions at a time.
 
@@ -93,8 +106,8 @@ def attribute(
         `ablate` would measure as `effect`, so parts that help have a negative one.
 
     Raises:
-        Unsupported: a model that the replay engine does not serve (recurrent, encoder-decoders,
-            post-norm), or an unknown method.
+        Unsupported: a model that the replay engine does not serve (recurrent), whose residual
+            stream is no sum (post-norm: BERT, BART), or an unknown method.
         MetricError: a metric without a gradient, or with one of zero at the clean run (`"kl"`).
         PairsError, PositionError: as their names say.
         InterpError: a single prompt takes more than `memory`.
@@ -141,6 +154,7 @@ def attribute(
         steps=steps if "ig" in method else 1,
         ablation=ablation,
         metric=metric.name,
+        worse=metric.worse,
         **({} if means is None else {"reference": source.fingerprint}),
     )
     return Attribution.of(
@@ -153,7 +167,7 @@ def attribute(
     )
 
 
-def differentiable(model: Model, pairs: Pairs) -> Replay:
+def differentiable(model: Model, pairs: Pairs) -> Differentiable:
     """The replay engine of a model, if gradients along its edges mean something.
 
     Raises:
@@ -166,13 +180,9 @@ def differentiable(model: Model, pairs: Pairs) -> Replay:
             f"attribution takes gradients on the replay engine, which does not serve {model.name}: "
             f"{refusal} The effects can be measured on any engine: interp.causal.exact."
         ) from refusal
-    if not isinstance(engine, Replay):
-        raise Unsupported(
-            f"attribution takes gradients along the edges of one stack of layers, and {model.name} "
-            f"has an encoder and a decoder ({model.facts}). Patch its parts and edges instead: "
-            "interp.patch(model, pairs, 'heads')."
-        )
-    require_sums(engine.weights, model.name)
+    assert isinstance(engine, Replay | ReplayOfTwo)
+    for w in weights_in(engine):
+        require_sums(w, model.name)
     return engine
 
 
@@ -194,10 +204,20 @@ def places_of(pairs: Pairs, positions: str | Sequence[str]) -> list[str]:
     return names
 
 
-def mask(pairs: Pairs, place: str, rows: Sequence[int]) -> Bool[Tensor, "batch pos"]:
-    """The positions of a place in rows of one length."""
+def mask(
+    pairs: Pairs, place: str, rows: Sequence[int], stack: Stack | None = None
+) -> Bool[Tensor, "batch pos"]:
+    """The positions of a place in rows of one extent, in a stack of two.
+
+    Raises:
+        PositionError: a name that only the other stack has.
+    """
     if place != REST:
-        return places(pairs, place, rows)
+        return places(
+            pairs, place, rows, None if stack is None else Site("resid_pre", 0, stack=stack)
+        )
+    if stack == "dec":
+        return free(target_names(pairs), pairs.written, rows)
     return free(pairs.positions, pairs.lengths, rows)
 
 
@@ -212,7 +232,7 @@ def _method(parts: Parts, method: Method | None) -> Method:
 
 def _means(
     model: Model,
-    engine: Replay,
+    engine: Differentiable,
     pairs: Pairs,
     ablation: PlainAblation,
     source: Averaged,
@@ -226,7 +246,7 @@ def _means(
 
 @torch.no_grad()
 def _rows(
-    engine: Replay,
+    engine: Differentiable,
     pairs: Pairs,
     score: Score,
     graph: Graph,
@@ -236,26 +256,37 @@ def _rows(
     means: MeanReference | None,
     room: Room,
 ) -> Estimated:
-    """Some rows of one length, with what ablation sets their writers to."""
-    w, length = engine.weights, int(pairs.lengths[index[0]])
-    device = w.embed.tokens.device
-    tokens = {
-        side: getattr(pairs, side)[list(index), :length].to(device) for side in ("clean", "corrupt")
-    }
-    clean = forward.embed(w, tokens["clean"])
-    shown = torch.stack([mask(pairs, name, index) for name in names]).to(device)
-    if ablation == "resample":
-        other = engine.trace(tokens["corrupt"], keep=("z", "mlp_out"))
-        ablated = Ablated.of_run(forward.embed(w, tokens["corrupt"]), other)
-    elif means is None:
-        ablated = Ablated.zeros(w.facts, clean)
-    else:
-        groups = [(pairs.template[i], length) for i in index]
-        ablated = Ablated.at_each(w.facts, lambda site: means.at(site, groups).to(clean))
+    """Some rows of one extent, with what ablation sets their writers to."""
+    device = score.read.device
+    ids = {side: ids_of(pairs, side, index, device) for side in ("clean", "corrupt")}
+    run = engine.trace(*ids["corrupt"], keep=("z", "mlp_out")) if ablation == "resample" else None
     if score.metric.needs_reference:
-        reference = engine.found(engine.trace(tokens["clean"], keep=()), score)
+        reference = engine.found(engine.trace(*ids["clean"], keep=()), score)
         score = replace(score, answers=replace(score.answers, reference=reference))
-    return Estimated(engine, score, clean, ablated, shown, graph, room.changes, room.graphs)
+    every = pairs.groups
+    groups = [every[i] for i in index]
+    streams = list[Stream]()
+    for w, clean, corrupt in zip(
+        weights_in(engine), *(read_by(engine, *ids[side]) for side in ids), strict=True
+    ):
+        enters = forward.embed(w, clean)
+        if run is not None:
+            other = run if w.stack is None else run.of(w.stack)
+            ablated = Ablated.of_run(forward.embed(w, corrupt), other)
+        elif means is None:
+            ablated = Ablated.zeros(w.facts, enters, crosses=w.blocks[0].cross is not None)
+        else:
+            at = partial(_mean, means, groups, enters)
+            ablated = Ablated.at_each(w.facts, at, stack=w.stack)
+        shown = torch.stack([mask(pairs, name, index, w.stack) for name in names]).to(device)
+        streams.append(Stream.after(streams, w, enters, ablated, shown))
+    return Estimated(engine, score, tuple(streams), graph, room.changes, room.graphs)
+
+
+def _mean(
+    means: MeanReference, groups: Sequence[Group], like: Tensor, site: Site
+) -> Float[Tensor, "batch pos *axes"]:
+    return means.at(site, groups).to(like)
 
 
 def _estimate(
@@ -276,6 +307,7 @@ def _estimate(
         case _:
             found = eap(rows, steps=steps if method == "eap-ig-inputs" else 1)
     if parts == "nodes":
-        return found[..., 1:].mT
+        enters = {stream.writers for stream in rows.streams}
+        return found[..., [i for i in range(found.shape[-1]) if i not in enters]].mT
     edge = torch.from_numpy(rows.graph.feeds).to(found.device)
     return found[:, :, edge].mT

@@ -3,6 +3,7 @@
 from typing import Literal, NamedTuple
 
 from interp.causal.averages import PlainAblation
+from interp.core.parts.facts import Facts
 from interp.core.parts.graph import Graph, nodes
 from interp.core.prompts.pairs import Pairs
 from interp.engine.gradients.estimates import token_bytes
@@ -11,7 +12,7 @@ from interp.engine.plan import operations as ops
 from interp.engine.plan.batches import Batch, Plan
 from interp.engine.plan.cost import forward_flops
 from interp.engine.plan.memory import Memory, require
-from interp.engine.plan.positions import blocks
+from interp.engine.plan.positions import blocks, lengths_in, longest_in
 from interp.models.model import Model
 
 Parts = Literal["edges", "nodes"]
@@ -54,10 +55,10 @@ def room_for(
     Raises:
         InterpError: it does not hold one prompt.
     """
-    facts, longest = model.facts, int(pairs.lengths.max())
+    facts, longest = model.facts, int(lengths_in(model.facts, pairs).max())
     limits, itemsize = Limits.of(model.device), max(model.dtype.itemsize, 4)
     writers, readers = len(graph.writers), len(graph.readers)
-    z, n = facts.n_heads * facts.d_head, facts.n_layers
+    z, n = facts.n_heads * facts.d_head, layers_of(facts)
     inputs = facts.n_heads + 2 * facts.n_kv_heads
     tapes = 2 if "ig" in method else 1
     layer = tapes * (2 * facts.d_model + z)  # what runs leave
@@ -83,8 +84,13 @@ def room_for(
         changes = max(changes, min(limits.changes, (allowed - whole) // 2))
     graphs = ROWS * (whole + every) + changes <= allowed
     whole += every * graphs
-    rows = blocks(pairs.lengths, (allowed - changes) // whole)
+    rows = blocks(pairs.extents, (allowed - changes) // whole)
     return Room([(some, whole * len(some) + changes) for some in rows], changes, graphs)
+
+
+def layers_of(facts: Facts) -> int:
+    """Layers that a run is taped in: a decoder's that reads an encoder counts as two."""
+    return facts.n_encoder_layers + facts.n_layers * (2 if facts.n_encoder_layers else 1)
 
 
 def plan_of(
@@ -100,7 +106,7 @@ def plan_of(
     product.
     """
     facts, itemsize, limits = model.facts, model.dtype.itemsize, Limits.of(model.device)
-    n, readers, writers = facts.n_layers, len(graph.readers), len(graph.writers)
+    n, readers, writers = layers_of(facts), len(graph.readers), len(graph.writers)
     plain = int(ablation == "resample")
     runs = {"eap": 1, "atp": 1, "eap-ig-inputs": steps, "atp*": 1}.get(method)
     if runs is None:  # each layer's writers go their own way from there on: half of the layers
@@ -111,7 +117,7 @@ def plan_of(
     passes = forwards + backwards
     batches = []
     for rows, held in room.chunks:
-        length = int(pairs.lengths[rows[0]])
+        length = longest_in(facts, pairs, rows)
         forward = forward_flops(facts, length)
         # about half of all readers and writers are an edge
         products = length * readers * writers * facts.d_model * backwards
@@ -133,7 +139,7 @@ def plan_of(
                 moved=passes * ops.moved(facts, n, len(rows) * length, length, itemsize),
             )
         )
-    full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
+    full = sum(forward_flops(facts, length) for length in lengths_in(facts, pairs).tolist())
     parts = len(graph.edges) if method.startswith("eap") else len(nodes(facts))
     note = f"gradients in place of a forward for each of {parts} parts"
     return Plan(tuple(batches), 0, parts * full, facts, "replay", note=note)

@@ -66,7 +66,7 @@ def exact(
         )
     )
     each = results.frame["effect"].to_numpy().reshape(len(chosen), len(pairs))
-    note = {**results.provenance, "method": "exact", "ablation": ablation}
+    note = {**results.provenance, "method": "exact", "ablation": ablation, "worse": metric.worse}
     if isinstance(value, Mean):
         note["reference"] = value.source.fingerprint
     return Attribution.of(

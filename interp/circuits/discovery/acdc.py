@@ -276,6 +276,7 @@ def _found(search: Search, corruption: str) -> Discovered:
         ablation=masks.ablation,
         corruption=corruption,
         metric=metric.name,
+        worse="higher" if search.harm > 0 else "lower",
         kept=int(kept.sum()),
         runs=search.runs,
         **({} if masks.source is None else {"reference": masks.source.fingerprint}),

@@ -17,13 +17,19 @@ from numpy import ndarray
 from scipy.sparse import csgraph, csr_array
 
 from interp.core.errors import ResultsError, Unsupported
+from interp.core.parts.edges import begins
 from interp.core.parts.sites import Site
 
 
 class Port(NamedTuple):
-    """Where an edge ends: a query, MLP or the logits at a place; a key or value at all of them."""
+    """Where an edge ends: a query, MLP or the logits at a place; a key or value at all of them.
+
+    Attributes:
+        attention: of an encoder-decoder the stack, and whether it is the attention across.
+    """
 
     kind: str
+    attention: tuple[str | None, bool]
     layer: int | None = None
     number: int | None = None
     place: str = ""
@@ -34,7 +40,7 @@ class Wires:
     """How edges hang together: the node that writes each, and the port that it reads into.
 
     Attributes:
-        writer: node of each edge: "embed", a head or an MLP, at a place.
+        writer: node of each edge: the embedding, a head or an MLP, at a place.
         port: port of each edge.
         opens: the ports of each node: of a head its query, the keys and values of its group.
         embeds: nodes that are the embedding.
@@ -57,7 +63,7 @@ class Wires:
         """
         writer, writers = _ends(frame, "writer")
         reader, readers = _ends(frame, "reader")
-        if odd := [s for s, _ in writers if s.kind not in ("embed", "z", "mlp_out")]:
+        if odd := [s for s, _ in writers if not begins(s) and s.kind not in ("z", "mlp_out")]:
             raise Unsupported(
                 f"'{odd[0]}' is a part of heads or MLPs, or made of them, so which edges hang "
                 "together is not said by their ends. Attribute edges between heads and MLPs "
@@ -76,7 +82,7 @@ class Wires:
             writer,
             np.asarray([ports[_port(*end)] for end in readers])[reader],
             tuple(map(tuple, opens)),
-            tuple(i for i, (site, _) in enumerate(writers) if site.kind == "embed"),
+            tuple(i for i, (site, _) in enumerate(writers) if begins(site)),
             logits,
         )
 
@@ -126,21 +132,23 @@ def _ends(frame: pd.DataFrame, column: str) -> tuple[Int[ndarray, " edge"], list
 
 def _port(site: Site, place: str) -> Port:
     """Where an edge into this reader ends."""
+    attention = site.stack, site.cross
     if site.kind in ("k", "v"):
         kind, index = ("group", site.group) if site.head is None else ("head", site.head)
-        return Port(kind, site.layer, index)
-    return Port(site.kind, site.layer, site.head, place)
+        return Port(kind, attention, site.layer, index)
+    return Port(site.kind, attention, site.layer, site.head, place)
 
 
 def _inputs(site: Site, place: str, size: int) -> tuple[Port, ...]:
     """The ports of a node; of a head that of its query and those of its keys and values."""
-    if site.kind == "embed":
+    if begins(site):
         return ()
-    if site.head is None:
-        return (Port(site.kind, site.layer, None, place),)
-    layer, head = site.layer, site.head
-    query = Port("q", layer, head, place)
-    return (query, Port("head", layer, head), Port("group", layer, head // size))
+    attention, layer, head = (site.stack, site.cross), site.layer, site.head
+    if head is None:
+        return (Port(site.kind, attention, layer, None, place),)
+    query = Port("q", attention, layer, head, place)
+    keys = Port("head", attention, layer, head), Port("group", attention, layer, head // size)
+    return (query, *keys)
 
 
 def _group_size(sites: Sequence[Site]) -> int:

@@ -10,9 +10,9 @@ from tqdm.auto import tqdm
 
 from interp.core.errors import InterpError
 from interp.engine.checkpoint import Finished, begin, metric_identity
-from interp.engine.circuits.masks import NOTHING, Masks
+from interp.engine.circuits.masks import Masks, nothing
 from interp.engine.circuits.onward import Onward
-from interp.engine.circuits.passes import Passes, averaged_now, served
+from interp.engine.circuits.passes import Passes, able, averaged_now, served
 from interp.engine.circuits.wiring import Wiring
 from interp.engine.interventions import Cell
 from interp.engine.limits import Limits
@@ -21,7 +21,7 @@ from interp.engine.plan.batches import Batch, Plan
 from interp.engine.plan.cost import forward_flops
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import KEEP, budget, free, require
-from interp.engine.plan.positions import blocks
+from interp.engine.plan.positions import blocks, lengths_in
 from interp.engine.sweep.run import measure
 from interp.engine.sweep.sweep import Sweep
 
@@ -114,13 +114,13 @@ class Search:
         self.likely = True
         self.blocks: list[tuple[list[int], Onward]] = []
         proceed(_plan(job, self.masks))
-        replay = served(job.model, job.pairs, job.metrics, job.engine)
+        engine = served(job.model, job.pairs, job.metrics, job.engine)
         self.moves = np.ones((shape[0], shape[2]), dtype=bool)
-        self.engine = "hooks" if replay is None else replay.name
-        if replay is None:
+        self.engine = engine.name
+        if not able(engine):
             self.now, self.width = self._measured(self.kept[None])[0], 64
             return
-        source = averaged_now(self.masks, job.model, replay, job.pairs)
+        source = averaged_now(self.masks, job.model, engine, job.pairs)
         _require_room(job, self.wiring)
         device, one = job.model.device, Onward.bytes_of(job.model, job.pairs, self.wiring)
         room, what = (
@@ -128,9 +128,10 @@ class Search:
             f"one test of acdc in {len(job.pairs)} prompts",
         )
         room = require(one, room, job.memory, device, what)
-        most = 2 * Limits.of(device).wave  # more is no faster (measured on a processor)
-        for rows in blocks(job.pairs.lengths, len(job.pairs)):
-            held = Passes(job.model, job.pairs, job.metrics, self.masks, replay, rows, source)
+        # more is no faster (measured on a processor)
+        most = 2 * Limits.of(device).wave_tokens(job.model.facts.d_model)
+        for rows in blocks(job.pairs.extents, len(job.pairs)):
+            held = Passes(job.model, job.pairs, job.metrics, self.masks, engine, rows, source)
             self.blocks.append((rows, Onward(held)))
         self.width = max(1, min(room // one, most // int(job.pairs.lengths.sum())))
         self.moves = np.any([suffix.moves() for _, suffix in self.blocks], 0)
@@ -200,23 +201,15 @@ class Search:
 
     def _node(self, row: int, heard: Bool[ndarray, " writer"]) -> bool:
         """Does a kept edge lead on from what reads here?"""
-        site = self.graph.readers[row]
-        if site.layer is None:
-            return True
-        if site.kind == "mlp_out":
-            return bool(heard[self.wiring.mlps[site.layer][1]])
-        heads = heard[self.wiring.heads[site.layer]]
-        size = self.job.model.facts.group_size
-        if site.kind == "q":
-            return bool(heads[site.head])
-        assert site.group is not None
-        return bool(heads[site.group * size : (site.group + 1) * size].any())
+        behind = self.wiring.behind[row]
+        return behind is None or bool(heard[behind].any())
 
     def _measured(
         self, kept: Bool[ndarray, "cell place reader writer"]
     ) -> Float[ndarray, "cell example"]:
         """The metric of circuits, each a run of its own."""
-        cells = [Cell(str(i), "all", (NOTHING,)) for i in range(len(kept))]
+        none = nothing(self.job.model.facts)
+        cells = [Cell(str(i), "all", (none,)) for i in range(len(kept))]
         return measure(replace(self.job, cells=cells, masks=self.masks.of(kept))).measured[0]
 
     def _run(self, row: int, heard: Bool[ndarray, " writer"]) -> Test:
@@ -238,13 +231,15 @@ class Search:
 def _plan(job: Sweep, masks: Masks) -> Plan:
     """At most one partial run for each edge and place, from its reader on."""
     facts, graph, pairs = job.model.facts, masks.wiring.graph, job.pairs
-    full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
+    full = sum(forward_flops(facts, length) for length in lengths_in(facts, pairs).tolist())
+    every = facts.n_encoder_layers + facts.n_layers
     tests = flops = 0
     for row, site in enumerate(graph.readers):
         edges = int(graph.feeds[row].sum()) * len(masks.places)
         layers = 0 if site.layer is None else facts.n_layers - site.layer
-        tests, flops = tests + edges, flops + edges * full * layers // facts.n_layers
-    rows, longest = tuple(range(len(pairs))), int(pairs.lengths.max())
+        layers = every if site.stack == "enc" else layers
+        tests, flops = tests + edges, flops + edges * full * layers // every
+    rows, longest = tuple(range(len(pairs))), pairs.longest
     one = Onward.bytes_of(job.model, pairs, masks.wiring)
     held = Onward.held_by(job.model, pairs, masks.wiring) + one
     limits, itemsize = Limits.of(job.model.device), job.model.dtype.itemsize

@@ -44,7 +44,8 @@ def top_circuit(
 
     Ties go to the part that stands first in the table. The circuit's `note` says if it keeps
     nothing or everything, or only edges of which none reaches the logits; that is logged too, and
-    so is a metric of your own under `by="signed"`, which is taken to fall when a model gets worse.
+    so is a metric of your own under `by="signed"` that does not say where it goes when a model gets
+    worse (`Metric.worse`): it is taken to fall.
 
     Of nodes, closure does nothing: every head and MLP reads from the embedding and writes to the
     logits through the residual stream. Of edges by place (their writer and reader stand at it), the
@@ -161,11 +162,12 @@ def merit(attribution: Attribution, by: By) -> Float[ndarray, " part"]:
     if by == "abs":
         return np.abs(scores)
     names = attribution.frame["metric"]
-    worse = {name: found.worse for name in set(names) if (found := known(name))}
+    said = attribution.provenance.get("worse")
+    worse = {name: found.worse if (found := known(name)) else said for name in set(names)}
     if own := sorted(name for name in set(names) if not worse.get(name)):
         log.warning(
             "of the metric %r it is not known where it goes when the model gets worse; by='signed' "
-            "takes lower for worse. If higher is, attribute the metric with its sign turned.",
+            "takes lower for worse. Say it in the metric (Metric(worse='higher')).",
             own[0],
         )
     return np.where(names.map(worse) == "higher", scores, -scores)

@@ -7,6 +7,7 @@ the place of K. It is minimal if for every part there is a K without which that 
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Unpack
 
 import numpy as np
@@ -20,7 +21,7 @@ from interp.core.door.taken import Count, Seed
 from interp.core.errors import ResultsError, SiteError, Unsupported
 from interp.core.metrics import Metric, OneMetric
 from interp.core.parts.circuit import Circuit, Part
-from interp.core.parts.edges import Edge
+from interp.core.parts.edges import Edge, begins
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
@@ -227,13 +228,14 @@ def _nodes(part: Part, facts: Facts) -> tuple[Site, ...]:
     if isinstance(part.of, Site):
         return (part.of,)
     writer, reader = part.of.writer, part.of.reader
-    found = [] if writer.kind == "embed" else [writer]
+    found = [] if begins(writer) else [writer]
+    make = partial(Site, "z", reader.layer, stack=reader.stack, cross=reader.cross)
     if reader.kind == "mlp_out":
         found.append(reader)
     elif reader.head is not None:
-        found.append(Site("z", reader.layer, head=reader.head))
+        found.append(make(head=reader.head))
     elif reader.group is not None:
         size = facts.group_size
         heads = range(reader.group * size, (reader.group + 1) * size)
-        found += [Site("z", reader.layer, head=head) for head in heads]
+        found += [make(head=head) for head in heads]
     return tuple(found)

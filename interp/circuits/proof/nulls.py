@@ -70,7 +70,8 @@ def _draws(
         raise ResultsError(f"n={n} random circuits are no null; give 100 or more")
     parts = Graph.of(facts).edges if circuit.granularity == "edges" else nodes(facts)
     layer = np.array([_layer(part, facts) for part in parts])
-    members = [np.flatnonzero(layer == at) for at in range(facts.n_layers + 1)]
+    last = facts.n_encoder_layers + facts.n_layers
+    members = [np.flatnonzero(layer == at) for at in range(last + 1)]
     known = set(parts)
     profile: dict[tuple[str, int], int] = {}
     for part in sorted(circuit.parts, key=lambda part: part.place):
@@ -95,8 +96,10 @@ def _draws(
 
 
 def _layer(part: Edge | Site, facts: Facts) -> int:
+    """Its layer, a decoder's after those of its encoder; the logits come after the last."""
     site = part.reader if isinstance(part, Edge) else part
-    return facts.n_layers if site.layer is None else site.layer
+    before = 0 if site.stack == "enc" else facts.n_encoder_layers
+    return before + (facts.n_layers if site.layer is None else site.layer)
 
 
 @door

@@ -25,7 +25,7 @@ from interp.core.prompts.pairs import Pairs
 from interp.core.tables.saved import Saved
 from interp.engine.circuits.constants import Constants
 from interp.engine.circuits.masks import Masks
-from interp.engine.circuits.passes import Passes, row_bytes, served
+from interp.engine.circuits.passes import Passes, able, row_bytes, served
 from interp.engine.limits import Limits
 from interp.engine.plan import operations as ops
 from interp.engine.plan.batches import Batch, Plan
@@ -113,11 +113,11 @@ def fit_optimal(
     )
     metrics = (resolve_metric(metric),)
     engine = served(model, pairs, metrics, "auto")
-    if engine is None:
+    if not able(engine):
         raise Unsupported(
             f"constants are fitted through the masked pass, which a {model.facts.architecture} "
-            "cannot use (its writes or their sums are normed, or it has no logits). Use "
-            "ablation='mean'."
+            "cannot use (its writes or their sums are normed, it has no logits, or it has two "
+            "stacks). Use ablation='mean'."
         )
     proceed(_plan(masks, model, pairs, steps))
     with torch.no_grad():
@@ -126,7 +126,7 @@ def fit_optimal(
         most = require(row, room, memory, model.device, "one prompt of the fit") // row
         parts = [
             Passes(model, pairs, metrics, masks, engine, rows, start)
-            for rows in blocks(pairs.lengths, most)
+            for rows in blocks(pairs.extents, most)
         ]
         first = _means(parts)
     return _descend(start, first, parts, SIGNS[metric], steps, rate)

@@ -52,7 +52,7 @@ def run_circuits(
         ResultsError: a circuit of another model.
         SiteError, PositionError: parts or places that the model or the pairs have not.
         Unsupported: several ablations in one call, constants missing, edges of a model without
-            logits or with two stacks.
+            logits; through hooks edges of two stacks.
         MetricError, PairsError, InterpError: as in `ablate`.
     """
     named = {"circuit": circuits} if isinstance(circuits, Circuit) else dict(circuits)

@@ -10,10 +10,10 @@ from jaxtyping import Bool, Int
 from numpy import ndarray
 
 from interp.causal.averages import Averaging, averaged
-from interp.core.errors import ResultsError, SiteError, Unsupported
+from interp.core.errors import PositionError, ResultsError, SiteError, Unsupported
 from interp.core.metrics import Metrics, resolve_metrics
 from interp.core.parts.circuit import Ablation, Circuit, Granularity, Part
-from interp.core.parts.edges import Edge
+from interp.core.parts.edges import Edge, begins
 from interp.core.parts.facts import Facts
 from interp.core.parts.graph import Graph, nodes
 from interp.core.parts.sites import Site
@@ -21,9 +21,10 @@ from interp.core.prompts.pairs import Pairs
 from interp.core.prompts.places import REST
 from interp.core.tables.results import Results
 from interp.engine.circuits.constants import Constants
-from interp.engine.circuits.masks import NOTHING, Masks, Source
+from interp.engine.circuits.masks import Masks, Source, nothing
 from interp.engine.circuits.wiring import Wiring
 from interp.engine.interventions import Cell
+from interp.engine.plan.positions import require_named, target_names
 from interp.engine.sweep.run import run
 from interp.engine.sweep.sweep import Running, Sweep
 from interp.models.model import Model
@@ -78,7 +79,10 @@ class Setting:
             )
         named = {place for circuit in circuits for place in circuit.places}
         for place in named - {"all", REST}:
-            pairs.at(place)
+            if not model.facts.n_encoder_layers or place not in target_names(pairs):
+                pairs.at(place)
+        for circuit in circuits:
+            require_places(pairs, circuit)
         places = ("all", *sorted(named - {"all"}))
         source = _source(model, pairs, ablations[0], reference)
         wiring = Wiring(model.facts, _graph(model.facts))
@@ -92,7 +96,8 @@ class Setting:
         """The same, of parts that `marks` has found."""
         mask = self.marked(marks)
         if granularity == "nodes":
-            mask[0, :, 0] = self.wiring.graph.feeds[:, 0]
+            enters = self.wiring.enters
+            mask[0][:, enters] = self.wiring.graph.feeds[:, enters]
         return Mask(name, mask, len(marks), self._where(marks))
 
     def without(self, name: str, parts: Collection[Part]) -> Mask:
@@ -114,8 +119,8 @@ class Setting:
         for of, where in parts:
             if isinstance(of, Edge):
                 found.append((place[where], *graph.at(of)))
-            elif column := self._columns.get(of):  # the embedding, column 0, is no part
-                found.append((place[where], -1, column))
+            elif of in self._columns and not begins(of):
+                found.append((place[where], -1, self._columns[of]))
             else:
                 raise SiteError(
                     f"'{of}' is no node of this graph, which has the heads and MLPs of "
@@ -157,7 +162,7 @@ class Setting:
             Sweep(
                 model=self.model,
                 pairs=self.pairs,
-                cells=[Cell(c.name, c.place, (NOTHING,)) for c in circuits],
+                cells=[Cell(c.name, c.place, (nothing(self.model.facts),)) for c in circuits],
                 method=f"{METHOD} {self.ablation}",
                 base="clean",
                 metrics=resolve_metrics(metric),
@@ -174,6 +179,26 @@ class Setting:
                 **running,
             )
         )
+
+
+def require_places(pairs: Pairs, circuit: Circuit) -> None:
+    """Refuse parts of one of two stacks at a position that only the other names.
+
+    Raises:
+        PositionError: names both.
+    """
+    for part, place in circuit.parts:
+        site = part.writer if isinstance(part, Edge) else part
+        if site.stack is None or place in ("all", REST):
+            continue
+        if site.stack == "dec":
+            require_named(pairs, place, f"'{part}' stands in the decoder")
+        elif place not in pairs.positions:
+            raise PositionError(
+                f"position {place!r} is one of the target's, and '{part}' stands in the encoder, "
+                f"whose positions are {', '.join(pairs.positions)}. Name it there too, or take "
+                "'all'."
+            )
 
 
 def _graph(facts: Facts) -> Graph:

@@ -9,6 +9,7 @@ would change its numbers (`interp.core.door.settings`).
 """
 
 import inspect
+import os
 import re
 import textwrap
 import typing
@@ -33,6 +34,7 @@ from interp.core.door.taken import (
 )
 from interp.core.errors import InterpError, nearest
 
+NAME, PATH = 255, 4095  # bytes that file systems take
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -146,7 +148,26 @@ def _taken(told: Any, name: str, value: Any, hint: Any) -> Any:
     taken = dressed(value, hint)
     if not fits(taken, hint):
         raise _wrong(told, name, value, hint)
+    if isinstance(taken, str | os.PathLike) and (why := _no_name(taken, hint)):
+        raise ArgumentError(f"{name_of(told)}: {name}={shown(value)} {why}")
     return taken
+
+
+def _no_name(value: str | os.PathLike[str], hint: Any) -> str:
+    """Why no file can be called so, where a file may be meant."""
+    if not any(get_origin(unruled(kind)) is os.PathLike for kind in alternatives(hint)):
+        return ""
+    try:
+        parts = os.fsencode(value).split(os.sep.encode())
+    except UnicodeEncodeError:
+        return "has half a surrogate pair, which no file's name can have. Give it as UTF-8."
+    whole, longest = sum(len(part) + 1 for part in parts), max(map(len, parts))
+    if longest > NAME or whole > PATH:
+        return (
+            f"is {whole - 1:,} bytes long with a part of {longest:,}, and no file is called so "
+            f"(at most {PATH:,}, and {NAME} a part). Likely it is a content and not a name."
+        )
+    return ""
 
 
 def _wrong(told: Any, name: str, value: Any, hint: Any) -> ArgumentError:

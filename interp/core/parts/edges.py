@@ -14,7 +14,7 @@ from interp.core.errors import SiteError, Unsupported
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Site, Stack, require_facts, resolve
 
-WRITERS = ("embed", "z", "attn_out", "mlp_act", "mlp_out")
+WRITERS = ("embed", "z", "attn_out", "mlp_act", "expert", "mlp_out")
 READERS = ("q", "k", "v", "mlp_out", "logits")
 ARROW = "->"
 
@@ -25,8 +25,8 @@ class Edge:
     """One writer as one reader sees it. Hashable, ordered by its reader, prints as text.
 
     Attributes:
-        writer: a head ("20.1"), an attention layer, an MLP, a neuron or "embed"; of an
-            encoder-decoder what enters a stack, too ("enc.0.resid_pre").
+        writer: a head ("20.1"), an attention layer, an MLP, a neuron, an expert or "embed"; of
+            an encoder-decoder what enters a stack, too ("enc.0.resid_pre").
         reader: q, k or v of a head ("23.3.q"), k or v of a group ("23.kv1.k"), an MLP ("12.mlp",
             what enters it) or "logits".
     """
@@ -44,7 +44,7 @@ class Edge:
             raise SiteError(
                 f"'{self.writer}' writes nothing of its own into the residual stream, so no edge "
                 "begins there; writers are heads ('20.1'), '20.attn', MLPs ('12.mlp'), neurons "
-                "('12.mlp[307]') and 'embed'."
+                "('12.mlp[307]'), experts ('12.expert[5]') and 'embed'."
             )
         if self.reader.kind not in READERS:
             raise SiteError(
@@ -132,6 +132,11 @@ def read_in(reader: Site) -> Stack | None:
 def enters(site: Site) -> bool:
     """Is this what enters one of two stacks, which writes as "embed" does of a single one?"""
     return site.kind == "resid_pre" and site.layer == 0 and site.stack is not None
+
+
+def begins(site: Site) -> bool:
+    """Is this the embedding, or what enters one of two stacks?"""
+    return site.kind == "embed" or enters(site)
 
 
 def require_forward(writer: Site, reader: Site) -> None:

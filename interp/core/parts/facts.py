@@ -15,7 +15,7 @@ class Facts:
         n_layers, n_heads, n_kv_heads: counts; n_kv_heads < n_heads is grouped-query attention.
         d_model, d_head, d_mlp, d_vocab, n_ctx: widths in scalars, context in tokens. d_mlp is 0
             when the blocks have no MLP; of a mixture it counts the neurons of all experts, one
-            expert after the other.
+            expert after the other and a shared one last.
         norm: LayerNorm or RMSNorm.
         positions: how a token's place enters the computation.
         block: where the norms sit: before the parts ("pre"), after the sum ("post") or
@@ -27,6 +27,9 @@ class Facts:
         n_encoder_layers: of an encoder-decoder; the other facts are then its decoder's.
         recurrent: each layer hands a state from position to position, and there are no heads, no
             MLPs and no residual stream: their counts and widths are 0.
+        n_experts: of each layer's mixture, among which a router chooses; 0 where MLPs are dense.
+        sinks: a part of each head's attention goes to no token, so that its pattern sums to less
+            than 1.
         image: the images that it reads; None reads text. d_vocab is then the number of classes.
     """
 
@@ -48,6 +51,8 @@ class Facts:
     language_model: bool
     n_encoder_layers: int = 0
     recurrent: bool = False
+    n_experts: int = 0
+    sinks: bool = False
     image: Images | None = None
 
     @property
@@ -63,9 +68,10 @@ class Facts:
             )
         kv = "" if self.n_kv_heads == self.n_heads else f" ({self.n_kv_heads} key-value groups)"
         stacks = f"{self.n_encoder_layers} encoder and " if self.n_encoder_layers else ""
+        experts = f" of {self.n_experts} experts" if self.n_experts else ""
         return (
             f"{self.architecture}: {stacks}{self.n_layers} layers, {self.n_heads} heads{kv}, "
-            f"d_model {self.d_model}, d_head {self.d_head}, d_mlp {self.d_mlp}, "
+            f"d_model {self.d_model}, d_head {self.d_head}, d_mlp {self.d_mlp}{experts}, "
             + (
                 f"{self.d_vocab} classes, {self.image}"
                 if self.image

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from interp.core.door.taken import shown
-from interp.core.errors import SiteError, Unsupported
+from interp.core.errors import SiteError
 from interp.core.parts.edges import Edge, edges
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Site, require_facts, resolve
@@ -22,7 +22,8 @@ class Graph:
     """All edges of a model: those that `"edges"` selects, in its order.
 
     Attributes:
-        writers: the embedding, heads and MLPs, in order of computation.
+        writers: the embedding (of an encoder-decoder what enters either stack), heads and MLPs, in
+            order of computation.
         readers: queries of heads, keys and values of groups, MLPs and the logits, likewise.
         feeds: which writer is computed before which reader, so that there is an edge.
     """
@@ -39,11 +40,6 @@ class Graph:
             SiteError, Unsupported: a model that has no edges (`interp.core.parts.edges`).
         """
         require_facts(facts)
-        if facts.n_encoder_layers:
-            raise Unsupported(
-                f"circuits and attribution of encoder-decoders are not supported ({facts}). Patch "
-                "or ablate their edges by themselves: interp.patch(model, pairs, 'edges')."
-            )
         return _of(facts)
 
     @cached_property

@@ -5,9 +5,11 @@
 | `"23.3"` | z, the output of head 3 in layer 23 before W_O |
 | `"23.3.q"`, `"23.3.k"`, `"23.3.v"` | query, key, value of that head, *as this head reads them* |
 | `"23.kv1.k"`, `"23.kv1.v"` | key and value of a whole group (grouped-query attention) |
-| `"23.3.pattern"` | attention probabilities of that head |
+| `"23.3.pattern"` | attention probabilities of that head, of tokens (a sink has the rest, if any) |
 | `"12.attn"`, `"12.mlp"` | what the attention, the MLP writes into the residual stream |
 | `"12.mlp[307]"` | activation of MLP neuron 307 |
+| `"12.router"` | of a mixture of experts: the weight of each expert, 0 if it was not chosen |
+| `"12.expert[5]"` | ... what expert 5 adds to its output: weighted, 0 if it was not chosen |
 | `"12.resid_pre"` | residual stream before the layer |
 | `"12.resid_mid"`, `"12.resid_post"` | ... between its attention and its MLP, after the layer |
 | `"embed"`, `"logits"` | token (and learned position) embedding; the output |
@@ -45,7 +47,9 @@ Kind = Literal[
     "z",
     "attn_out",
     "resid_mid",
+    "router",
     "mlp_act",
+    "expert",
     "mlp_out",
     "resid_post",
     "c",
@@ -59,9 +63,12 @@ Stack = Literal["enc", "dec"]
 HEAD_KINDS = ("q", "k", "v", "pattern", "z")
 STATES: tuple[Kind, ...] = ("c", "h")
 """Of a recurrent layer: what its cells hold, and what they show, which is made of it."""
+ROUTED: tuple[Kind, ...] = ("router", "expert")
+"""Of a mixture of experts: their weights, and what each of them adds to its output."""
 _WHOLE: dict[str, Kind] = {
     "attn": "attn_out",
     "mlp": "mlp_out",
+    "router": "router",
     "resid_pre": "resid_pre",
     "resid_mid": "resid_mid",
     "resid_post": "resid_post",
@@ -72,8 +79,9 @@ _TEXT = re.compile(
     r"(?:(?P<head>\d+)(?:\.(?P<head_kind>q|k|v|pattern|z))?"
     r"|kv(?P<group>\d+)\.(?P<group_kind>k|v)"
     r"|mlp\[(?P<neuron>\d+)\]"
+    r"|expert\[(?P<expert>\d+)\]"
     r"|(?P<state>c|h)(?:\[(?P<unit>\d+)\])?"
-    r"|(?P<whole>attn|mlp|resid_pre|resid_mid|resid_post))"
+    r"|(?P<whole>attn|mlp|router|resid_pre|resid_mid|resid_post))"
 )
 _EXAMPLES = ("23.3", "23.3.q", "23.kv1.k", "12.mlp", "12.attn", "12.resid_pre", "12.mlp[307]")
 _SELECTORS: dict[str, Kind] = {
@@ -82,6 +90,8 @@ _SELECTORS: dict[str, Kind] = {
     "attn": "attn_out",
     "layers": "resid_post",
     "neurons": "mlp_act",
+    "routers": "router",
+    "experts": "expert",
     "resid_pre": "resid_pre",
     "resid_mid": "resid_mid",
     "resid_post": "resid_post",
@@ -98,6 +108,7 @@ _AXES: dict[str, tuple[tuple[str, ...], ...]] = {
     **dict.fromkeys(HEAD_KINDS, (("layer", "head"),)),
     **dict.fromkeys(("k", "v"), (("layer", "head"), ("layer", "group"))),
     "mlp_act": (("layer", "neuron"),),
+    "expert": (("layer", "expert"),),
 }
 """The indices that an address of a kind has; keys, values and states have two forms."""
 
@@ -115,6 +126,7 @@ class Site:
         neuron: index into the MLP's hidden layer, or a unit of a recurrent layer's state.
         stack: of an encoder-decoder, which of the two.
         cross: the decoder's attention to the encoder, not to itself.
+        expert: of a mixture.
     """
 
     kind: Kind
@@ -124,9 +136,10 @@ class Site:
     neuron: int | None = None
     stack: Stack | None = None
     cross: bool = False
+    expert: int | None = None
 
     def __post_init__(self) -> None:
-        kind, axes = self.kind, ("layer", "head", "group", "neuron")
+        kind, axes = self.kind, ("layer", "head", "group", "neuron", "expert")
         forms = _AXES.get(kind) if isinstance(kind, str) else None
         if forms is None:
             raise SiteError(_no_kind(kind))
@@ -187,6 +200,8 @@ class Site:
             return make(cast(Kind, found["group_kind"]), layer, group=int(found["group"]))
         if found["neuron"] is not None:
             return make("mlp_act", layer, neuron=int(found["neuron"]))
+        if found["expert"] is not None:
+            return make("expert", layer, expert=int(found["expert"]))
         if found["state"] is not None:
             unit = None if found["unit"] is None else int(found["unit"])
             return make(cast(Kind, found["state"]), layer, neuron=unit)
@@ -206,12 +221,15 @@ class Site:
             return f"{layer}.kv{self.group}.{self.kind}"
         if self.neuron is not None:
             return f"{layer}.{self.kind if self.kind in STATES else 'mlp'}[{self.neuron}]"
+        if self.expert is not None:
+            return f"{layer}.expert[{self.expert}]"
         return f"{layer}.{_SHORT[self.kind]}"
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Sort key: stack, layer, place in the layer, then head, group or neuron."""
-        inner = (-1 if i is None else i for i in (self.head, self.group, self.neuron))
+        """Sort key: stack, layer, place in the layer, then head, group, neuron or expert."""
+        indices = self.head, self.group, self.neuron, self.expert
+        inner = (-1 if i is None else i for i in indices)
         layer, late = self.layer, self.stack == "dec"
         if layer is None:
             late = self.kind == "logits"
@@ -246,6 +264,12 @@ class Site:
             raise SiteError(f"there is no site '{self}': {reason}. It is {facts}.")
         if self.kind in ("mlp_out", "mlp_act", "resid_mid") and facts.d_mlp == 0:
             raise SiteError(f"there is no site '{self}': the model has no MLPs. It is {facts}.")
+        if self.kind in ROUTED and not facts.n_experts:
+            raise SiteError(
+                f"there is no site '{self}': the model is dense: no router chooses among experts, "
+                f"and a layer's MLP is '{replace(self, kind='mlp_out', expert=None)}'. It is "
+                f"{facts}."
+            )
         if self.kind == "logits" and not facts.language_model:
             raise SiteError(
                 f"there is no site 'logits': the model has no unembedding. It is {facts}."
@@ -271,6 +295,7 @@ class Site:
             "head": facts.n_heads,
             "group": facts.n_kv_heads,
             "neuron": facts.d_model if self.kind in STATES else facts.d_mlp,
+            "expert": facts.n_experts,
         }
         fixed, wrong = self, []
         for axis, limit in limits.items():
@@ -305,8 +330,9 @@ def resolve(selector: "str | Site | Iterable[str | Site]", facts: Facts) -> tupl
     """The sites that a selector names, checked against the model, in order of computation.
 
     A selector is `"heads"`, `"mlps"`, `"attn"`, `"layers"` (resid_post), `"neurons"`,
-    `"resid_pre"`, `"resid_mid"`, `"resid_post"`, one site, or a list of sites and selectors. Of a
-    recurrent model `"layers"` (h), `"h"`, `"c"` and `"units"` (h of each unit).
+    `"resid_pre"`, `"resid_mid"`, `"resid_post"`, `"experts"` and `"routers"` of a mixture, one
+    site, or a list of sites and selectors. Of a recurrent model `"layers"` (h), `"h"`, `"c"` and
+    `"units"` (h of each unit).
 
     Raises:
         SiteError: unknown text, a site that the model has not, or an empty selection.
@@ -336,6 +362,8 @@ def _expand(selector: object, facts: Facts) -> Sequence[Site]:
         kind = "h"
     if reason := absent(kind, facts):
         raise SiteError(f"{selector!r} selects nothing: {reason}. ({facts})")
+    if kind in ROUTED and not facts.n_experts:
+        raise SiteError(f"{selector!r} selects nothing: the model has no experts. ({facts})")
     if selector == "units":
         return [
             Site(kind, at, neuron=i) for at in range(facts.n_layers) for i in range(facts.d_model)
@@ -399,6 +427,8 @@ def _in_layer(make: Callable[..., Site], kind: Kind, facts: Facts) -> Iterator[S
         return (make(kind, head=h) for h in range(facts.n_heads))
     if kind == "mlp_act":
         return (make(kind, neuron=i) for i in range(facts.d_mlp))
+    if kind == "expert":
+        return (make(kind, expert=i) for i in range(facts.n_experts))
     return iter([make(kind)])
 
 
@@ -416,7 +446,7 @@ def _hint(word: str) -> str:
             return f"did you mean '{head}'?"
         parts = ", ".join(f"'{head}.{kind}'" for kind in HEAD_KINDS if kind != "z")
         return f"head {found[2]} of layer {found[1]} has {parts}, and '{head}', its output."
-    if found := re.match(r"[Ll]?(\d+)\.?(kv|mlp|c|h)\D?(\d+)", word):
+    if found := re.match(r"[Ll]?(\d+)\.?(kv|mlp|expert|c|h)\D?(\d+)", word):
         layer, form, index = found.groups()
         if form != "kv":
             return f"did you mean '{layer}.{form}[{index}]'?"

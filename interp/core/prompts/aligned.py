@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence, Sized
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from interp.core.errors import PairsError
 from interp.core.prompts.columns import is_integer, labels, shown, whole
-from interp.core.prompts.places import OWN
+from interp.core.prompts.named import positions_by_name, require_inside
+from interp.core.prompts.target import Target
 
 EMPTY = "no pairs were given (n = 0); at least one prompt pair is needed"
 
@@ -67,38 +66,19 @@ def consistent(pairs: Any) -> dict[str, Any]:
         "positions": named,
         **groups,
         "strings": tuple(pairs.strings or ()),
-        "decoder": _written(pairs.decoder),
+        "target": _target(pairs.target, len(pairs.clean)),
     }
 
 
-def _written(decoder: object) -> tuple[int, ...]:
-    """What a decoder has written, which is the same in every row."""
-    listed = decoder if isinstance(decoder, list | tuple) else ()
-    counts = [len(row) for row in listed if isinstance(row, list | tuple | np.ndarray)]
-    if isinstance(decoder, Tensor | np.ndarray) and decoder.ndim > 1:
-        counts = [decoder.shape[1]] * len(decoder)
-    if counts:
-        several = sorted(set(counts))
-        lengths = f"{several[0]} to {several[-1]}" if len(several) > 1 else str(several[0])
+def _target(target: object, rows: int) -> Target | None:
+    if target is not None and not isinstance(target, Target):
         raise PairsError(
-            f"decoder= is one list of ids, which the decoder has written in every row, and these "
-            f"are {len(counts)} lists of {lengths} ids. Rows whose targets differ, in their ids or "
-            "in length, are run apart: build pairs of those that share one."
+            f"target is {shown(target)}, not a Target of rows of ids. Build pairs with "
+            "Pairs.from_text(target=...) or Pairs.from_tokens(target=...)."
         )
-    return tuple(whole("decoder", decoder).tolist())
-
-
-def positions_by_name(positions: object) -> dict[str, Int[Tensor, " batch"]]:
-    if not isinstance(positions, Mapping | None):
-        raise PairsError(
-            f"positions is {shown(positions)}; give each a name: positions={{'subject': [3, 4]}}."
-        )
-    if taken := [name for name in positions or () if name in OWN]:
-        raise PairsError(
-            f"a position is called {taken[0]!r}, which every method takes for a place of its own "
-            f"({', '.join(map(repr, OWN))}), so yours would never be read. Give it another name."
-        )
-    return {name: whole(f"position {name!r}", at) for name, at in (positions or {}).items()}
+    if target is not None and len(target) != rows:
+        raise PairsError(f"{rows} clean prompts but {len(target)} of target; give one per prompt")
+    return target
 
 
 def require_counts(columns: Mapping[str, Sized]) -> None:
@@ -108,16 +88,6 @@ def require_counts(columns: Mapping[str, Sized]) -> None:
         raise PairsError(EMPTY)
     if odd := [f"{len(v)} of {name}" for name, v in columns.items() if len(v) != n]:
         raise PairsError(f"{n} clean prompts but {', '.join(odd)}; give one of each per prompt")
-
-
-def require_inside(name: str, at: Tensor, first: Tensor, lengths: Tensor) -> None:
-    """Refuse a named position outside of its row, whose tokens begin at `first`."""
-    outside = (at < first) | (at >= first + lengths)
-    for row in outside.nonzero().flatten().tolist():
-        raise PairsError(
-            f"position {name!r} is {int(at[row])} in row {row}, whose tokens "
-            f"stand at {int(first[row])} to {int(first[row] + lengths[row]) - 1}"
-        )
 
 
 def require_two(correct: Tensor, wrong: Tensor) -> None:

@@ -19,18 +19,14 @@ from interp.core.door.door import door
 from interp.core.door.taken import Seed, is_row
 from interp.core.errors import PairsError
 from interp.core.prompts import places
-from interp.core.prompts.aligned import (
-    consistent,
-    positions_by_name,
-    require_counts,
-    require_inside,
-    unequal,
-)
+from interp.core.prompts.aligned import consistent, require_counts, unequal
 from interp.core.prompts.columns import Column, grid, id_rows, labels, shown, texts, unmasked, whole
 from interp.core.prompts.images import Pixels, Sees, of_places, rows_of
+from interp.core.prompts.named import positions_by_name, require_inside
 from interp.core.prompts.patches import Patches
 from interp.core.prompts.reading import Encodes as Encodes
-from interp.core.prompts.reading import answer_ids, last_of_text, prompt_ids
+from interp.core.prompts.reading import answer_ids, read_side, read_target
+from interp.core.prompts.target import Target, target_of
 from interp.core.sampling.halves import halves
 
 Side = Literal["clean", "corrupt"]
@@ -57,8 +53,8 @@ class Pairs:
             empty where there is none.
         strings: readable clean and corrupt tokens, for figures and messages; may be empty.
         bos: the policy that the tokens were made with.
-        decoder: of an encoder-decoder: ids that the decoder has written already, in every row,
-            after its start token. The rows are the encoder's; logits are read after these ids.
+        target: of an encoder-decoder: what the decoder reads after its start token, on both sides.
+            The rows above are then the encoder's, and the logits are read in the decoder.
         patches: of images: the pixels of the patches whose ids stand in the rows.
     """
 
@@ -71,7 +67,7 @@ class Pairs:
     cluster: tuple[str, ...]
     strings: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = field(default=(), repr=False)
     bos: str = "model"
-    decoder: tuple[int, ...] = ()
+    target: Target | None = None
     template: tuple[str, ...] = ()
     crossed: tuple[str, ...] = ()
     patches: Patches | None = field(default=None, repr=False)
@@ -83,7 +79,35 @@ class Pairs:
     @property
     def longest(self) -> int:
         """Tokens in the longest row, or in what a decoder reads."""
-        return max(int(self.lengths.max()), len(self.decoder) + 1)
+        return int(self.widths.max())
+
+    @property
+    def written(self) -> Int[Tensor, " batch"]:
+        """Tokens that a decoder reads in each row, its start token the first of them."""
+        if self.target is None:
+            return torch.ones_like(self.lengths)
+        return self.target.lengths + 1
+
+    @property
+    def widths(self) -> Int[Tensor, " batch"]:
+        """Of each row the tokens of the stack that reads more of them."""
+        return torch.maximum(self.lengths, self.written)
+
+    @property
+    def extents(self) -> list[tuple[int, int]]:
+        """Tokens of each row, and those that a decoder reads: equal ones can run together."""
+        return [*zip(self.lengths.tolist(), self.written.tolist(), strict=True)]
+
+    def ids(
+        self, side: Side, rows: Sequence[int]
+    ) -> tuple[Int[Tensor, "rows pos"], Int[Tensor, "rows written"] | None]:
+        """What runs of some rows of one extent: their tokens, and what a decoder is given."""
+        index = list(rows)
+        length, written = self.extents[index[0]]
+        tokens: Tensor = getattr(self, side)[index, :length]
+        if self.target is None:
+            return tokens, None
+        return tokens, getattr(self.target, side)[index, : written - 1]
 
     def __len__(self) -> int:
         return self.clean.shape[0]
@@ -98,8 +122,12 @@ class Pairs:
             f"Pairs: {len(self)} prompts of {int(self.lengths.min())} to {int(self.lengths.max())} "
             f"tokens, {', '.join(counted)}, positions {', '.join(self.positions)}"
         ]
-        for clean, corrupt in self.strings[:2]:
+        if self.target is not None:
+            lines.append(f"  with {self.target}")
+        for row, (clean, corrupt) in enumerate(self.strings[:2]):
             lines += ["  clean   " + " ".join(clean), "  corrupt " + " ".join(corrupt)]
+            if self.target is not None and self.target.strings:
+                lines.append("  target  " + " ".join(self.target.strings[row][0]))
         return "\n".join(lines)
 
     @property
@@ -139,7 +167,7 @@ class Pairs:
             cluster=tuple(self.cluster[i] for i in chosen),
             strings=tuple(self.strings[i] for i in chosen) if self.strings else (),
             bos=self.bos,
-            decoder=self.decoder,
+            target=None if self.target is None else self.target.select(index.tolist()),
             template=tuple(self.template[i] for i in chosen),
             crossed=tuple(self.crossed[i] for i in chosen) if self.crossed else (),
             patches=self.patches,
@@ -165,9 +193,14 @@ class Pairs:
             )
 
     @property
-    def groups(self) -> list[tuple[str, int]]:
-        """Of each row the template and the length: where rows agree in both, positions align."""
-        return list(zip(self.template, self.lengths.tolist(), strict=True))
+    def groups(self) -> list[tuple[str, int] | tuple[str, int, int]]:
+        """Of each row template and length, with a target also what a decoder reads of it: where
+        rows agree in these, positions align.
+        """
+        both = zip(self.template, self.extents, strict=True)
+        if self.target is None:
+            return [(template, length) for template, (length, _) in both]
+        return [(template, *extent) for template, extent in both]
 
     @door
     def split(self, *, seed: Seed = 0) -> "tuple[Pairs, Pairs]":
@@ -199,7 +232,7 @@ class Pairs:
         """Hash of everything that can change a number; how wide the padding is cannot."""
         names = sorted(self.positions)
         apart = () if self.template == self.cluster else (self.template,)
-        more = [*((self.decoder,) if self.decoder else ()), *apart]
+        more = [*((self.target.fingerprint,) if self.target else ()), *apart]
         more += [("crossed", self.crossed)] if self.crossed else []
         known = (self.cluster, self.bos, names, *more)
         digest = hashlib.sha256(repr(known).encode())
@@ -222,6 +255,9 @@ class Pairs:
         template: Column | None = None,
         crossed: Column | None = None,
         bos: str = "model",
+        target: Column | None = None,
+        corrupt_target: Column | None = None,
+        target_positions: Mapping[str, Column] | None = None,
         decoder: Sequence[int] = (),
     ) -> "Pairs":
         """Tokenise prompts and answers with the model's tokenizer.
@@ -241,36 +277,46 @@ class Pairs:
             crossed: a second kind of independent unit across the first: `cluster=nouns,
                 crossed=templates`, where the same nouns are put into each template.
             bos: `"model"` does what the tokenizer does by default, `"none"` adds nothing.
-            decoder: ids after the start token that an encoder-decoder's decoder is given.
+            target: of an encoder-decoder: what its decoder reads after its start token, a text for
+                each row: a translation, or its beginning. It is tokenised as the tokenizer does
+                texts of the target language, and what that appends (an end mark) stays after
+                `"end"`, so that `"next_token_loss"` is the loss of the whole translation.
+            corrupt_target: what it reads on the corrupt side, by default the same.
+            target_positions: as `positions`, of the decoder: 0 is its start token. A name means
+                these at the decoder's sites and where logits are read, `positions` at the
+                encoder's.
+            decoder: in place of `target`: ids that it reads in every row.
 
         Raises:
-            PairsError: a pair of unequal length, an answer of several tokens, two BOS tokens, two
-                answers that are one token, or a word that the tokenizer has no token for.
+            PairsError: a pair or a target of unequal length, an answer of several tokens, two BOS
+                tokens, two answers that are one token, or a word that the tokenizer has no token
+                for.
 
         Warns:
             UserWarning: answers without the space that their prompts want before them.
         """
         given = {"clean": clean, "corrupt": corrupt, "correct": correct, "wrong": wrong}
+        given |= {"target": target, "corrupt_target": corrupt_target}
         if single := [name for name, values in given.items() if isinstance(values, str)]:
             raise PairsError(f"{' and '.join(single)}: give a list of texts, not one text")
         read = {name: texts(name, values) for name, values in given.items() if values is not None}
         require_counts(read)
-        before, after = (prompt_ids(model, side, read[side], bos) for side in ("clean", "corrupt"))
+        before, after = (read_side(model, side, read[side], bos) for side in ("clean", "corrupt"))
+        written = read_target(model, read, target_positions, bos)
         answers = answer_ids(model, read)
-        tokens = [[tuple(model.show(ids)) for ids in side] for side in (before, after)]
-        at = zip(read["clean"], before, strict=True)
+        tokens = zip(before.shown, after.shown, strict=False)
         return cls.from_tokens(
-            clean=before,
-            corrupt=after,
+            clean=before.ids,
+            corrupt=after.ids,
             correct=answers.get("correct"),
             wrong=answers.get("wrong"),
-            positions={"end": [last_of_text(model, *row, bos) for row in at]}
-            | positions_by_name(positions),
+            positions={"end": before.ends} | positions_by_name(positions),
             cluster=cluster,
             template=template,
             crossed=crossed,
-            strings=tuple(zip(*tokens, strict=False)),
+            strings=tuple(tokens),
             bos=bos,
+            **written,
             decoder=decoder,
         )
 
@@ -331,7 +377,11 @@ class Pairs:
         crossed: Column | None = None,
         mask: Column | None = None,
         strings: Sequence[tuple[tuple[str, ...], tuple[str, ...]]] = (),
+        target_strings: Sequence[tuple[tuple[str, ...], tuple[str, ...]]] = (),
         bos: str = "model",
+        target: Column | None = None,
+        corrupt_target: Column | None = None,
+        target_positions: Mapping[str, Column] | None = None,
         decoder: Sequence[int] = (),
     ) -> "Pairs":
         """Align rows of token ids.
@@ -341,13 +391,17 @@ class Pairs:
         Args:
             clean, corrupt: rows of ids; or padded ids with their mask, `batch pos`.
             cluster, template, crossed: as in `from_text`.
+            target, corrupt_target, target_positions: of an encoder-decoder: rows of ids that its
+                decoder reads after its start token, in place of `decoder`: as in `from_text`.
+            decoder: of an encoder-decoder: ids that its decoder reads in every row.
             mask: for padded ids, True where a token is; padding may stand on either side.
             positions: indices into the rows as given (padding included); `"end"` defaults to
                 the last token.
 
         Raises:
-            PairsError: no rows, unequal lengths, a mask with holes, counts that differ, two
-                answers that are one token, or a position that is no place in its row.
+            PairsError: no rows, unequal lengths (of a pair, or of its targets), a mask with holes,
+                counts that differ, two answers that are one token, or a position that is no place
+                in its row.
         """
         if (correct is None) != (wrong is None):
             raise PairsError("give both correct= and wrong= answers, or neither")
@@ -386,7 +440,7 @@ class Pairs:
             **{"cluster": (), **units},
             strings=tuple(strings),
             bos=bos,
-            decoder=decoder,
+            target=target_of(n, target, corrupt_target, target_positions, target_strings, decoder),
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from interp.core.door.door import door
 from interp.core.door.taken import Count, Seed, shown
-from interp.core.errors import CorpusError
+from interp.core.errors import CorpusError, said
 from interp.datasets.corpus import Span
 
 Method = Literal["one_prefix", "two_prefix", "whole"]
@@ -164,8 +164,8 @@ def read_pairs(
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise _error(where, number, "a JSON object", f"{line[:60]!r} ({error})") from None
+        except (ValueError, RecursionError) as error:
+            raise _error(where, number, "a JSON object", f"{line[:60]!r} ({said(error)})") from None
         if not isinstance(row, dict):
             raise _error(where, number, "a JSON object", repr(line[:60]))
         read = _blimp if "sentence_good" in row else _template

@@ -14,9 +14,10 @@ from numpy import ndarray
 from torch import Tensor
 
 from interp.core.parts.circuit import Ablation
+from interp.core.parts.edges import enters
 from interp.core.parts.facts import Facts
 from interp.core.parts.graph import Graph
-from interp.core.parts.sites import Site
+from interp.core.parts.sites import Site, Stack
 from interp.core.prompts.pairs import Pairs, Side
 from interp.core.prompts.places import REST, PerRow, Place, free
 from interp.engine.circuits.constants import Constants
@@ -32,6 +33,7 @@ from interp.engine.interventions import (
     Value,
     Zero,
 )
+from interp.engine.plan.positions import blocks, target_names
 from interp.engine.plan.positions import places as positions_of
 
 Source = Averaged | Constants | None
@@ -40,8 +42,12 @@ MANY = 200
 (measured on SmolLM2: as fast at 200, 1.7 times at 1,000)."""
 MOST = 1 << 28
 """Bytes of masks that are made of interventions; more cells than that go up as waves."""
-NOTHING = Intervention(Site("embed"), Freeze())
-"""What stands in a cell whose edges a mask has."""
+
+
+def nothing(facts: Facts) -> Intervention:
+    """What stands in a cell whose edges a mask has."""
+    two = facts.n_encoder_layers > 0
+    return Intervention(Site("resid_pre", 0, stack="enc") if two else Site("embed"), Freeze())
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,20 +109,32 @@ class Masks:
 
     def as_interventions(self, cells: Sequence[Cell], pairs: Pairs) -> list[Cell]:
         """The cells as joint interventions on all that they cut, for any engine."""
-        which, at = _everywhere(pairs, self.places)
-        masks = self.by_class(which, range(len(self)))
+        facts, made = self.wiring.facts, [list[Intervention]() for _ in cells]
+        stacks: tuple[Stack | None, ...] = ("enc", "dec") if facts.n_encoder_layers else (None,)
+        for stack in stacks:
+            which, at = _everywhere(pairs, self.places, stack)
+            masks = self.by_class(which, range(len(self)))
+            for cuts, mask in zip(made, masks, strict=True):
+                cuts += self._cuts(mask, at, pairs, stack)
+        none = nothing(facts)
         return [
-            replace(cell, interventions=tuple(self._cuts(mask, at, pairs)) or (NOTHING,))
-            for cell, mask in zip(cells, masks, strict=True)
+            replace(cell, interventions=tuple(cuts) or (none,))
+            for cell, cuts in zip(cells, made, strict=True)
         ]
 
     def _cuts(
-        self, kept: Bool[ndarray, "class reader writer"], at: Sequence[Place], pairs: Pairs
+        self,
+        kept: Bool[ndarray, "class reader writer"],
+        at: Sequence[Place],
+        pairs: Pairs,
+        stack: Stack | None,
     ) -> Iterator[Intervention]:
-        """What is not kept: writers for everyone, or for the readers that lose them."""
+        """What is not kept of a stack: writers for everyone, or for the readers that lose them."""
         graph = self.wiring.graph
         cut = graph.feeds & ~kept
         for w, writer in enumerate(graph.writers):
+            if writer.stack != stack:
+                continue
             lost, all_of_it = cut[:, :, w], graph.feeds[:, w]
             if not lost.any():
                 continue
@@ -126,7 +144,8 @@ class Masks:
                 found = [(lost[0], "all")]
             for one, place in found:
                 if one.any():
-                    everyone = bool((one == all_of_it).all())
+                    # what enters a stack is a sum that later writes are terms of
+                    everyone = bool((one == all_of_it).all()) and not enters(writer)
                     readers = tuple(graph.readers[r] for r in np.flatnonzero(one))
                     yield Intervention(writer, value, place, None if everyone else readers)
 
@@ -139,14 +158,16 @@ class Masks:
 
 
 def classes(
-    pairs: Pairs, places: Sequence[Place], rows: Sequence[int]
+    pairs: Pairs, places: Sequence[Place], rows: Sequence[int], stack: Stack | None = None
 ) -> tuple[Bool[Tensor, "place class"], Int[Tensor, "batch pos"]]:
     """Positions that the same places mean are of one class: which places, and which class each is.
+
+    `stack`: whose positions, of an encoder-decoder.
 
     Raises:
         PositionError: a name that the pairs have not.
     """
-    found = torch.stack([_marked(pairs, place, rows) for place in places])
+    found = torch.stack([_marked(pairs, place, rows, stack) for place in places])
     which, number = found.flatten(1).unique(dim=1, return_inverse=True)
     return which, number.view(found.shape[1:])
 
@@ -157,24 +178,30 @@ def held_at(pairs: Pairs, places: Sequence[Place], rows: Sequence[int]) -> int:
     return int(found.any(0).sum(1).max())
 
 
-def _marked(pairs: Pairs, place: Place, rows: Sequence[int]) -> Bool[Tensor, "batch pos"]:
-    if place != REST:
-        return positions_of(pairs, place, rows)
-    return free(pairs.positions, pairs.lengths, rows)
+def _marked(
+    pairs: Pairs, place: Place, rows: Sequence[int], stack: Stack | None = None
+) -> Bool[Tensor, "batch pos"]:
+    """A name that one of two stacks has not means none of its positions."""
+    named, lengths = pairs.positions, pairs.lengths
+    if stack == "dec":
+        named, lengths = target_names(pairs), pairs.written
+    if place == REST:
+        return free(named, lengths, rows)
+    if stack is not None and isinstance(place, str) and place != "all" and place not in named:
+        return torch.zeros(len(rows), int(lengths[rows[0]]), dtype=torch.bool)
+    first = None if stack is None else Site("resid_pre", 0, stack=stack)
+    return positions_of(pairs, place, rows, first)
 
 
 def _everywhere(
-    pairs: Pairs, places: Sequence[Place]
+    pairs: Pairs, places: Sequence[Place], stack: Stack | None
 ) -> tuple[Bool[Tensor, "place class"], list[Place]]:
     """The classes of positions in all rows, and where each is."""
     if tuple(places) == ("all",):
         return torch.ones(1, 1, dtype=torch.bool), ["all"]
     at: dict[tuple[bool, ...], list[tuple[int, ...]]] = defaultdict(lambda: [()] * len(pairs))
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for row, length in enumerate(pairs.lengths.tolist()):
-        by_length[length].append(row)
-    for rows in by_length.values():
-        which, kinds = classes(pairs, places, rows)
+    for rows in blocks(pairs.extents, len(pairs)):
+        which, kinds = classes(pairs, places, rows, stack)
         for kind in range(which.shape[1]):
             for row, here in zip(rows, kinds == kind, strict=True):
                 at[tuple(which[:, kind].tolist())][row] = tuple(here.nonzero().flatten().tolist())

@@ -281,6 +281,7 @@ class _Wave:
         none = k[0, :, :0]
         turn, place = forward.rotation(s.turn, p, heads), view.place.to(q.device)
         keys, values, whole = forward.Keys(none, k), forward.Keys(none, v), view is s.all
+        p = forward.of_heads(p, heads)
         z = forward.attend(p, q, keys, values, turn, place, causal=facts.causal, consecutive=whole)
         plain = take(s.clean.kept["z"][layer], place)[:, :, heads]
         return s._written(layer, heads, z - plain).flatten(2, 3).to(self.moved.device)

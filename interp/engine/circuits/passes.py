@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -41,23 +42,20 @@ Taken = MeanReference | Constants | None
 OTHER: Mapping[Side, Side] = {"clean": "corrupt", "corrupt": "clean"}
 
 
-def able(engine: Engine) -> bool:
+def able(engine: Engine) -> TypeGuard[Replay]:
     """Can cells go up with masks on this model?"""
     return isinstance(engine, Replay) and masked.servable(engine.weights)
 
 
-def served(
-    model: Model, pairs: Pairs, metrics: Sequence[Metric], engine: EngineName
-) -> Replay | None:
-    """The engine that masks need, or None where it cannot serve.
+def served(model: Model, pairs: Pairs, metrics: Sequence[Metric], engine: EngineName) -> Engine:
+    """The engine of circuits; whether it can run masks is what `able` says.
 
     Raises:
         ModelError, PairsError, Unsupported: what no engine can run.
     """
     for metric in metrics:
         accept(model, pairs, metric)
-    found = choose(model, engine, longest=pairs.longest, prefix=pairs.decoder)
-    return found if isinstance(found, Replay) and able(found) else None
+    return choose(model, engine, longest=pairs.longest)
 
 
 def averaged_now(masks: Masks, model: Model, engine: Engine, pairs: Pairs) -> Taken:
@@ -226,9 +224,9 @@ def plan_passes(masks: Masks, model: Model, pairs: Pairs, *, room: int) -> Plan:
     """Rows of one length together, and as many cells at a time as the memory lasts for."""
     facts, n, batches = model.facts, len(masks), []
     limits, itemsize = Limits.of(model.device), model.dtype.itemsize
-    most = limits.wave
+    most = limits.wave_tokens(facts.d_model)
     row = row_bytes(masks, model, pairs)
-    for rows in blocks(pairs.lengths, max(1, room // 2 // row)):
+    for rows in blocks(pairs.extents, max(1, room // 2 // row)):
         length = int(pairs.lengths[rows[0]])
         size = min(room // 2 // (row * len(rows)), most // (len(rows) * length))
         size = max(1, size)
@@ -274,5 +272,5 @@ def _held(masks: Masks, pairs: Pairs) -> int:
         return pairs.longest
     used = masks.kept.any((0, 2, 3))
     places = [place for place, on in zip(masks.places, used, strict=True) if on]
-    by_length = blocks(pairs.lengths, len(pairs))
+    by_length = blocks(pairs.extents, len(pairs))
     return max((held_at(pairs, places, rows) for rows in by_length), default=0) if places else 0

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -89,6 +90,13 @@ def accept(model: Model, pairs: Pairs, metric: Metric | None) -> None:
         )
     if facts.n_encoder_layers:
         _accept_written(model, pairs)
+    elif pairs.target is not None:
+        raise PairsError(
+            f"the pairs have a target (target= or decoder=), which the decoder of an "
+            f"encoder-decoder reads, and {model.name} has one stack of layers ({facts}): it would "
+            "be read by nobody. Leave it out; what a causal model goes on from is part of its "
+            "prompts."
+        )
 
 
 def _accept_images(model: Model, pairs: Pairs, metric: Metric | None) -> None:
@@ -130,22 +138,35 @@ def _accept_images(model: Model, pairs: Pairs, metric: Metric | None) -> None:
 
 
 def _accept_written(model: Model, pairs: Pairs) -> None:
-    facts, count = model.facts, 1 + len(pairs.decoder)
-    if bad := [i for i in pairs.decoder if not 0 <= i < facts.d_vocab]:
-        raise PairsError(
-            f"decoder= has token {bad[0]}, and the model's vocabulary ends at {facts.d_vocab - 1}. "
-            "Was it made with another model's tokenizer?"
-        )
+    facts, target = model.facts, pairs.target
+    for side in () if target is None else ("clean", "corrupt"):
+        ids: Tensor = getattr(target, side)
+        if bad := ((ids < 0) | (ids >= facts.d_vocab)).nonzero().tolist():
+            raise PairsError(
+                f"row {bad[0][0]} of the {side} target has token {int(ids[tuple(bad[0])])}, and "
+                f"the model's vocabulary ends at {facts.d_vocab - 1}. Was it made with another "
+                "model's tokenizer?"
+            )
+    count = int(pairs.written.max())
     if facts.positions in ("learned", "sinusoidal") and count > facts.n_ctx:
         raise PairsError(
-            f"the decoder reads {count} tokens (its start token and decoder=), and the model has "
-            f"{facts.positions} positions for {facts.n_ctx}. Shorten decoder=."
+            f"the decoder reads {count} tokens in row {int(pairs.written.argmax())} (its start "
+            f"token and the target), and the model has {facts.positions} positions for "
+            f"{facts.n_ctx}. Shorten the target."
         )
 
 
 def _accept_text(model: Model, pairs: Pairs, metric: Metric) -> None:
     facts = model.facts
-    if not facts.causal or facts.n_encoder_layers:
+    if facts.n_encoder_layers:
+        if int(pairs.written.min()) < 2:
+            raise PairsError(
+                f"row {int(pairs.written.argmin())} has no target, so there is nothing that the "
+                f"metric {metric.name!r} could score: it reads the decoder, token by token. Build "
+                "the pairs with target=, the translations."
+            )
+        return
+    if not facts.causal:
         raise Unsupported(
             f"the metric {metric.name!r} scores each token of a row by those before it, and "
             f"{model.name} reads the whole row at once, the answer with it. Take a causal model, "
@@ -163,14 +184,12 @@ def choose(
     engine: EngineName = "auto",
     *,
     longest: int = SHORT,
-    prefix: tuple[int, ...] = (),
 ) -> Engine:
     """The engine that serves a model as it is now: its own of a recurrent one; of a transformer
     replay where it computes what Hugging Face does, else hooks, saying so once, if those do.
 
     Args:
         longest: tokens in the longest row that will be run.
-        prefix: what an encoder-decoder's decoder has written already.
 
     Raises:
         ModelError: a submodule is in training mode.
@@ -187,7 +206,7 @@ def choose(
         if isinstance(found, Weights):
             return Replay(found)
         if isinstance(found, Stacks):
-            return ReplayOfTwo(found, prefix)
+            return ReplayOfTwo(found)
         if engine == "replay":
             raise Unsupported(found)
         refusals.append(found)
@@ -201,7 +220,7 @@ def choose(
         )
     if refusals:
         _say(model, f"{refusals[0]} Running through hooks, one forward for each intervention.")
-    return Hooks(model, prefix)
+    return Hooks(model)
 
 
 def weights_of(model: Model) -> Weights:
@@ -232,11 +251,19 @@ def weights_of(model: Model) -> Weights:
     return gathered(found)
 
 
-def last_stack(model: Model) -> Weights:
-    """As `weights_of`; of an encoder-decoder its decoder, whose stream the logits read."""
+def stacks_of(model: Model) -> Weights | Stacks:
+    """As `weights_of`; of an encoder-decoder both of its stacks."""
     require_running()
     found = replay_of(model, SHORT)
-    return gathered(found.decoder) if isinstance(found, Stacks) else weights_of(model)
+    if not isinstance(found, Stacks):
+        return weights_of(model)
+    return replace(found, encoder=gathered(found.encoder), decoder=gathered(found.decoder))
+
+
+def last_stack(model: Model) -> Weights:
+    """As `weights_of`; of an encoder-decoder its decoder, whose stream the logits read."""
+    found = stacks_of(model)
+    return found.decoder if isinstance(found, Stacks) else found
 
 
 def _say(model: Model, what: str) -> None:

@@ -3,8 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -16,7 +17,17 @@ from interp.engine.plan.edits import Edit
 from interp.engine.plan.explain import require_running
 from interp.engine.plan.score import Readout, Score
 
+Written = Int[Tensor, "batch written"] | None
+"""Ids that a decoder reads after its start token, row by row."""
 EngineName = Literal["auto", "replay", "hooks", "recurrent"]
+
+
+def begun(
+    start: int, tokens: Int[Tensor, "batch pos"], written: Written
+) -> Int[Tensor, "batch read"]:
+    """What a decoder reads: its start token, and what it has written since."""
+    first = tokens.new_full((len(tokens), 1), start)
+    return first if written is None else torch.cat([first, written], 1)
 
 
 class NotFinite(Exception):
@@ -50,9 +61,17 @@ class Engine(ABC):
 
     @abstractmethod
     def trace(
-        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[str] | Held | None = None
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        written: Written = None,
+        *,
+        keep: Sequence[str] | Held | None = None,
     ) -> Trace:
-        """The activations of a plain run, of the given kinds."""
+        """The activations of a plain run, of the given kinds.
+
+        `written`, here and below: what a decoder that reads an encoder has written after its start
+        token; other models have none.
+        """
 
     @abstractmethod
     def walk(
@@ -62,8 +81,13 @@ class Engine(ABC):
         *,
         shelves: Sequence[str],
         layers: int | None = None,
+        written: Written = None,
     ) -> object:
         """A plain run, or its first layers, that shows the activations of some shelves."""
+
+    @abstractmethod
+    def logits(self, ran: Any) -> Float[Tensor, "batch pos d_vocab"]:
+        """The logits at every position, of what `walk` returned after all layers."""
 
     @abstractmethod
     def run(
@@ -75,6 +99,7 @@ class Engine(ABC):
         route: Route,
         readout: Readout,
         watch: bool = False,
+        written: Written = None,
     ) -> Float[Tensor, "metrics cells batch"]:
         """The metrics of each cell."""
 
@@ -104,7 +129,11 @@ class OfWeights(Engine):
         """Logits, of all columns or of some; `like`: whose scale the last norm takes."""
 
     def trace(
-        self, tokens: Int[Tensor, "batch pos"], *, keep: Sequence[str] | Held | None = None
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        written: Written = None,
+        *,
+        keep: Sequence[str] | Held | None = None,
     ) -> Trace:
         require_running()
         if not isinstance(keep, Held):
@@ -120,7 +149,7 @@ class OfWeights(Engine):
                 activation = activation[:, start:].clone()  # lets go of what is before
             kept[kind].append(activation)
 
-        final = self.walk(tokens, see, shelves=held.kinds)
+        final = self.walk(tokens, see, shelves=held.kinds, written=written)
         found = {kind: tuple(layers) for kind, layers in kept.items()}
         return Trace(self.facts, found, final, first=held.first)
 
@@ -132,8 +161,12 @@ class OfWeights(Engine):
         *,
         shelves: Sequence[str],
         layers: int | None = None,
+        written: Written = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         """Returns what stands after the last layer that was run."""
+
+    def logits(self, ran: Any) -> Float[Tensor, "batch pos d_vocab"]:
+        return self.unembed(ran.flatten(0, 1)[None])[0].unflatten(0, ran.shape[:2])
 
     def found(self, run: Trace, score: Score) -> Float[Tensor, "batch columns"]:
         final = take(run.final, score.read)

@@ -18,10 +18,12 @@ from interp.core.errors import MetricError, ModelError
 from interp.core.metrics import Metric
 from interp.core.prompts.pairs import Pairs, Side
 from interp.engine.engines.hooked.writes import start_of
+from interp.engine.engines.protocol import Written, begun
 from interp.engine.engines.verified import last_norm
 from interp.engine.network.trace import take
 from interp.engine.plan.memory import SHARE, total
 from interp.engine.plan.operations import FEW, FEW_BYTES, WIDE_BYTES
+from interp.engine.plan.positions import ids_of, longest_in
 from interp.engine.plan.score import Readout, Score
 from interp.models.model import Model
 
@@ -51,7 +53,7 @@ def resolution(
     """
     rows, metrics = list(rows[:FEW]), [score.metric for score in readout.scores]
     found = np.full(len(metrics), np.nan)
-    length = int(pairs.lengths[rows[0]])
+    length = longest_in(model.facts, pairs, rows)
     size = len(rows) * length * model.facts.d_vocab * model.dtype.itemsize
     if size > FEW_BYTES or any(one.point for one in model.now().foreign):
         return found
@@ -86,17 +88,16 @@ def _at_ends(
     Of metrics that read one position of a row that position alone; the last few of these are kept,
     since many calls ask about the same prompts.
     """
-    length = int(pairs.lengths[rows[0]])
-    tokens = getattr(pairs, side)[list(rows), :length].to(model.device)
+    tokens, written = ids_of(pairs, side, rows, model.device)
     if any(score.following is not None or score.read.shape[1] > 1 for score in few.scores):
-        known = _known(model, pairs, tokens)
+        known = _known(model, tokens, written)
         return None if known is None else (known, few.scores)
     # the hash sees what PyTorch does not count: a change through `.data`
-    asked = pairs.fingerprint, pairs.decoder, side, tuple(rows)
+    asked = pairs.fingerprint, side, tuple(rows)
     key = model.weight_hash, *asked, tuple(few.read.flatten().tolist())
     kept: dict[object, Tensor | None] = model.now().once("said at ends", dict)
     if key not in kept:
-        known = _known(model, pairs, tokens)
+        known = _known(model, tokens, written)
         kept[key] = None if known is None else take(known, few.read)
         for old in list(kept)[:-KEPT]:
             del kept[old]
@@ -110,7 +111,7 @@ def _at_ends(
     return known, tuple(replace(s, read=read) for s, read in zip(few.scores, at, strict=True))
 
 
-def _known(model: Model, pairs: Pairs, tokens: Tensor) -> Float[Tensor, "batch _ out"] | None:
+def _known(model: Model, tokens: Tensor, written: Written) -> Float[Tensor, "batch _ out"] | None:
     """What Hugging Face's own model says: logits, or the last hidden state without a head.
 
     None of a model of half precision that cannot be run in float32 here.
@@ -121,8 +122,7 @@ def _known(model: Model, pairs: Pairs, tokens: Tensor) -> Float[Tensor, "batch _
         return None
     inputs: dict[str, Tensor] = {}
     if model.facts.n_encoder_layers:
-        ids = tokens.new_tensor([start_of(model), *pairs.decoder])
-        inputs["decoder_input_ids"] = ids.expand(len(tokens), -1)
+        inputs["decoder_input_ids"] = begun(start_of(model), tokens, written)
     foreign = model.now().foreign
     try:
         return model.truth.run(tokens, foreign=foreign, wide=wide, **inputs).output

@@ -5,8 +5,11 @@ the gradient of the metric at what its reader reads; for a node, times that at w
 differ in the run at which the gradient is taken.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product as product_of
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,58 +19,24 @@ from torch.autograd import grad
 from interp.core.errors import MetricError
 from interp.core.parts.facts import Facts
 from interp.core.parts.graph import Graph
-from interp.engine.engines.replay.engine import Replay
-from interp.engine.gradients.tape import Slopes, Tape, at_readers, back, tape, written
+from interp.engine.gradients.streams import Estimated, some
+from interp.engine.gradients.tape import (
+    QKV,
+    Attended,
+    Tape,
+    Taped,
+    at_readers,
+    projected,
+    written,
+)
 from interp.engine.network import forward
-from interp.engine.network.ablated import Ablated
+from interp.engine.network.linear import Map
 from interp.engine.network.trace import Trace
-from interp.engine.network.weights import Weights
-from interp.engine.plan.score import Readout, Score
+from interp.engine.plan.score import Readout
 
 
 class Flat(MetricError):
     """A metric that is flat in all rows at hand, where the gradient is taken."""
-
-
-@dataclass(frozen=True, eq=False)
-class Estimated:
-    """Estimated of one length, to be estimated.
-
-    Attributes:
-        clean: what the embedding writes in the clean run.
-        ablated: what ablation sets each writer to.
-        places: the positions that each part of the result is about.
-        graph: of the model.
-        room: bytes that what writers write and readers' gradients may take at a time.
-        graphs: are those of all layers held?
-    """
-
-    engine: Replay
-    score: Score
-    clean: Float[Tensor, "batch pos d_model"]
-    ablated: Ablated
-    places: Bool[Tensor, "place batch pos"]
-    graph: Graph
-    room: int
-    graphs: bool
-
-    @property
-    def weights(self) -> Weights:
-        return self.engine.weights
-
-    def run(
-        self,
-        resid: Float[Tensor, "batch pos d_model"],
-        *,
-        start: int = 0,
-        z: Float[Tensor, "batch pos head d_head"] | None = None,
-    ) -> Tape:
-        """The layers from `start` on, taped."""
-        return tape(self.weights, resid, start=start, z=z, graphs=self.graphs)
-
-    def mixed(self, share: float) -> Float[Tensor, "batch pos d_model"]:
-        """The embedding between the ablated (share 0) and the clean one (share 1)."""
-        return torch.lerp(self.ablated.embed, self.clean, share)
 
 
 def top(rows: Estimated, final: Float[Tensor, "batch pos d_model"]) -> Tensor:
@@ -79,7 +48,7 @@ def top(rows: Estimated, final: Float[Tensor, "batch pos d_model"]) -> Tensor:
     name = rows.score.metric.name
     leaf = final.detach().requires_grad_()
     with torch.enable_grad():
-        run = Trace(rows.weights.facts, {}, leaf)
+        run = Trace(rows.engine.facts, {}, leaf)
         value = rows.engine.plain(run, Readout.of(rows.score))[0]
     if not value.requires_grad:
         raise MetricError(
@@ -127,80 +96,131 @@ def require_slope(rows: Estimated, final: Tensor, found: Tensor) -> None:
         )
 
 
+class Reading(NamedTuple):
+    """The gradient at the stream as some readers read it.
+
+    Attributes:
+        stream: the number of that which they read.
+        at: makes it of some positions, `batch reader some d_model`; None is all.
+    """
+
+    stream: int
+    readers: slice
+    at: Callable[[Int[Tensor, " some"] | None], Tensor]
+
+
+def readings(
+    rows: Estimated, run: tuple[Tape, ...], after: Float[Tensor, "batch pos d_model"]
+) -> Iterator[Reading]:
+    """At every reader of a run, from the logits down."""
+    last, end = len(rows.graph.readers) - 1, len(run) - 1
+    yield Reading(end, slice(last, last + 1), lambda part: some(after, part)[:, None])
+    for number, taped, slopes in rows.sweep(run, after):
+        stream = rows.streams[number]
+        inputs, own = stream.lines(taped.layer)
+        if stream.w.facts.d_mlp:
+            yield Reading(number, own, lambda part, g=slopes.mlp: some(g, part)[:, None])
+        for one, inner, at in zip(taped.attended, slopes.attended, inputs, strict=True):
+            if inner.inputs is not None:
+                yield from _inputs(rows, run, number, one, inner.inputs, at)
+
+
+def _inputs(
+    rows: Estimated, run: tuple[Tape, ...], number: int, one: Attended, made: QKV, at: slice
+) -> Iterator[Reading]:
+    """At the queries, keys and values of an attention."""
+    w, p = rows.streams[number].w, one.p
+
+    def own(part: Int[Tensor, " some"] | None, parts: Sequence[Map]) -> Tensor:
+        read = [some(g, part) for g in made[: len(parts)]]
+        return at_readers(w, p, some(one.resid, part), read, parts)
+
+    if one.memory is None:
+        yield Reading(number, at, partial(own, parts=(p.q, p.k, p.v)))
+        return
+
+    def across(part: Int[Tensor, " some"] | None) -> Tensor:
+        read = projected(w, (p.k, p.v), [some(g, part) for g in made[1:]])
+        return rows.into_encoder(some(run[0].final, part), read)
+
+    middle = at.start + w.facts.n_heads
+    yield Reading(number, slice(at.start, middle), partial(own, parts=(p.q,)))
+    yield Reading(0, slice(middle, at.stop), across)
+
+
 @dataclass(frozen=True, eq=False)
 class Edges:
     """Scores of all edges, filled run by run.
 
     Attributes:
         clean: the run that is ablated, whole.
-        parts: the positions that some place is of, as many at a time as there is room for; None is
-            all of them.
-        whole: how ablation changes what each writer writes, if all of that is held at once.
+        parts: of each stream the positions that some place is of, as many at a time as there is
+            room for; None is all of them.
+        whole: how ablation changes what each writer of a stream writes, if all of that is held at
+            once.
         scores: of readers and writers that are no edge, 0.
     """
 
     rows: Estimated
-    clean: Tape
-    parts: tuple[Int[Tensor, " some"] | None, ...]
-    whole: Float[Tensor, "batch writer some d_model"] | None
+    clean: tuple[Tape, ...]
+    parts: tuple[tuple[Int[Tensor, " some"] | None, ...], ...]
+    whole: tuple[Float[Tensor, "batch writer some d_model"] | None, ...]
     scores: Float[Tensor, "place batch reader writer"]
 
     @classmethod
-    def of(cls, rows: Estimated, clean: Tape) -> "Edges":
+    def of(cls, rows: Estimated, clean: tuple[Tape, ...]) -> "Edges":
         """Nothing yet."""
-        graph, (batch, pos, _) = rows.graph, rows.clean.shape
-        used = rows.places.any(0).any(0).nonzero()[:, 0]
-        token = token_bytes(rows.weights.facts, graph, rows.clean.element_size())
-        size = max(1, rows.room // (batch * token))
-        parts = used.split(size) if min(size, len(used)) < pos else (None,)
-        whole = changes(rows, clean, parts[0]) if len(parts) == 1 else None
-        shape = (len(rows.places), batch, len(graph.readers), len(graph.writers))
-        return cls(rows, clean, parts, whole, rows.clean.new_zeros(shape))
+        facts, like = rows.last.w.facts, rows.last.clean
+        size = max(
+            1, rows.room // (rows.batch * token_bytes(facts, rows.graph, like.element_size()))
+        )
+        parts, whole = [], []
+        for number, stream in enumerate(rows.streams):
+            used = stream.places.any(0).any(0).nonzero()[:, 0]
+            every = min(size, len(used)) == stream.clean.shape[1]
+            parts.append((None,) if every else used.split(size))
+            held = changes(rows, clean, number, parts[-1][0]) if len(parts[-1]) == 1 else None
+            whole.append(held)
+        scores = rows.zeros(len(rows.graph.readers), len(rows.graph.writers))
+        return cls(rows, clean, tuple(parts), tuple(whole), scores)
 
     def add(
         self,
-        run: Tape,
+        run: tuple[Tape, ...],
         after: Float[Tensor, "batch pos d_model"],
         share: float,
-        writers: slice = slice(None),
+        writers: Sequence[slice] = (slice(None),),
     ) -> None:
-        """A share of the linear scores with the gradients of a run; only of some writers."""
-        w, last = self.rows.weights, len(self.rows.graph.readers) - 1
-        slopes = [
-            (taped.layer, taped.resid, reading.inputs, reading.mlp)
-            for taped, reading in zip(reversed(run.layers), sweep(w, run, after), strict=True)
-        ]
-        for part in self.parts:
-            if self.whole is None:
-                held = changes(self.rows, self.clean, part, writers)
-            else:
-                held = self.whole[:, writers]
-            places = self.rows.places if part is None else self.rows.places[..., part]
+        """A share of the linear scores with the gradients of a run; only of some writers.
 
-            def term(
-                readers: slice, at: Tensor, held: Tensor = held, places: Tensor = places
-            ) -> None:
-                before = int(self.rows.graph.feeds[readers.start].sum())  # writers stand in order
-                start, stop, _ = writers.indices(before)
-                if start < stop:
-                    worth = product(at, held[:, : stop - start], places)
-                    self.scores[:, :, readers, start:stop] += share * worth
-
-            term(slice(last, last + 1), some(after, part)[:, None])
-            for layer, resid, made, mlp in slopes:
-                inputs, own = lines(w, layer)
-                if w.facts.d_mlp:
-                    term(own, some(mlp, part)[:, None])
-                if made is not None:
-                    q, k, v = (some(t, part) for t in made)
-                    term(inputs, at_readers(w, some(resid, part), layer, (q, k, v)))
+        The graphs of the run are gone then.
+        """
+        rows, found = self.rows, list(readings(self.rows, run, after))
+        for (number, stream), one in product_of(enumerate(rows.streams), writers):
+            asked = _both(one, stream.whole)
+            here = [reading for reading in found if reading.stream == number]
+            if asked.start >= asked.stop or not here:
+                continue
+            for part in self.parts[number]:
+                held = self.whole[number]
+                if held is None:
+                    held = changes(rows, self.clean, number, part, asked)
+                else:
+                    held = held[:, asked.start - stream.writers : asked.stop - stream.writers]
+                places = stream.places if part is None else stream.places[..., part]
+                for _, readers, at in here:
+                    # writers stand in order, so those before a reader are the first of a stream
+                    fed = stream.writers + int(rows.graph.feeds[readers.start].sum())
+                    stop = min(asked.stop, fed)
+                    if asked.start < stop:
+                        worth = product(at(part), held[:, : stop - asked.start], places)
+                        self.scores[:, :, readers, asked.start : stop] += share * worth
 
 
-def some(
-    x: Float[Tensor, "batch pos *axes"], part: Int[Tensor, " some"] | None
-) -> Float[Tensor, "batch some *axes"]:
-    """Some positions of all rows; None is all."""
-    return x if part is None else x.index_select(1, part.to(x.device))
+def _both(one: slice, other: slice) -> slice:
+    """Where a slice of all writers, perhaps without ends, meets another."""
+    start = max(one.start or 0, other.start)
+    return slice(start, other.stop if one.stop is None else min(one.stop, other.stop))
 
 
 def token_bytes(facts: Facts, graph: Graph, itemsize: int) -> int:
@@ -211,62 +231,51 @@ def token_bytes(facts: Facts, graph: Graph, itemsize: int) -> int:
 
 def changes(
     rows: Estimated,
-    clean: Tape,
+    clean: tuple[Tape, ...],
+    number: int,
     part: Int[Tensor, " some"] | None = None,
     writers: slice = slice(None),
 ) -> Float[Tensor, "batch writer some d_model"]:
-    """How ablation changes what writers write, in the order of the graph, at some positions.
+    """How ablation changes what writers of a stream write, in the order of the graph.
 
-    clean: the run that is ablated, whole.
+    Args:
+        clean: the run that is ablated, whole.
+        part: positions; None is all.
+        writers: which of all.
     """
-    w, ablated = rows.weights, rows.ablated
-    start, stop, _ = writers.indices(len(rows.graph.writers))
-    here = some(rows.clean, part)
-    found = here.new_empty(len(here), stop - start, *here.shape[1:])
+    stream = rows.streams[number]
+    w, ablated, asked = stream.w, stream.ablated, _both(writers, stream.whole)
+    here = some(stream.clean, part)
+    found = here.new_empty(len(here), asked.stop - asked.start, *here.shape[1:])
 
-    def wanted(columns: slice) -> bool:
-        return columns.start < stop and columns.stop > start
+    def put(columns: slice, make: Callable[[], Tensor]) -> None:
+        wanted = _both(columns, asked)
+        if wanted.start < wanted.stop:
+            made = make()[:, wanted.start - columns.start : wanted.stop - columns.start]
+            found[:, wanted.start - asked.start : wanted.stop - asked.start] = made
 
-    def put(columns: slice, made: Tensor) -> None:
-        first, last = max(columns.start, start), min(columns.stop, stop)
-        chosen = made[:, first - columns.start : last - columns.start]
-        found[:, first - start : last - start] = chosen
+    first = slice(stream.writers, stream.writers + 1)
+    put(first, lambda: (some(ablated.embed, part) - here)[:, None])
+    for taped in clean[number].layers:
+        heads, mlp = stream.columns(taped.layer)
 
-    if wanted(slice(0, 1)):
-        put(slice(0, 1), (some(ablated.embed, part) - here)[:, None])
-    for taped in clean.layers:
-        heads, mlp = columns(w, taped.layer)
-        if wanted(heads):
-            z = some(taped.z, part)
-            into = some(ablated.z[taped.layer], part).to(z.device)
-            put(heads, written(w, taped.layer, z, into - z))
-        if w.facts.d_mlp and wanted(mlp):
+        def moved(one: Attended, into: Tensor) -> Tensor:
+            z = some(one.z, part)
+            return written(w, one.p, z, some(into, part).to(z.device) - z)
+
+        for one, into, columns in zip(
+            taped.attended, ablated.heads(taped.layer), heads, strict=True
+        ):
+            put(columns, partial(moved, one, into))
+
+        def by_mlp(taped: Taped = taped) -> Tensor:
             wrote = some(taped.mlp_out, part)
             into = some(ablated.mlp_out[taped.layer], part).to(wrote.device)
-            put(mlp, (into - wrote)[:, None])
+            return (into - wrote)[:, None]
+
+        if w.facts.d_mlp:
+            put(mlp, by_mlp)
     return found
-
-
-def sweep(w: Weights, run: Tape, after: Float[Tensor, "batch pos d_model"]) -> Iterator[Slopes]:
-    """Back through the layers of a run."""
-    for taped in reversed(run.layers):
-        (reading,) = back(w, taped, [after])
-        yield reading
-        after = reading.resid
-
-
-def columns(w: Weights, layer: int) -> tuple[slice, slice]:
-    """Where the graph has the heads of a layer and its MLP among the writers."""
-    heads = w.facts.n_heads
-    start = 1 + layer * (heads + bool(w.facts.d_mlp))
-    return slice(start, start + heads), slice(start + heads, start + heads + bool(w.facts.d_mlp))
-
-
-def lines(w: Weights, layer: int) -> tuple[slice, slice]:
-    """... and the queries, keys and values of a layer and its MLP among the readers."""
-    inputs = w.facts.n_heads + 2 * w.facts.n_kv_heads
-    start = layer * (inputs + bool(w.facts.d_mlp))
-    return slice(start, start + inputs), slice(start + inputs, start + inputs + bool(w.facts.d_mlp))
 
 
 def product(
@@ -283,24 +292,36 @@ def product(
     return torch.einsum("brwp,mbp->mbrw", each, places.to(each))
 
 
-def runs(rows: Estimated, clean: Tape, steps: int) -> Iterator[tuple[Tape, Tensor]]:
+def runs(
+    rows: Estimated, clean: tuple[Tape, ...], steps: int
+) -> Iterator[tuple[tuple[Tape, ...], Tensor]]:
     """Runs whose embedding is `k / steps` of the way from ablated to clean, with their gradients.
 
     k = 1 to `steps` (Hanna et al. 2024, sec. 3): the last is the clean run, so a single step is
-    plain attribution patching, and the ablated run itself is left out.
+    plain attribution patching, and the ablated run itself is left out. Of two stacks what enters
+    either goes the same way.
     """
     for k in range(steps, 0, -1):
-        run = clean if k == steps else rows.run(rows.mixed(k / steps))
-        after = top(rows, run.final)
+        run = clean if k == steps else rows.run(_mixed(rows, k / steps))
+        after = top(rows, run[-1].final)
         if steps == 1:
-            require_slope(rows, run.final, after)
+            require_slope(rows, run[-1].final, after)
         yield run, after
+
+
+def _mixed(rows: Estimated, share: float) -> list[Float[Tensor, "batch _ d_model"]]:
+    """What enters each stream, between the ablated (share 0) and the clean (share 1)."""
+    return [torch.lerp(one.ablated.embed, one.clean, share) for one in rows.streams]
+
+
+def _clean(rows: Estimated) -> tuple[Tape, ...]:
+    return rows.run([stream.clean for stream in rows.streams])
 
 
 @torch.no_grad()
 def eap(rows: Estimated, *, steps: int = 1) -> Float[Tensor, "place batch reader writer"]:
     """Edge attribution patching; of several steps EAP-IG over inputs."""
-    clean = rows.run(rows.clean)
+    clean = _clean(rows)
     edges = Edges.of(rows, clean)
     for run, after in runs(rows, clean, steps):
         edges.add(run, after, 1 / steps)
@@ -309,22 +330,27 @@ def eap(rows: Estimated, *, steps: int = 1) -> Float[Tensor, "place batch reader
 
 @torch.no_grad()
 def atp(rows: Estimated, *, steps: int = 1) -> Float[Tensor, "place batch writer"]:
-    """Attribution patching of every head and MLP (and 0 of the embedding)."""
-    w = rows.weights
-    clean = rows.run(rows.clean)
-    found = rows.clean.new_zeros(len(rows.places), len(rows.clean), len(rows.graph.writers))
+    """Attribution patching of every head and MLP (and 0 of what enters a stream)."""
+    clean = _clean(rows)
+    found = rows.zeros(len(rows.graph.writers))
     for run, after in runs(rows, clean, steps):
-        for reading in sweep(w, run, after):
-            taped, (heads, own) = clean.layers[reading.layer], columns(w, reading.layer)
-            z = rows.ablated.z[reading.layer].to(taped.z.device) - taped.z
-            each = torch.einsum("bphe,bphe,mbp->mbh", reading.z, z, rows.places.to(z))
-            found[..., heads] += each.to(found.device) / steps
-            if w.facts.d_mlp:
-                wrote = taped.mlp_out
-                mlp = rows.ablated.mlp_out[reading.layer].to(wrote.device) - wrote
-                slope = reading.mlp_out.to(mlp.dtype)
-                each = torch.einsum("bpd,bpd,mbp->mb", slope, mlp, rows.places.to(mlp))
-                found[..., own] += each[..., None].to(found.device) / steps
+        for number, taped, slopes in rows.sweep(run, after):
+            stream = rows.streams[number]
+            ran, ablated = clean[number].layers[taped.layer], stream.ablated
+            heads, own = stream.columns(taped.layer)
+            each = zip(
+                heads, ran.attended, ablated.heads(taped.layer), slopes.attended, strict=True
+            )
+            for columns, one, into, inner in each:
+                z = into.to(one.z.device) - one.z
+                worth = torch.einsum("bphe,bphe,mbp->mbh", inner.z, z, stream.places.to(z))
+                found[..., columns] += worth.to(found.device) / steps
+            if stream.w.facts.d_mlp:
+                wrote = ran.mlp_out
+                mlp = ablated.mlp_out[taped.layer].to(wrote.device) - wrote
+                slope = slopes.mlp_out.to(mlp.dtype)
+                worth = torch.einsum("bpd,bpd,mbp->mb", slope, mlp, stream.places.to(mlp))
+                found[..., own] += worth[..., None].to(found.device) / steps
     return found
 
 
@@ -332,28 +358,41 @@ def atp(rows: Estimated, *, steps: int = 1) -> Float[Tensor, "place batch writer
 def eap_activations(rows: Estimated, *, steps: int) -> Float[Tensor, "place batch reader writer"]:
     """EAP-IG over activations: the writers of one layer go from ablated to clean together.
 
-    The embedding, the heads of a layer and its MLP have runs of their own, `k / steps` of the way,
-    k = 1 to `steps`, from there on; all before them is clean. The last is the clean run for all.
+    What enters the streams, the heads of an attention and an MLP have runs of their own, `k /
+    steps` of the way, k = 1 to `steps`, from there on; all before them is clean. The last is the
+    clean run for all.
     """
-    w, ablated = rows.weights, rows.ablated
-    clean = rows.run(rows.clean)
+    clean = _clean(rows)
     edges = Edges.of(rows, clean)
-    after = top(rows, clean.final)
+    after = top(rows, clean[-1].final)
     if steps == 1:
-        require_slope(rows, clean.final, after)
+        require_slope(rows, clean[-1].final, after)
     edges.add(clean, after, 1 / steps)
     for share in [k / steps for k in range(1, steps)]:
-        run = rows.run(rows.mixed(share))
-        edges.add(run, top(rows, run.final), 1 / steps, slice(0, 1))
-        for taped in clean.layers:
-            heads, mlp = columns(w, taped.layer)
-            z = torch.lerp(ablated.z[taped.layer].to(taped.z.device), taped.z, share)
-            run = rows.run(taped.resid, start=taped.layer, z=z)
-            edges.add(run, top(rows, run.final), 1 / steps, heads)
-            if w.facts.d_mlp:
-                wrote = taped.mlp_out
-                wrote = torch.lerp(ablated.mlp_out[taped.layer].to(wrote.device), wrote, share)
-                attn_out = forward.attention_write(taped.z, w.blocks[taped.layer].attention)
-                run = rows.run(taped.resid + attn_out + wrote, start=taped.layer + 1)
-                edges.add(run, top(rows, run.final), 1 / steps, mlp)
+        run = rows.run(_mixed(rows, share))
+        first = [slice(stream.writers, stream.writers + 1) for stream in rows.streams]
+        edges.add(run, top(rows, run[-1].final), 1 / steps, first)
+        for writers, run in _moved(rows, clean, share):
+            edges.add(run, top(rows, run[-1].final), 1 / steps, [writers])
     return edges.scores
+
+
+def _moved(
+    rows: Estimated, clean: tuple[Tape, ...], share: float
+) -> Iterator[tuple[slice, tuple[Tape, ...]]]:
+    """Runs in which the heads of one attention, or an MLP, are a share of the way to clean."""
+    for number, stream in enumerate(rows.streams):
+        ablated = stream.ablated
+        for taped in clean[number].layers:
+            layer, (heads, mlp) = taped.layer, stream.columns(taped.layer)
+            each = zip(heads, taped.attended, ablated.heads(layer), strict=True)
+            for columns, one, into in each:
+                z = torch.lerp(into.to(one.z.device), one.z, share)
+                cross = one.memory is not None
+                yield columns, rows.onward(clean, number, taped.resid, layer, z=z, cross=cross)
+            if stream.w.facts.d_mlp:
+                wrote = taped.mlp_out
+                wrote = torch.lerp(ablated.mlp_out[layer].to(wrote.device), wrote, share)
+                last = taped.attended[-1]
+                after = last.resid + forward.attention_write(last.z, last.p) + wrote
+                yield mlp, rows.onward(clean, number, after, layer + 1)

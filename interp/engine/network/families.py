@@ -37,8 +37,14 @@ FAMILIES = (
     "Exaone4ForCausalLM",
     "MixtralForCausalLM",
     "Qwen3MoeForCausalLM",
+    "Qwen2MoeForCausalLM",
     "OlmoeForCausalLM",
+    "FlexOlmoForCausalLM",
+    "GptOssForCausalLM",
     "RobertaForMaskedLM",
+    "XLMRobertaForMaskedLM",
+    "CamembertForMaskedLM",
+    "DistilBertForMaskedLM",
     "BertForMaskedLM",
     "BertModel",
     "ViTForImageClassification",
@@ -54,6 +60,8 @@ UNKNOWN = (
 )
 """Options of these families' configs that replay does not have; refused when they are set."""
 
+ROBERTAS = ("RobertaForMaskedLM", "XLMRobertaForMaskedLM", "CamembertForMaskedLM")
+"""Those whose padding has no place of its own, and whose head's activation is GELU."""
 LOCAL = "sliding_attention"
 WINDOWED = ("MistralForCausalLM", "Phi3ForCausalLM", "Starcoder2ForCausalLM")
 """Architectures in which every layer has the config's window."""
@@ -68,6 +76,9 @@ ADJACENT = (
 """Architectures whose rotary pairs are the features (i, i + 1)."""
 HALVED = ("GlmForCausalLM", "Glm4ForCausalLM", "Ernie4_5ForCausalLM")
 """Those of them whose module makes angles for the pairs (i, i + d/2), of which they take half."""
+
+ONCE = ("GptOssForCausalLM",)
+"""Those whose module makes one angle for a pair (i, i + d/2), where others make two."""
 
 BY_KIND = ("Gemma3ForCausalLM", "Olmo3ForCausalLM")
 """Those that have a rotation for each kind of layer."""

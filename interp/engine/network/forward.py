@@ -7,6 +7,7 @@ hooks see them, and take both where they meet. Rows are picked by `index_select`
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import isqrt
 from typing import NamedTuple
 
@@ -80,14 +81,17 @@ def norm(
     return x if bias is None else x + bias
 
 
-def embed(w: Weights, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-    """What enters the first layer."""
+def embed(
+    w: Weights, tokens: Int[Tensor, "batch pos"], start: int = 0
+) -> Float[Tensor, "batch embedded d_model"]:
+    """What enters the first layer, from a position on."""
     p = w.embed
-    x = wide(F.embedding(tokens, p.tokens)) if p.patches is None else seen(p, p.patches, tokens)
+    read = tokens[:, start:]
+    x = wide(F.embedding(read, p.tokens)) if p.patches is None else seen(p, p.patches, read)
     if p.scale is not None:
         x = x * p.scale
     if p.positions is not None:
-        x = x + positions(p, tokens)
+        x = x + positions(p, tokens)[..., start:, :]
     if p.constant is not None:
         x = x + p.constant
     return norm(x, p.norm)
@@ -189,7 +193,8 @@ def pattern(
 ) -> Float[Tensor, "cells batch group in_group query all_keys"]:
     """Attention probabilities of queries at given positions over keys at positions 0, 1, ...
 
-    Queries and keys are those after `head_norm` and before the rotation.
+    Queries and keys are those after `head_norm` and before the rotation. Where there are sinks,
+    rows sum to less than 1: a sink takes its share, and has no value.
     """
     past, own = k
     n, total = past.shape[1], past.shape[1] + own.shape[2]
@@ -209,9 +214,22 @@ def pattern(
         scores = p.cap * (scores / p.cap).tanh()
     hidden = visible(p, place, total, causal=causal).logical_not()
     scores = scores.masked_fill_(hidden[:, None, None], -torch.inf)
+    if p.sinks is not None:
+        sinks = p.sinks.to(scores).view(own.shape[-2], -1, 1, 1).expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, sinks], -1)
     if scores.dtype.itemsize >= 4:
-        return scores.softmax(-1)
-    return scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
+        found = scores.softmax(-1)
+    else:
+        found = scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
+    return found if p.sinks is None else found[..., :-1]
+
+
+def of_heads(p: Attention, heads: Int[ndarray, " some"]) -> Attention:
+    """An attention layer as some of its heads have it, where heads differ."""
+    if p.sinks is None:
+        return p
+    chosen = torch.from_numpy(heads).to(p.sinks.device)
+    return replace(p, sinks=p.sinks.index_select(0, chosen))
 
 
 def head_norm(
@@ -323,15 +341,44 @@ def mlp(
         if len(flat) <= size:
             return _mlp(flat, p).view(x.shape)
         return torch.cat([_mlp(rows, p) for rows in flat.split(size)]).view(x.shape)
-    down = p.down(hidden(x, p, like))
-    frozen = None if p.ends.write is None else p.down(hidden(like, p))
-    return norm(down, p.ends.write, frozen)
+    frozen = None if p.ends.write is None else made(like, p)
+    return norm(made(x, p, like), p.ends.write, frozen)
 
 
 def _mlp(x: Float[Tensor, "rows d_model"], p: MLP) -> Float[Tensor, "rows d_model"]:
-    if p.mixture is not None:
-        return norm(p.mixture(norm(x, p.ends.read)), p.ends.write)
-    return norm(p.down(hidden(x, p)), p.ends.write)
+    return norm(made(x, p), p.ends.write)
+
+
+def made(
+    x: Float[Tensor, "*batch d_model"],
+    p: MLP,
+    like: Float[Tensor, "*rows d_model"] | None = None,
+    weights: Float[Tensor, "*batch expert"] | None = None,
+) -> Float[Tensor, "*batch d_model"]:
+    """What the MLP writes before a norm of it; experts may be given weights of one's own."""
+    if p.mixture is None:
+        return p.down(hidden(x, p, like))
+    x = norm(x, p.ends.read, like)
+    own = None if weights is None else weights.flatten(0, -2)
+    return p.mixture(x.reshape(-1, x.shape[-1]), own).view(x.shape)
+
+
+def routed(
+    x: Float[Tensor, "*batch d_model"],
+    p: MLP,
+    like: Float[Tensor, "*rows d_model"] | None = None,
+) -> Float[Tensor, "*batch expert"]:
+    """The weight that each expert of a mixture has."""
+    assert p.mixture is not None  # dense models have no such site
+    return p.mixture.weights(norm(x, p.ends.read, like))
+
+
+def experts(x: Float[Tensor, "*batch d_model"], p: MLP) -> Float[Tensor, "*batch expert d_model"]:
+    """What each expert of a mixture adds to its output."""
+    assert p.mixture is not None
+    x = norm(x, p.ends.read)
+    weights = p.mixture.weights(x)
+    return torch.stack([p.mixture.one(x, e, weights) for e in range(weights.shape[-1])], -2)
 
 
 def hidden(
@@ -340,8 +387,12 @@ def hidden(
     like: Float[Tensor, "*rows d_model"] | None = None,
     *,
     neurons: Int[Tensor, " some"] | None = None,
+    weights: Float[Tensor, "*batch expert"] | None = None,
 ) -> Float[Tensor, "*batch d_mlp"]:
-    """Activations of the MLP's neurons, of all or some: what enters the down projection."""
+    """Activations of the MLP's neurons, of all or some: what enters the down projection.
+
+    `weights`: of experts, in place of the router's.
+    """
     gate, up = p.gate, p.up
     if neurons is not None:
         gate, up = None if gate is None else gate.pick(neurons), up.pick(neurons)
@@ -349,8 +400,11 @@ def hidden(
     if gate is None:
         return p.activation(up(x))
     act = p.activation(gate(x))
-    act = act * up(x) if torch.is_grad_enabled() else act.mul_(up(x))
-    return act if p.mixture is None else act * p.mixture.weights(x, neurons).to(act.dtype)
+    if p.mixture is None:
+        return act * up(x) if torch.is_grad_enabled() else act.mul_(up(x))
+    beside = up(x) if p.mixture.lift is None else p.mixture.lift(up(x))
+    weights = p.mixture.weights(x) if weights is None else weights
+    return act * beside * p.mixture.spread(x, weights, neurons).to(act.dtype)
 
 
 def unembed(

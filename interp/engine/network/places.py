@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.core.errors import PairsError
-from interp.engine.network.families import BY_KIND, HALVED
+from interp.engine.network.families import BY_KIND, HALVED, ONCE
 from interp.models.bridge import rotary
 from interp.models.bridge.precision import undetoured
 from interp.models.model import Model
@@ -44,6 +44,8 @@ def rotations(model: Model) -> dict[str, Angles]:
         return {kind: partial(_angles, module, layer_type=kind) for kind in sorted(kinds)}
     if facts.architecture in HALVED:
         return {"": partial(_halved, module)}
+    if facts.architecture in ONCE:
+        return {"": partial(_doubled, module)}
     return {"": partial(_angles, module)}
 
 
@@ -64,6 +66,11 @@ def _angles(module: Any, like: Tensor, place: Tensor, **kind: str) -> tuple[Tens
 def _halved(module: Any, like: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
     cos, sin = (t.chunk(2, -1)[0] for t in _angles(module, like, place))
     return cos.repeat_interleave(2, -1), sin.repeat_interleave(2, -1)
+
+
+def _doubled(module: Any, like: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    cos, sin = _angles(module, like, place)
+    return torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
 
 
 def _gptj(attention: nn.Module, like: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:

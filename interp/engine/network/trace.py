@@ -65,8 +65,9 @@ class Trace:
     """Activations by `shelf` and layer: `batch pos d_model`, `batch pos head d_head`.
 
     Queries and keys stand before the rotation (and before a norm of their own). A pattern is
-    `batch query head key`, neurons are `batch pos d_mlp`. `final` is the residual stream after the
-    last layer (a decoder's, where there are two stacks; of a recurrent model its h); `logits` are
+    `batch query head key`, neurons are `batch pos d_mlp`, weights of experts `batch pos expert`,
+    what they write `batch pos expert d_model`. `final` is the residual stream after the last layer
+    (a decoder's, where there are two stacks; of a recurrent model its h); `logits` are
     there when the engine had to compute them all. A layer that is not held is an empty tensor.
 
     Attributes:
@@ -119,10 +120,9 @@ class Trace:
         whole = self.kept[shelf(site)][layer]
         if site.neuron is not None:
             return whole[..., site.neuron]
-        if site.kind not in HEAD_KINDS:
+        if site.kind not in HEAD_KINDS and site.kind != "expert":
             return whole
-        index = site.group if site.group is not None else site.head
-        assert index is not None
+        index = next(i for i in (site.group, site.head, site.expert) if i is not None)
         if site.kind in ("k", "v") and site.head is not None:
             index = site.head // self.facts.group_size
         return whole[:, :, index]
@@ -140,6 +140,9 @@ def take(
     return x.to(window.device).gather(1, index.expand(*window.shape, *x.shape[2:]))
 
 
+INSIDE = {"router": forward.routed, "mlp_act": forward.hidden, "expert": forward.experts}
+"""What an MLP is made of, and is made by itself where it is asked for."""
+
 See = Callable[[str, int, Tensor], None]
 """Is shown each activation, by shelf and layer, as it is computed; it must not change it."""
 
@@ -156,7 +159,8 @@ def walk(
     """Run the model plainly, showing every activation; returns the residual stream at the end.
 
     Args:
-        wanted: patterns and neurons are made whole for `see` only if they are among these.
+        wanted: patterns, neurons and what a mixture is made of are made whole for `see` only if
+            they are among these.
         layers: how many to run; all by default.
         memory: what a decoder's cross-attention reads.
     """
@@ -234,8 +238,9 @@ def through(
         resid_mid = _across(w, block, layer, resid_mid, memory, see, wanted)
         see(BETWEEN, layer, resid_mid)
     x = resid if w.facts.parallel else resid_mid
-    if "mlp_act" in wanted:
-        see("mlp_act", layer, forward.hidden(x, block.mlp))
+    for kind, make in INSIDE.items():
+        if kind in wanted:
+            see(kind, layer, make(x, block.mlp))
     mlp_out = forward.mlp(x, block.mlp)
     see("mlp_out", layer, mlp_out)
     resid = forward.add(resid_mid, mlp_out, block.mlp.ends)
@@ -244,11 +249,19 @@ def through(
 
 
 def project(
-    w: Weights, p: Attention, resid: Float[Tensor, "batch pos d_model"]
-) -> list[Float[Tensor, "batch pos index d_head"]]:
-    """Queries, keys and values, before norms of their own and rotations."""
+    w: Weights,
+    p: Attention,
+    resid: Float[Tensor, "batch pos d_model"],
+    memory: Float[Tensor, "batch key d_model"] | None = None,
+) -> list[Float[Tensor, "batch _ index d_head"]]:
+    """Queries, keys and values, before norms of their own and rotations.
+
+    `memory`: what keys and values read in place of the stream, normed.
+    """
     x = forward.norm(resid, p.ends.read)
-    return [forward.project(x, part, w.facts.d_head) for part in (p.q, p.k, p.v)]
+    read = (x, x, x) if memory is None else (x, memory, memory)
+    parts = zip(read, (p.q, p.k, p.v), strict=True)
+    return [forward.project(x, part, w.facts.d_head) for x, part in parts]
 
 
 def _across(
@@ -261,11 +274,9 @@ def _across(
     wanted: Sequence[str],
 ) -> Float[Tensor, "batch pos d_model"]:
     """The residual stream after a decoder's attention to what the encoder made."""
-    p, d_head = block.cross, w.facts.d_head
+    p = block.cross
     assert p is not None
-    memory = memory.to(block.device)
-    q = forward.project(forward.norm(resid, p.ends.read), p.q, d_head)
-    k, v = (forward.project(memory, part, d_head) for part in (p.k, p.v))
+    q, k, v = project(w, p, resid, memory.to(block.device))
     for kind, activation in (("q", q), ("k", k), ("v", v)):
         see(f"cross.{kind}", layer, activation)
     whole = "cross.pattern" in wanted

@@ -24,6 +24,7 @@ from interp.engine.network.families import (
     CENTRED,
     FAMILIES,
     LOCAL,
+    ROBERTAS,
     STILL,
     UNKNOWN,
     WINDOWED,
@@ -77,6 +78,7 @@ class Attention:
         rotary: which of the model's rotations turns queries and keys; of none where it has none
             of that name.
         bias: what the distance of query and key adds to their score (T5).
+        sinks: scores of each head for no key at all, beside those for keys (gpt-oss).
     """
 
     ends: Ends
@@ -91,6 +93,7 @@ class Attention:
     cap: float | None = None
     rotary: str = ""
     bias: Bias | None = None
+    sinks: Float[Tensor, " head"] | None = None
 
 
 @dataclass(frozen=True)
@@ -255,6 +258,7 @@ def _block(model: Model, layer: int) -> Block:
             window=window,
             # Gemma 3's attention has the cap too, and ignores it
             cap=own.attn_logit_softcapping if gemma2 else None,
+            sinks=getattr(own, "sinks", None),
             rotary="none" if still else kind if facts.architecture in BY_KIND else "",
         ),
         _mlp(model, block.mlp, ends("ln2", "ln1"), gain),  # parallel blocks may share one norm
@@ -268,12 +272,44 @@ def _mlp(model: Model, part: Any, ends: Ends, gain: float) -> MLP:
         gate = _linear(model, part.gate) if model.bridge.cfg.gated_mlp else None
         up, down = _linear(model, getattr(part, "in")), _linear(model, part.out, gain)
         return MLP(ends, gate, up, down, curve)
+    if type(experts).__name__ == "GptOssExperts":
+        mixture = _gpt_oss(inner(found.router), experts)
+        return MLP(ends, mixture.gate, mixture.up, mixture.down, mixture.activation, mixture)
     router, both = inner(found.gate), experts.gate_up_proj
-    gate, up = (Each(half) for half in both.chunk(2, 1))
     whole = getattr(router, "norm_topk_prob", True)  # Mixtral has no other
-    choice = Router(router.weight, router.top_k, whole)
-    mixture = Mixture(choice, gate, up, Joined(experts.down_proj), curve)
+    choice, shared, opens = Router(router.weight, router.top_k, whole), [None, None, None], None
+    if (one := getattr(found, "shared_expert", None)) is not None:
+        names, opens = ("gate_proj", "up_proj", "down_proj"), _plain(found.shared_expert_gate)
+        shared = [_plain(getattr(inner(one), name)) for name in names]
+    gate, up = (Each(half, shared=own) for half, own in zip(both.chunk(2, 1), shared, strict=False))
+    down = Joined(experts.down_proj, shared=shared[2])
+    mixture = Mixture(choice, gate, up, down, curve, opens=opens)
     return MLP(ends, gate, up, mixture.down, curve, mixture)
+
+
+def _plain(component: nn.Module) -> Linear:
+    """A map that is kept as a matrix."""
+    found = cast(nn.Linear, inner(component))
+    return Linear(found.weight, None)
+
+
+def _gpt_oss(router: Any, experts: Any) -> Mixture:
+    """gpt-oss's, which has biases, in and out exchanged, gate and up in turns, and both clamped."""
+    gate, up = (
+        Each(experts.gate_up_proj[..., i::2].transpose(1, 2), experts.gate_up_proj_bias[:, i::2])
+        for i in (0, 1)
+    )
+
+    def curve(x: Tensor) -> Tensor:
+        x = x.clamp(max=experts.limit)
+        return x * (experts.alpha * x).sigmoid()
+
+    def lift(x: Tensor) -> Tensor:
+        return x.clamp(-experts.limit, experts.limit) + 1
+
+    choice = Router(router.weight, router.top_k, whole=True, bias=router.bias, late=True)
+    down = Joined(experts.down_proj.transpose(1, 2), experts.down_proj_bias)
+    return Mixture(choice, gate, up, down, curve, lift)
 
 
 def _scale(attention: Any, d_head: int) -> float:
@@ -294,6 +330,7 @@ def _named(model: Model) -> str:
         "BloomForCausalLM": "bloom_gelu",
         "MptForCausalLM": "gelu",
         "FalconForCausalLM": getattr(config, "activation", ""),
+        "DistilBertForMaskedLM": getattr(config, "activation", ""),
     }
     return known.get(model.facts.architecture, model.bridge.cfg.act_fn)
 
@@ -318,10 +355,10 @@ def _embedding(model: Model) -> Embedding:
     positions = constant = skipped = None
     if facts.positions in ("learned", "sinusoidal"):
         where = inner(bridge.pos_embed)
-        skipped = where.padding_idx if facts.architecture == "RobertaForMaskedLM" else None
+        skipped = where.padding_idx if facts.architecture in ROBERTAS else None
         start = 2 if facts.architecture == "OPTForCausalLM" else skipped or 0
         positions = where.weight[start:]
-    if facts.block == "post":
+    if facts.block == "post" and hasattr(bridge, "token_type_embed"):
         constant = inner(bridge.token_type_embed).weight[0]  # every token is of the first segment
     norm = _norm(model, bridge.embed_ln) if hasattr(bridge, "embed_ln") else None
     return Embedding(table.weight, scale, positions, constant, norm, skipped)
@@ -339,15 +376,17 @@ def _of_images(module: Any) -> Embedding:
 def _unembedding(model: Model) -> Unembedding:
     bridge, config = model.bridge, model.bridge.original_model.config
     linear = _linear(model, bridge.unembed)
-    roberta = model.facts.architecture == "RobertaForMaskedLM"  # whose head has no other
     if model.facts.block != "post":
         cap = getattr(config, "final_logit_softcapping", None)
         return Unembedding(_times(_norm(model, bridge.ln_final), _logits(model)), linear, cap=cap)
+    curve = getattr(config, "hidden_act", None) or _named(model)
+    if model.facts.architecture in ROBERTAS:
+        curve = "gelu"
     return Unembedding(
         None,
         linear,
         transform=_linear(model, inner(bridge.mlm_head)),
-        activation=_activation("gelu" if roberta else config.hidden_act),
+        activation=_activation(curve),
         transform_norm=_norm(model, bridge.ln_final),
     )
 
@@ -426,6 +465,8 @@ def maps(w: Weights) -> Iterator[Map | Each | Joined]:
     for block in w.blocks:
         attention, mlp = block.attention, block.mlp
         yield from (attention.q, attention.k, attention.v, attention.o)
+        if (cross := block.cross) is not None:
+            yield from (cross.q, cross.k, cross.v, cross.o)
         yield from ((mlp.up, mlp.down) if mlp.gate is None else (mlp.gate, mlp.up, mlp.down))
     if w.unembed is not None:
         yield from filter(None, (w.unembed.transform, w.unembed.linear))

@@ -11,10 +11,11 @@ from torch import Tensor
 from interp.core.errors import SiteError, Unsupported, nearest
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import HEAD_KINDS, STATES, Site
-from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.pairs import Pairs, Side
 from interp.engine.engines.protocol import Engine
 from interp.engine.limits import Limits
 from interp.engine.network.trace import shelf
+from interp.engine.plan.positions import ids_of
 
 FEWEST = 256
 """Tokens in one forward: fewer are slower (measured)."""
@@ -28,7 +29,7 @@ class Slab:
 
     Attributes:
         shelf, layer: where a trace keeps it.
-        indices: heads, key-value groups, neurons or units, ascending; empty takes all there is.
+        indices: heads, key-value groups, neurons, units or experts, ascending; empty takes all.
     """
 
     shelf: str
@@ -58,17 +59,21 @@ class Slab:
         return x.index_select(0, torch.tensor(self.indices, device=x.device))
 
     def extent(self, length: int, written: int) -> tuple[int, int]:
-        """Positions and keys in a row of this length; `written`: ids given to a decoder."""
-        positions = 1 + written if self.decoder else length
+        """Positions and keys in a row of this length, of which a decoder reads `written`."""
+        positions = written if self.decoder else length
         return positions, length if "cross" in self.shelf else positions
 
     def shape(self, facts: Facts, length: int, written: int) -> tuple[int, ...]:
         """Positions and axes in a row of this length."""
         positions, keys = self.extent(length, written)
+        if self.kind == "logits":
+            return positions, facts.d_vocab
         if self.kind == "pattern":
             return positions, keys
         if self.kind == "mlp_act" or (self.kind in STATES and self.indices):
             return (positions,)
+        if self.kind == "router":
+            return positions, facts.n_experts
         return positions, facts.d_head if self.kind in HEAD_KINDS else facts.d_model
 
 
@@ -129,20 +134,35 @@ class Layout:
         return tuple(dict.fromkeys(slab.shelf for slab in self.slabs))
 
     @property
-    def layers(self) -> int:
-        """Layers that have to run."""
+    def layers(self) -> int | None:
+        """Layers that have to run; None for all."""
+        if LOGITS in self.slabs:
+            return None
         return 1 + max(slab.layer for slab in self.slabs)
 
 
-def _place(site: Site, group_size: int) -> tuple[str, int, int | None]:
-    if site.kind == "logits":
+LOGITS = Slab("logits", 0)
+"""What comes out at the end, which no layer shows."""
+
+
+def refuse_logits(sites: Iterable[Site], what: str) -> None:
+    """Refuse the logits where activations are asked for.
+
+    Raises:
+        Unsupported: saying what to read them with.
+    """
+    if any(site.kind == "logits" for site in sites):
         raise Unsupported(
-            "'logits' are not kept: each position has a number for every token of the vocabulary. "
-            "Read them with a metric: interp.evaluate(model, pairs, metric=...)."
+            f"'logits' are no activation that {what}: nothing reads them but a metric. Read them "
+            "with interp.capture(model, pairs, 'logits'), or interp.evaluate(metric=...)."
         )
+
+
+def _place(site: Site, group_size: int) -> tuple[str, int, int | None]:
     if site.kind == "embed":
         return "resid_pre", 0, None
-    index = next((i for i in (site.group, site.head, site.neuron) if i is not None), None)
+    indices = site.group, site.head, site.neuron, site.expert
+    index = next((i for i in indices if i is not None), None)
     if site.kind in ("k", "v") and site.head is not None:
         index = site.head // group_size
     return shelf(site), site.layer or 0, index
@@ -161,7 +181,7 @@ def rows_at_once(facts: Facts, length: int, itemsize: int, kept: int, device: to
 def read(
     engine: Engine,
     pairs: Pairs,
-    side: str,
+    side: Side,
     layout: Layout,
     rows: Sequence[int],
     device: torch.device,
@@ -184,8 +204,11 @@ def read(
             take(slab, slab.cut(activation))
             missing.pop(slab, None)
 
-    tokens = getattr(pairs, side)[list(rows), : int(pairs.lengths[rows[0]])].to(device)
-    engine.walk(tokens, see, shelves=layout.shelves, layers=layout.layers)
+    tokens, written = ids_of(pairs, side, rows, device)
+    shelves = [name for name in layout.shelves if name != LOGITS.shelf]
+    ran = engine.walk(tokens, see, shelves=shelves, layers=layout.layers, written=written)
+    if LOGITS in missing:
+        see(LOGITS.shelf, LOGITS.layer, engine.logits(ran))
     if missing:
         slab = next(iter(missing))
         raise Unsupported(

@@ -3,9 +3,11 @@
 Made before anything runs, from shapes alone; `interp.explain` prints it and the run follows it.
 """
 
+from bisect import bisect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 from jaxtyping import Int
@@ -15,7 +17,7 @@ from interp.core.metrics import Metric
 from interp.core.parts.facts import Facts
 from interp.core.prompts.pairs import Pairs
 from interp.engine.interventions import Cell, Hop
-from interp.engine.limits import PROCESSOR, UNBOUNDED, Limits
+from interp.engine.limits import PROCESSOR, Limits
 from interp.engine.plan import operations as ops
 from interp.engine.plan.before import beforehand, own_run
 from interp.engine.plan.cost import (
@@ -26,12 +28,13 @@ from interp.engine.plan.cost import (
     forward_flops,
     ledger_bytes,
     passes,
+    pieces_bytes,
     trace_bytes,
     wave_bytes,
 )
 from interp.engine.plan.needed import needed, since
 from interp.engine.plan.plan import Batch, Plan
-from interp.engine.plan.positions import Starts, blocks, longest_in
+from interp.engine.plan.positions import Starts, blocks, lengths_in, longest_in
 from interp.engine.plan.stages import stages_of
 
 
@@ -63,7 +66,8 @@ def forward_plan(
         if engine == "hooks":
             one = ops.bridge_launches(facts)
         whole, wave = many * trace_bytes(facts, length, itemsize), [Stage(0, length)]
-        there = wave_bytes(facts, many * length, length, wave, itemsize, limits.scores)
+        there = wave_bytes(facts, many * length, itemsize)
+        there += pieces_bytes(facts, many * length, length, wave, itemsize, limits)
         return Batch(
             tuple(chosen),
             (),
@@ -80,7 +84,7 @@ def forward_plan(
             moved=runs * ops.moved(facts, n, many * length, length, itemsize),
         )
 
-    batches = tuple(batch(chosen) for chosen in blocks(lengths, rows))
+    batches = tuple(batch(chosen) for chosen in blocks([(n, 0) for n in lengths.tolist()], rows))
     full = sum(b.flops for b in batches)
     first = batches[0]
     before = (own_run(facts, first.rows, first.positions, itemsize, metrics),) if metrics else ()
@@ -129,7 +133,7 @@ def make_plan(
         """One row's traces for some cells, at most."""
         chosen, found = [cells[i] for i in members], 0
         held = needed(facts, chosen, base, engine)
-        for rows in blocks(pairs.lengths, len(pairs)):
+        for rows in blocks(pairs.extents, len(pairs)):
             length = longest_in(facts, pairs, rows)
             sides = since(held, engine, starts.first(chosen, rows)).values()
             traces = sum(trace_bytes(facts, length, itemsize, side) for side in sides)
@@ -139,16 +143,17 @@ def make_plan(
     lots = _lots(facts, cells) if engine == "replay" else [[*range(len(cells))]]
     shares = _shares(lots, row, budget // 2)
     held = max(map(row, shares))
-    most = max(1, budget // 2 // held)
+    changed = pairs.longest - starts.first(cells, range(len(pairs)))
+    at_once = limits.work // facts.d_model**2 // max(1, changed)  # in one cell
+    most = max(1, min(budget // 2 // held, at_once))
     given = budget, itemsize, limits
-    batches, largest = _batches(starts, cells, shares, most, *given)
-    fewer = max(1, budget // 2 // max(held, largest))
-    if fewer < most and any(b.bytes > budget // 2 for b in batches):  # one cell of so many rows
-        batches, _ = _batches(starts, cells, shares, fewer, *given)
+    batches, largest, fits = _batches(starts, cells, shares, most, *given)
+    if fits < most and any(b.bytes > budget // 2 for b in batches):  # one cell of so many rows
+        batches, *_ = _batches(starts, cells, shares, fits, *given)
     if engine == "hooks":
         batches = [_hooked(b, starts, cells, itemsize) for b in batches]
     batches, before = beforehand(starts, cells, batches, base, engine, itemsize, limits, budget)
-    full = sum(forward_flops(facts, length) for length in pairs.lengths.tolist())
+    full = sum(forward_flops(facts, length) for length in lengths_in(facts, pairs).tolist())
     forwards = sum(passes(cell, hooks=engine == "hooks") for cell in cells)
     least = 2 * max(*map(row, lots), largest)
     return Plan(tuple(batches), budget, full * forwards, facts, engine, least, before=before)
@@ -181,7 +186,7 @@ def _hooked(batch: Batch, starts: Starts, cells: Sequence[Cell], itemsize: int) 
     """A batch of the hooks engine: full forwards of its rows, each with a reading of its own."""
     facts, metrics = starts.facts, len(starts.metrics)
     forwards = sum(passes(cells[i], hooks=True) for i in batch.cells)
-    length = int(starts.pairs.lengths[batch.rows[0]])
+    length = longest_in(facts, starts.pairs, batch.rows)
     tokens, read = len(batch.rows) * length, len(batch.cells) * metrics
     return replace(
         batch,
@@ -201,11 +206,13 @@ def _batches(
     budget: int,
     itemsize: int,
     limits: Limits,
-) -> tuple[list[Batch], int]:
-    """Batches of so many rows at most, and the bytes of the largest cell of one row."""
+) -> tuple[list[Batch], int, int]:
+    """Batches of so many rows at most, the bytes of the largest cell of one row, and how many rows
+    of any one cell the budget lasts for.
+    """
     facts, pairs, metrics = starts.facts, starts.pairs, starts.metrics
-    batches, largest = [], 0
-    for rows, share in product(blocks(pairs.lengths, most), range(len(shares))):
+    batches, largest, fits = [], 0, most
+    for rows, share in product(blocks(pairs.extents, most), range(len(shares))):
         groups: dict[tuple[tuple[Hop, ...], tuple[int, ...]], list[int]] = defaultdict(list)
         for index in shares[share]:
             groups[cells[index].hops, starts.of(cells[index], rows)].append(index)
@@ -214,10 +221,33 @@ def _batches(
             length = longest_in(facts, pairs, rows)
             stages = stages_of(starts, cells[members[0]], rows)
             parts = (facts, cells, rows, stages, length, members)
-            cut = list(_cut(*parts, budget, itemsize, metrics, limits))
-            largest = max(largest, cut[0].bytes // len(cut[0].cells) // len(rows))
+            cut = _cut(*parts, budget, itemsize, metrics, limits)
             batches += [replace(batch, share=share) for batch in cut]
-    return batches, largest
+            shape = facts, [cells[i] for i in members], stages, length, itemsize, limits
+            largest = max(largest, _held(*shape, rows=1, many=1))
+            alone = partial(_held, *shape, many=1)
+            fits = min(fits, bisect(range(1, most + 1), budget // 2, key=lambda n: alone(rows=n)))
+    return batches, largest, max(1, fits)
+
+
+def _held(
+    facts: Facts,
+    cells: Sequence[Cell],
+    stages: Sequence[Stage],
+    length: int,
+    itemsize: int,
+    limits: Limits,
+    *,
+    rows: int,
+    many: int,
+) -> int:
+    """Bytes of a wave of so many of some cells in so many rows."""
+    tokens = rows * max(1, *(stage.positions for stage in stages))
+    written = any(i.site.kind == "pattern" for cell in cells for i in cell.interventions)
+    one = wave_bytes(facts, tokens, itemsize)
+    one += tokens * max(ledger_bytes(facts, cell, itemsize) for cell in cells)
+    shape = many * tokens, length, stages, itemsize, limits
+    return many * one + pieces_bytes(facts, *shape, written=written)
 
 
 def _cut(
@@ -234,15 +264,14 @@ def _cut(
 ) -> Iterator[Batch]:
     positions = max(1, *(stage.positions for stage in stages))
     tokens = len(rows) * positions
-    written = any(i.site.kind == "pattern" for c in members for i in cells[c].interventions)
-    # a pattern that is written is there as a whole
-    scores = UNBOUNDED if written else limits.scores
-    one = wave_bytes(facts, tokens, length, stages, itemsize, scores)
-    one += tokens * max(ledger_bytes(facts, cells[i], itemsize) for i in members)
-    if limits.neurons < limits.wave:  # a processor takes too few tokens at once to count
-        one += 2 * tokens * facts.d_mlp * itemsize
     at_once = len(rows) if facts.recurrent else tokens  # in one matrix product
-    size = max(1, min(budget // 2 // one, limits.wave // at_once))
+    shape = facts, [cells[i] for i in members], stages, length, itemsize, limits
+
+    def held(many: int) -> int:
+        return _held(*shape, rows=len(rows), many=many)
+
+    size = max(1, limits.wave_tokens(facts.d_model) // at_once)
+    size = min(size, max(1, bisect(range(1, size + 1), budget // 2, key=held)))
     wide = {"answers": 2, "vocabulary": facts.d_vocab, "embedding": 0}
     columns = sum(
         wide[m.reads] * (stages[-1].read if m.everywhere or m.position == "mean" else 1)
@@ -264,7 +293,7 @@ def _cut(
             min(stage.start for stage in stages),
             positions,
             (first, depth(facts) - 1),
-            one * len(chosen),
+            held(len(chosen)),
             flops,
             launches=len(metrics) * ops.READING
             + ops.wave_launches(

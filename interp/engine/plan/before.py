@@ -13,7 +13,7 @@ from interp.engine.plan import operations as ops
 from interp.engine.plan.cost import forward_flops, trace_bytes
 from interp.engine.plan.needed import needed, since
 from interp.engine.plan.plan import Batch
-from interp.engine.plan.positions import Starts
+from interp.engine.plan.positions import Starts, longest_in
 from interp.engine.plan.stages import stages_of
 
 NULLS = 3
@@ -38,7 +38,7 @@ def beforehand(
     facts, n, metrics = starts.facts, starts.facts.n_layers, len(starts.metrics)
     before, found = list[Batch](), list[Batch]()
     for (rows, _), group in groupby(batches, key=lambda batch: (batch.rows, batch.share)):
-        same, length = list(group), int(starts.pairs.lengths[rows[0]])
+        same, length = list(group), longest_in(facts, starts.pairs, rows)
         held = needed(facts, [cells[i] for batch in same for i in batch.cells], base, engine)
         sides = since(held, engine, min(batch.start for batch in same))
         traces = len(rows) * sum(trace_bytes(facts, length, itemsize, s) for s in sides.values())
@@ -100,7 +100,7 @@ def _null(
     facts, rows, metrics = starts.facts, batch.rows, len(starts.metrics)
     few = controls(batch)
     chosen, part = [cells[i] for i in few], len(few) / len(batch.cells)
-    length, stages = int(starts.pairs.lengths[rows[0]]), stages_of(starts, chosen[0], rows)
+    length, stages = longest_in(facts, starts.pairs, rows), stages_of(starts, chosen[0], rows)
 
     def launched(cells: Sequence[Cell]) -> int:
         return ops.wave_launches(facts, cells, len(rows), length, stages, half=half, limits=limits)

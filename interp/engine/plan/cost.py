@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Kind, Site
 from interp.engine.interventions import Cell, Hop
+from interp.engine.limits import UNBOUNDED, Limits
 from interp.engine.network.trace import KEPT, RECURRENT, Held, begins
 from interp.engine.plan.edits import STEPS, entry
 
@@ -165,7 +166,8 @@ def _width(facts: Facts, kind: Kind, length: int) -> int:
         return facts.n_heads * facts.d_head
     if kind in ("k", "v"):
         return facts.n_kv_heads * facts.d_head
-    return facts.d_mlp if kind == "mlp_act" else facts.d_model
+    experts = {"router": facts.n_experts, "expert": facts.n_experts * facts.d_model}
+    return facts.d_mlp if kind == "mlp_act" else experts.get(kind, facts.d_model)
 
 
 def _size(kind: Kind, itemsize: int) -> int:
@@ -173,28 +175,39 @@ def _size(kind: Kind, itemsize: int) -> int:
     return max(itemsize, 4) if kind.startswith("resid") else itemsize
 
 
-def wave_bytes(
-    facts: Facts,
-    tokens: int,
-    length: int,
-    stages: Sequence[Stage],
-    itemsize: int,
-    scores: int,
-) -> int:
-    """What one cell holds in a wave: of a recurrent model its gates, inputs, states and values.
-
-    Args:
-        scores: attention scores that are held at a time, of a few queries.
-    """
+def wave_bytes(facts: Facts, tokens: int, itemsize: int) -> int:
+    """What one cell holds in a wave: of a recurrent model its gates, inputs, states and values."""
     if facts.recurrent:
         return tokens * itemsize * 9 * facts.d_model
     wide = facts.n_heads * facts.d_head + facts.n_kv_heads * facts.d_head
     size = tokens * (5 * facts.d_model * max(itemsize, 4) + 4 * wide * itemsize)
     if facts.n_encoder_layers:  # what the encoder made, and what the decoder makes of it
         size += tokens * (facts.d_model * max(itemsize, 4) + 2 * wide * itemsize)
+    return size
+
+
+def pieces_bytes(
+    facts: Facts,
+    tokens: int,
+    length: int,
+    stages: Sequence[Stage],
+    itemsize: int,
+    limits: Limits,
+    *,
+    written: bool = False,
+) -> int:
+    """What a wave holds of what is made in pieces: attention's scores, the MLP's hidden layer.
+
+    Args:
+        tokens: of all cells together.
+        written: is a pattern written? It is there as a whole.
+    """
+    if facts.recurrent:
+        return 0
+    size = 2 * min(tokens, limits.mlp_tokens(facts.d_mlp)) * facts.d_mlp * itemsize
     if any(stage.positions == length - stage.start for stage in stages):
-        held = min(tokens * facts.n_heads * length, max(scores, facts.n_heads * length))
-        size += 3 * held * max(itemsize, 4)  # attention scores
+        most = UNBOUNDED if written else max(limits.scores, facts.n_heads * length)
+        size += 3 * min(tokens * facts.n_heads * length, most) * max(itemsize, 4)
     return size
 
 

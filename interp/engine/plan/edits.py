@@ -29,7 +29,7 @@ STEPS: dict[str, int] = {
     "cross.z": 6,
     "cross.attn_out": 7,
     BETWEEN: 8,
-    "mlp_act": 9,
+    **dict.fromkeys(("router", "mlp_act", "expert"), 9),
     "mlp_out": 10,
     "resid_post": 11,
     "c": 1,
@@ -50,10 +50,12 @@ class Edit:
     Attributes:
         mask: the positions that it touches, `batch pos`.
         found: what the value's source holds at the site, `batch held *axes`, if it has one. Axes:
-            `d_head` of q k v z, `key` of a pattern, none of a neuron, else `d_model`.
+            `d_head` of q k v z, `key` of a pattern, `expert` of a router, none of a neuron, else
+            `d_model`.
         first: the position at which that begins.
         readers: who sees it; None is everyone.
-        normalise: of a pattern: its rows must sum to 1.
+        normalise: of a pattern: its rows must sum to 1; of a router: to what they did.
+        sinks: of a pattern: it may sum to less than 1.
         everywhere: does it touch all positions? Known before anything is sent to a device.
     """
 
@@ -65,6 +67,7 @@ class Edit:
     normalise: bool = True
     everywhere: bool = False
     first: int = 0
+    sinks: bool = False
 
     @property
     def index(self) -> int | None:
@@ -79,7 +82,9 @@ class Edit:
         if not self.everywhere:
             new = torch.where(_like(self.at(window), current), new, current)
         if self.site.kind == "pattern" and self.normalise:
-            _require_sum(new, self.site, torch.finfo(current.dtype).eps)
+            _require_sum(new, self, torch.finfo(current.dtype).eps)
+        if self.site.kind == "router" and self.normalise:
+            _require_share(new, current, self.site)
         return new.to(current.dtype)
 
     def at(self, window: Int[Tensor, "batch window"]) -> Bool[Tensor, "batch window"]:
@@ -133,7 +138,7 @@ class Together:
         if first.site.kind == "pattern":
             for edit, pattern in zip(self.edits, new, strict=True):
                 if edit.normalise:
-                    _require_sum(pattern, edit.site, torch.finfo(x.dtype).eps)
+                    _require_sum(pattern, edit, torch.finfo(x.dtype).eps)
         places.index_put_(tuple(index), new.to(x.dtype))
 
     def _new(self, current: Tensor, found: Tensor) -> Tensor:
@@ -156,15 +161,16 @@ class Together:
         return _like(torch.stack([edit.at(window) for edit in self.edits]), current, 3)
 
 
-def together(edits: Sequence[tuple[int, Edit]], device: torch.device) -> list[Together]:
-    """Edits of one layer and kind, each with its cell, in as few computations as there can be.
+def together(edits: Sequence[tuple[int, int | None, Edit]], device: torch.device) -> list[Together]:
+    """Edits of one layer and kind, each with its place on the axes of cells and heads (None where
+    there is no such axis), in as few computations as there can be.
 
-    Two of one cell and head stay in their order.
+    Two of one place stay in their order.
     """
     groups: list[dict[tuple[int, int | None], Edit]] = []
     kinds: list[object] = []
-    for row, edit in edits:
-        place, kind = (row, edit.index), (alike(edit.value), edit.found is None)
+    for row, head, edit in edits:
+        place, kind = (row, head), (alike(edit.value), edit.found is None)
         later = len(groups)
         while later and place not in groups[later - 1]:
             later -= 1
@@ -206,13 +212,31 @@ def _like(rows: Tensor, x: Tensor, axes: int = 2) -> Tensor:
     return rows[(...,) + (None,) * (x.ndim - axes)]
 
 
-def _require_sum(pattern: Float[Tensor, "batch query key"], site: Site, eps: float) -> None:
-    sums = pattern.double().sum(-1)
+def _require_sum(pattern: Float[Tensor, "batch query key"], edit: Edit, eps: float) -> None:
+    sums, site = pattern.double().sum(-1), edit.site
     tolerance = 16 * eps  # each probability is rounded by half an eps of itself
-    if not ((sums - 1).abs() <= tolerance).all():
-        row, query = ((sums - 1).abs() > tolerance).nonzero()[0].tolist()
+    off = (sums - 1).clamp(min=0) if edit.sinks else (sums - 1).abs()
+    if not (off <= tolerance).all():
+        row, query = (off <= tolerance).logical_not().nonzero()[0].tolist()
         raise Unsupported(
             f"the attention pattern written at '{site}' sums to {sums[row, query].item():.4g} over "
-            f"the keys (example {row} of its batch), not to 1, so it is no attention. Write "
-            "probabilities, or say normalise=False, which goes into the provenance."
+            f"the keys (example {row} of its batch), not to 1{' or less' * edit.sinks}, so it "
+            "is no attention. Write probabilities, or say normalise=False, which goes into the "
+            "provenance."
+        )
+
+
+def _require_share(
+    new: Float[Tensor, "batch window expert"], old: Float[Tensor, "batch window expert"], site: Site
+) -> None:
+    sums, before = (weights.double().sum(-1) for weights in (new, old))
+    tolerance = 16 * torch.finfo(old.dtype).eps * before.abs().clamp(min=1)
+    if not ((sums - before).abs() <= tolerance).all():
+        row, place = ((sums - before).abs() <= tolerance).logical_not().nonzero()[0].tolist()
+        raise Unsupported(
+            f"the weights written at '{site}' sum to {sums[row, place].item():.4g} over the "
+            f"experts, where they summed to {before[row, place].item():.4g} (example {row} of its "
+            "batch), so the layer would write more or less as well as by other experts. A router "
+            "that does not divide by their sum gives each token another. Write weights of the same "
+            "sum, or say normalise=False, which goes into the provenance."
         )

@@ -16,14 +16,16 @@ JOINED: dict[Kind, tuple[Kind, ...]] = {
     "z": ("z",),
     "attn_out": ("attn_out",),
     "resid_mid": ("resid_mid",),
-    **dict.fromkeys(("mlp_act", "mlp_out"), ("resid_mid", "mlp_out")),
+    **dict.fromkeys(("router", "mlp_act", "expert", "mlp_out"), ("resid_mid", "mlp_out")),
 }
 """What a cell takes of the base run where an intervention stands, beside the stream."""
 ORDER: tuple[Kind, ...] = (
     *RECURRENT,
     *(kind for kind in KEPT if kind not in RECURRENT),
     "pattern",
+    "router",
     "mlp_act",
+    "expert",
 )
 
 

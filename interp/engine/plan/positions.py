@@ -1,7 +1,7 @@
 """Which rows run together, and the positions that places, metrics and receivers mean in them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,27 +12,39 @@ from interp.core.errors import PositionError
 from interp.core.metrics import Metric
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Site
-from interp.core.prompts.pairs import Pairs
-from interp.core.prompts.places import AFTER_FIRST, ALL, Place, mask
+from interp.core.prompts.pairs import Pairs, Side
+from interp.core.prompts.places import OWN, Place, index, mask
 from interp.engine.interventions import Cell
 
 
-def blocks(lengths: Int[Tensor, " batch"], most: int) -> list[list[int]]:
-    """Rows of one length together, at most `most` at a time: so no row is ever padded."""
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for row, length in enumerate(lengths.tolist()):
-        by_length[length].append(row)
+def blocks(extents: Sequence[tuple[int, int]], most: int) -> list[list[int]]:
+    """Rows of one extent together, at most `most` at a time: so no row is ever padded."""
+    by_extent: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row, extent in enumerate(extents):
+        by_extent[extent].append(row)
     return [
         rows[i : i + most]
-        for _, rows in sorted(by_length.items())
+        for _, rows in sorted(by_extent.items())
         for i in range(0, len(rows), most)
     ]
 
 
 def longest_in(facts: Facts, pairs: Pairs, rows: Sequence[int]) -> int:
     """Positions of a stack in rows of one length, of the longer one where there are two."""
-    written = 1 + len(pairs.decoder) if facts.n_encoder_layers else 0
-    return max(int(pairs.lengths[rows[0]]), written)
+    return max(pairs.extents[rows[0]]) if facts.n_encoder_layers else int(pairs.lengths[rows[0]])
+
+
+def lengths_in(facts: Facts, pairs: Pairs) -> Int[Tensor, " batch"]:
+    """As `longest_in`, of every row."""
+    return pairs.widths if facts.n_encoder_layers else pairs.lengths
+
+
+def ids_of(
+    pairs: Pairs, side: Side, rows: Sequence[int], device: torch.device
+) -> tuple[Int[Tensor, "rows pos"], Int[Tensor, "rows written"] | None]:
+    """What an engine runs of some rows of one extent, where the model is."""
+    tokens, written = pairs.ids(side, rows)
+    return tokens.to(device), None if written is None else written.to(device)
 
 
 def decodes(site: Site) -> bool:
@@ -43,22 +55,39 @@ def decodes(site: Site) -> bool:
 def places(
     pairs: Pairs, positions: Place, rows: Sequence[int], site: Site | None = None
 ) -> Bool[Tensor, "batch pos"]:
-    """Which positions of these rows (all of one length) a place means.
+    """Which positions of these rows (all of one extent) a place means.
 
     Raises:
-        PositionError: a name at a site of a decoder, whose positions the pairs do not name, or what
-            a row has not.
+        PositionError: a name at a site of a decoder that the target has not, or what a row has not.
     """
     if site is None or not decodes(site):
         return mask(positions, pairs.positions, pairs.lengths, rows)
-    written = torch.full_like(pairs.lengths, 1 + len(pairs.decoder))
-    named = isinstance(positions, str) and positions not in (ALL, AFTER_FIRST)
-    if named and not positions.isdigit():
-        raise PositionError(
-            f"position {positions!r} is one of the encoder's tokens, and '{site}' stands in the "
-            f"decoder, which has {int(written[0])}; give 'all' or an index."
-        )
-    return mask(positions, {}, written, rows)
+    require_named(pairs, positions, f"'{site}' stands in the decoder")
+    return mask(positions, target_names(pairs), pairs.written, rows)
+
+
+def target_names(pairs: Pairs) -> Mapping[str, Int[Tensor, " batch"]]:
+    """Named positions of the decoder; without a target its start token is its end."""
+    return pairs.target.positions if pairs.target else {"end": torch.zeros_like(pairs.lengths)}
+
+
+def require_named(pairs: Pairs, place: Place, what: str) -> None:
+    """Refuse the name of a token of the encoder where one of the decoder is meant.
+
+    Raises:
+        PositionError: beginning with `what`.
+    """
+    known = target_names(pairs)
+    if not isinstance(place, str) or place in OWN or place in known or place.isdigit():
+        return
+    whose = "one of the encoder's tokens" if place in pairs.positions else "no token of either"
+    least, most = int(pairs.written.min()), int(pairs.written.max())
+    raise PositionError(
+        f"position {place!r} is {whose}, and {what}, which has "
+        f"{least if least == most else f'{least} to {most}'} tokens and the positions "
+        f"{', '.join(known)}; give 'all' or an index (0 is its start token), or name it when the "
+        "pairs are built: target_positions={...}."
+    )
 
 
 def reading(
@@ -71,20 +100,24 @@ def reading(
     Raises:
         PositionError: a name that the pairs have not, or of a token that a decoder does not have.
     """
-    if facts.n_encoder_layers and metric.position not in ("end", "mean"):
-        raise PositionError(
-            f"metric {metric.name!r} reads {metric.position!r}, one of the encoder's tokens, and "
-            "the output stands in the decoder: read its last position ('end'), or end "
-            "Pairs.decoder where you want to read."
-        )
-    if facts.n_encoder_layers and metric.position == "mean":
-        return torch.arange(1 + len(pairs.decoder)).expand(len(rows), -1)
-    if facts.n_encoder_layers:
-        return torch.full((len(rows), 1), len(pairs.decoder))
-    length = int(pairs.lengths[rows[0]])
+    length = pairs.extents[rows[0]][1 if facts.n_encoder_layers else 0]
     if metric.position == "mean" or metric.everywhere:
         return torch.arange(length - metric.everywhere).expand(len(rows), -1)
-    return pairs.at(metric.position)[list(rows)][:, None]
+    return read_at(facts, pairs, metric.position, f"metric {metric.name!r} reads")[list(rows)][
+        :, None
+    ]
+
+
+def read_at(facts: Facts, pairs: Pairs, place: Place, what: str) -> Int[Tensor, " batch"]:
+    """Where logits are read in each row: of an encoder-decoder in the decoder.
+
+    Raises:
+        PositionError: as `Pairs.at`, of the stack that logits stand in.
+    """
+    if not facts.n_encoder_layers:
+        return pairs.at(place)
+    require_named(pairs, place, f"{what} logits, which stand in the decoder")
+    return index(place, target_names(pairs), pairs.written)
 
 
 def readings(

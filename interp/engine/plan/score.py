@@ -40,7 +40,12 @@ class Score:
         correct, wrong, clean = (
             x[index].to(model.device) for x in (pairs.correct, pairs.wrong, pairs.clean)
         )
-        following = clean.gather(1, read + 1) if metric.everywhere else None
+        if metric.everywhere and model.facts.n_encoder_layers:
+            _, written = pairs.ids("clean", index)
+            assert written is not None  # who has none is refused: nothing follows a start token
+            following = written.to(model.device)
+        else:
+            following = clean.gather(1, read + 1) if metric.everywhere else None
         return cls(metric, Answers(correct, wrong), read, following)
 
     @property

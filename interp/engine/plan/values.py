@@ -98,9 +98,11 @@ def axes_of(site: Site, facts: Facts, pairs: Pairs) -> list[tuple[str, int]]:
     """Names and sizes of a site's own axes."""
     if site.kind == "pattern":
         own = attends_to_itself(site)
-        return [("key", 1 + len(pairs.decoder) if own else pairs.clean.shape[1])]
+        return [("key", int(pairs.written.max()) if own else pairs.clean.shape[1])]
     if site.neuron is not None:
         return []
+    if site.kind == "router":
+        return [("expert", facts.n_experts)]
     if site.kind in HEAD_KINDS:
         return [("d_head", facts.d_head)]
     return [("d_model", facts.d_model)]
@@ -112,7 +114,7 @@ def attends_to_itself(site: Site) -> bool:
 
 
 def _positions(site: Site, pairs: Pairs) -> int:
-    return 1 + len(pairs.decoder) if decodes(site) else pairs.clean.shape[1]
+    return int(pairs.written.max()) if decodes(site) else pairs.clean.shape[1]
 
 
 def _unfit(
@@ -130,7 +132,7 @@ def _unfit(
 
 
 def _require_width(value: Erase, site: Site, facts: Facts) -> None:
-    if site.kind == "pattern" or site.neuron is not None:
+    if site.kind in ("pattern", "router") or site.neuron is not None:
         raise SiteError(
             f"'{site}' is no vector of features that directions could be erased from; take the "
             "residual stream, an output ('12.attn', '12.mlp') or a head."

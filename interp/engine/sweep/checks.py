@@ -9,7 +9,7 @@ from interp.core.parts.sites import Site
 from interp.core.prompts.pairs import Pairs
 from interp.engine.interventions import Averaged, Cell, Intervention
 from interp.engine.plain.means.means import require_mean
-from interp.engine.plan.positions import decodes, places
+from interp.engine.plan.positions import blocks, decodes, places
 from interp.engine.plan.values import require_fit
 from interp.engine.sweep.sweep import Sweep
 
@@ -21,7 +21,7 @@ def require_interventions(sweep: Sweep) -> None:
         PositionError, SiteError, PairsError: as `run`.
     """
     facts, pairs = sweep.model.facts, sweep.pairs
-    lengths = _by_length(pairs)
+    lengths = blocks(pairs.extents, len(pairs))
     seen: set[tuple[object, ...]] = set()
     for cell in sweep.cells:
         for i in cell.interventions:
@@ -45,13 +45,6 @@ def require_interventions(sweep: Sweep) -> None:
                     _require_even(places(pairs, hop.positions, rows, reader), str(hop))
         if len(cell.interventions) > 1:
             _refuse_overlap(cell, pairs, lengths)
-
-
-def _by_length(pairs: Pairs) -> list[list[int]]:
-    by_length: dict[int, list[int]] = {}
-    for row, length in enumerate(pairs.lengths.tolist()):
-        by_length.setdefault(length, []).append(row)
-    return list(by_length.values())
 
 
 def _require_even(mask: Tensor, hop: str) -> None:

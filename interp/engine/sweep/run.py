@@ -106,7 +106,7 @@ def measure(sweep: Sweep) -> Numbers:
         accept(sweep.model, sweep.pairs, metric)
     require_interventions(sweep)
     pairs, device = sweep.pairs, sweep.model.device
-    engine = choose(sweep.model, sweep.engine, longest=pairs.longest, prefix=pairs.decoder)
+    engine = choose(sweep.model, sweep.engine, longest=pairs.longest)
     sweep = _served(sweep, engine)
     room = budget(sweep.memory, device, SWEEP)
     plan = _plan(sweep, engine, room)
@@ -259,9 +259,10 @@ class _Rows:
 
 
 def _unnormalised(cells: Sequence[Cell]) -> dict[str, bool]:
-    """For the provenance: attention patterns need not sum to 1 here."""
+    """For the provenance: patterns need not sum to 1 here, or experts' weights to what they did."""
     kinds = [i.site.kind for c in cells for i in c.interventions if not i.normalise]
-    return {"unnormalised_patterns": True} if "pattern" in kinds else {}
+    said = {"pattern": "unnormalised_patterns", "router": "unnormalised_routers"}
+    return {name: True for kind, name in said.items() if kind in kinds}
 
 
 def _references(sweep: Sweep, engine: Engine) -> dict[Averaged, MeanReference]:
@@ -284,7 +285,6 @@ def _key(sweep: Sweep, engine: Engine, batch: Batch, begun: Sequence[object]) ->
         *(*begun, sweep.pairs.fingerprint),
         *(engine.name, sweep.method, sweep.base, batch.rows),
         *map(metric_identity, sweep.metrics),
-        sweep.pairs.decoder,
         *(
             ["masks", *sweep.masks.key(batch.cells)]
             if sweep.masks

@@ -22,7 +22,7 @@ from interp.engine.plan.batches import Batch
 from interp.engine.plan.before import controls
 from interp.engine.plan.edits import STEPS, Edit
 from interp.engine.plan.needed import needed, since
-from interp.engine.plan.positions import decodes, places, route
+from interp.engine.plan.positions import decodes, ids_of, places, route
 from interp.engine.plan.score import Readout, Score
 from interp.engine.plan.values import rows_of
 from interp.engine.sweep.sweep import Sweep
@@ -48,24 +48,24 @@ class Traced:
         self.sweep, self.engine, self.rows, self.references = sweep, engine, rows, references
         pairs, device = sweep.pairs, sweep.model.device
         index = list(rows)
-        self.length = int(pairs.lengths[index[0]])
-        self.groups: list[Group] = [(pairs.template[i], self.length) for i in index]
-        self.tokens = {
-            side: getattr(pairs, side)[index, : self.length].to(device)
-            for side in ("clean", "corrupt")
+        groups = pairs.groups
+        self.groups: list[Group] = [groups[i] for i in index]
+        self.ids = {
+            "clean": ids_of(pairs, "clean", index, device),
+            "corrupt": ids_of(pairs, "corrupt", index, device),
         }
         cells = [sweep.cells[i] for batch in batches for i in batch.cells]
         held = needed(sweep.model.facts, cells, sweep.base, engine.name)
         held = since(held, engine.name, first)
         self.traces: dict[str, Trace] = {
-            side: engine.trace(self.tokens[side], keep=keep) for side, keep in sorted(held.items())
+            side: engine.trace(*self.ids[side], keep=keep) for side, keep in sorted(held.items())
         }
         for side, trace in self.traces.items():
             if not trace.final.isfinite().all():
-                _refuse_infinite(engine.trace(self.tokens[side]), rows, side)
+                _refuse_infinite(engine.trace(*self.ids[side]), rows, side)
         readout = Readout.of_rows(sweep.model, pairs, sweep.metrics, rows)
         if any(metric.needs_reference for metric in sweep.metrics):
-            clean = self.traces.get("clean") or engine.trace(self.tokens["clean"], keep=())
+            clean = self.traces.get("clean") or engine.trace(*self.ids["clean"], keep=())
             readout = readout.referring(partial(engine.found, clean))
         self.readout = readout
         self._masks: dict[tuple[Place, bool], tuple[Tensor, bool]] = {}
@@ -186,13 +186,15 @@ class Traced:
         receiving, starts = route(
             sweep.model.facts, sweep.pairs, cells[0], self.rows, sweep.metrics
         )
+        tokens, written = self.ids[sweep.base]
         values = self.engine.run(
             self.base,
-            self.tokens[self.sweep.base],
+            tokens,
             [[self._edit(i) for i in cell.interventions] for cell in cells],
             route=Route(cells[0].hops, tuple(x.to(device) for x in receiving), starts),
             readout=readout,
             watch=watch,
+            written=written,
         )
         return values.double().cpu().numpy()
 
@@ -213,7 +215,8 @@ class Traced:
             name = site.kind if site.stack is None else shelf(site)
             found, first = run.at(site), begins(name, run.first)
         seen = intervention.readers, intervention.normalise
-        return Edit(site, value, mask, found, *seen, everywhere, first)
+        sinks = self.sweep.model.facts.sinks
+        return Edit(site, value, mask, found, *seen, everywhere, first, sinks)
 
     def _mask(self, positions: Place, site: Site) -> tuple[Tensor, bool]:
         """The positions of a place where the model is, sent once, and whether they are all."""

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from interp.core.parts.edges import begins
 from interp.core.parts.sites import Site
 
 SWEEPS = 12
@@ -36,8 +37,17 @@ class Unit:
     group: Site | None = None
 
     @property
-    def layer(self) -> int:
-        return self.nodes[0].layer or 0
+    def row(self) -> tuple[int, int, int]:
+        """The stack, the layer and the place in it; what enters a stack stands before its first."""
+        stack, layer, step, *_ = self.nodes[0].order
+        return (stack, -1, 0) if begins(self.nodes[0]) else (stack, layer, step)
+
+    @property
+    def layer(self) -> str:
+        """What a row is called; nothing of what enters a stack."""
+        node = self.nodes[0]
+        stack = f"{node.stack} " if node.stack else ""
+        return "" if begins(node) else f"{stack}L{node.layer}"
 
     @property
     def names(self) -> tuple[Site, ...]:
@@ -55,7 +65,7 @@ class Arrangement:
         box: width and height of a node.
         bar: width of the embedding's and the logits' bars.
         size: of the letters, in points.
-        rows: y of each layer that has a node, by layer.
+        rows: y of each layer that has a node, by its name.
         height: of everything.
     """
 
@@ -63,7 +73,7 @@ class Arrangement:
     box: tuple[float, float]
     bar: float
     size: float
-    rows: Mapping[int, float]
+    rows: Mapping[str, float]
     height: float
 
 
@@ -80,7 +90,8 @@ def place(
     """Place units in their layers.
 
     The heads of a layer are a row, or more where one does not hold them; its MLP stands above
-    them, so that all edges lead upwards.
+    them, so that all edges lead upwards. A decoder stands above its encoder, and its heads of
+    cross-attention above its others.
 
     Args:
         units: everything but embedding and logits.
@@ -110,17 +121,18 @@ def place(
     middle = (left + width) / 2
     height = step * steps
     at |= {Site("embed"): (middle, 0.0), Site("logits"): (middle, height)}
-    named: dict[int, float] = {}
+    named: dict[str, float] = {}
     for i, row in enumerate(rows):
-        named.setdefault(row[0].layer, ground[i])
+        if row[0].layer:
+            named.setdefault(row[0].layer, ground[i])
     return Arrangement(at, box, 0.8 * (width - left), size, named, height)
 
 
 def _rows(units: Sequence[Unit], fit: int) -> list[list[Unit]]:
     """The units of each row, from below."""
-    of: dict[tuple[int, bool], list[Unit]] = defaultdict(list)
+    of: dict[tuple[int, int, int], list[Unit]] = defaultdict(list)
     for unit in sorted(units, key=lambda unit: unit.nodes):
-        of[unit.layer, unit.nodes[0].kind in ("mlp_out", "mlp_act")].append(unit)
+        of[unit.row].append(unit)
     rows = []
     for key in sorted(of):
         row: list[Unit] = []

@@ -123,7 +123,7 @@ def attended(
     kept = sum(array.nbytes for array in (*found, rests))
     forwards = [
         same[i : i + size]
-        for same in blocks(pairs.lengths, len(pairs))
+        for same in blocks(pairs.extents, len(pairs))
         for length in [int(pairs.lengths[same[0]])]
         for size in [rows_at_once(facts, length, itemsize, kept, model.device)]
         for i in range(0, len(same), size)

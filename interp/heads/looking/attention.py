@@ -73,7 +73,7 @@ def attention(
         late = {name for name, at in named.items() if bool((at > asked).any())}
         keys = [name for name in named if not (model.facts.causal and name in late)]
     chosen = dict(listed(keys, named))
-    for rows in blocks(pairs.lengths, len(pairs)):
+    for rows in blocks(pairs.extents, len(pairs)):
         marked = _marked(chosen, named, pairs, rows)  # refuses what a row has not
         if model.facts.causal:
             _require_seen([*chosen], marked, asked[rows], rows)

@@ -84,7 +84,7 @@ class Patterns:
             kept=kept,
         )
         proceed(plan)
-        return cls(model, pairs, served, tuple(blocks(pairs.lengths, at_once)), layers)
+        return cls(model, pairs, served, tuple(blocks(pairs.extents, at_once)), layers)
 
     def walk(self, rows: Sequence[int], see: See, *, also: Sequence[str] = ()) -> None:
         """One forward of some rows of one length.

@@ -139,7 +139,7 @@ def types_of(results: Results, *, least: Finite = LEAST, seed: Seed = 0) -> Head
     """The types that scores make, chosen on half of the clusters and tested on the other half.
 
     Args:
-        results: what `detect` returned, for one model.
+        results: what `detect` or `detect_across` returned, for one model.
         least: how far above its null a head must score on the half that is chosen on.
         seed: of the split.
 

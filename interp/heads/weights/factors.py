@@ -62,15 +62,21 @@ class Factors:
 
 
 @torch.no_grad()
-def factors(w: Weights, layer: int) -> Factors:
+def factors(w: Weights, layer: int, *, cross: bool = False, memory: Norm | None = None) -> Factors:
     """The factors of a layer, from copies: nothing of the loaded model is changed.
 
+    `cross`: of a decoder's attention to the encoder, whose keys and values read through `memory`.
     Half precision becomes float32, since products of four matrices would keep few digits of it.
     Heads of a group share their key and value, so what is measured on these is no independent
     evidence.
     """
-    p, facts = w.blocks[layer].attention, w.facts
-    q, k, v = (_reads(part, p.ends.read, facts.d_head) for part in (p.q, p.k, p.v))
+    block, facts = w.blocks[layer], w.facts
+    p, source = block.attention, block.attention.ends.read
+    if cross:
+        assert block.cross is not None
+        p, source = block.cross, memory
+    q = _reads(p.q, p.ends.read, facts.d_head)
+    k, v = (_reads(part, source, facts.d_head) for part in (p.k, p.v))
     q, k = _normed(q, p.q_norm), _normed(k, p.k_norm)
     k, v = (tuple(t.repeat_interleave(facts.group_size, 0) for t in part) for part in (k, v))
     o, o_bias = _writes(p.o, p.ends.write)
@@ -151,7 +157,7 @@ def dequantised(model: Model) -> dict[str, str]:
 def require_sum(model: Model, what: str, *, decoders: bool = False) -> None:
     """Refuse a model whose residual stream is no sum of what was written into it.
 
-    `decoders`: of an encoder-decoder the decoder's stream will do.
+    `decoders`: of an encoder-decoder one of its streams will do.
 
     Raises:
         Unsupported: post-norm blocks, or two stacks.

@@ -345,7 +345,7 @@ def _of_pairs(model: Model, w: Weights, pairs: Pairs, layers: Sequence[int]) -> 
         for key, summed in here.items():
             sums[key] = sums.get(key, 0) + summed
 
-    for rows in blocks(pairs.lengths, ROWS):
+    for rows in blocks(pairs.extents, ROWS):
         by_rows(some, rows, "a plain run")
     n = int(pairs.lengths.sum())
     keys = {layer: sums["k", layer].repeat_interleave(w.facts.group_size, 0) for layer in layers}

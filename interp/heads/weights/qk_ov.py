@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from interp.core.door.door import door
 from interp.core.door.taken import Count, Seed, Within
-from interp.core.parts.heads import one_head
 from interp.core.parts.sites import Site
 from interp.core.tables.measures import Measures
 from interp.engine.engines.choose import weights_of
@@ -26,11 +25,11 @@ from interp.heads.weights.factors import (
     gaussian,
     noted,
     require_logits,
-    require_sum,
     unscaled,
     weighted,
     wide,
 )
+from interp.heads.weights.placed import Placed
 from interp.heads.weights.vocabulary import Vocabulary, texts, token_of
 from interp.models.bridge.factored import FactoredMatrix
 from interp.models.model import Model
@@ -116,8 +115,9 @@ def copying_share(eigenvalues: Complex[Tensor, "*batch d_head"]) -> Float[Tensor
 def qk_tokens(model: Model, head: str | Site, query: int | str, *, top: Count = 10) -> Measures:
     """The tokens that a head attends to most from a query token, by the full QK circuit.
 
-    Each token stands alone at its own scale, as heads of the first layer read it: there the value
-    is the model's score, biases and norms of queries and keys included, less its mean over the
+    Each token stands alone at its own scale, as heads of the first layer read it (of
+    cross-attention the encoder's, behind its last norm, as if it had no layers): there the value is
+    the model's score, biases and norms of queries and keys included, less its mean over the
     vocabulary, but for positions (a rotation is by offset 0; see `interp.heads.weights.offsets`)
     and a cap.
 
@@ -138,27 +138,23 @@ def qk_tokens(model: Model, head: str | Site, query: int | str, *, top: Count = 
         PairsError: the query is not one token of the vocabulary.
         SiteError, Unsupported: not one head; a post-norm model, or one that replay cannot read.
     """
-    require_sum(model, "the full QK circuit")
-    site, source, w = one_head(head, model.facts), token_of(model, query), weights_of(model)
-    assert site.layer is not None
-    assert site.head is not None
-    f, p, words = factors(w, site.layer), w.blocks[site.layer].attention, Vocabulary(w)
-    norm, group = p.ends.read, site.head // w.facts.group_size
-    q, k, q_bias = (t[site.head] for t in (f.q, f.k, f.q_bias))  # a key's bias moves all alike
-    x = words.read(slice(source, source + 1), norm)[0]
+    at, source = Placed.of(model, head, "the full QK circuit"), token_of(model, query)
+    f, p, w, group = at.f, at.p, at.w, at.head // at.w.facts.group_size
+    q, k, q_bias = (t[at.head] for t in (f.q, f.k, f.q_bias))  # a key's bias moves all alike
+    x = at.asks.read(slice(source, source + 1), p.ends.read)[0]
     asked = x @ q + q_bias
-    found = words.products(
-        lambda part: words.read(part, norm),
+    found = at.source.products(
+        lambda part: at.source.read(part, at.norm),
         torch.stack([k @ asked, x], 1),
-        meets=lambda rows: unscaled(rows, norm),
+        meets=lambda rows: unscaled(rows, at.norm),
     )
     drawn = wide(p.k.weight).unflatten(0, (-1, w.facts.d_head))[group]
     value, null_sd = found.along[:, 0], (found.square * drawn.square().mean()).sqrt() * asked.norm()
     if p.q_norm is not None or p.k_norm is not None:
-        value = words.scores(site.layer, site.head, source)
+        value = at.asks.scores(at.layer, at.head, source)
         null_sd = torch.full_like(value, torch.nan)
     table = _tokens(
-        *(model, site, "qk_token"),
+        *(model, at.site, "qk_token"),
         value=value,
         null_sd=null_sd,
         direct=found.along[:, 1],
@@ -176,9 +172,10 @@ def ov_tokens(model: Model, head: str | Site, source: int | str, *, top: Count =
     the vocabulary, before the division by the final norm's scale. The source token stands alone, at
     its own scale.
 
-    The null are Gaussian W_O of the same shape and norm between the same z and the same norm
-    weights: what is added is then exactly normal. `direct` is what the token
-    adds to the same logits by itself, through W_E W_U.
+    Of a head of cross-attention the source is a token of the encoder, as `qk_tokens` has it. The
+    null are Gaussian W_O of the same shape and norm between the same z and the same norm weights:
+    what is added is then exactly normal. `direct` is what the token adds to the same logits by
+    itself, through W_E W_U. A factor of all logits (T5's, Granite's) is left out.
 
     Args:
         source: an id, or a text that is one token.
@@ -192,19 +189,18 @@ def ov_tokens(model: Model, head: str | Site, source: int | str, *, top: Count =
         SiteError, Unsupported: not one head; no unembedding, a post-norm model, or one that replay
             cannot read.
     """
-    require_logits(model, "the full OV circuit")
-    site, token, w = one_head(head, model.facts), token_of(model, source), weights_of(model)
-    f, p, words = factors(w, site.layer), w.blocks[site.layer].attention, Vocabulary(w)
-    v, o, v_bias = (t[site.head] for t in (f.v, f.o, f.v_bias))
+    at = Placed.of(model, head, "the full OV circuit", logits=True)
+    token, f, p, w = token_of(model, source), at.f, at.p, at.w
+    v, o, v_bias = (t[at.head] for t in (f.v, f.o, f.v_bias))
     row = slice(token, token + 1)
-    z = words.read(row, p.ends.read)[0] @ v + v_bias
-    written = torch.stack([z @ o, words.embedded(row)[0]], 1)
-    found = words.products(
-        words.logit, written, meets=lambda rows: weighted(rows.mT, p.ends.write).mT
+    z = at.source.read(row, at.norm)[0] @ v + v_bias
+    written = torch.stack([z @ o, at.source.embedded(row)[0]], 1)
+    found = at.asks.products(
+        at.asks.logit, written, meets=lambda rows: weighted(rows.mT, p.ends.write).mT
     )
-    drawn = (wide(p.o.weight) * p.o.gain).unflatten(1, (-1, w.facts.d_head))[:, site.head]
+    drawn = (wide(p.o.weight) * p.o.gain).unflatten(1, (-1, w.facts.d_head))[:, at.head]
     table = _tokens(
-        *(model, site, "ov_token"),
+        *(model, at.site, "ov_token"),
         value=found.along[:, 0],
         null_sd=(found.square * drawn.square().mean()).sqrt() * z.norm(),
         direct=found.along[:, 1],
@@ -247,10 +243,9 @@ def ov_directions(
         SiteError, Unsupported: not one head; no unembedding, a post-norm model, or one that replay
             cannot read.
     """
-    require_logits(model, "reading W_OV as tokens")
-    site, w = one_head(head, model.facts), weights_of(model)
-    f, norm, words = factors(w, site.layer), w.blocks[site.layer].attention.ends.read, Vocabulary(w)
-    v, o = f.v[site.head], f.o[site.head]
+    at = Placed.of(model, head, "reading W_OV as tokens", logits=True)
+    site, w, norm = at.site, at.w, at.norm
+    v, o = at.f.v[at.head], at.f.o[at.head]
     reads, singular, writes = FactoredMatrix(v, o).svd()
     n = min(directions, len(singular))
     drawn = gaussian((samples, 2, *v.shape), like=v, seed=seed)
@@ -266,8 +261,8 @@ def ov_directions(
         null_sd=_array(chance.std(0)),
     )
     both = torch.cat([reads[:, :n], writes[:, :n]], 1)
-    read = words.products(lambda part: words.read(part, norm), both)
-    logit = words.products(words.logit, both)
+    read = at.source.products(lambda part: at.source.read(part, norm), both)
+    logit = at.asks.products(at.asks.logit, both)
     # a pair of singular vectors has one free sign: the strongest token written is at the + end
     strongest = logit.along[:, n:].abs().argmax(0, keepdim=True)
     sign = logit.along[:, n:].gather(0, strongest)[0].sign()

@@ -22,6 +22,14 @@ def listening(module: nn.Module, hook: Hook, *, with_kwargs: bool = False) -> It
 
 
 @contextmanager
+def preceding(module: nn.Module, hook: Hook) -> Iterator[None]:
+    """A function that hears what a module is called with, before it runs."""
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    with undone(handle.remove):
+        yield
+
+
+@contextmanager
 def hooked(
     bridge: TransformerBridge | HookedRootModule, hooks: Sequence[tuple[str, Hook]]
 ) -> Iterator[None]:

@@ -11,6 +11,7 @@ Activations are named by shelves, as in a trace: the kind, after the stack where
 
 from collections.abc import Collection, Iterable, Iterator
 
+from interp.core.errors import Unsupported
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import HEAD_KINDS, Kind
 
@@ -18,6 +19,7 @@ _PLACES: dict[str, str] = {
     "resid_pre": "hook_resid_pre",
     "attn_out": "hook_attn_out",
     "resid_mid": "hook_resid_mid",
+    "router": "mlp.hook_expert_weights",
     "mlp_act": "mlp.out.hook_in",
     "mlp_out": "hook_mlp_out",
     "resid_post": "hook_resid_post",
@@ -33,6 +35,13 @@ def point(facts: Facts, shelf: str, layer: int) -> str:
         return point(facts, "resid_pre", 0)
     *stack, kind = shelf.split(".")
     block = f"{_BLOCKS[stack[0]] if stack else 'blocks'}.{layer}"
+    if kind == "expert":
+        raise Unsupported(
+            "TransformerLens has no hook point for what one expert writes, since "
+            f"{facts.architecture} makes all of them in one module: hooks can neither read nor "
+            "change it. Use engine='replay' where that serves the model, or the whole mixture "
+            "('3.mlp')."
+        )
     if kind in HEAD_KINDS:
         return f"{block}.{_attention(stack)}.hook_{kind}"
     if kind == "attn_out" and (facts.block == "post" or stack == ["dec", "cross"]):

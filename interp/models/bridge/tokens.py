@@ -29,14 +29,21 @@ UNSEEN = regex.compile(r"[▁\u2800\p{Z}\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Po
 """All that leave none: spaces of any kind, controls, joiners, variation selectors, fillers."""
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, bos: Bos) -> list[int]:
+def encode(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, bos: Bos, target: bool = False
+) -> list[int]:
     """Token ids of a text.
+
+    Args:
+        target: it is in the language that a decoder writes, which may have pieces and marks of
+            its own.
 
     Raises:
         PairsError: no text, no policy, or two beginning-of-sequence tokens in front.
     """
     _accept(text, bos)
-    ids = tokenizer(text, add_special_tokens=bos == "model")["input_ids"]
+    given = {"text_target": text} if target else {"text": text}
+    ids = tokenizer(**given, add_special_tokens=bos == "model")["input_ids"]
     _refuse_double_bos(tokenizer, text, ids)
     return ids
 
@@ -82,15 +89,15 @@ def token_at(offsets: Offsets, character: int) -> int:
     )
 
 
-def token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    """The id of a text that is exactly one token.
+def token_id(tokenizer: PreTrainedTokenizerBase, text: str, *, target: bool = False) -> int:
+    """The id of a text that is exactly one token; `target`: as in `encode`.
 
     Raises:
         PairsError: it is several tokens, or none, or not in the vocabulary; the message shows the
             pieces.
     """
-    ids = encode(tokenizer, text, bos="none")
-    if (word := unknown(tokenizer, text, ids)) is not None:
+    ids = encode(tokenizer, text, bos="none", target=target)
+    if (word := unknown(tokenizer, text, ids, target=target)) is not None:
         part = "" if word == text.strip() else f" (in {text!r})"
         raise PairsError(
             f"the tokenizer has no token for {word!r}{part}: it reads {tokenizer.unk_token!r} in "

@@ -27,7 +27,7 @@ from interp.engine.limits import Limits
 from interp.engine.plain.captures import folder as folders
 from interp.engine.plain.captures.folder import Folder
 from interp.engine.plain.captures.shards import SHARD_BYTES, SHARD_TOKENS
-from interp.engine.plain.taps import Layout
+from interp.engine.plain.taps import Layout, refuse_logits
 from interp.engine.plan.batches import forward_plan
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import HOST, KEEP, budget
@@ -129,7 +129,9 @@ def _layout(model: Model, sites: Selection) -> Layout:
         stream = [Site("embed"), *(Site("h", layer) for layer in layers)]
     parts = [sites] if isinstance(sites, str | Site) else list(sites)
     asked = [site for part in parts for site in (stream if part == "resid" else [part])]
-    layout = Layout.of(resolve(asked, facts), facts.group_size)
+    found = resolve(asked, facts)
+    refuse_logits(found, "a word has")
+    layout = Layout.of(found, facts.group_size)
     for slab in layout.slabs:
         if slab.kind == "pattern":
             raise Unsupported(

@@ -17,7 +17,7 @@ from interp.core.parts.sites import HEAD_KINDS, STATES, Site
 from interp.datasets.corpus import Corpus
 from interp.engine.plain.captures import folder as folders
 from interp.engine.plain.captures.folder import Content
-from interp.engine.plain.taps import Layout, Slab
+from interp.engine.plain.taps import Layout, Slab, refuse_logits
 from interp.models.now.versions import versions
 from interp.probing.read.stores import Disk, Memory, Store
 
@@ -32,6 +32,8 @@ def _axis(site: Site) -> str:
     """What the numbers of a word are counted along."""
     if site.neuron is not None:
         return "unit" if site.kind in STATES else "neuron"
+    if site.kind == "router":
+        return "expert"
     return "d_head" if site.kind in HEAD_KINDS else "d_model"
 
 
@@ -75,7 +77,8 @@ class Features:
 
     @door
     def __getitem__(self, site: str | Site) -> Float[Tensor, "word d"]:
-        """The activations at a site; `d` is `d_head` of q k v z, 1 of a neuron, else `d_model`.
+        """The activations at a site; `d` is `d_head` of q k v z, 1 of a neuron, the experts of a
+        router, else `d_model`.
 
         Raises:
             SiteError: the site was not collected.
@@ -208,6 +211,7 @@ class Features:
         parsed = [(Site.parse(site), _held(array, site)) for site, array in arrays.items()]
         tensors = dict(sorted(parsed, key=lambda item: item[0].order))
         words = len(next(iter(tensors.values())))
+        refuse_logits(tensors, "a word has")
         layout = Layout.of(tensors, 1)
         _require_alike(tensors, layout)
         place, missing = _places(words, corpus, sentence, word)
@@ -260,7 +264,7 @@ def _held(array: np.ndarray | Tensor, site: str | Site) -> Float[Tensor, "word d
     if isinstance(array, Tensor):
         found = array.detach().cpu().clone()
     else:
-        found = torch.from_numpy(array.copy())
+        found = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
     if not found.numel():
         raise ProbeError(
             f"the array of '{site}' has shape {tuple(found.shape)}, so there is nothing to read; "

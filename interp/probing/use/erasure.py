@@ -44,6 +44,8 @@ from interp.probing.use.directions import (
 from interp.probing.use.leace import leace, of_labellings
 from interp.probing.use.still_read import AFTER, BEFORE, HeldOut, still_read
 
+EMBEDDING = ("embed", "0.resid_pre")
+
 __all__ = [
     "Erasers",
     "HeldOut",
@@ -161,13 +163,13 @@ def erasers(
         seed: of the draws. Each has a stream of its own, and so has each site.
 
     Raises:
-        ProbeError: attention sinks among the words, held-out words that were fitted to, and as
-            `leace`, `probe_directions` and `still_read`.
+        ProbeError: attention sinks among the words, held-out words of which half were fitted to,
+            and as `leace`, `probe_directions` and `still_read`.
     """
     read = by_site(x)
-    if held_out is not None:
-        _require_others(read, held_out)
+    again = () if held_out is None else _fitted_too(read, held_out)
     drawn, notes = _labels_of_types(labels, types, draws, seed)
+    notes = (*notes, *again)
     found: Sites = {}
     controls: dict[str, list[Sites]] = {kind: [{} for _ in range(draws)] for kind in CONTROLS}
     sigma: dict[Site, Tensor] = {}
@@ -230,14 +232,34 @@ def _labels_of_types(
     return found, ()
 
 
-def _require_others(x: Mapping[Site, Tensor], held_out: HeldOut) -> None:
-    """Refuse to ask of the very words that were fitted to, where the theorem leaves nothing."""
-    for site, other in by_site(held_out.x).items():
-        if site in x and other.shape == x[site].shape and torch.equal(other, x[site]):
-            raise ProbeError(
-                f"the held-out words at '{site}' are those that the erasures are fitted to, of "
-                "which nothing can be left. Give words of other documents."
-            )
+def _fitted_too(x: Mapping[Site, Tensor], held_out: HeldOut) -> tuple[str, ...]:
+    """What to say of held-out words that were fitted to as well, where LEACE leaves nothing.
+
+    A word is the same if it is at every site to the bit. Some may be: sentences written twice. The
+    embedding is not asked, where all words of one token are the same.
+
+    Raises:
+        ProbeError: half of them are.
+    """
+    other = by_site(held_out.x)
+    common = [site for site in other if site in x and str(site) not in EMBEDDING]
+    if not common:
+        return ()
+    known, asked = (
+        [*zip(*(_rows(of[site]) for site in common), strict=False)] for of in (x, other)
+    )
+    again = sum(map(set(known).__contains__, asked))
+    if 2 * again >= len(asked):
+        raise ProbeError(
+            f"{again} of the {len(asked)} held-out words are among those that the erasures are "
+            f"fitted to (the same activations at '{common[-1]}'), and of these nothing can be "
+            "left. Give words of other documents."
+        )
+    return (f"{again} of {len(asked)} held-out words were fitted to as well.",) if again else ()
+
+
+def _rows(x: Float[Tensor, "word d"]) -> list[bytes]:
+    return [row.tobytes() for row in x.detach().cpu().contiguous().view(torch.uint8).numpy()]
 
 
 def _report(

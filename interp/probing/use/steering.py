@@ -140,7 +140,7 @@ def steer(
 
 def _require_width(model: Model, site: Site, vector: Float[Tensor, " d"]) -> None:
     site.check(model.facts)
-    if site.kind in ("pattern", "mlp_act"):
+    if site.kind in ("pattern", "mlp_act", "router"):
         raise SiteError(
             f"'{site}' is no vector of features that could be moved along a direction; take the "
             "residual stream, or an output ('3.resid_post', '3.mlp', '3.1')."

@@ -29,6 +29,7 @@ from interp.engine.engines.hooked.writes import (
     write,
     written,
 )
+from interp.engine.engines.protocol import Written
 from interp.engine.interventions import Freeze, Hop
 from interp.engine.network.trace import Trace
 from interp.engine.plan.edits import Edit
@@ -46,18 +47,19 @@ def write_pattern(
     tokens: Tokens,
     writes: Sequence[Write],
     edits: Sequence[Edit],
-    prefix: tuple[int, ...],
+    decoder: Written,
 ) -> Write:
     """The write that gives some heads of one attention the patterns of their edits.
 
     On many architectures the model does not read the bridge's pattern back, so the outputs of the
     heads are written instead: the edited pattern times the values as they are in that forward.
+    `decoder`: what it has written.
 
     Raises:
         Unsupported: the heads' outputs are no product of pattern and values.
     """
     site, facts = edits[0].site, model.facts
-    pattern, v, z = _noted(model, tokens, writes, site, ("pattern", "v", "z"), prefix)
+    pattern, v, z = _noted(model, tokens, writes, site, ("pattern", "v", "z"), decoder)
     new = pattern.transpose(1, 2)
     product = _mixed(new, v, facts)
     error = (product - z).abs().max().item() / max(z.abs().max().item(), 1e-30)
@@ -102,7 +104,7 @@ def _noted(
     writes: Sequence[Write],
     site: Site,
     kinds: Sequence[Kind],
-    prefix: tuple[int, ...],
+    decoder: Written,
 ) -> list[Tensor]:
     """Tensors of one attention before anything is written there, but for the values."""
     stores: list[list[Tensor]] = [[] for _ in kinds]
@@ -111,7 +113,7 @@ def _noted(
         at(model.facts, replace(site, kind=kind), rank, noting(store))
         for kind, rank, store in zip(kinds, ranks, stores, strict=True)
     ]
-    forward(model, tokens, [*writes, *notes], prefix=prefix)
+    forward(model, tokens, [*writes, *notes], written=decoder)
     return [store[0] for store in stores]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from interp.core.parts.sites import Kind, Site
 from interp.engine.engines.hooked.held import along, arriving, give, write_pattern
 from interp.engine.engines.hooked.writes import Hook, Output, forward, write
+from interp.engine.engines.protocol import Written
 from interp.engine.interventions import Hop
 from interp.engine.network.trace import KEPT, Trace
 from interp.engine.plan.edits import Edit
@@ -28,22 +29,25 @@ def walk(
     see: See,
     *,
     shelves: Sequence[str],
-    prefix: tuple[int, ...] = (),
+    written: Written = None,
 ) -> Output:
     """One plain forward that shows each activation of some shelves as it is computed.
 
     `see` gets shelf, layer and activation; it must copy what it keeps, and change nothing.
     """
     hooks = [
-        (point(model.facts, shelf, layer), _showing(see, shelf, layer))
+        (point(model.facts, shelf, layer), _showing(see, shelf, layer, tokens))
         for shelf in shelves
         for layer in range(n_layers(model.facts, shelf))
     ]
-    return forward(model, tokens, [], prefix=prefix, hooks=hooks)
+    return forward(model, tokens, [], written=written, hooks=hooks)
 
 
-def _showing(see: See, shelf: str, layer: int) -> Hook:
+def _showing(see: See, shelf: str, layer: int, tokens: Int[Tensor, "batch pos"]) -> Hook:
     def show(activation: Tensor) -> Tensor:
+        if shelf == "router":  # of all tokens in one row
+            see(shelf, layer, activation.view(*tokens.shape, -1))
+            return activation
         # the bridge has the heads of a pattern first, a trace as in everything else
         see(shelf, layer, activation.transpose(1, 2) if "pattern" in shelf else activation)
         return activation
@@ -56,7 +60,7 @@ def trace(
     tokens: Int[Tensor, "batch pos"],
     *,
     keep: Sequence[Kind] = KEPT,
-    prefix: tuple[int, ...] = (),
+    written: Written = None,
 ) -> Trace:
     """Activations of a plain run, copied, and its logits. Parallel blocks have no resid_mid."""
     kept: dict[str, list[Tensor]] = {shelf: [] for shelf in shelves_of(model.facts, keep)}
@@ -64,7 +68,7 @@ def trace(
     def see(shelf: str, layer: int, activation: Tensor) -> None:
         kept[shelf].append(activation.clone())
 
-    logits, final = walk(model, tokens, see, shelves=tuple(kept), prefix=prefix)
+    logits, final = walk(model, tokens, see, shelves=tuple(kept), written=written)
     return Trace(model.facts, {shelf: tuple(x) for shelf, x in kept.items()}, final, logits)
 
 
@@ -75,7 +79,7 @@ def run(
     edits: Sequence[Edit],
     hops: Sequence[Hop],
     receiving: Sequence[Int[Tensor, "batch _"]],
-    prefix: tuple[int, ...] = (),
+    written: Written = None,
 ) -> Output:
     """The output of one cell.
 
@@ -96,13 +100,13 @@ def run(
     ]
     for site, concerned in _in_order(edits):
         if site.kind == "pattern":
-            writes.append(write_pattern(model, tokens, writes, concerned, prefix))
+            writes.append(write_pattern(model, tokens, writes, concerned, written))
             continue
         value, output = arriving(model, tokens, writes, site, concerned)
         if value is None:
             return output
         writes.append(give(model, site, value))
-    return forward(model, tokens, writes, prefix=prefix)
+    return forward(model, tokens, writes, written=written)
 
 
 def _in_order(edits: Sequence[Edit]) -> Iterator[tuple[Site, list[Edit]]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from interp.core.errors import Unsupported
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Site
+from interp.engine.engines.protocol import Written, begun
 from interp.engine.network.trace import shelf
 from interp.engine.plan.edits import Edit
 from interp.engine.plan.explain import require_running
@@ -71,13 +72,13 @@ def forward(
     tokens: Int[Tensor, "batch pos"],
     writes: Iterable[Write],
     *,
-    prefix: tuple[int, ...] = (),
+    written: Written = None,
     hooks: Sequence[tuple[str, Hook]] = (),
 ) -> Output:
     """Run the bridge with hooks that are gone afterwards, whatever happens.
 
     `hooks` are for points where nothing else is written. Of an encoder-decoder the decoder reads
-    its start token and `prefix`.
+    its start token and `written`.
 
     Raises:
         Unsupported: a hook point that the bridge has not, that did not fire exactly once, or where
@@ -112,7 +113,7 @@ def forward(
     with warnings.catch_warnings(), hooked(model.bridge, points), alone:
         # said wherever the scale of a norm is written, which is what is meant
         warnings.filterwarnings("ignore", "A forward hook edited hook_scale")
-        logits = _call(model, tokens, prefix)
+        logits = _call(model, tokens, written)
     if wrong := {asked[i][0]: fired[i] for i in range(len(asked)) if fired[i] != 1}:
         raise Unsupported(
             f"hooks fired {wrong} times in one forward of {facts.architecture}, not once: "
@@ -142,12 +143,11 @@ def require_open(model: Model, points: Iterable[str]) -> None:
 
 
 def _call(
-    model: Model, tokens: Int[Tensor, "batch pos"], prefix: tuple[int, ...]
+    model: Model, tokens: Int[Tensor, "batch pos"], written: Written
 ) -> Float[Tensor, "batch written d_vocab"] | None:
     hf, inputs = model.bridge.original_model, {"input_ids": tokens}
     if model.facts.n_encoder_layers:
-        ids = tokens.new_tensor([start_of(model), *prefix])
-        inputs["decoder_input_ids"] = ids.expand(len(tokens), -1)
+        inputs["decoder_input_ids"] = begun(start_of(model), tokens, written)
     if model.facts.language_model:
         return hf(**inputs).logits
     hf.base_model(**inputs)
@@ -188,7 +188,27 @@ def write(facts: Facts, edit: Edit, rank: Rank = Rank.EDIT) -> Write:
     """An edit of anything but a pattern."""
     if edit.site.kind == "resid_mid" and facts.block != "post":
         return _write_resid_mid(facts, edit, rank)
+    if edit.site.kind == "router":
+        return at(facts, edit.site, rank, _write_router(edit))
     return at(facts, edit.site, rank, _write(edit, index_of(facts, edit.site)))
+
+
+def _write_router(edit: Edit) -> Hook:
+    """The bridge has the weights of all tokens in one row, and hands on the largest of each."""
+
+    def write(weights: Tensor) -> Tensor:
+        new = written(edit, None, weights.view(*edit.mask.shape, -1)).view(weights.shape)
+        top, most = (int((x != 0).sum(-1).max()) for x in (weights, new))
+        if most > top or bool((new < 0).any()):
+            raise Unsupported(
+                f"'{edit.site}' was written with {most} experts for one token, the least of weight "
+                f"{new.min().item():.3g}, and TransformerLens hands on the {top} of largest "
+                "weight: the others would be left out. Use engine='replay' where that serves the "
+                "model, or write so many, of positive weight."
+            )
+        return new
+
+    return write
 
 
 def _write(edit: Edit, index: int | None) -> Hook:

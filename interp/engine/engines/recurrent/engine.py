@@ -17,7 +17,7 @@ from torch import Tensor
 from interp.core.errors import Unsupported
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import STATES, Kind, Site, absent
-from interp.engine.engines.protocol import NotFinite, OfWeights, Route
+from interp.engine.engines.protocol import NotFinite, OfWeights, Route, Written
 from interp.engine.engines.recurrent.changes import changes
 from interp.engine.engines.recurrent.lstm import Layer, Recurrence, unroll, walk
 from interp.engine.network.trace import RECURRENT, See, Trace
@@ -126,6 +126,7 @@ class Recurrent(OfWeights):
         *,
         shelves: Sequence[str],
         layers: int | None = None,
+        written: Written = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         """Raises Unsupported for shelves that a recurrent model has not."""
         for shelf in shelves:
@@ -142,6 +143,7 @@ class Recurrent(OfWeights):
         route: Route,
         readout: Readout,
         watch: bool = False,
+        written: Written = None,
     ) -> Float[Tensor, "metrics cells batch"]:
         """The metrics of each cell.
 

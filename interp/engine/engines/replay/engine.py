@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.parts.facts import Facts
-from interp.engine.engines.protocol import OfWeights, Route
+from interp.engine.engines.protocol import OfWeights, Route, Written
 from interp.engine.engines.replay.wave import Arrived, wave
 from interp.engine.interventions import Freeze
 from interp.engine.network import forward
@@ -46,6 +46,7 @@ class Replay(OfWeights):
         *,
         shelves: Sequence[str],
         layers: int | None = None,
+        written: Written = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         require_running()
         return tracing.walk(self.weights, tokens, see, wanted=shelves, layers=layers)
@@ -59,6 +60,7 @@ class Replay(OfWeights):
         route: Route,
         readout: Readout,
         watch: bool = False,
+        written: Written = None,
     ) -> Float[Tensor, "metrics cells batch"]:
         """The metrics of each cell: a wave for each hop, and one that recomputes what is after."""
         batch, pos = tokens.shape

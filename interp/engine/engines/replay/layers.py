@@ -11,14 +11,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.parts.sites import Site
+from interp.core.parts.sites import Kind, Site
+from interp.engine.engines.replay import within
+from interp.engine.engines.replay.apart import Own, Place, of_heads
+from interp.engine.engines.replay.cache import Cache
+from interp.engine.engines.replay.reading import attention_of, pick, projection, reading, slot
 from interp.engine.engines.replay.stack import Stack
 from interp.engine.engines.replay.streams import Ledger
 from interp.engine.interventions import LN, Through
 from interp.engine.network import forward
-from interp.engine.network.linear import Map, Packed
+from interp.engine.network.linear import Packed
 from interp.engine.network.trace import BETWEEN, Trace
-from interp.engine.network.weights import Attention, Weights
+from interp.engine.network.weights import Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,7 @@ class Layers:
     ln: LN
     turn: forward.Rotations
     start: int
+    cache: Cache | None = None
 
     def enter(self, resid: Tensor, layer: int, window: Tensor) -> Tensor:
         """The residual stream that the layer reads."""
@@ -45,7 +50,7 @@ class Layers:
         """The query, key or value that a receiver computes from a residual stream."""
         stream, layer = "resid_mid" if site.cross else "resid_pre", site.layer or 0
         like = self._like(stream, layer, window)
-        x = forward.norm(resid, _reading(self.w, site).ends.read, like)
+        x = forward.norm(resid, reading(self.w, site).ends.read, like)
         return projection(self.w, site)(x)
 
     def attention(
@@ -118,7 +123,7 @@ class Layers:
             mlp_out = computed if me not in receivers else computed.clone()
         mid = stack.join(mid, before, layer, "mlp_act", window)
         mlp_out = stack.join(mlp_out, "mlp_out", layer, "mlp_act", window)
-        mlp_out = self._neurons(x, mlp_out, layer, window)
+        mlp_out = self._inside(x, mlp_out, layer, window)
         mid = stack.join(mid, before, layer, "mlp_out", window)
         mlp_out = stack.join(mlp_out, "mlp_out", layer, "mlp_out", window)
         mlp_out = stack.apply(mlp_out, layer, ("mlp_out",), window)
@@ -138,30 +143,57 @@ class Layers:
             x[row] = stream
         return x
 
-    def _neurons(self, x: Tensor, mlp_out: Tensor, layer: int, window: Tensor) -> Tensor:
-        """Edit neurons: each moves the sum that the down projection makes by its own column."""
+    def _inside(self, x: Tensor, mlp_out: Tensor, layer: int, window: Tensor) -> Tensor:
+        """Edit neurons, experts and routers: but for these, each moves the MLP's sum by its own."""
         stack, p = self.stack, self.w.blocks[layer].mlp
         source = "resid_pre" if self.w.facts.parallel else stack.mid
         frozen = self._like(source, layer, window)
-        for row in stack.rows(layer, "mlp_act"):
-            edits = [edit for r, edit in stack.edits[layer, "mlp_act"] if r == row]
-            base = stack.held(source, layer, window)
-            mine = x[row] if row < len(x) and self.through != "direct" else base
-            neurons = torch.tensor([edit.site.neuron for edit in edits], device=x.device)
-            act = forward.hidden(mine, p, frozen, neurons=neurons)
-            new = torch.stack([e(act[..., i], window) for i, e in enumerate(edits)], -1)
-            like = None if frozen is None else p.down(forward.hidden(frozen, p))
+        if p.down.additive and not stack.rows(layer, "router", "expert"):
+            return self._neurons(x, mlp_out, layer, window, source)
+        for row in stack.rows(layer, *within.INSIDE):
+            edits = stack.edits_of(row, layer, within.INSIDE)
+            own = row < len(x) and self.through != "direct"
+            mine = x[row] if own else stack.held(source, layer, window)
+            like = None
+            if frozen is not None and p.ends.write is not None:
+                like = forward.made(frozen, p)
             if not p.down.additive:
-                every = forward.hidden(mine, p, frozen).index_copy(-1, neurons, new)
+                every = within.neurons(mine, p, edits, window, frozen)
                 mlp_out[row] = forward.norm(p.down(every), p.ends.write, like)
                 continue
-            change = (new - act) @ p.down.summands().index_select(1, neurons).T
-            if p.ends.write is None:
+            weights = within.weights(mine, p, edits, window, frozen)
+            change = within.change(mine, p, edits, window, frozen, weights)
+            if weights is None and p.ends.write is None:
+                assert change is not None
                 mlp_out[row] = mlp_out[row] + change
                 continue
-            down = p.down(forward.hidden(mine, p, frozen)) + change
-            mlp_out[row] = forward.norm(down, p.ends.write, like)
+            made = forward.made(mine, p, frozen, weights)
+            made = made if change is None else made + change
+            mlp_out[row] = forward.norm(made, p.ends.write, like)
         return mlp_out
+
+    def _neurons(
+        self, x: Tensor, mlp_out: Tensor, layer: int, window: Tensor, source: Kind
+    ) -> Tensor:
+        """Edit neurons of all cells at once, where their writes add up."""
+        stack, p, frozen = self.stack, self.w.blocks[layer].mlp, self._like(source, layer, window)
+        rows = stack.rows(layer, "mlp_act")
+        if not rows:
+            return mlp_out
+        there = [row for row in rows if row < len(x) and self.through != "direct"]
+        index = torch.tensor(rows, device=mlp_out.device)
+        mine = x.index_select(0, index[: len(there)])
+        if len(there) < len(rows):
+            held = stack.held(source, layer, window)
+            mine = torch.cat([mine, held.expand(len(rows) - len(there), *held.shape)])
+        edits = [(rows.index(row), edit) for row, edit in stack.edits[layer, "mlp_act"]]
+        change = within.moved(mine, p, edits, window, stack.begins_at(window), frozen)
+        if p.ends.write is None:
+            return mlp_out.index_add_(0, index, change.to(mlp_out.dtype))
+        like = None if frozen is None else forward.made(frozen, p)
+        made = forward.made(mine, p, frozen) + change
+        made = forward.norm(made, p.ends.write, like).to(mlp_out.dtype)
+        return mlp_out.index_copy_(0, index, made)
 
     def leave(self, mid: Tensor, mlp_out: Tensor, layer: int, window: Tensor) -> Tensor:
         """The residual stream after the layer."""
@@ -197,7 +229,7 @@ class Layers:
 
     def _keys(
         self, x: Tensor, resid: Tensor, layer: int, window: Tensor
-    ) -> dict[str, tuple[forward.Keys, dict[tuple[int, int], Tensor]]]:
+    ) -> dict[str, tuple[forward.Keys, Own | None]]:
         """Keys and values of a layer's own stream, and those of query heads by themselves."""
         stack, p, d_head = self.stack, self.w.blocks[layer].attention, self.w.facts.d_head
         keys = {}
@@ -205,16 +237,14 @@ class Layers:
             t = stack.join(forward.project(x, part, d_head), kind, layer, kind, window)
             t = self._named(t, kind, layer, resid)
             t = stack.apply(t, layer, (kind,), window)
-            if self.start:
+            if self.start and self.cache is None:
                 past = stack.base.kept[kind][layer][:, : self.start]
             else:
                 past = t.new_empty(t.shape[1], 0, *t.shape[3:])
             keys[kind] = forward.Keys(past, t), self._own(t, kind, layer, resid, window)
         return keys
 
-    def _remembered(
-        self, layer: int
-    ) -> dict[str, tuple[forward.Keys, dict[tuple[int, int], Tensor]]]:
+    def _remembered(self, layer: int) -> dict[str, tuple[forward.Keys, Own | None]]:
         """The same of what the encoder made: the base run's, uncopied, if no cell has its own."""
         stack, p, d_head = self.stack, attention_of(self.w, layer, "cross."), self.w.facts.d_head
         n, (rows, streams) = stack.joined(layer, "cross.k"), stack.remembering
@@ -223,7 +253,7 @@ class Layers:
             shared = self.base.kept[f"cross.{kind}"][layer]
             own = shared.expand(n, *shared.shape)
             if not rows and not edited:
-                keys[kind] = forward.Keys(shared, own[:, :, :0]), {}
+                keys[kind] = forward.Keys(shared, own[:, :, :0]), None
                 continue
             own, every = own.clone(), self._every(shared)
             if stack.memory is not None and rows:
@@ -284,12 +314,12 @@ class Layers:
                 for site, value in zip(
                     readers, self._read(ledger, readers, resid[row]), strict=True
                 ):
-                    t[row, :, :, _index(site, self.w)] = value
+                    t[row, :, :, slot(site, self.w)] = value
         return t
 
     def _read(self, ledger: Ledger, readers: Sequence[Site], resid: Tensor) -> Tensor:
         """What readers of one layer and kind compute, each from the stream that it sees."""
-        p = _reading(self.w, readers[0])
+        p = reading(self.w, readers[0])
         x = forward.norm(ledger.streams(readers, resid), p.ends.read)
         parts = [projection(self.w, site) for site in readers]
         if any(isinstance(part, Packed) for part in parts):
@@ -305,27 +335,24 @@ class Layers:
 
     def _own(
         self, t: Tensor, kind: str, layer: int, resid: Tensor | None, window: Tensor
-    ) -> dict[tuple[int, int], Tensor]:
-        """Keys or values that a query head reads otherwise than its group: by cell and head."""
-        found: dict[tuple[int, int], Tensor] = {}
+    ) -> Own | None:
+        """Keys or values that a query head reads otherwise than its group."""
+        named: dict[Place, Tensor] = {}
         for row, ledger in self.stack.ledgers.items():
             readers = [r for r in ledger.readers.get((layer, kind), []) if r.head is not None]
             if readers and resid is not None and row < len(resid):
                 values = self._read(ledger, readers, resid[row])
-                found |= {(row, r.head or 0): v for r, v in zip(readers, values, strict=True)}
-        for row, edit in self.stack.own_keys(layer, kind):
-            head = edit.site.head or 0
-            current = found.get((row, head), t[row, :, :, _index(edit.site, self.w)])
-            found[row, head] = edit(current, window)
-        return found
+                named |= {(row, r.head or 0): v for r, v in zip(readers, values, strict=True)}
+        edits, begins = self.stack.own_keys(layer, kind), self.stack.begins_at(window)
+        return Own.of(t, self.w.facts.group_size, named, edits, window, begins)
 
     def _mix(
         self,
         q: Tensor,
         k: forward.Keys,
-        own_k: dict[tuple[int, int], Tensor],
+        own_k: Own | None,
         v: forward.Keys,
-        own_v: dict[tuple[int, int], Tensor],
+        own_v: Own | None,
         layer: int,
         query: Tensor,
         at: str,
@@ -333,28 +360,19 @@ class Layers:
         """z of every head, with the patterns edited on the way."""
         stack, p, facts = self.stack, attention_of(self.w, layer, at), self.w.facts
         normed = forward.Keys(*(forward.head_norm(t, p.k_norm) for t in k))
-        if own_k or own_v:  # give every query head a key and a value of its own, for this layer
-            size = facts.group_size
-            normed, values = (
-                # a copy, which einops' repeat of a single group is not
-                forward.Keys(*(t.repeat_interleave(size, -2) for t in both))
-                for both in (normed, v)
-            )
-            for (row, head), key in own_k.items():
-                beside = k.own[row].clone()
-                beside[:, :, head // size] = key
-                normed.own[row, :, :, head] = forward.head_norm(beside, p.k_norm)[
-                    :, :, head // size
-                ]
-            for (row, head), value in own_v.items():
-                values.own[row, :, :, head] = value
-        else:
-            values = v
+        values = v
+        if own_k is not None or own_v is not None:  # in this layer heads have their own
+            normed = of_heads(k, normed, own_k, p.k_norm, facts.group_size)
+            values = of_heads(v, v, own_v, None, facts.group_size)
         q = forward.head_norm(q, p.q_norm)
         turn = None if at else forward.rotation(self.turn, p)
         causal = facts.causal and not at
+        inside = stack.begins_at(query) is not None
+        if self.cache is not None and not at:
+            q = forward.rotate(q, turn, query)
+            inside = inside and not self.cache.holds(layer, self.start)
+            normed, values, turn = self.cache.extended(layer, self.start, normed, values, turn)
         if not stack.rows(layer, f"{at}pattern"):
-            inside = stack.begins_at(query) is not None
             return forward.attend(
                 p, q, normed, values, turn, query, causal=causal, consecutive=inside
             )
@@ -362,42 +380,3 @@ class Layers:
         by_head = probabilities.flatten(2, 3)
         stack.apply_patterns(by_head, layer, query, at)
         return forward.mix(by_head.view(probabilities.shape), values)
-
-
-def attention_of(w: Weights, layer: int, at: str) -> Attention:
-    """A layer's attention, or the one across to the encoder."""
-    block = w.blocks[layer]
-    found = block.cross if at else block.attention
-    assert found is not None
-    return found
-
-
-def _reading(w: Weights, site: Site) -> Attention:
-    """The attention that a query, key or value belongs to."""
-    return attention_of(w, site.layer or 0, "cross." if site.cross else "")
-
-
-def projection(w: Weights, site: Site) -> Map:
-    """What makes the query, key or value of a site out of the normed residual stream."""
-    p = _reading(w, site)
-    part = {"q": p.q, "k": p.k, "v": p.v}[site.kind]
-    start = _index(site, w) * w.facts.d_head
-    return part.rows(start, start + w.facts.d_head)
-
-
-def _index(site: Site, w: Weights) -> int:
-    """Place of a site among the heads or groups that its projection writes."""
-    if site.group is not None:
-        return site.group
-    assert site.head is not None
-    return site.head if site.kind == "q" else site.head // w.facts.group_size
-
-
-def pick(
-    x: Float[Tensor, "cells batch window d"],
-    window: Int[Tensor, "batch window"],
-    chosen: Int[Tensor, "batch chosen"],
-) -> Float[Tensor, "cells batch chosen d"]:
-    """The chosen positions of a contiguous window."""
-    index = (chosen - window[:, :1])[None, ..., None]
-    return x.gather(2, index.expand(x.shape[0], -1, -1, x.shape[-1]))

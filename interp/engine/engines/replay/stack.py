@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.engines.replay.streams import Ledger
+from interp.engine.engines.replay.within import INSIDE
 from interp.engine.network.trace import BETWEEN, Trace
 from interp.engine.network.weights import Weights
 from interp.engine.plan.edits import STEPS, Edit, Together, entry, part_of, together
@@ -35,6 +36,7 @@ class Stack:
     Args:
         begins: where the window begins, if it is all positions from there on.
         memory: of a decoder.
+        entered: are all cells there from the first layer on, with tokens of their own?
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Stack:
         window: Int[Tensor, "batch window"],
         begins: int | None,
         memory: Memory | None = None,
+        entered: bool = False,
     ) -> None:
         n_layers = w.facts.n_layers
         never = (n_layers - 1, STEPS["resid_post"])  # a cell without edits is the base run
         first = [
             min((entry(e.site, e.readers, n_layers) for e in cell), default=never) for cell in cells
         ]
+        first = [(0, 0)] * len(cells) if entered else first
         if memory is not None:
             reads = 0, STEPS["cross.k"]
             first = [min(at, reads) if i in memory.rows else at for i, at in enumerate(first)]
@@ -67,12 +71,12 @@ class Stack:
                 if edit.readers is None:
                     self.edits[edit.site.layer or 0, part_of(edit.site)].append((row, edit))
             if named := [edit for edit in cells[cell] if edit.readers is not None]:
-                neurons = [
+                within = [
                     edit
                     for edit in cells[cell]
-                    if edit.readers is None and edit.site.kind == "mlp_act"
+                    if edit.readers is None and edit.site.kind in INSIDE
                 ]
-                self.ledgers[row] = Ledger(w, base, named, neurons, first[cell], window)
+                self.ledgers[row] = Ledger(w, base, named, within, first[cell], window)
 
     @cached_property
     def remembering(self) -> tuple[list[int], list[int]]:
@@ -155,11 +159,16 @@ class Stack:
         edits = self.edits.get((layer, kind), ())
         if kind.removeprefix("cross.") in ("k", "v"):
             edits = [(row, edit) for row, edit in edits if edit.site.group is not None]
-        return together(edits, device) if edits else []
+        return together([(row, edit.index, edit) for row, edit in edits], device) if edits else []
 
     def rows(self, layer: int, *kinds: str) -> list[int]:
         """Rows with an edit of these kinds."""
         return sorted({row for kind in kinds for row, _ in self.edits.get((layer, kind), ())})
+
+    def edits_of(self, row: int, layer: int, kinds: Sequence[str]) -> list[Edit]:
+        """The edits of one row."""
+        found = (edit for kind in kinds for edit in self.edits.get((layer, kind), ()))
+        return [edit for r, edit in found if r == row]
 
     def own_keys(self, layer: int, kind: str) -> list[tuple[int, Edit]]:
         """Edits of a key or value as one query head of a group reads it."""

@@ -14,15 +14,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.parts.sites import Site
+from interp.engine.engines.replay import within
 from interp.engine.network import forward
 from interp.engine.network.trace import BETWEEN, Trace, take
-from interp.engine.network.weights import Attention, Block, Weights
+from interp.engine.network.weights import MLP, Attention, Block, Weights
 from interp.engine.plan.edits import STEPS, Edit, part_of
 
 ATTENTION = ("z", "attn_out")
-MLP = ("mlp_act", "mlp_out")
-INSIDE = ("z", "mlp_act")
-"""What a write is made of: a head belongs to attn_out and a neuron to mlp_out."""
+PARTS = ("z", "mlp_act", "expert")
+"""What a write is made of: a head belongs to attn_out, a neuron or an expert to mlp_out."""
 
 
 class Ledger:
@@ -30,7 +30,7 @@ class Ledger:
 
     Args:
         edits: those with readers.
-        neurons: those of neurons for everyone.
+        inner: those of neurons, experts and routers for everyone.
         entry: layer and step at which the cell joins; before it the base run's writes hold.
         window: the positions that are computed, `batch window`.
     """
@@ -40,13 +40,13 @@ class Ledger:
         w: Weights,
         base: Trace,
         edits: Sequence[Edit],
-        neurons: Sequence[Edit],
+        inner: Sequence[Edit],
         entry: tuple[int, int],
         window: Int[Tensor, "batch window"],
     ) -> None:
         self.w, self.base, self.window = w, base, window
         self.edits = sorted(edits, key=lambda edit: edit.site)
-        self.neurons = neurons
+        self.inner = inner
         self.readers: dict[tuple[int, str], list[Site]] = defaultdict(list)
         self.of: dict[Site, list[int]] = defaultdict(list)
         for i, edit in enumerate(self.edits):
@@ -78,6 +78,9 @@ class Ledger:
         maps = [*(a.o for a in attentions), *(b.mlp.down for b in self.w.blocks)]
         if not all(map_.additive for map_ in maps):
             return False
+        changed = any(edit.site.kind == "mlp_act" for edit in self.inner)
+        if changed and any(edit.site.kind == "expert" for edit in self.edits):
+            return False  # an expert is made of its neurons
         return all(
             len({self.edits[i].site.kind for i in group}) == 1 for group in self.groups.values()
         )
@@ -148,7 +151,7 @@ class Ledger:
     def _change(self, edit: Edit, inside: Tensor, written: Tensor) -> Tensor:
         """By how much one edit alone moves the stream."""
         site, here = edit.site, written.device
-        if site.kind not in INSIDE:
+        if site.kind not in PARTS:
             return edit(written, self.window) - written
         block = self.w.blocks[site.layer or 0]
         inside, window = inside.to(block.device), self.window.to(block.device)
@@ -158,38 +161,42 @@ class Ledger:
             start = (site.head or 0) * width
             o = _attention(block, part_of(site)).o.summands()[:, start : start + width]
             return ((edit(z, window) - z) @ o.T).to(here)
-        neuron = _index(site.neuron, inside)
-        act = forward.hidden(inside, block.mlp, neurons=neuron)[..., 0]
-        change = edit(act, window) - act
-        column = block.mlp.down.summands().index_select(1, neuron)[:, 0]
-        return (change[..., None] * column).to(here)
+        weights = within.weights(inside, block.mlp, self._inner(site.layer), window)
+        change = within.change(inside, block.mlp, [edit], window, weights=weights)
+        assert change is not None
+        return change.to(here)
+
+    def _inner(self, layer: int | None) -> list[Edit]:
+        return [edit for edit in self.inner if edit.site.layer == layer]
 
     def _rewrite(self, layer: int, part: str, chosen: Sequence[int]) -> Tensor:
         """What a part writes when these edits are made."""
         inside, written = self.written[layer, part]
         block, here = self.w.blocks[layer], written.device
         inside, written = inside.to(block.device), written.to(block.device)
-        within = [self.edits[i] for i in chosen if self.edits[i].site.kind in INSIDE]
-        if within and part.endswith("attn_out"):
+        named = [self.edits[i] for i in chosen if self.edits[i].site.kind in PARTS]
+        if named and part.endswith("attn_out"):
             z = inside.clone()
-            for edit in within:
+            for edit in named:
                 head = edit.site.head
                 z[:, :, head] = edit(z[:, :, head], self.window.to(z.device))
             written = forward.attention_write(z, _attention(block, part))
-        elif within:
-            act = forward.hidden(inside, block.mlp)
-            self._set(act, [edit for edit in self.neurons if edit.site.layer == layer])
-            self._set(act, within)
-            written = forward.norm(block.mlp.down(act), block.mlp.ends.write)
+        elif named:
+            written = self._rewrite_mlp(block.mlp, inside, [*self._inner(layer), *named])
         for i in chosen:
-            if self.edits[i].site.kind not in INSIDE:
+            if self.edits[i].site.kind not in PARTS:
                 written = self.edits[i](written, self.window.to(written.device))
         return written.to(here)
 
-    def _set(self, act: Float[Tensor, "batch window d_mlp"], edits: Sequence[Edit]) -> None:
-        for edit in edits:
-            window = self.window.to(act.device)
-            act[..., edit.site.neuron] = edit(act[..., edit.site.neuron], window)
+    def _rewrite_mlp(self, p: MLP, x: Tensor, edits: Sequence[Edit]) -> Tensor:
+        window = self.window.to(x.device)
+        if p.mixture is None:
+            act = within.neurons(x, p, edits, window)
+            return forward.norm(p.down(act), p.ends.write)
+        weights = within.weights(x, p, edits, window)
+        made = forward.made(x, p, weights=weights)
+        change = within.change(x, p, edits, window, weights=weights)
+        return forward.norm(made if change is None else made + change, p.ends.write)
 
     def _resum(self, reader: Site, resid: Tensor) -> Tensor:
         """The stream plus the changes of each layer's writes."""
@@ -234,7 +241,7 @@ def _part(site: Site) -> str:
     """The write that an edit is of."""
     if site.kind in ATTENTION:
         return "cross.attn_out" if site.cross else "attn_out"
-    return "mlp_out" if site.kind in MLP else "embed"
+    return "mlp_out" if site.kind in (*within.INSIDE, "mlp_out") else "embed"
 
 
 def _parts(block: Block) -> tuple[str, ...]:
@@ -247,7 +254,3 @@ def _attention(block: Block, part: str) -> Attention:
     found = block.cross if part.startswith("cross.") else block.attention
     assert found is not None
     return found
-
-
-def _index(neuron: int | None, like: Tensor) -> Int[Tensor, " one"]:
-    return torch.tensor([neuron], device=like.device)

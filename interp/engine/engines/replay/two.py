@@ -16,9 +16,9 @@ from torch import Tensor
 from interp.core.parts.edges import read_in
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Site
-from interp.engine.engines.protocol import OfWeights, Route
+from interp.engine.engines.protocol import OfWeights, Route, Written, begun
 from interp.engine.engines.replay.engine import receivers_set
-from interp.engine.engines.replay.layers import projection
+from interp.engine.engines.replay.reading import projection
 from interp.engine.engines.replay.stack import Memory
 from interp.engine.engines.replay.wave import Arrived, wave
 from interp.engine.interventions import LN, Freeze, Hop, Through
@@ -36,14 +36,9 @@ Cells = Sequence[Sequence[Edit]]
 
 @dataclass(frozen=True, eq=False)
 class ReplayOfTwo(OfWeights):
-    """Stacked cells over the shared weights of two stacks.
-
-    Attributes:
-        prefix: what the decoder has written already, after its start token.
-    """
+    """Stacked cells over the shared weights of two stacks."""
 
     stacks: Stacks
-    prefix: tuple[int, ...] = ()
     name = "replay"
 
     @property
@@ -58,11 +53,6 @@ class ReplayOfTwo(OfWeights):
     ) -> Float[Tensor, "cells batch columns"]:
         return forward.unembed(self.stacks.decoder, final, columns, like)
 
-    def written(self, tokens: Int[Tensor, "batch key"]) -> Int[Tensor, "batch pos"]:
-        """What the decoder reads in each row."""
-        ids = tokens.new_tensor([self.stacks.start, *self.prefix])
-        return ids.expand(len(tokens), -1)
-
     def walk(
         self,
         tokens: Int[Tensor, "batch pos"],
@@ -70,23 +60,31 @@ class ReplayOfTwo(OfWeights):
         *,
         shelves: Sequence[str],
         layers: int | None = None,
+        written: Written = None,
     ) -> Float[Tensor, "batch _ d_model"]:
-        encoded, final = self._walk(tokens, see, shelves=shelves, layers=layers)
+        encoded, final = self._walk(tokens, written, see, shelves=shelves, layers=layers)
         return encoded if final is None else final
 
     def _walk(
         self,
         tokens: Int[Tensor, "batch key"],
+        written: Written,
         see: See,
         *,
         shelves: Sequence[str],
         layers: int | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         require_running()
-        written = self.written(tokens)
-        return tracing.walk_both(self.stacks, tokens, written, see, wanted=shelves, layers=layers)
+        read = begun(self.stacks.start, tokens, written)
+        return tracing.walk_both(self.stacks, tokens, read, see, wanted=shelves, layers=layers)
 
-    def trace(self, tokens: Int[Tensor, "batch pos"], *, keep: object = None) -> Trace:
+    def trace(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        written: Written = None,
+        *,
+        keep: object = None,
+    ) -> Trace:
         """Whole layers of the kinds that are asked for, of both stacks."""
         kinds = keep.kinds if isinstance(keep, Held) else self.kinds if keep is None else keep
         wanted = [*shelves_of(self.facts, kinds), f"dec.{BETWEEN}"]
@@ -96,7 +94,7 @@ class ReplayOfTwo(OfWeights):
             if name in kept:
                 kept[name].append(activation)
 
-        encoded, final = self._walk(tokens, see, shelves=wanted)
+        encoded, final = self._walk(tokens, written, see, shelves=wanted)
         assert final is not None
         found = {name: tuple(layers) for name, layers in kept.items()}
         return Trace(self.facts, found, final, encoded=encoded)
@@ -110,6 +108,7 @@ class ReplayOfTwo(OfWeights):
         route: Route,
         readout: Readout,
         watch: bool = False,
+        written: Written = None,
     ) -> Float[Tensor, "metrics cells batch"]:
         """The metrics of each cell: waves for each hop, and those that recompute what is after."""
         both = _Both(self.stacks, base, watch)

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from interp.core.parts.sites import Kind, Site
 from interp.engine.engines.protocol import NotFinite
-from interp.engine.engines.replay.layers import Layers, pick
+from interp.engine.engines.replay.cache import Cache
+from interp.engine.engines.replay.layers import Layers
+from interp.engine.engines.replay.reading import pick
 from interp.engine.engines.replay.stack import Memory, Stack
 from interp.engine.interventions import LN, Through
 from interp.engine.network import forward
@@ -59,6 +61,8 @@ def wave(
     ln: LN = "recompute",
     watch: bool = False,
     memory: Memory | None = None,
+    cache: Cache | None = None,
+    entering: Float[Tensor, "cells batch window d_model"] | None = None,
 ) -> Arrived:
     """Run stacked cells from where they join.
 
@@ -74,17 +78,21 @@ def wave(
         ln: "freeze" keeps the base run's scale in every norm of the residual stream.
         watch: raise NotFinite at the first site that is not.
         memory: of a decoder: what some cells read of the encoder.
+        cache: keys and values before the window, where cells have their own; takes in the window's.
+        entering: what enters the first layer, of every cell, where they read tokens of their own;
+            of the base run nothing is read then.
     """
-    turn = forward.rotations(w, base.final.shape[1])
+    turn = forward.rotations(w, base.final.shape[1]) if cache is None else cache.turn
     begins = start if through == "all" else None
-    stack = Stack(w, base, cells, window, begins, memory)
-    run = Layers(w, base, stack, through, ln, turn, start)
+    stack = Stack(w, base, cells, window, begins, memory, entered=entering is not None)
+    run = Layers(w, base, stack, through, ln, turn, start, cache)
     last = w.facts.n_layers - 1
     end = max((site.layer or 0 for site in receivers), default=last)
     reaches_mlp = not receivers or Site("mlp_out", end, stack=w.stack) in receivers
     crosses = reaches_mlp or any(site.cross and site.layer == end for site in receivers)
     received: dict[Site, tuple[list[int], Tensor]] = {}
     resid = base.final.new_empty(0, *window.shape, w.facts.d_model)
+    resid = resid if entering is None else entering
 
     def see(kind: Kind, activation: Tensor) -> None:
         if watch and not activation.isfinite().all():

@@ -21,11 +21,11 @@ from interp.engine.plain.captures import shards
 from interp.engine.plain.captures.captured import Captured
 from interp.engine.plain.captures.kept import Kept, Wanted
 from interp.engine.plain.prompts import Mask, Tokens, prompts, tokens_hash
-from interp.engine.plain.taps import Layout, read, rows_at_once
+from interp.engine.plain.taps import Layout, read, refuse_logits, rows_at_once
 from interp.engine.plan.batches import forward_plan
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import HOST, KEEP, Memory, budget, by_rows
-from interp.engine.plan.positions import blocks
+from interp.engine.plan.positions import blocks, lengths_in, longest_in
 from interp.engine.provenance import provenance
 from interp.models.model import Model
 
@@ -60,7 +60,8 @@ def capture(
     Args:
         tokens: pairs, of which `side` runs; ids, `batch pos`, with `mask` where they are padded
             (on either side); or lists of ids.
-        sites: a selector ("heads", "layers"), a site ("12.mlp", "3.1.pattern", "embed"), or a list.
+        sites: a selector ("heads", "layers"), a site ("12.mlp", "3.1.pattern", "embed"), a list of
+            them; or "logits", which are as wide as the vocabulary: name positions ("end").
         positions: `"all"`, or a name, an index, one index for each row (an array), as many of each
             row (a list of lists, a mask), or a list of names and indices or a mapping from names to
             any of these: the second axis then has those, in that order. Tokens without pairs have
@@ -73,17 +74,17 @@ def capture(
 
     Raises:
         SiteError, PositionError, PairsError: what the model or the prompts do not have.
-        Unsupported: logits.
+        Unsupported: logits of an encoder-decoder.
         InterpError: more bytes than `memory`; an activation that is not finite.
         ResultsError: the folder holds another capture, or cannot be written.
     """
     wanted = _wanted(model, tokens, sites, positions, side, mask, dtype)
-    served = choose(model, engine, longest=wanted.pairs.longest, prefix=wanted.pairs.decoder)
+    served = choose(model, engine, longest=wanted.pairs.longest)
     asked, room = wanted.bytes(), budget(memory, HOST, KEEP)
     proceed(
         forward_plan(
             model.facts,
-            wanted.pairs.lengths,
+            lengths_in(model.facts, wanted.pairs),
             rows=batch or 64,
             runs=1,
             itemsize=model.dtype.itemsize,
@@ -91,7 +92,7 @@ def capture(
             engine=served.name,
             budget=room,
             kept=asked,
-            layers=1 + max(site.layer or 0 for site in wanted.layout.sites),
+            layers=wanted.layout.layers,
         )
     )
     rows = range(len(wanted.pairs))
@@ -137,7 +138,10 @@ def _wanted(
     kept = model.dtype if dtype is None else dtype
     if not kept.is_floating_point:
         raise Unsupported(f"activations cannot be kept as {kept}; give a floating dtype, or none.")
-    layout = Layout.of(resolve(sites, model.facts), model.facts.group_size)
+    found = resolve(sites, model.facts)
+    if model.facts.n_encoder_layers:
+        refuse_logits(found, "this keeps of two stacks")
+    layout = Layout.of(found, model.facts.group_size)
     pairs = prompts(tokens, mask)
     accept(model, pairs, None)
     at = tuple(listed(positions, pairs.positions))
@@ -157,8 +161,9 @@ def _fill(
         take = kept.taker(rows)
         read(engine, wanted.pairs, wanted.side, kept.layout, rows, model.device, take)
 
-    for same in blocks(wanted.pairs.lengths[rows], len(rows)):
-        length = int(wanted.pairs.lengths[rows[same[0]]])
+    extents = wanted.pairs.extents
+    for same in blocks([extents[row] for row in rows], len(rows)):
+        length = longest_in(model.facts, wanted.pairs, [rows[same[0]]])
         size = batch or rows_at_once(model.facts, length, model.dtype.itemsize, total, model.device)
         for i in range(0, len(same), size):
             members = [rows[n] for n in same[i : i + size]]
@@ -168,7 +173,8 @@ def _fill(
 
 def _largest_row(wanted: Wanted) -> int:
     """What has to be held at least, where all is written to a folder."""
-    return wanted.bytes([int(wanted.pairs.lengths.argmax())])
+    rows = {extent: row for row, extent in enumerate(wanted.pairs.extents)}
+    return max(wanted.bytes([row]) for row in rows.values())
 
 
 def _refuse_large(wanted: Wanted, needed: int, room: int, folder: object) -> None:

@@ -52,7 +52,8 @@ class Captured:
     def __getitem__(self, site: str | Site) -> Float[Tensor, "batch pos *axes"]:
         """The activations of all rows, in the order in which they were given.
 
-        Axes: `d_head` of q k v z, `key` of a pattern, none of a neuron, else `d_model`.
+        Axes: `d_head` of q k v z, `key` of a pattern, `expert` of a router, none of a neuron, else
+        `d_model`.
 
         Raises:
             SiteError: the site was not captured.

@@ -1,6 +1,7 @@
 """What a capture keeps, and where in memory it puts it: nothing else, and nothing twice."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +14,10 @@ from torch import Tensor
 from interp.core.errors import InterpError, PositionError, Unsupported
 from interp.core.parts.facts import Facts
 from interp.core.parts.sites import Site
-from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.pairs import Pairs, Side
 from interp.core.prompts.places import ALL, PerRow, Place, index
 from interp.engine.plain.taps import Layout, Slab
+from interp.engine.plan.positions import require_named, target_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class Wanted:
 
     facts: Facts
     pairs: Pairs
-    side: str
+    side: Side
     layout: Layout
     at: tuple[tuple[str, Place], ...]
     dtype: torch.dtype
@@ -51,20 +53,17 @@ class Wanted:
         named = ((place if isinstance(place, int) else name, place) for name, place in self.at)
         return tuple(name for name, place in named for _ in _columns(place))
 
-    def shape(self, slab: Slab, length: int) -> tuple[int, ...]:
-        """Positions and axes that are kept of a row of this length."""
-        positions, *axes = slab.shape(self.facts, length, len(self.pairs.decoder))
+    def shape(self, slab: Slab, extent: tuple[int, int]) -> tuple[int, ...]:
+        """Positions and axes that are kept of a row of this extent."""
+        positions, *axes = slab.shape(self.facts, *extent)
         chosen = self.places[slab.decoder]
         return (positions if chosen is None else chosen.shape[1], *axes)
 
     def size(self, slab: Slab, rows: Sequence[int] | None = None) -> int:
         """Bytes that rows (by default all) take of a slab."""
-        lengths = self.pairs.lengths if rows is None else self.pairs.lengths[list(rows)]
-        found, counts = lengths.unique(return_counts=True)
-        numbers = (
-            count * math.prod(self.shape(slab, length))
-            for length, count in zip(found.tolist(), counts.tolist(), strict=True)
-        )
+        extents = self.pairs.extents
+        found = Counter(extents if rows is None else [extents[row] for row in rows])
+        numbers = (count * math.prod(self.shape(slab, extent)) for extent, count in found.items())
         return self.dtype.itemsize * len(slab) * sum(numbers)
 
     def bytes(self, rows: Sequence[int] | None = None) -> int:
@@ -76,8 +75,8 @@ def _indices(
 ) -> Int[Tensor, "batch chosen"] | None:
     if at == ((ALL, ALL),):
         return None
-    written = 1 + len(pairs.decoder)
-    lengths = torch.full_like(pairs.lengths, written) if decoder else pairs.lengths
+    lengths = pairs.written if decoder else pairs.lengths
+    named = target_names(pairs) if decoder else pairs.positions
     columns = []
     for _, place in at:
         if place == ALL:
@@ -85,12 +84,9 @@ def _indices(
                 f"'all' and others were asked for in {[name for name, _ in at]}; give "
                 "positions='all' by itself."
             )
-        if decoder and isinstance(place, str) and not place.isdigit():
-            raise PositionError(
-                f"position {place!r} is one of the encoder's tokens, and some of the sites "
-                f"stand in the decoder, which has {written}; give 'all' or an index."
-            )
-        columns += [index(column, pairs.positions, lengths) for column in _columns(place)]
+        if decoder:
+            require_named(pairs, place, "some of the sites stand in the decoder")
+        columns += [index(column, named, lengths) for column in _columns(place)]
     return torch.stack(columns, 1)
 
 
@@ -116,7 +112,8 @@ class Kept:
 
     def __init__(self, wanted: Wanted, rows: Sequence[int]) -> None:
         self.layout, self.wanted, self.dtype = wanted.layout, wanted, wanted.dtype
-        self.lengths = wanted.pairs.lengths[list(rows)].tolist()
+        extents = wanted.pairs.extents
+        self.extents = [extents[row] for row in rows]
         self.order = {row: n for n, row in enumerate(rows)}
         self.starts = {slab: self._starts(slab) for slab in self.layout.slabs}
         # of a tensor made in inference mode no gradient could be taken through a probe
@@ -127,19 +124,19 @@ class Kept:
             }
 
     def _starts(self, slab: Slab) -> list[int]:
-        sizes = {n: math.prod(self.wanted.shape(slab, n)) for n in set(self.lengths)}
-        return [0, *accumulate(sizes[n] for n in self.lengths)]
+        sizes = {n: math.prod(self.wanted.shape(slab, n)) for n in set(self.extents)}
+        return [0, *accumulate(sizes[n] for n in self.extents)]
 
     def taker(
         self, rows: Sequence[int]
     ) -> Callable[[Slab, Float[Tensor, "index batch pos *axes"]], None]:
-        """What copies the slabs of these rows, all of one length, to their place.
+        """What copies the slabs of these rows, all of one extent, to their place.
 
         Raises:
             InterpError: a number is not finite.
         """
         at = [self.order[row] for row in rows]
-        length = self.lengths[at[0]]
+        extent = self.extents[at[0]]
         together = at == list(range(at[0], at[0] + len(at)))
 
         def take(slab: Slab, x: Tensor) -> None:
@@ -147,7 +144,7 @@ class Kept:
             if chosen is not None:
                 batch = torch.arange(len(rows), device=x.device)[:, None]
                 x = x[:, batch, chosen[list(rows)].to(x.device)]
-            shape, starts = self.wanted.shape(slab, length), self.starts[slab]
+            shape, starts = self.wanted.shape(slab, extent), self.starts[slab]
             if x.shape != (len(slab), len(rows), *shape):
                 raise Unsupported(
                     f"{slab.shelf} of layer {slab.layer} came with shape {tuple(x.shape[1:])}, "
@@ -167,8 +164,8 @@ class Kept:
     def shapes(self, site: Site) -> list[tuple[int, ...]]:
         """Of each row: positions and axes."""
         slab, _ = self.layout.where[site]
-        known = {n: self.wanted.shape(slab, n) for n in set(self.lengths)}
-        return [known[n] for n in self.lengths]
+        known = {n: self.wanted.shape(slab, n) for n in set(self.extents)}
+        return [known[n] for n in self.extents]
 
     def rows(self, site: Site) -> list[Float[Tensor, " pos *axes"]]:
         """Views, one for each row."""
@@ -182,8 +179,8 @@ class Kept:
     def whole(self, site: Site) -> Float[Tensor, "batch pos *axes"]:
         """A view of all rows, which must have one shape."""
         slab, index = self.layout.where[site]
-        shape = self.wanted.shape(slab, self.lengths[0])
-        return self.tensors[slab][index].view(len(self.lengths), *shape)
+        shape = self.wanted.shape(slab, self.extents[0])
+        return self.tensors[slab][index].view(len(self.extents), *shape)
 
     def _refuse(
         self,

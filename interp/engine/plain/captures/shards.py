@@ -19,7 +19,7 @@ from interp.engine.plain.captures import folder as folders
 from interp.engine.plain.captures.folder import Content, Folder
 from interp.engine.plain.captures.kept import Kept, Wanted
 from interp.engine.plain.taps import Layout
-from interp.engine.plan.positions import blocks
+from interp.engine.plan.positions import blocks, longest_in
 
 CAPTURE = Content("capture", "interp.capture")
 SHARD_BYTES = 64 << 20
@@ -83,11 +83,11 @@ def identity(wanted: Wanted, model: Mapping[str, Any], tokens: str) -> dict[str,
 def plan(wanted: Wanted, most: int | None, memory: int) -> list[list[int]]:
     """The rows of each shard; `most` by request, else as many as are worth one."""
     if most is not None:
-        return blocks(wanted.pairs.lengths, most)
+        return blocks(wanted.pairs.extents, most)
     room = min(SHARD_BYTES, memory)
     rows: list[list[int]] = []
-    for same in blocks(wanted.pairs.lengths, len(wanted.pairs)):
-        length = int(wanted.pairs.lengths[same[0]])
+    for same in blocks(wanted.pairs.extents, len(wanted.pairs)):
+        length = longest_in(wanted.facts, wanted.pairs, same)
         size = max(1, min(room // wanted.bytes(same[:1]), SHARD_TOKENS // length))
         rows += [same[i : i + size] for i in range(0, len(same), size)]
     return rows

@@ -3,8 +3,8 @@
 import math
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
@@ -13,11 +13,11 @@ from tqdm.auto import tqdm
 
 from interp.core.errors import InterpError, ModelError, Unsupported
 from interp.core.parts.facts import Facts
-from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.pairs import Pairs, Side
 from interp.engine.engines.protocol import Engine
 from interp.engine.plain.taps import Layout, Slab, read, rows_at_once
 from interp.engine.plan.memory import KEEP, by_rows
-from interp.engine.plan.positions import blocks
+from interp.engine.plan.positions import blocks, longest_in
 from interp.models.model import Model
 
 FEW = 30
@@ -28,17 +28,22 @@ EXACT = (torch.float32, torch.float64)
 
 By = Literal["template", "position"]
 BY: tuple[By, ...] = get_args(By)
-Group = tuple[str, int]
-"""A template and a length: within it, position i means the same in every prompt."""
+Group = tuple[str, int] | tuple[str, int, int]
+"""A template and a length, and where there are targets what a decoder reads of one: within it,
+position i means the same in every prompt."""
 Key = Group | None
 """Whose mean; None is everyone's, position by position."""
 
 
 class Fitted(NamedTuple):
-    """Means of slabs, `index pos *axes`, and the prompts in each group or at each position."""
+    """Means of slabs, `index pos *axes`, and how many different prompts each has.
+
+    `written`: by position, the prompts at each of a decoder's, where there are targets.
+    """
 
     means: Mapping[Key, Mapping[Slab, Float[Tensor, "index pos *axes"]]]
     sizes: Mapping[Group, int] | Mapping[int, int]
+    written: tuple[int, ...] = ()
 
 
 class MeanFitter:
@@ -122,13 +127,11 @@ class MeanFitter:
         Raises:
             ModelError: one is not finite.
         """
-        sizes: dict = dict(self.prompts)
+        sizes, written = dict[Any, int](self.prompts), tuple[int, ...]()
         if self.by == "position":
-            longest = max((length for _, length in self.prompts), default=0)
-            sizes = {
-                position: sum(n for (_, length), n in self.prompts.items() if length > position)
-                for position in range(longest)
-            }
+            sizes = dict(enumerate(_at_each((of[1], n) for of, n in self.prompts.items())))
+            targets = ((of[2], n) for of, n in self.prompts.items() if len(of) > 2)
+            written = tuple(_at_each(targets))
         keys = list(self.sums) if self.by == "position" else list(sizes)
         means: dict[Key, dict[Slab, Tensor]] = {}
         for key in keys:
@@ -143,7 +146,14 @@ class MeanFitter:
                         "model's dtype is too narrow for it: load it with dtype=torch.float32."
                     )
                 means[key][slab] = mean
-        return Fitted(means, sizes)
+        return Fitted(means, sizes, written)
+
+
+def _at_each(counted: Iterable[tuple[int, int]]) -> list[int]:
+    """Of lengths and how many prompts have each: the prompts that have a position."""
+    found = list(counted)
+    longest = max((length for length, _ in found), default=0)
+    return [sum(n for length, n in found if length > at) for at in range(longest)]
 
 
 def _grown(held: Tensor, shape: Sequence[int]) -> Tensor:
@@ -158,15 +168,17 @@ def _grown(held: Tensor, shape: Sequence[int]) -> Tensor:
 
 @torch.inference_mode()
 def average(
-    model: Model, engine: Engine, pairs: Pairs, side: str, layout: Layout, by: By
+    model: Model, engine: Engine, pairs: Pairs, side: Side, layout: Layout, by: By
 ) -> Fitted:
     """Run one side of the pairs and average what the layout takes, warning of small groups."""
     fitter = MeanFitter(model.facts, by)
+    new = distinct(pairs, side)
 
     def some(rows: list[int]) -> MeanFitter:
         part = MeanFitter(model.facts, by)  # of its own: what ran out of memory counts nothing
-        groups = [pairs.groups[i] for i in rows]
-        part.count(groups)
+        every = pairs.groups
+        groups = [every[i] for i in rows]
+        part.count([every[i] for i in rows if i in new])
         read(
             *(engine, pairs, side, layout, rows, model.device),
             take=lambda slab, x: part.add(slab, groups, x),
@@ -174,8 +186,8 @@ def average(
         return part
 
     with tqdm(total=len(pairs), desc="mean reference", unit="prompt", delay=2, disable=None) as bar:
-        for same in blocks(pairs.lengths, len(pairs)):
-            length = int(pairs.lengths[same[0]])
+        for same in blocks(pairs.extents, len(pairs)):
+            length = longest_in(model.facts, pairs, same)
             size = rows_at_once(model.facts, length, model.dtype.itemsize, KEEP, model.device)
             for rows in (same[i : i + size] for i in range(0, len(same), size)):
                 for part in by_rows(some, rows, "a plain run"):
@@ -194,23 +206,34 @@ def average(
     return found
 
 
+def distinct(pairs: Pairs, side: Side) -> set[int]:
+    """Rows whose prompt no row before them has: one prompt given often has no mean either."""
+    first: dict[object, int] = {}
+    target = pairs.clean[:, :0] if pairs.target is None else getattr(pairs.target, side)
+    both = zip(getattr(pairs, side).tolist(), target.tolist(), pairs.extents, strict=True)
+    for i, (tokens, ids, (length, written)) in enumerate(both):
+        first.setdefault((*tokens[:length], None, *ids[: written - 1]), i)
+    return set(first.values())
+
+
 def require_room(model: Model, pairs: Pairs, layout: Layout, by: By, room: int) -> None:
     """Refuse sums that take more than `room` bytes.
 
     Raises:
         InterpError: they do.
     """
-    groups = set(pairs.groups)
-    lengths = [n for _, n in groups] if by == "template" else [int(pairs.lengths.max())]
+    extents = [(int(pairs.lengths.max()), int(pairs.written.max()))]
+    if by == "template":
+        extents = [extent for _, extent in {*zip(pairs.template, pairs.extents, strict=True)}]
     numbers = sum(
-        len(slab) * math.prod(slab.shape(model.facts, length, len(pairs.decoder)))
+        len(slab) * math.prod(slab.shape(model.facts, *extent))
         for slab in layout.slabs
-        for length in lengths
+        for extent in extents
     )
     needed = numbers * (8 if model.dtype in EXACT else 4)
     if needed > room:
         raise InterpError(
-            f"the means of {len(layout.sites)} sites over {len(lengths)} groups take "
+            f"the means of {len(layout.sites)} sites over {len(extents)} groups take "
             f"{needed / 1e6:.1f} MB ({needed} bytes), and the budget is {room / 1e6:.1f} MB. Take "
             "fewer sites, fewer templates, by='position', or more memory=."
         )

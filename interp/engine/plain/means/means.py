@@ -23,15 +23,16 @@ from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.protocol import Engine, EngineName
 from interp.engine.interventions import Averaged, Reference
 from interp.engine.limits import Limits
-from interp.engine.plain.means.fitter import By, Group, Key, average, require_room
+from interp.engine.plain.means.fitter import By, Group, Key, average, distinct, require_room
 from interp.engine.plain.prompts import Tokens, prompts
-from interp.engine.plain.taps import Layout, Slab
+from interp.engine.plain.taps import Layout, Slab, refuse_logits
 from interp.engine.plan.batches import forward_plan
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import HOST, KEEP, Memory, budget
+from interp.engine.plan.positions import lengths_in
 from interp.models.model import Model
 
-CONTENT, VERSION = "mean reference", 1
+CONTENT, VERSION = "mean reference", 2
 REMEDY = "Fit the reference with it: interp.MeanReference.fit(model, pairs, sites)."
 
 
@@ -44,9 +45,10 @@ class MeanReference(Averaged):
             al. 2022, sec. 2.1; `"position"`: of all prompts that have the position.
         means: of each group (None where there is one), by slab: `index pos *axes`, in float64
             (float32 of half-precision models).
-        sizes: prompts in each group, or at each position.
+        sizes: different prompts in each group, or at each position.
         model, weights: which model it was fitted on, and the hash of its weights.
-        decoder: ids that an encoder-decoder's decoder had written.
+        written: of means by position: prompts at each position of an encoder-decoder's decoder,
+            where they had targets.
     """
 
     by: By
@@ -55,7 +57,7 @@ class MeanReference(Averaged):
     sizes: Mapping[Group, int] | Mapping[int, int]
     model: str
     weights: str
-    decoder: tuple[int, ...] = ()
+    written: tuple[int, ...] = ()
 
     @classmethod
     @door
@@ -89,14 +91,16 @@ class MeanReference(Averaged):
                 "ids alone have no templates to average within. Say by='position', or give Pairs "
                 "built with template=."
             )
-        layout = Layout.of(resolve(sites, model.facts), model.facts.group_size)
+        found = resolve(sites, model.facts)
+        refuse_logits(found, "a mean could be set at")
+        layout = Layout.of(found, model.facts.group_size)
         given = prompts(pairs)
         accept(model, given, None)
         require_room(model, given, layout, by, budget(memory, HOST, KEEP))
-        served = choose(model, engine, longest=given.longest, prefix=given.decoder)
+        served = choose(model, engine, longest=given.longest)
         proceed(
             forward_plan(
-                *(model.facts, given.lengths),
+                *(model.facts, lengths_in(model.facts, given)),
                 rows=len(given),
                 runs=1,
                 itemsize=model.dtype.itemsize,
@@ -106,7 +110,10 @@ class MeanReference(Averaged):
             )
         )
         found = average(model, served, given, side, layout, by)
-        return cls(by, layout, *found, model.name, model.weight_hash, given.decoder)
+        return cls(
+            *(by, layout, found.means, found.sizes),
+            *(model.name, model.weight_hash, found.written),
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -128,19 +135,19 @@ class MeanReference(Averaged):
             PairsError: as `require_several`.
         """
         slab, index = self.layout.find(site, "the mean reference", REMEDY)
-        require_several(self.by, self.sizes, groups)
+        require_several(self.by, self.sizes, groups, self.written)
         if self.by == "template":
             return torch.stack([self.means[group][slab][index] for group in groups])
-        mean, length = self.means[None][slab][index], groups[0][1]
-        positions, keys = slab.extent(length, len(self.decoder))
+        mean, (_, length, *written) = self.means[None][slab][index], groups[0]
+        positions, keys = slab.extent(length, written[0] if written else 1)
         mean = mean[:positions, :keys] if slab.kind == "pattern" else mean[:positions]
         return mean.expand(len(groups), *mean.shape)
 
-    def require(self, model: Model, sites: Iterable[Site], decoder: tuple[int, ...]) -> None:
+    def require(self, model: Model, sites: Iterable[Site]) -> None:
         """Refuse what these means are not of.
 
         Raises:
-            Unsupported: another model, or other ids in its decoder.
+            Unsupported: another model.
             SiteError: a site that was not averaged.
         """
         if self.weights != model.weight_hash:
@@ -149,11 +156,6 @@ class MeanReference(Averaged):
                 f"model is {model.name} ({model.weight_hash[:12]}): these means are of no run of "
                 "it. Fit it on this model, loaded with the same dtype: "
                 "interp.MeanReference.fit(model, pairs, sites)."
-            )
-        if self.decoder != decoder:
-            raise Unsupported(
-                f"the mean reference is of a decoder that had written {list(self.decoder)}, and "
-                f"that of the pairs has {list(decoder)}. Fit it on pairs with the same decoder=."
             )
         for site in sites:
             self.layout.find(site, "the mean reference", REMEDY)
@@ -183,7 +185,7 @@ class MeanReference(Averaged):
             note = held.note
             # what is read is a window on the file
             tensors = {name: held.read(name).clone() for name in held.names}
-        kinds = {"by": str, "model": str, "weights": str, "decoder": list, "sites": list}
+        kinds = {"by": str, "model": str, "weights": str, "written": list, "sites": list}
         told(note, path, remedy, kinds | {"sizes": list})
         layout = Layout.of(map(Site.parse, note["sites"]), note["group size"])
         sizes = {tuple(g) if isinstance(g, list) else g: count for g, count in note["sizes"]}
@@ -192,8 +194,8 @@ class MeanReference(Averaged):
             key: {slab: tensors[f"{i}/{n}"] for n, slab in enumerate(layout.slabs)}
             for i, key in enumerate(keys)
         }
-        model, weights, decoder = note["model"], note["weights"], tuple(note["decoder"])
-        return cls(note["by"], layout, means, sizes, model, weights, decoder)
+        model, weights, written = note["model"], note["weights"], tuple(note["written"])
+        return cls(note["by"], layout, means, sizes, model, weights, written)
 
     def _note(self) -> dict[str, object]:
         return {
@@ -202,7 +204,7 @@ class MeanReference(Averaged):
             "by": self.by,
             "model": self.model,
             "weights": self.weights,
-            "decoder": list(self.decoder),
+            "written": list(self.written),
             "sites": [str(site) for site in self.layout.sites],
             "group size": self.layout.group_size,
             "sizes": [[group, count] for group, count in self.sizes.items()],
@@ -236,12 +238,24 @@ def taken(
     sites = sorted(set(sites))
     require_mean(source, pairs)
     if isinstance(source, MeanReference):
-        source.require(model, sites, pairs.decoder)
+        source.require(model, sites)
         return source
     assert isinstance(source, Reference)
     layout = Layout.of(sites, model.facts.group_size)
     found = average(model, engine, source.pairs, source.side, layout, "template")
-    return MeanReference("template", layout, *found, model.name, model.weight_hash, pairs.decoder)
+    return MeanReference(
+        "template", layout, found.means, found.sizes, model.name, model.weight_hash
+    )
+
+
+def _require_long(sizes: Sequence[int], longest: int, what: str) -> None:
+    known = sum(size > 1 for size in sizes)
+    if longest > known:
+        has = f"positions 0 to {known - 1}" if known else "no position"
+        raise PairsError(
+            f"the mean reference has {has} in at least two prompts, and {what} has "
+            f"{longest} tokens. Fit it on more prompts that are as long."
+        )
 
 
 def require_mean(source: Averaged, pairs: Pairs) -> None:
@@ -251,45 +265,53 @@ def require_mean(source: Averaged, pairs: Pairs) -> None:
         PairsError: as `require_several`.
     """
     if isinstance(source, MeanReference):
-        require_several(source.by, source.sizes, pairs.groups)
+        require_several(source.by, source.sizes, pairs.groups, source.written)
     elif isinstance(source, Reference):
-        require_several("template", Counter(source.pairs.groups), pairs.groups)
+        require_several("template", _sizes(source), pairs.groups)
+
+
+def _sizes(source: Reference) -> Counter[Group]:
+    """Different prompts in each group."""
+    new = distinct(source.pairs, source.side)
+    return Counter(group for i, group in enumerate(source.pairs.groups) if i in new)
 
 
 def require_several(
-    by: By, sizes: Mapping[Group, int] | Mapping[int, int], groups: Sequence[Group]
+    by: By,
+    sizes: Mapping[Group, int] | Mapping[int, int],
+    groups: Sequence[Group],
+    written: Sequence[int] = (),
 ) -> None:
     """Refuse rows that have no mean, or the mean of one prompt, which is that prompt.
 
     Args:
-        by, sizes: of the reference.
+        by, sizes, written: of the reference.
         groups: of the rows whose activations are to be replaced.
 
     Raises:
         PairsError: naming the template and length, or the position.
     """
     if by == "position":
-        known = {place: size for place, size in sizes.items() if size > 1}
-        longest = max(length for _, length in groups)
-        if longest > len(known):
-            has = f"positions 0 to {len(known) - 1}" if known else "no position"
-            raise PairsError(
-                f"the mean reference has {has} in at least two prompts, and a row has "
-                f"{longest} tokens. Fit it on more prompts that are as long."
-            )
+        _require_long([*sizes.values()], max(group[1] for group in groups), "a row")
+        read = max((group[2] for group in groups if len(group) > 2), default=0)
+        _require_long(written, read, "the decoder of a row (its start token counted)")
         return
     held = cast(Mapping[Group, int], sizes)
-    for template, length in dict.fromkeys(groups):
-        size = held.get((template, length), 0)
+    for group in dict.fromkeys(groups):
+        size = held.get(group, 0)
+        template, length, *written = group
+        tokens = f"{length} tokens"
+        if written:
+            tokens += f" and {written[0] - 1} in its target"
         if size == 0:
             raise PairsError(
-                f"the mean reference has no prompt of template {template!r} with {length} tokens; "
+                f"the mean reference has no prompt of template {template!r} with {tokens}; "
                 "make the reference from the same templates, use the pairs' own corrupt side, or "
                 "average by position: MeanReference.fit(..., by='position')."
             )
         if size == 1:
             raise PairsError(
-                f"the mean reference has one prompt of template {template!r} with {length} tokens, "
+                f"the mean reference has one prompt of template {template!r} with {tokens}, "
                 "and the mean over one prompt is that prompt itself. Give prompts that fill one "
                 "text the same template=, or a larger reference=; where positions of different "
                 "texts mean the same, MeanReference.fit(..., by='position'); or say "

@@ -6,10 +6,13 @@ large layers have no larger say than their share; the mix is softmax(SPEED * a),
 same mixes faster; and experiments here score accuracy, not F1.
 """
 
+from typing import Literal
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
+from scipy.stats import t
 from torch import Tensor
 
 from interp.core.door.door import door
@@ -85,35 +88,6 @@ def expected_layer(scores: Float[ndarray, "*task layer"]) -> Float[ndarray, "*ta
 
 
 @door
-def expected_layer_draws(
-    totals: Float[ndarray, "layer cluster"],
-    counts: Float[ndarray, " counted"],
-    *,
-    resamples: Count = stats.RESAMPLES,
-    seed: Seed = 0,
-) -> Float[ndarray, " draw"]:
-    """The expected layer in bootstrap samples of documents, the probes as they are.
-
-    Tasks scored on the same documents have the same draws under one seed, so that the draws of
-    one minus those of the other give the interval of a difference.
-
-    Args:
-        totals: sum of the score over the examples of each document, by cumulative probe.
-        counts: examples of each document.
-
-    Raises:
-        ProbeError: a document count that differs, or a document without examples.
-    """
-    _require_counts(totals, counts)
-    clusters = len(counts)
-    if clusters < 2:
-        return np.full(resamples, np.nan)
-    rng = np.random.default_rng(seed)
-    times = rng.multinomial(clusters, np.full(clusters, 1 / clusters), resamples).astype(float)
-    return expected_layer((times @ totals.T) / (times @ counts)[:, None])
-
-
-@door
 def expected_layer_interval(
     totals: Float[ndarray, "layer cluster"], counts: Float[ndarray, " counted"]
 ) -> tuple[float, float, float]:
@@ -133,17 +107,58 @@ def expected_layer_interval(
     Raises:
         ProbeError: a document count that differs, or a document without examples.
     """
-    _require_counts(totals, counts)
-    whole = totals.sum(1) / counts.sum()
-    value = np.array([expected_layer(whole), whole[-1] - whole[0]])
-    if len(counts) < 2:
-        return float(value[0]), np.nan, np.nan
-    rest = ((totals.sum(1, keepdims=True) - totals) / (counts.sum() - counts)).T
-    left_out = np.stack([expected_layer(rest), rest[:, -1] - rest[:, 0]])
+    value, left_out = _left_out(totals, counts)
     low, high = stats.jackknife_interval(value, left_out, counts)
     if not low[1] > 0:
         return float(value[0]), np.nan, np.nan
     return float(value[0]), float(low[0]), float(high[0])
+
+
+@door
+def expected_layer_gap(
+    first: tuple[Float[ndarray, "layer cluster"], Float[ndarray, " cluster"]],
+    then: tuple[Float[ndarray, "layer cluster"], Float[ndarray, " cluster"]],
+    *,
+    documents: Literal["same", "others"],
+) -> tuple[float, float, float]:
+    """The expected layer of a task less that of another, with its 95 % interval over documents.
+
+    Student's t, as `expected_layer_interval`: of the same documents each is left out of both
+    tasks at once; of others the two squared errors add up, with Welch's degrees of freedom.
+
+    Args:
+        first, then: totals and counts of each task, as `expected_layer_interval` takes them.
+        documents: whether those of `then` are those of `first`, in the same order.
+
+    Returns:
+        Value, low, high. The bounds are NaN where the expected layer of either task has none.
+
+    Raises:
+        ProbeError: as `expected_layer_interval`; "same" documents that differ in number.
+    """
+    if documents == "same" and first[0].shape[1] != then[0].shape[1]:
+        raise ProbeError(
+            f"the tasks have {first[0].shape[1]} and {then[0].shape[1]} documents, which are not "
+            "the same. Give both of the same documents, or say documents='others'."
+        )
+    (one, without), (two, less) = (_left_out(*given) for given in (first, then))
+    gap = float(two[0] - one[0])
+    if any(np.isnan(expected_layer_interval(*given)[1]) for given in (first, then)):
+        return gap, np.nan, np.nan
+    if documents == "same":
+        between = np.array([gap]), (less - without)[:1], first[1] + then[1]
+        low, high = stats.jackknife_interval(*between)
+        return gap, float(low[0]), float(high[0])
+    errors = [
+        np.square(left[0] - value[0]).sum() * (left.shape[1] - 1) / left.shape[1]
+        for value, left in ((one, without), (two, less))
+    ]
+    frees = [max(1 / np.square(c / c.sum()).sum() - 1, 1) for _, c in (first, then)]
+    free = sum(errors) ** 2 / max(
+        sum(e**2 / f for e, f in zip(errors, frees, strict=True)), np.finfo(float).tiny
+    )
+    wide = float(t.ppf((1 + stats.CONFIDENCE) / 2, free) * np.sqrt(sum(errors)))
+    return gap, gap - wide, gap + wide
 
 
 @door
@@ -167,6 +182,18 @@ def gains(
     steps = np.diff(totals, axis=0)
     low, high = stats.ratio_interval(steps, counts, resamples=resamples, seed=seed)
     return np.stack([steps.sum(1) / counts.sum(), low, high], axis=1)
+
+
+def _left_out(
+    totals: Float[ndarray, "layer cluster"], counts: Float[ndarray, " cluster"]
+) -> tuple[Float[ndarray, " 2"], Float[ndarray, "2 cluster"]]:
+    """Expected layer and whole gain, and both without each document."""
+    _require_counts(totals, counts)
+    whole = totals.sum(1) / counts.sum()
+    value = np.array([expected_layer(whole), whole[-1] - whole[0]])
+    with np.errstate(invalid="ignore"):  # without the only document there is nothing
+        rest = ((totals.sum(1, keepdims=True) - totals) / (counts.sum() - counts)).T
+    return value, np.stack([expected_layer(rest), rest[:, -1] - rest[:, 0]])
 
 
 def _require_counts(

@@ -1,0 +1,1 @@
+"""What a model says under interventions: prompts and sets of interventions decoded together."""

@@ -1,0 +1,86 @@
+"""When an intervention is made: at which positions of a prompt, and of what is said after it.
+
+| positions | where, and so when |
+| --- | --- |
+| `"end"`, `"s2"`, `3`, one or several for each row | there in the prompt: once |
+| `"prompt"` | at every token of the prompt: once |
+| `"generated"` | at every token that was said, as it is read: at each step from the second on |
+| `"from end"`, `"from s2"`, `"from 3"` | there, and at everything after: at every step |
+| `"all"`, `"after first"`, `"rest"` | as of pairs, and at all that is said |
+
+The first token is read off the prompt's last position: `"from end"` reaches every token that is
+said, `"generated"` all but the first.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from interp.core.errors import PositionError
+from interp.core.prompts import places
+from interp.core.prompts.pairs import Pairs
+
+PROMPT, GENERATED, FROM = "prompt", "generated", "from "
+
+
+def lasting(
+    pairs: Pairs, positions: places.Place, rows: Sequence[int], room: int
+) -> Bool[Tensor, "row room"]:
+    """Which positions a place means in rows of one length and in what follows them.
+
+    Args:
+        room: tokens of the prompt and of what is said.
+
+    Raises:
+        PositionError: an unknown name, one that the pairs use for another place, or a position of
+            what is not said yet.
+    """
+    length = int(pairs.lengths[rows[0]])
+    at = torch.arange(room).expand(len(rows), -1)
+    if isinstance(positions, str):
+        word = positions if positions in (PROMPT, GENERATED) else positions.startswith(FROM)
+        if word and positions in pairs.positions:
+            raise PositionError(
+                f"these pairs call a position {positions!r}, which generation takes for a time. "
+                "Give the position another name (dataclasses.replace(pairs, positions=...))."
+            )
+        if positions == PROMPT:
+            return at < length
+        if positions == GENERATED:
+            return at >= length
+        if positions.startswith(FROM):
+            return at >= _first(pairs, positions.removeprefix(FROM), rows, room)[:, None]
+    try:
+        inside = places.mask(positions, pairs.positions, pairs.lengths, rows)
+    except PositionError as error:
+        raise _later(error, positions, length) from None
+    wide = positions in places.OWN
+    return torch.cat([inside, torch.full((len(rows), room - length), wide)], 1)
+
+
+def _first(pairs: Pairs, name: str, rows: Sequence[int], room: int) -> Tensor:
+    """The position of each row from which on something is done."""
+    if name.strip().isdigit():
+        if int(name) >= room:
+            raise PositionError(
+                f"nothing stands from position {int(name)} on: row {rows[0]} has "
+                f"{int(pairs.lengths[rows[0]])} tokens, and with what is said {room}, counted from "
+                "0. Give an earlier one, or a larger n."
+            )
+        return torch.full((len(rows),), int(name))
+    return places.index(name, pairs.positions, pairs.lengths)[list(rows)]
+
+
+def _later(error: PositionError, positions: places.Place, length: int) -> PositionError:
+    number = str(positions)
+    if number.isdigit() and int(number) >= length:
+        return PositionError(
+            f"{error} What will be said has no position yet: say 'from {number}' for it and all "
+            "after it, or 'generated'."
+        )
+    return PositionError(
+        f"{error} In time there are also 'prompt', 'generated', and 'from end' (or another name "
+        "or number)."
+    )
