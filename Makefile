@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint types imports smoke notebooks gpu support check bench
 
 EXPERIMENTS := ioi pos homographs number relations coreference induction recall qk_ov attention_is \
-	ground_truth ioi_circuit agreement_circuit greater_than adapters vision
+	ground_truth ioi_circuit agreement_circuit greater_than adapters translation vision
 
 demo: .venv/ready
 	$(BIN)/python -m experiments.ioi

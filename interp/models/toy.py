@@ -19,6 +19,8 @@ of the default recipe, accuracy on repeated tokens of held-out rows (and seconds
     one layer, smeared keys              1.00   11
 
 as Olsson et al. 2022 ("Argument 2") found: it takes two layers, or keys that hold the token before.
+
+`translator` trains an encoder-decoder, or finds it in the cache.
 """
 
 import math
@@ -58,6 +60,8 @@ from interp.models.small import native, recurrent
 from interp.models.small.native import Native, Shape
 from interp.models.small.recurrent import LSTM, RecurrentShape
 from interp.models.small.training import Recipe, answers, log_steps, update
+from interp.models.translator.training import Translator as Translator
+from interp.models.translator.training import translator as translator
 
 REMEDY = "Choose another folder, or take this one away to train anew."
 CONFIG, CURVE, PROGRESS = "config.json", "curve.csv", "progress.safetensors"

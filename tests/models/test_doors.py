@@ -24,6 +24,7 @@ from interp.models.small import native, recurrent
 from interp.models.small.native import Shape
 from interp.models.small.recurrent import RecurrentShape
 from interp.models.small.training import Recipe, answers, log_steps
+from interp.models.translator import clauses
 from interp.models.wrap import wrap
 
 SHAPE = Shape(1, 2, 8, 4, 12, 8, 0)
@@ -84,6 +85,11 @@ def cases(model: Model, folder: Path) -> Iterator[tuple[Callable[..., Any], Mapp
     yield Compact, of(few["shape"])
     yield scans, {"held_out": True}
     yield toy.digits, {"folder": folder / "digits", **few, "dtype": "float32"}
+    amount = {"layers": 1, "steps": 1, "sentences": 8, "held_out": 2, "seed": 1}
+    amount |= {"positions": "none", "folder": folder / "toys"}
+    yield toy.translator, amount
+    yield toy.Translator, of(toy.translator(**amount))
+    yield clauses, {"n": 2, "split": "test", "seed": 1}
     yield compiled.build, {"name": "previous", **where}
     for told in (compiled.truth, compiled.roles, compiled.construction):
         yield told, {"name": "previous"}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -85,13 +85,25 @@ def update(
     rows = torch.from_numpy(rng.integers(len(sequences), size=recipe.batch))
     first = next(module.parameters())
     tokens, labels = (x[rows].to(first.device) for x in (sequences.tokens, sequences.labels))
-    for group in optimizer.param_groups:
-        group["lr"] = recipe.rate(step, steps)
     logits = module(tokens).logits
+    return descend(module, optimizer, logits, labels, recipe.rate(step, steps), recipe.clip)
+
+
+def descend(
+    module: nn.Module,
+    optimizer: AdamW,
+    logits: Float[Tensor, "batch pos d_vocab"],
+    labels: Int[Tensor, "batch pos"],
+    rate: float,
+    clip: float,
+) -> float:
+    """Down the gradient of the cross-entropy where a label is; returns the loss before."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=UNSCORED)
     optimizer.zero_grad()
     loss.backward()
-    nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
+    nn.utils.clip_grad_norm_([p for p in module.parameters() if p.requires_grad], clip)
     optimizer.step()
     return loss.item()
 
