@@ -205,6 +205,7 @@ NAMES: dict[str, dict[str, str]] = {
     "distilbert": DISTILBERT,
     "vit": VIT,
     "deit": VIT,
+    "vit_msn": VIT,
     "mixtral": LLAMA | {"L.router": "layers.L.mlp.gate"},
     "qwen3_moe": LLAMA | {"L.router": "layers.L.mlp.gate"},
     "olmoe": LLAMA | {"L.router": "layers.L.mlp.gate"},
@@ -257,7 +258,7 @@ WHOLE = ("mixtral", "gpt_oss", "granitemoe")
 """Whose weights of the chosen experts are divided by their sum, whatever the config says."""
 ADJACENT = ("gptj", "codegen", "cohere", "cohere2", "glm", "glm4", "ernie4_5")
 """Whose rotary pairs are neighbours."""
-VISION = ("vit", "deit")
+VISION = ("vit", "deit", "vit_msn")
 """Whose tokens are patches of images."""
 
 

@@ -204,6 +204,7 @@ VISION: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "vit": lambda: hf.ViTForImageClassification(hf.ViTConfig(**VIT)),
     "vit-wide": lambda: hf.ViTForImageClassification(hf.ViTConfig(**WIDE)),
     "deit": lambda: hf.DeiTForImageClassification(hf.DeiTConfig(**VIT | {"hidden_act": "relu"})),
+    "vit-msn": lambda: hf.ViTMSNForImageClassification(hf.ViTMSNConfig(**VIT)),
 }
 """Models that read images."""
 

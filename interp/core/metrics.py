@@ -231,13 +231,6 @@ METRICS: dict[str, Metric] = {
             worse="lower",
             label="logit difference",
         ),
-        # of the correct class or token alone
-        Metric(
-            "logit",
-            lambda x, a: _at(x, a.correct),
-            worse="lower",
-            label="logit of the correct answer",
-        ),
         # 1 where the correct answer scores above the wrong one; a tie is 0
         Metric("accuracy", lambda x, a: x[..., 0] > x[..., 1], reads="answers", worse="lower"),
         Metric("log_prob", _log_prob, worse="lower", label="log-probability (nats)"),
@@ -246,6 +239,13 @@ METRICS: dict[str, Metric] = {
         Metric("prob", lambda x, a: _log_prob(x, a).exp(), worse="lower", label="probability"),
         # tokens that score above the correct answer; 0: none does
         Metric("rank", _rank, worse="higher"),
+        # of the correct class or token alone: a constant that is added to all logits moves it
+        Metric(
+            "logit",
+            lambda x, a: _at(x, a.correct),
+            worse="lower",
+            label="logit of the correct answer",
+        ),
         # of running text, the mean over its positions: nats, and the share of tokens that score
         # above all others (a tie is 0)
         Metric(

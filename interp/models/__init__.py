@@ -6,8 +6,9 @@ the numerical checks that the methods rely on. `path` says where it is read from
 the same architecture with random weights, `shape_of` one without any, for `interp.explain`.
 
 Small models to be understood whole: `native.build` makes one from its `Shape`, `toy.train` trains
-one, `compiled` has five that were written by hand with their true circuits, and
-`recurrent.build_recurrent` makes an LSTM behind the same `Model` (`width_for`: of equal size).
+one, `toy.digits` one that reads images, `compiled` has five that were written by hand with their
+true circuits, and `recurrent.build_recurrent` makes an LSTM behind the same `Model` (`width_for`:
+of equal size).
 """
 
 from interp.models import quiet as quiet  # first: it holds TransformerLens' import in check

@@ -288,7 +288,7 @@ def untrained(model: Model, *, seed: Seed = 0) -> Model:
         )
         return _wrap(
             hf.to(model.device),
-            model.facts.architecture,
+            vision.ALIKE.get(model.facts.architecture, model.facts.architecture),
             name,
             model.tokenizer,
             headless=not model.facts.language_model,

@@ -24,6 +24,7 @@ from transformers import (
 from interp.core.errors import InterpError, ModelError, Unsupported, said
 from interp.models.bridge import encoders
 from interp.models.bridge.quantised import multiply_as_asked
+from interp.models.bridge.vision import ALIKE
 from interp.models.finding import bounds, folder, keys
 from interp.models.finding.spread import Spread, require_whole, settled
 
@@ -95,8 +96,9 @@ def class_of(config: PreTrainedConfig, name: str) -> tuple[str, Any]:
     named = {*(config.architectures or ())} & {*encoders.BY_TYPE.values()}
     if named or config.model_type in encoders.BY_TYPE:
         return (named or {encoders.BY_TYPE[config.model_type]}).pop(), AutoModelForMaskedLM
+    alike = ALIKE.get((config.architectures or [""])[0])
     try:
-        architecture = determine_architecture_from_hf_config(config)
+        architecture = alike or determine_architecture_from_hf_config(config)
         return architecture, get_hf_model_class_for_architecture(architecture)
     except Exception as error:
         raise Unsupported(

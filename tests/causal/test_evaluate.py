@@ -8,13 +8,14 @@ import interp
 from interp.core.metrics import METRICS
 from interp.core.tables.results import COLUMNS
 
-ALL = ["logit_diff", "accuracy", "log_prob", "loss", "prob", "rank", "kl"]
+ALL = ["logit_diff", "logit", "accuracy", "log_prob", "loss", "prob", "rank", "kl"]
 
 
 def by_hand(name, logits, clean, correct, wrong):
     log_probs, reference = (x - x.exp().sum().log() for x in (logits, clean))
     return {
         "logit_diff": logits[correct] - logits[wrong],
+        "logit": logits[correct],
         "accuracy": float(logits[correct] > logits[wrong]),
         "log_prob": log_probs[correct],
         "loss": -log_probs[correct],

@@ -65,6 +65,13 @@ def test_a_row_is_the_class_token_and_the_patches_row_by_row():
     assert found.template == ("images",) * 3 and found.cluster == ("0", "1", "2")
 
 
+def test_what_is_shown_of_them_is_short():
+    assert repr(pairs(positions={"mid": [1, 2, 3]})) == (
+        "Pairs: 3 of images, 3 clusters, 1 templates, 4 patches (r0c0 to r1c1), "
+        "positions end, cls, mid"
+    )
+
+
 def test_equal_patches_are_equal_ids_however_they_are_given():
     images = shades(0)
     images[0, :, :2, :3] = 0.0

@@ -179,6 +179,18 @@ def test_metrics_over_classes(family, tiny_model, judge, given_to):
         assert far(ours, value) < 1e-11, name
 
 
+def test_direct_attribution_adds_up_and_the_lens_ends_at_the_logits(family, tiny_model, given_to):
+    model, pairs = tiny_model(family), given_to(family).pairs
+    truth = interp.evaluate(model, pairs, metric="logit_diff").query("position == 'clean'")
+    truth = truth.frame["value"].to_numpy()
+    parts = interp.heads.direct_logit_attribution(model, pairs).frame
+    added = parts.groupby("example")["value"].sum().to_numpy()
+    assert abs(added - truth).max() < 1e-10
+    lens = interp.heads.logit_lens(model, pairs).frame
+    last = lens[lens["site"] == "2.resid_post"]["value"].to_numpy()
+    assert abs(last - truth).max() < 1e-10
+
+
 def test_a_wrong_embedding_is_found(family, tiny_model):
     model: Model = tiny_model(family)
     w = replay_of(model, 1)

@@ -1,5 +1,6 @@
 """Images as they are given, arrays or tensors, as rows of patches with their answers."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -13,6 +14,7 @@ from interp.core.prompts.columns import Column, column, shown, whole
 from interp.core.prompts.grid import CLASS, Images, Processor
 from interp.core.prompts.patches import Patches, patches_of
 
+PATCH = re.compile(r"r\d+c\d+")
 Pixels = Literal["raw", "normalised"]
 """Pixels as a file has them (0 to 255, or 0 to 1), or as the model's processor leaves them."""
 
@@ -244,3 +246,10 @@ def _index(name: str, row: int, item: Any, of: Images) -> Any:
             f"patches (row, column) from (0, 0) to ({rows - 1}, {columns - 1})."
         )
     return of.names.index(item)
+
+
+def of_places(pairs: Any) -> str:
+    """How many patches an image has, and what else is named in it."""
+    patches = [name for name in pairs.positions if PATCH.fullmatch(name)]
+    others = ", ".join(name for name in pairs.positions if name not in patches)
+    return f"{len(patches)} patches ({patches[0]} to {patches[-1]}), positions {others}"

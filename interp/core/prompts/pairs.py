@@ -22,7 +22,7 @@ from interp.core.errors import PairsError
 from interp.core.prompts import places
 from interp.core.prompts.aligned import consistent, require_counts, unequal
 from interp.core.prompts.columns import Column, grid, id_rows, labels, shown, texts, unmasked, whole
-from interp.core.prompts.images import Pixels, Sees, rows_of
+from interp.core.prompts.images import Pixels, Sees, of_places, rows_of
 from interp.core.prompts.named import positions_by_name, require_inside
 from interp.core.prompts.patches import Patches
 from interp.core.prompts.reading import Encodes as Encodes
@@ -117,6 +117,8 @@ class Pairs:
         counted = [f"{len(set(self.cluster))} clusters"]
         if self.template != self.cluster:
             counted.append(f"{len(set(self.template))} templates")
+        if self.patches is not None:
+            return f"Pairs: {len(self)} of images, {', '.join([*counted, of_places(self)])}"
         lines = [
             f"Pairs: {len(self)} prompts of {int(self.lengths.min())} to {int(self.lengths.max())} "
             f"tokens, {', '.join(counted)}, positions {', '.join(self.positions)}"

@@ -6,6 +6,7 @@ hold theirs, and with the last of them the pixels are gone.
 """
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +23,10 @@ from interp.core.prompts.grid import Images
 
 FIRST = 1 << 62
 """The ids of patches begin here, beyond those of any vocabulary."""
+AT_ONCE = 4096
+"""Patches that are hashed together, in float64."""
 _ALIVE: "WeakSet[Patches]" = WeakSet()
+_CHANGING = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +42,12 @@ class Patches:
     pixels: Float[Tensor, "patch features"]
 
     def __post_init__(self) -> None:
-        _ALIVE.add(self)
+        with _CHANGING:
+            _ALIVE.add(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        _ALIVE.add(self)
+        self.__post_init__()
 
 
 def patches_of(
@@ -61,8 +66,8 @@ def patches_of(
     ]
     flat = torch.cat([side.flatten(0, 1) for side in cut])
     # the same number has the same bytes, however it was given; and -0.0 is 0.0
-    wide_flat = (flat.double() + 0.0).numpy()
-    hashed = np.array([_hash(patch.tobytes()) for patch in wide_flat], dtype=np.int64)
+    some = ((part.double() + 0.0).numpy() for part in flat.split(AT_ONCE))
+    hashed = np.array([_hash(one.tobytes()) for part in some for one in part], dtype=np.int64)
     ids, first = np.unique(hashed, return_index=True)
     table = Patches(torch.from_numpy(ids), flat[torch.from_numpy(first)])
     found = torch.from_numpy(hashed).split([side.shape[0] * side.shape[1] for side in cut])
@@ -86,7 +91,9 @@ def pixels_of(ids: Int[Tensor, "batch patch"], features: int) -> Float[Tensor, "
     asked = ids.detach().cpu().reshape(-1).numpy()
     missing = np.ones(len(asked), dtype=bool)
     parts: list[tuple[np.ndarray, Tensor]] = []
-    for table in tuple(_ALIVE):
+    with _CHANGING:
+        tables = tuple(_ALIVE)
+    for table in tables:
         if table.pixels.shape[1] != features or not missing.any():
             continue
         known = table.ids.numpy()

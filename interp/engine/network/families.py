@@ -51,6 +51,7 @@ FAMILIES = (
     "BertModel",
     "ViTForImageClassification",
     "DeiTForImageClassification",
+    "ViTMSNForImageClassification",
     "NativeModel",
 )
 """Architectures whose forward pass replay reproduces; each is verified against the bridge."""

@@ -11,7 +11,12 @@ from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import DeiTForImageClassification, PreTrainedModel, ViTForImageClassification
+from transformers import (
+    DeiTForImageClassification,
+    PreTrainedModel,
+    ViTForImageClassification,
+    ViTMSNForImageClassification,
+)
 from transformers.modeling_outputs import CausalLMOutput
 
 from interp.core.errors import ModelError, Unsupported
@@ -45,9 +50,16 @@ def _speaking(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
 
 SPEAKING = {
-    kind: _speaking(kind) for kind in (ViTForImageClassification, DeiTForImageClassification)
+    kind: _speaking(kind)
+    for kind in (
+        ViTForImageClassification,
+        DeiTForImageClassification,
+        ViTMSNForImageClassification,
+    )
 }
 """Classes of Hugging Face's, and those that read ids of patches."""
+ALIKE = {"ViTMSNForImageClassification": "ViTForImageClassification"}
+"""Those that TransformerLens does not know, and one that it does, which has the same parts."""
 
 
 def speak(hf: PreTrainedModel) -> None:
