@@ -356,29 +356,6 @@ def test_a_mean_over_one_prompt_is_refused(llama, engine):
     assert len(interp.ablate(llama, several, "1.1", reference=pairs, metric="kl")) == 3
 
 
-def test_one_prompt_given_often_is_one_prompt(llama):
-    thrice = Pairs.from_tokens(
-        clean=[[1, 2, 3], [4, 2, 3], [5, 2, 3]],
-        corrupt=[[7, 8, 9]] * 3,
-        template=["a"] * 3,
-    )
-    told = ["one prompt of template 'a' with 3 tokens", "method='resample'"]
-    says(PairsError, lambda: interp.ablate(llama, thrice, "1.1", metric="kl"), *told)
-    for by, size in (("template", {("a", 3): 1}), ("position", dict.fromkeys(range(3), 1))):
-        fitted = MeanReference.fit(llama, thrice, "1.1", by=by)
-        assert fitted.sizes == size
-    # the mean itself weighs prompts as they were given
-    twice = Pairs.from_tokens(
-        clean=[[1, 2, 3]] * 3, corrupt=[[7, 8, 9], [7, 8, 9], [1, 8, 9]], template=["a"] * 3
-    )
-    fitted = MeanReference.fit(llama, twice, "1.1")
-    assert fitted.sizes == {("a", 3): 2}
-    z = interp.capture(llama, twice, "1.1", side="corrupt")["1.1"]
-    torch.testing.assert_close(
-        fitted.at(interp.Site.parse("1.1"), [("a", 3)])[0], z.mean(0), rtol=1e-12, atol=1e-15
-    )
-
-
 def test_rows_that_share_no_template_have_no_mean(llama):
     alone = Pairs.from_tokens(clean=[[1, 2, 3], [4, 5, 6]], corrupt=[[7, 2, 3], [8, 5, 6]])
     says(

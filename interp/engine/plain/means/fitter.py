@@ -36,7 +36,7 @@ Key = Group | None
 
 
 class Fitted(NamedTuple):
-    """Means of slabs, `index pos *axes`, and how many different prompts each has.
+    """Means of slabs, `index pos *axes`, and the prompts in each group or at each position.
 
     `written`: by position, the prompts at each of a decoder's, where there are targets.
     """
@@ -172,13 +172,12 @@ def average(
 ) -> Fitted:
     """Run one side of the pairs and average what the layout takes, warning of small groups."""
     fitter = MeanFitter(model.facts, by)
-    new = distinct(pairs, side)
 
     def some(rows: list[int]) -> MeanFitter:
         part = MeanFitter(model.facts, by)  # of its own: what ran out of memory counts nothing
         every = pairs.groups
         groups = [every[i] for i in rows]
-        part.count([every[i] for i in rows if i in new])
+        part.count(groups)
         read(
             *(engine, pairs, side, layout, rows, model.device),
             take=lambda slab, x: part.add(slab, groups, x),
@@ -205,16 +204,6 @@ def average(
             stacklevel=3,
         )
     return found
-
-
-def distinct(pairs: Pairs, side: Side) -> set[int]:
-    """Rows whose prompt no row before them has: one prompt given often has no mean either."""
-    first: dict[object, int] = {}
-    target = pairs.clean[:, :0] if pairs.target is None else getattr(pairs.target, side)
-    both = zip(getattr(pairs, side).tolist(), target.tolist(), pairs.extents, strict=True)
-    for i, (tokens, ids, (length, written)) in enumerate(both):
-        first.setdefault((*tokens[:length], None, *ids[: written - 1]), i)
-    return set(first.values())
 
 
 def require_room(model: Model, pairs: Pairs, layout: Layout, by: By, room: int) -> None:

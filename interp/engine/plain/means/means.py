@@ -23,7 +23,7 @@ from interp.engine.engines.choose import accept, choose
 from interp.engine.engines.protocol import Engine, EngineName
 from interp.engine.interventions import Averaged, Reference
 from interp.engine.limits import Limits
-from interp.engine.plain.means.fitter import By, Group, Key, average, distinct, require_room
+from interp.engine.plain.means.fitter import By, Group, Key, average, require_room
 from interp.engine.plain.prompts import Tokens, prompts
 from interp.engine.plain.taps import Layout, Slab, refuse_logits
 from interp.engine.plan.batches import forward_plan
@@ -45,7 +45,7 @@ class MeanReference(Averaged):
             al. 2022, sec. 2.1; `"position"`: of all prompts that have the position.
         means: of each group (None where there is one), by slab: `index pos *axes`, in float64
             (float32 of half-precision models).
-        sizes: different prompts in each group, or at each position.
+        sizes: prompts in each group, or at each position.
         model, weights: which model it was fitted on, and the hash of its weights.
         written: of means by position: prompts at each position of an encoder-decoder's decoder,
             where they had targets.
@@ -267,13 +267,7 @@ def require_mean(source: Averaged, pairs: Pairs) -> None:
     if isinstance(source, MeanReference):
         require_several(source.by, source.sizes, pairs.groups, source.written)
     elif isinstance(source, Reference):
-        require_several("template", _sizes(source), pairs.groups)
-
-
-def _sizes(source: Reference) -> Counter[Group]:
-    """Different prompts in each group."""
-    new = distinct(source.pairs, source.side)
-    return Counter(group for i, group in enumerate(source.pairs.groups) if i in new)
+        require_several("template", Counter(source.pairs.groups), pairs.groups)
 
 
 def require_several(
