@@ -9,6 +9,7 @@ from torch import Tensor
 from interp.core.errors import Unsupported
 from interp.engine.decode.edits import Lasting
 from interp.engine.engines.replay.cache import Cache
+from interp.engine.engines.replay.stack import Memory
 from interp.engine.engines.replay.wave import wave
 from interp.engine.network import forward
 from interp.engine.network.trace import Trace
@@ -26,6 +27,7 @@ class Cached:
         base: their run, with all kinds and layers.
         cells: the edits of each cell.
         room: tokens of the prompt and of what is said.
+        memory: of a decoder: what cells read of the encoder, where that is not the base run's.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Cached:
         base: Trace,
         cells: Sequence[Sequence[Lasting]],
         room: int,
+        memory: Memory | None = None,
     ) -> None:
         self.w, self.tokens, self.base, self.room = w, tokens, base, room
         self.pos = tokens.shape[1]
@@ -45,13 +48,20 @@ class Cached:
             min((entry(e.site, e.readers, w.facts.n_layers) for e in cell), default=never)
             for cell in prompt
         ]
+        if memory is not None:
+            reads = 0, STEPS["cross.k"]
+            entries = [min(at, reads) if i in memory.rows else at for i, at in enumerate(entries)]
         # as the wave of the prompt sorts them, so that its cache is that of every step
         self.order = sorted(range(len(cells)), key=lambda i: entries[i])
         self.back = torch.tensor(self.order, device=tokens.device).argsort()
         self.cells = [cells[i] for i in self.order]
         self.entry = min(entries, default=never)
+        self.memory = None
+        if memory is not None:
+            rows = {at: memory.rows[i] for at, i in enumerate(self.order) if i in memory.rows}
+            self.memory = Memory(rows, memory.streams)
         firsts = [one.first for cell in cells for one in cell if one.first < self.pos]
-        self.start = min([*firsts, self.pos - 1])
+        self.start = 0 if memory is not None else min([*firsts, self.pos - 1])
 
     def begin(self) -> Logits:
         """Run the prompts; what is said after them."""
@@ -65,6 +75,7 @@ class Cached:
             window=self._window(self.start, self.pos),
             start=self.start,
             read=read,
+            memory=self.memory,
             cache=self.cache,
         ).final
         assert final is not None
@@ -92,7 +103,7 @@ class Cached:
         first = forward.unembed(self.w, self.base.final[None, :, -1])
         yield first.expand(len(after), -1, -1)
         never = (self.w.facts.n_layers, 0)
-        self.cache = self._cache(len(after), self.pos, never)
+        self.cache, self.memory = self._cache(len(after), self.pos, never), None
         self.order, self.back = range(len(after)), torch.arange(len(after), device=after.device)
         yield from self._known(after, [()] * len(after))
 
@@ -115,6 +126,7 @@ class Cached:
             window=window,
             start=start,
             read=window,
+            memory=self.memory,
             cache=self.cache,
             entering=entering.unflatten(0, self.ids.shape[:2]),
         ).final

@@ -1,22 +1,28 @@
 """Every step is computed anew from the first token, by the bridge with hooks: slow, and simple."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.errors import InterpError
 from interp.engine.decode.edits import Lasting
 from interp.engine.engines.hooked.run import run
+from interp.engine.engines.hooked.writes import Output
 from interp.engine.network.trace import Trace
+from interp.engine.plan.edits import Edit
 from interp.models.model import Model
 
 Logits = Float[Tensor, "cells batch d_vocab"]
 
 
 class Recomputed:
-    """Decoding through hooks; see `interp.engine.decode.cached.Cached`."""
+    """Decoding through hooks; see `interp.engine.decode.cached.Cached`.
+
+    Args:
+        prompts: of an encoder-decoder; its `tokens` are what the decoder begins with.
+    """
 
     def __init__(
         self,
@@ -24,8 +30,10 @@ class Recomputed:
         tokens: Int[Tensor, "batch pos"],
         base: Trace,
         cells: Sequence[Sequence[Lasting]],
+        prompts: Int[Tensor, "batch key"] | None = None,
     ) -> None:
         self.model, self.tokens, self.base, self.cells = model, tokens, base, cells
+        self.prompts = prompts
 
     def begin(self) -> Logits:
         self.ids = self.tokens.expand(len(self.cells), -1, -1)
@@ -55,8 +63,28 @@ class Recomputed:
         found, stop = [], ids.shape[2]
         for tokens, cell in zip(ids, cells, strict=True):
             edits = [edit for one in cell if (edit := one.within(0, stop)) is not None]
-            logits = run(self.model, self.base, tokens, edits, (), ()).logits
-            if logits is None:
-                raise InterpError("a model without a language-model head says nothing.")
-            found.append(logits)
+            found.append(self._run(tokens, edits))
         return torch.stack(found)
+
+    def _run(
+        self, tokens: Int[Tensor, "batch pos"], edits: Sequence[Edit]
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        if self.prompts is None:
+            return _said(run(self.model, self.base, tokens, edits, (), ()))
+        each = []
+        for row, ids in enumerate(tokens.tolist()):  # each has a text of its own in its decoder
+            own = [_of_row(edit, row) for edit in edits]
+            prompt = self.prompts[row : row + 1]
+            each.append(_said(run(self.model, self.base, prompt, own, (), (), tuple(ids[1:]))))
+        return torch.cat(each)
+
+
+def _said(output: Output) -> Float[Tensor, "batch pos d_vocab"]:
+    assert output.logits is not None  # require_speech refuses models without
+    return output.logits
+
+
+def _of_row(edit: Edit, row: int) -> Edit:
+    one = slice(row, row + 1)
+    found = None if edit.found is None else edit.found[one]
+    return replace(edit, mask=edit.mask[one], found=found)

@@ -16,15 +16,17 @@ from interp.engine.decode.beams import search
 from interp.engine.decode.cached import Cached
 from interp.engine.decode.checks import Sets, require_finite, require_sets, require_speech
 from interp.engine.decode.choosing import Chooser, How, seeds
-from interp.engine.decode.edits import Resolver
+from interp.engine.decode.edits import Lasting, Resolver
 from interp.engine.decode.recomputed import Recomputed
 from interp.engine.decode.stopping import Stop
 from interp.engine.engines.choose import choose
+from interp.engine.engines.hooked.writes import start_of
 from interp.engine.engines.protocol import Engine, EngineName
 from interp.engine.engines.replay.engine import Replay
+from interp.engine.engines.replay.two import ReplayOfTwo
 from interp.engine.interventions import Averaged
 from interp.engine.limits import Limits
-from interp.engine.network.trace import KEPT
+from interp.engine.network.trace import KEPT, Trace
 from interp.engine.plain.means.means import MeanReference, taken
 from interp.engine.plan.batches import forward_plan
 from interp.engine.plan.explain import proceed
@@ -89,7 +91,7 @@ def say(asked: Asked) -> Said:
     model, pairs, n = asked.model, asked.pairs, asked.n
     require_speech(model, pairs, n)
     require_sets(model, pairs, asked.sets, n)
-    engine = choose(model, asked.engine, longest=pairs.longest + n - 1)
+    engine = choose(model, asked.engine, longest=pairs.longest + n - 1, prefix=pairs.decoder)
     room = budget(asked.memory, model.device, SWEEP)
     parts = list(_parts(asked, room))
     proceed(
@@ -206,7 +208,7 @@ class _Block:
     def session(self, rows: Sequence[int]) -> Cached | Recomputed:
         """Texts of these rows, which may be named more than once."""
         asked, length = self.asked, int(self.asked.pairs.lengths[self.rows[0]])
-        model, pairs, room = asked.model, asked.pairs, length + asked.n
+        model, pairs, n = asked.model, asked.pairs, asked.n
         made = [i for interventions in self.sets.values() for i in interventions]
         kinds: list[Kind] = [i.site.kind for i in made if isinstance(i.value.source, str)]
         kinds = [kind for kind in kinds if kind not in ("embed", "resid_post")]
@@ -226,15 +228,42 @@ class _Block:
                     "model: load it with dtype=torch.float32."
                 )
         base = traces["clean"]
-        given = (model.facts, pairs, index, room, {**traces, "base": base}, self.means)
+        given = (model.facts, pairs, index, n, {**traces, "base": base}, self.means)
         resolve = Resolver(*given, base.final)
         cells = [
             [edit for i in interventions if (edit := resolve(i)) is not None]
             for interventions in self.sets.values()
         ]
+        prompts = tokens["clean"]
         if isinstance(self.engine, Replay):
-            return Cached(self.engine.weights, tokens["clean"], base, cells, room)
-        return Recomputed(model, tokens["clean"], base, cells)
+            return Cached(self.engine.weights, prompts, base, cells, length + n)
+        if isinstance(self.engine, ReplayOfTwo):
+            return self._of_two(self.engine, prompts, base, cells)
+        if not model.facts.n_encoder_layers:
+            return Recomputed(model, prompts, base, cells)
+        ids = prompts.new_tensor([start_of(model), *pairs.decoder])
+        return Recomputed(model, ids.expand(len(prompts), -1), base, cells, prompts)
+
+    def _of_two(
+        self,
+        engine: ReplayOfTwo,
+        prompts: Int[Tensor, "batch key"],
+        base: Trace,
+        cells: Sequence[Sequence[Lasting]],
+    ) -> Cached:
+        """What is made in the encoder is made once; the decoder says what it reads of that."""
+        inside = [[one.edit for one in cell if one.edit.site.stack == "enc"] for cell in cells]
+        left, memory = engine.encoded(base, inside)
+        own = [
+            [
+                *(Lasting(edit, (), (), fixed=True) for edit in read),
+                *(one for one in cell if one.edit.site.stack == "dec"),
+            ]
+            for read, cell in zip(left, cells, strict=True)
+        ]
+        written = engine.written(prompts)
+        room = written.shape[1] + self.asked.n
+        return Cached(engine.stacks.decoder, written, base.of("dec"), own, room, memory)
 
     def _decoded(self, session: Cached | Recomputed) -> tuple[Tensor, Tensor, Tensor]:
         """Token by token, until all texts have ended."""
