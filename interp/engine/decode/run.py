@@ -190,11 +190,11 @@ class _Block:
             wide = [row for row in self.rows for _ in range(how.beams)]
             tokens, length = search(self.session(wide), how, stop, n)
             log_probs = self._judged(session, tokens[..., : int(length.max())])
+            plain, kl = self._compared(session, tokens[..., : int(length.max())])
         else:
-            tokens, length, log_probs = self._decoded(session)
+            tokens, length, (log_probs, plain, kl) = self._decoded(session)
         after = torch.arange(n, device=tokens.device) >= length[..., None]
         tokens = tokens.masked_fill(after, 0)
-        plain, kl = self._compared(session, tokens[..., : int(length.max())])
         found = torch.stack([_wide(x, n) for x in (log_probs, plain, kl)])
         ended = (length < n) | self._ends(tokens, length)
         parts = tokens, length, ended, found.masked_fill(after, torch.nan)
@@ -265,21 +265,38 @@ class _Block:
         room = written.shape[1] + self.asked.n
         return Cached(engine.stacks.decoder, written, base.of("dec"), own, room, memory)
 
-    def _decoded(self, session: Cached | Recomputed) -> tuple[Tensor, Tensor, Tensor]:
+    def _decoded(self, session: Cached | Recomputed) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Token by token, until all texts have ended."""
         choose, stop, n = Chooser(self.asked.how, self.seeds), self.asked.stop, self.asked.n
-        logits, said, log_probs = session.begin(), list[Tensor](), list[Tensor]()
+        logits, said, found = session.begin(), list[Tensor](), list[list[Tensor]]()
         length = torch.full(logits.shape[:2], n, device=logits.device)
         for step in range(1, n + 1):
             said.append(choose(logits))
-            log_probs.append(self._of(logits, said[-1], step))
+            found.append([self._of(logits, said[-1], step)])
+            if isinstance(session, Cached):
+                found[-1] += self._beside(logits, said[-1], *session.beside)
             ended = stop(torch.stack(said, -1))
             length = torch.where(ended & (length == n), step, length)
             if step == n or bool((length < n).all()):
                 break
             logits = session.step(said[-1])
         tokens = torch.nn.functional.pad(torch.stack(said, -1), (0, n - len(said)))
-        return tokens, length, torch.stack(log_probs, -1)
+        numbers = [torch.stack([*each], -1) for each in zip(*found, strict=True)]
+        if isinstance(session, Recomputed):
+            after = torch.arange(n, device=tokens.device) >= length[..., None]
+            numbers += self._compared(session, tokens.masked_fill(after, 0)[..., : len(said)])
+        return tokens, length, numbers
+
+    def _beside(
+        self, logits: Tensor, tokens: Tensor, plain: Tensor, of: Int[Tensor, "cells batch"]
+    ) -> tuple[Tensor, Tensor]:
+        """The plain model's log-probability of each token, and its divergence."""
+        row = torch.arange(tokens.shape[1], device=tokens.device)
+        wide = plain if plain.dtype == torch.float64 else plain.float()
+        found = wide[of, row, tokens] - wide.logsumexp(-1)[of, row]
+        if not self.asked.kl:
+            return found, torch.full_like(found, torch.nan)
+        return found, _divergence(plain[of, row], logits)
 
     def _judged(self, session: Cached | Recomputed, tokens: Tensor) -> Tensor:
         """The log-probability of each token under the interventions."""
