@@ -7,7 +7,7 @@ padded on; the engines run rows of one length together, so that no number depend
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ from interp.core.prompts.aligned import (
     unequal,
 )
 from interp.core.prompts.columns import Column, grid, id_rows, labels, shown, texts, unmasked, whole
+from interp.core.prompts.reading import Chats as Chats
 from interp.core.prompts.reading import Encodes as Encodes
 from interp.core.prompts.reading import answer_ids, last_of_text, prompt_ids
 from interp.core.sampling.halves import halves
@@ -266,6 +267,33 @@ class Pairs:
             bos=bos,
             decoder=decoder,
         )
+
+    @classmethod
+    def from_chat(
+        cls,
+        model: Chats,
+        *,
+        clean: Sequence[Sequence[Mapping[str, str]]],
+        corrupt: Sequence[Sequence[Mapping[str, str]]] | None = None,
+        **more: Any,
+    ) -> "Pairs":
+        """Chats in the words of the tokenizer's own template, up to where the model answers.
+
+        The template writes the beginning-of-sequence token, if any; nothing adds another.
+
+        Args:
+            clean, corrupt: lists of chats, each a list of messages with a role and a content; by
+                default both sides are the same.
+            more: answers, positions, clusters and templates, as `from_tokens` takes them.
+
+        Raises:
+            PairsError: no template, what is no chat, or as `from_tokens`.
+        """
+        sides = {"clean": clean, "corrupt": clean if corrupt is None else corrupt}
+        rows = {side: [model.encode_chat(chat) for chat in of] for side, of in sides.items()}
+        tokens = [[tuple(model.show(ids)) for ids in of] for of in rows.values()]
+        strings = tuple(zip(*tokens, strict=False))
+        return cls.from_tokens(**rows, strings=strings, bos="chat template", **more)
 
     @classmethod
     def from_tokens(

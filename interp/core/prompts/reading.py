@@ -20,6 +20,14 @@ class Encodes(Protocol):
     def show(self, ids: Sequence[int]) -> list[str]: ...
 
 
+@runtime_checkable
+class Chats(Protocol):
+    """What building pairs from chats needs of a model."""
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]: ...
+    def show(self, ids: Sequence[int]) -> list[str]: ...
+
+
 def prompt_ids(model: Encodes, side: str, texts: Sequence[str], bos: str) -> list[list[int]]:
     """The token ids of each text of one side.
 

@@ -152,7 +152,7 @@ def _bytes(asked: Asked, tokens: int) -> int:
     facts, size = asked.model.facts, asked.model.dtype.itemsize
     cache = 2 * facts.n_layers * tokens * facts.n_kv_heads * facts.d_head * size
     inside = (tokens - asked.n) * (8 * facts.d_model + 2 * facts.d_mlp) * max(4, size)
-    return (cache + inside + 4 * facts.d_vocab * max(4, size)) * asked.how.beams
+    return (2 * cache + inside + 4 * facts.d_vocab * max(4, size)) * asked.how.beams
 
 
 def _means(asked: Asked, engine: Engine) -> dict[Averaged, MeanReference]:
