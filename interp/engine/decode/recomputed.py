@@ -70,13 +70,13 @@ class Recomputed:
         self, tokens: Int[Tensor, "batch pos"], edits: Sequence[Edit]
     ) -> Float[Tensor, "batch pos d_vocab"]:
         if self.prompts is None:
-            return _said(run(self.model, self.base, tokens, edits, (), ()))
+            return _said(run(self.model, self.base, tokens, edits, (), ())).to(tokens.device)
         each = []
         for row, ids in enumerate(tokens.tolist()):  # each has a text of its own in its decoder
             own = [_of_row(edit, row) for edit in edits]
             prompt = self.prompts[row : row + 1]
             each.append(_said(run(self.model, self.base, prompt, own, (), (), tuple(ids[1:]))))
-        return torch.cat(each)
+        return torch.cat(each).to(tokens.device)
 
 
 def _said(output: Output) -> Float[Tensor, "batch pos d_vocab"]:
