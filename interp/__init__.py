@@ -12,6 +12,7 @@
     kinds = interp.heads.head_types(model)                 # induction, previous token, ...
     adapted = interp.load("smollm2-135m", adapter="lora/")         # merged; or a model in memory
     interp.compare(model, adapted, lambda m: interp.ablate(m, pairs, "heads")).summary()
+    texts = interp.generate(model, ["Yesterday she"], {"steered": [...]}, n=20)   # what it says
     scores = interp.attribute(model, pairs)                   # every edge, estimated at once
     circuit = interp.circuits.top_circuit(scores, size=500)     # a Circuit, to be proved
     print(interp.explain(interp.ablate, model, pairs, "heads"))   # what is re-run, what reused

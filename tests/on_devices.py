@@ -121,6 +121,23 @@ def calls(model: interp.Model, pairs: interp.Pairs) -> Iterator[tuple[str, Calla
     yield "intervene", lambda: interp.intervene(model, pairs, cells)
     yield "compare", lambda: interp.compare(model, model, lambda m: interp.patch(m, pairs, "heads"))
     yield "capture", lambda: interp.capture(model, pairs, ["1.resid_post", "1.2", "0.1.pattern"])
+    yield "capture logits", lambda: interp.capture(model, pairs, "logits", positions="end")
+    said = {
+        "add": [at("1.resid_post", Add(torch.ones(width)), "from mid")],
+        "key": [at("1.1.k", Scale(2.0), "generated"), at("0.mlp", Scale(0.5), "prompt")],
+        "edge": [at("0.1", Scale(3.0), "all", readers=("2.3.k", "2.mlp", "logits"))],
+    }
+    for name, how in {
+        "greedily": {"by_step": "kl"},
+        "by draws": {"temperature": 1.0, "top_p": 0.9},
+        "by beams": {"beams": 2},
+    }.items():
+        yield (
+            f"generate {name}",
+            lambda how=how: interp.generate(model, pairs, said, n=3, stop=[], **how),
+        )
+    few = {"add": said["add"]}
+    yield "generate hooks", lambda: interp.generate(model, pairs, few, n=2, engine="hooks")
     yield "means", lambda: mean.fit(model, pairs, ["1.2", "0.resid_post"], side="corrupt")
     yield "exact edges", lambda: exact(model, pairs, "edges")
     yield "acdc", lambda: acdc(model, pairs, threshold=1e-5)

@@ -22,6 +22,7 @@ log.get_logger("transformers.modeling_utils").warning("some weights are random")
 with quiet():
     log.get_logger("transformers.modeling_utils").warning("not heard")
 warnings.warn("generation flags are not valid")
+interp.interventions.Zero()  # which nothing has imported yet
 """
 OLD = """
 import interp.moved

@@ -23,6 +23,7 @@ from interp.engine.plain.prompts import Tokens
 from interp.engine.plain.prompts import prompts as rows_of
 from interp.engine.plan.memory import Memory
 from interp.engine.provenance import provenance
+from interp.models.bridge.tokens import leading_bos
 from interp.models.model import Model
 
 PLAIN = "plain"
@@ -31,7 +32,7 @@ PLAIN = "plain"
 @door
 def generate(
     model: Model,
-    prompts: Pairs | str | Sequence[str] | Tokens,
+    prompts: Pairs | str | Sequence[str] | Sequence[Sequence[Mapping[str, str]]] | Tokens,
     interventions: Mapping[str, Sequence[Intervention]],
     *,
     n: Count = 40,
@@ -65,8 +66,9 @@ def generate(
     have it.
 
     Args:
-        prompts: texts, token ids, or pairs, whose clean side is read (`Resample("corrupt")` takes
-            from the other).
+        prompts: texts, token ids, chats (lists of messages with a role and a content, written by
+            the tokenizer's template), or pairs, whose clean side is read (`Resample("corrupt")`
+            takes from the other).
         interventions: by the names that the table gives them; made together in one run. An empty
             list is the plain model, which runs in any case.
         n: tokens to say at most.
@@ -126,6 +128,9 @@ def read(model: Model, prompts: Any) -> Pairs:
         return Pairs.from_text(model, clean=given, corrupt=given)
     if not isinstance(prompts, Pairs | Tensor | np.ndarray) and not len(prompts):
         raise PairsError("no prompts were given; give one text at least.")
+    first = prompts[0] if isinstance(prompts, list | tuple) else ()
+    if isinstance(first, list | tuple) and any(isinstance(one, Mapping) for one in first):
+        return Pairs.from_chat(model, clean=prompts)
     return rows_of(prompts)
 
 
@@ -218,6 +223,7 @@ def _texts(
         plain=plain,
         n=n,
         decoding=dict(vars(how)),
+        bos_tokens=leading_bos(model.tokenizer, ids[0]),
         first_tokens=[model.show(row[:2]) if model.tokenizer else row[:2] for row in ids[:3]],
         **({"means": _used(sets)} if _used(sets) else {}),
     )

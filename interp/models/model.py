@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NoReturn
 
@@ -235,6 +235,11 @@ class Model:
     def encode(self, text: str, *, bos: tokens.Bos = "model", target: bool = False) -> list[int]:
         """Token ids of a text; see `interp.models.bridge.tokens.encode`."""
         return tokens.encode(self._text(), text, bos=bos, target=target)
+
+    @door
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a chat by the tokenizer's template; see `tokens.encode_chat`."""
+        return tokens.encode_chat(self._text(), messages)
 
     @door
     def encode_with_offsets(

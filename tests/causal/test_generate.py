@@ -88,6 +88,32 @@ def test_prompts_in_every_dress(tiny_model: Load) -> None:
         assert found.frame["prompt"][0] == text
 
 
+CHAT = "{% for m in messages %}<s>{{ m['content'] }}{% endfor %}"
+"""A template that begins every message with the beginning-of-sequence token."""
+
+
+def test_chats(tiny_model: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    chats = [[{"role": "user", "content": "The Mary"}], [{"role": "user", "content": "The John"}]]
+    refused(lambda: interp.generate(model, chats, {}), PairsError, "has no chat template.*as text")
+    monkeypatch.setattr(model.tokenizer, "chat_template", CHAT)
+    texts = interp.generate(model, chats, {}, n=3, stop=[])
+    assert [*texts.frame["prompt"]] == ["<s>The Mary", "<s>The John"]
+    assert texts.provenance["bos_tokens"] == 1
+    right = interp.generate(model, [[0, 2, 3], [0, 2, 4]], {}, n=3, stop=[])
+    assert tokens(texts, "plain") == tokens(right, "plain")
+    pairs = Pairs.from_chat(model, clean=chats[:1], corrupt=chats[1:], positions={"name": [2]})
+    assert pairs.clean.tolist() == [[0, 2, 3]] and pairs.corrupt.tolist() == [[0, 2, 4]]
+    assert pairs.bos == "chat template" and pairs.strings[0][0] == ("<s>", "The", "␣Mary")
+    for chat in ([{"role": "user"}], [{"content": "The"}], []):
+        with untyped(), pytest.raises(PairsError, match="is no chat: a chat is a list of messages"):
+            model.encode_chat(chat)
+    monkeypatch.setattr(model.tokenizer, "chat_template", "{{ raise_exception('user first') }}")
+    refused(lambda: model.encode_chat(chats[0]), PairsError, "does not take this chat.*user first")
+    monkeypatch.setattr(model.tokenizer, "chat_template", f"<s>{CHAT}")
+    refused(lambda: model.encode_chat(chats[0]), PairsError, "begins with '<s>' twice")
+
+
 def test_once_and_at_every_step(tiny_model: Load, pairs: Pairs) -> None:
     """What is done at the end of a prompt and at all that is said is what "from end" does."""
     model = tiny_model("llama")

@@ -13,16 +13,13 @@ from conftest import REPLAYED
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Change, Oracle, masked
+from speaking import Halved, N, block_of, steps, widened
 from torch import Tensor
 
 from interp import Pairs
 from interp.core.parts.edges import feeds
 from interp.core.parts.sites import Kind, Site
-from interp.engine.decode.choosing import How
-from interp.engine.decode.run import Asked, _Block, _means
-from interp.engine.decode.stopping import Stop
 from interp.engine.decode.when import lasting
-from interp.engine.engines.choose import choose
 from interp.engine.interventions import (
     Add,
     Cell,
@@ -37,21 +34,10 @@ from interp.engine.interventions import (
     Value,
     Zero,
 )
-from interp.models.model import Model
 
 SPEAKING = [f for f in (*REPLAYED, *tiny.EXPERTS) if f not in ("bert", "bert-headless", "roberta")]
 ONCE = ("end", "mid", "late", "prompt")
 LASTING = ("all", "generated", "from end", "from mid", "from 3", "after first")
-N = 4
-
-
-class Halved:
-    """A function of the current activation, of the user's own."""
-
-    source = None
-
-    def __call__(self, current: Tensor, found: Tensor) -> Tensor:
-        return 0.5 * current - 0.1 * current.square()
 
 
 class Spoken(Case):
@@ -105,7 +91,7 @@ class Spoken(Case):
 
     def made(self, i: Intervention, row: int, acts: Mapping, stop: int) -> Callable:
         length = int(self.pairs.lengths[row])
-        mask = lasting(self.pairs, i.positions, [row], length + N)[:, :stop]
+        mask = lasting(self.pairs, i.positions, [row], N, i.site)[:, :stop]
 
         def new(x: Tensor) -> Tensor:
             if isinstance(i.value, Zero):
@@ -137,16 +123,6 @@ class Spoken(Case):
         return new
 
 
-def widened(held: Tensor, like: Tensor) -> Tensor:
-    """Zeros behind the prompt, where nothing is read of it; of a pattern among the keys, too."""
-    out = torch.zeros_like(like)
-    if held.ndim == 3 and held.shape[1] == held.shape[2] and like.shape[1] == like.shape[2]:
-        out[:, : held.shape[1], : held.shape[2]] = held[:, : like.shape[1], : like.shape[2]]
-    else:
-        out[:, : held.shape[1]] = held[:, : like.shape[1]]
-    return out
-
-
 def drawn_rows(seed: int, lengths: Sequence[int]) -> list[list[int]]:
     g = torch.Generator().manual_seed(seed)
     return [torch.randint(tiny.VOCAB, (n,), generator=g).tolist() for n in lengths]
@@ -158,22 +134,6 @@ REFERENCE = Pairs.from_tokens(
     template=["a", "a", "a", "b", "b"],
 )
 """Whose corrupt sides are averaged; the pairs' templates are a (7 tokens) and b (9)."""
-
-
-def block_of(model: Model, pairs: Pairs, sets: Mapping, rows: Sequence[int], engine: str) -> _Block:
-    asked = Asked(model, pairs, sets, N, How(), Stop(model), engine)
-    served = choose(model, engine, longest=pairs.longest + N)
-    return _Block(asked, served, list(sets), rows, _means(asked, served), [0] * len(rows))
-
-
-@torch.inference_mode()
-def steps(block: _Block, text: Tensor) -> Tensor:
-    """The logits of each step, `step cells batch d_vocab`, of a text that is given."""
-    session = block.session(block.rows)
-    found = [session.begin()]
-    for said in text.unbind(-1)[:-1]:
-        found.append(session.step(said))
-    return torch.stack(found)
 
 
 def texts_agree(data, tiny_model, oracle, pairs):
@@ -290,7 +250,7 @@ def test_each_family_speaks_the_same_text_anew(family, tiny_model, oracle, pairs
         for at, row in enumerate([0, 2]):
             length = int(pairs.lengths[row])
             ids = torch.cat([pairs.clean[row, :length], text[cell, at]])[None]
-            mask = {str(i.site): lasting(pairs, i.positions, [row], length + N) for i in made}
+            mask = {str(i.site): lasting(pairs, i.positions, [row], N, i.site) for i in made}
             for step in range(N):
                 stop = length + step
 

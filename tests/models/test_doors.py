@@ -54,6 +54,8 @@ def cases(model: Model, folder: Path) -> Iterator[tuple[Callable[..., Any], Mapp
     yield interp.models.untrained, {"model": model, "seed": 1}
     yield Model, of(model)
     yield model.encode, {"text": "The Mary", "bos": "none", "target": False}
+    model.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    yield model.encode_chat, {"messages": [{"role": "user", "content": "The Mary"}]}
     yield model.top, {"text": "The Mary", "k": 3, "bos": "none"}
     yield model.encode_with_offsets, {"text": "The Mary", "bos": "none"}
     yield model.token_id, {"text": " Mary"}

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from interp.core.prompts.columns import Column, grid, id_rows, labels, shown, te
 from interp.core.prompts.images import Pixels, Sees, of_places, rows_of
 from interp.core.prompts.named import positions_by_name, require_inside
 from interp.core.prompts.patches import Patches
+from interp.core.prompts.reading import Chats as Chats
 from interp.core.prompts.reading import Encodes as Encodes
 from interp.core.prompts.reading import answer_ids, read_side, read_target
 from interp.core.prompts.target import Target, target_of
@@ -363,6 +364,33 @@ class Pairs:
         groups = {"cluster": cluster, "template": template, "crossed": crossed}
         rows, patches = rows_of(model, asked, groups, positions=positions, pixels=pixels)
         return replace(cls.from_tokens(**rows), patches=patches)
+
+    @classmethod
+    def from_chat(
+        cls,
+        model: Chats,
+        *,
+        clean: Sequence[Sequence[Mapping[str, str]]],
+        corrupt: Sequence[Sequence[Mapping[str, str]]] | None = None,
+        **more: Any,
+    ) -> "Pairs":
+        """Chats in the words of the tokenizer's own template, up to where the model answers.
+
+        The template writes the beginning-of-sequence token, if any; nothing adds another.
+
+        Args:
+            clean, corrupt: lists of chats, each a list of messages with a role and a content; by
+                default both sides are the same.
+            more: answers, positions, clusters and templates, as `from_tokens` takes them.
+
+        Raises:
+            PairsError: no template, what is no chat, or as `from_tokens`.
+        """
+        sides = {"clean": clean, "corrupt": clean if corrupt is None else corrupt}
+        rows = {side: [model.encode_chat(chat) for chat in of] for side, of in sides.items()}
+        tokens = [[tuple(model.show(ids)) for ids in of] for of in rows.values()]
+        strings = tuple(zip(*tokens, strict=False))
+        return cls.from_tokens(**rows, strings=strings, bos="chat template", **more)
 
     @classmethod
     def from_tokens(

@@ -21,6 +21,14 @@ class Encodes(Protocol):
     def show(self, ids: Sequence[int]) -> list[str]: ...
 
 
+@runtime_checkable
+class Chats(Protocol):
+    """What building pairs from chats needs of a model."""
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]: ...
+    def show(self, ids: Sequence[int]) -> list[str]: ...
+
+
 @dataclass(frozen=True)
 class Read:
     """Texts of one side, as tokens.

@@ -7,7 +7,7 @@ worst that is kept (`early_stopping=False`).
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,7 @@ NEVER = -1e9
 """What transformers adds to what must not be chosen; sums of log-probabilities are float32."""
 
 
+@runtime_checkable
 class Session(Protocol):
     """Texts of some cells and rows that are said token by token."""
 

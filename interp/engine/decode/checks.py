@@ -8,10 +8,11 @@ from torch import Tensor
 from interp.core.errors import InterpError, PairsError, SiteError, Unsupported
 from interp.core.parts.edges import Edge
 from interp.core.prompts.pairs import Pairs
-from interp.engine.decode.when import lasting
+from interp.engine.decode.when import lasting, span
 from interp.engine.engines.choose import accept
 from interp.engine.interventions import Averaged, Cell, Intervention
 from interp.engine.plain.means.means import require_mean
+from interp.engine.plan.positions import blocks
 from interp.engine.plan.values import laid, require_fit
 from interp.models.model import Model
 
@@ -31,9 +32,9 @@ def require_speech(model: Model, pairs: Pairs, n: int) -> None:
             f"{model.name} has no trained language-model head, so it says nothing. Load a model "
             f"with a head. ({facts})"
         )
-    if facts.recurrent or not facts.causal or facts.n_encoder_layers:
-        sort = "is recurrent" if facts.recurrent else "has an encoder and a decoder"
-        if not facts.causal and not facts.n_encoder_layers:
+    if facts.recurrent or not (facts.causal or facts.n_encoder_layers):
+        sort = "is recurrent"
+        if not facts.recurrent:
             sort = "reads a whole row at once, what follows a token with it"
         raise Unsupported(
             f"{model.name} {sort}; generation is of causal transformers, which say one token after "
@@ -41,10 +42,12 @@ def require_speech(model: Model, pairs: Pairs, n: int) -> None:
         )
     accept(model, pairs, None)
     longest = int(pairs.lengths.max())
+    longest = int(pairs.written.max()) if facts.n_encoder_layers else longest
     # the last token is said, and not read
+    where = "the decoder" if facts.n_encoder_layers else f"row {int(pairs.lengths.argmax())}"
     if facts.positions in ("learned", "sinusoidal") and longest + n - 1 > facts.n_ctx:
         raise PairsError(
-            f"row {int(pairs.lengths.argmax())} has {longest} tokens, and to say n={n} more the "
+            f"{where} has {longest} tokens, and to say n={n} more the "
             f"model reads {longest + n - 1}; it has {facts.positions} positions for "
             f"{facts.n_ctx}. Say at most {max(0, facts.n_ctx - longest + 1)}, or shorten the "
             "prompts."
@@ -57,9 +60,7 @@ def require_sets(model: Model, pairs: Pairs, sets: Sets, n: int) -> None:
     Raises:
         SiteError, PositionError, PairsError, InterpError: as their names say.
     """
-    by_length: dict[int, list[int]] = {}
-    for row, length in enumerate(pairs.lengths.tolist()):
-        by_length.setdefault(length, []).append(row)
+    alike = list(blocks(pairs.extents, len(pairs)))
     for name, made in sets.items():
         for i in made:
             i.site.check(model.facts)
@@ -69,8 +70,9 @@ def require_sets(model: Model, pairs: Pairs, sets: Sets, n: int) -> None:
                 require_mean(i.value.source, pairs)
             require_fit(i, model.facts, pairs)
             lasts = [
-                bool(lasting(pairs, i.positions, rows, length + n)[:, length:].any())
-                for length, rows in by_length.items()
+                bool(lasting(pairs, i.positions, rows, n, i.site)[:, prompt:].any())
+                for rows in alike
+                for prompt in [span(pairs, rows, n, i.site).prompt]
             ]
             if any(lasts):
                 _require_lasting(model, pairs, i, name)
@@ -78,7 +80,7 @@ def require_sets(model: Model, pairs: Pairs, sets: Sets, n: int) -> None:
             Cell(name, "", tuple(made))  # refuses what a run of fixed prompts refuses
         for one, other in combinations(made, 2):
             if one.site == other.site:
-                _refuse_overlap(pairs, one, other, by_length, n, name)
+                _refuse_overlap(pairs, one, other, alike, n, name)
 
 
 def _require_lasting(model: Model, pairs: Pairs, i: Intervention, name: str) -> None:
@@ -110,16 +112,16 @@ def _refuse_overlap(
     pairs: Pairs,
     one: Intervention,
     other: Intervention,
-    by_length: Mapping[int, Sequence[int]],
+    alike: Sequence[Sequence[int]],
     n: int,
     name: str,
 ) -> None:
     apart = one.readers is not None and other.readers is not None
     if apart and set(one.readers or ()).isdisjoint(other.readers or ()):
         return
-    for length, rows in by_length.items():
-        both = lasting(pairs, one.positions, rows, length + n)
-        both = both & lasting(pairs, other.positions, rows, length + n)
+    for rows in alike:
+        both = lasting(pairs, one.positions, rows, n, one.site)
+        both = both & lasting(pairs, other.positions, rows, n, one.site)
         if bool(both.any()):
             row = rows[int(both.any(1).int().argmax())]
             raise SiteError(

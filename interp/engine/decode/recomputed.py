@@ -6,17 +6,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.errors import InterpError
 from interp.engine.decode.edits import Lasting
 from interp.engine.engines.hooked.run import run
 from interp.engine.network.trace import Trace
+from interp.engine.plan.edits import Edit
 from interp.models.model import Model
 
 Logits = Float[Tensor, "cells batch d_vocab"]
 
 
 class Recomputed:
-    """Decoding through hooks; see `interp.engine.decode.cached.Cached`."""
+    """Decoding through hooks; see `interp.engine.decode.cached.Cached`.
+
+    Args:
+        prompts: of an encoder-decoder; its `tokens` are what the decoder begins with.
+    """
 
     def __init__(
         self,
@@ -24,8 +28,10 @@ class Recomputed:
         tokens: Int[Tensor, "batch pos"],
         base: Trace,
         cells: Sequence[Sequence[Lasting]],
+        prompts: Int[Tensor, "batch key"] | None = None,
     ) -> None:
         self.model, self.tokens, self.base, self.cells = model, tokens, base, cells
+        self.prompts = prompts
 
     def begin(self) -> Logits:
         self.ids = self.tokens.expand(len(self.cells), -1, -1)
@@ -55,8 +61,15 @@ class Recomputed:
         found, stop = [], ids.shape[2]
         for tokens, cell in zip(ids, cells, strict=True):
             edits = [edit for one in cell if (edit := one.within(0, stop)) is not None]
-            logits = run(self.model, self.base, tokens, edits, (), ()).logits
-            if logits is None:
-                raise InterpError("a model without a language-model head says nothing.")
-            found.append(logits)
+            found.append(self._run(tokens, edits))
         return torch.stack(found)
+
+    def _run(
+        self, tokens: Int[Tensor, "batch pos"], edits: Sequence[Edit]
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        read, written = tokens, None
+        if self.prompts is not None:  # what is said stands in the decoder
+            read, written = self.prompts, tokens[:, 1:]
+        output = run(self.model, self.base, read, edits, (), (), written)
+        assert output.logits is not None  # require_speech refuses models without
+        return output.logits.to(tokens.device)

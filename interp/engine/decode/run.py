@@ -11,25 +11,27 @@ from tqdm.auto import tqdm
 
 from interp.core.errors import ModelError
 from interp.core.parts.sites import Kind, Site
-from interp.core.prompts.pairs import Pairs
+from interp.core.prompts.pairs import Pairs, Side
 from interp.engine.decode.beams import search
 from interp.engine.decode.cached import Cached
 from interp.engine.decode.checks import Sets, require_finite, require_sets, require_speech
 from interp.engine.decode.choosing import Chooser, How, seeds
-from interp.engine.decode.edits import Resolver
+from interp.engine.decode.edits import Lasting, Resolver
 from interp.engine.decode.recomputed import Recomputed
 from interp.engine.decode.stopping import Stop
 from interp.engine.engines.choose import choose
-from interp.engine.engines.protocol import Engine, EngineName
+from interp.engine.engines.hooked.writes import start_of
+from interp.engine.engines.protocol import Engine, EngineName, begun
 from interp.engine.engines.replay.engine import Replay
+from interp.engine.engines.replay.two import ReplayOfTwo
 from interp.engine.interventions import Averaged
 from interp.engine.limits import Limits
-from interp.engine.network.trace import KEPT
+from interp.engine.network.trace import KEPT, Trace
 from interp.engine.plain.means.means import MeanReference, taken
 from interp.engine.plan.batches import forward_plan
 from interp.engine.plan.explain import proceed
 from interp.engine.plan.memory import SWEEP, Memory, budget, require
-from interp.engine.plan.positions import blocks
+from interp.engine.plan.positions import blocks, ids_of, lengths_in
 from interp.models.model import Model
 
 
@@ -94,7 +96,7 @@ def say(asked: Asked) -> Said:
     parts = list(_parts(asked, room))
     proceed(
         forward_plan(
-            *(model.facts, pairs.lengths + n),
+            *(model.facts, lengths_in(model.facts, pairs) + n),
             rows=len(pairs),
             runs=len(asked.sets),
             itemsize=model.dtype.itemsize,
@@ -121,7 +123,8 @@ def say(asked: Asked) -> Said:
 
 
 def _ids(pairs: Pairs, row: int) -> list[int]:
-    return pairs.clean[row, : int(pairs.lengths[row])].tolist()
+    parts = pairs.ids("clean", [row])
+    return [i for part in parts if part is not None for i in part[0].tolist()]
 
 
 def _parts(asked: Asked, room: int) -> Iterator[tuple[list[str], list[int]]]:
@@ -134,7 +137,7 @@ def _parts(asked: Asked, room: int) -> Iterator[tuple[list[str], list[int]]]:
     longest = int(lengths.max()) + asked.n
     what = f"one text of {longest} tokens"
     room = require(_bytes(asked, longest), room, asked.memory, model.device, what)
-    for rows in blocks(lengths, len(lengths)):
+    for rows in blocks(asked.pairs.extents, len(lengths)):
         one = _bytes(asked, int(lengths[rows[0]]) + asked.n)
         most = max(1, room // one)
         step = max(1, min(len(rows), most))
@@ -150,7 +153,7 @@ def _bytes(asked: Asked, tokens: int) -> int:
     facts, size = asked.model.facts, asked.model.dtype.itemsize
     cache = 2 * facts.n_layers * tokens * facts.n_kv_heads * facts.d_head * size
     inside = (tokens - asked.n) * (8 * facts.d_model + 2 * facts.d_mlp) * max(4, size)
-    return (cache + inside + 4 * facts.d_vocab * max(4, size)) * asked.how.beams
+    return (2 * cache + inside + 4 * facts.d_vocab * max(4, size)) * asked.how.beams
 
 
 def _means(asked: Asked, engine: Engine) -> dict[Averaged, MeanReference]:
@@ -188,11 +191,11 @@ class _Block:
             wide = [row for row in self.rows for _ in range(how.beams)]
             tokens, length = search(self.session(wide), how, stop, n)
             log_probs = self._judged(session, tokens[..., : int(length.max())])
+            plain, kl = self._compared(session, tokens[..., : int(length.max())])
         else:
-            tokens, length, log_probs = self._decoded(session)
+            tokens, length, (log_probs, plain, kl) = self._decoded(session)
         after = torch.arange(n, device=tokens.device) >= length[..., None]
         tokens = tokens.masked_fill(after, 0)
-        plain, kl = self._compared(session, tokens[..., : int(length.max())])
         found = torch.stack([_wide(x, n) for x in (log_probs, plain, kl)])
         ended = (length < n) | self._ends(tokens, length)
         parts = tokens, length, ended, found.masked_fill(after, torch.nan)
@@ -205,19 +208,20 @@ class _Block:
 
     def session(self, rows: Sequence[int]) -> Cached | Recomputed:
         """Texts of these rows, which may be named more than once."""
-        asked, length = self.asked, int(self.asked.pairs.lengths[self.rows[0]])
-        model, pairs, room = asked.model, asked.pairs, length + asked.n
+        asked = self.asked
+        model, pairs, n = asked.model, asked.pairs, asked.n
         made = [i for interventions in self.sets.values() for i in interventions]
         kinds: list[Kind] = [i.site.kind for i in made if isinstance(i.value.source, str)]
         kinds = [kind for kind in kinds if kind not in ("embed", "resid_post")]
         keep = tuple(dict.fromkeys((*KEPT, *kinds)))
         index = list(rows)
+        sides: tuple[Side, ...] = ("clean", "corrupt")
         tokens = {
-            side: getattr(pairs, side)[index, :length].to(model.device)
-            for side in ("clean", "corrupt")
+            side: ids_of(pairs, side, index, model.device)
+            for side in sides
             if side == "clean" or any(i.value.source == side for i in made)
         }
-        traces = {side: self.engine.trace(ids, keep=keep) for side, ids in tokens.items()}
+        traces = {side: self.engine.trace(*ids, keep=keep) for side, ids in tokens.items()}
         for side, trace in traces.items():
             if not trace.final.isfinite().all():
                 raise ModelError(
@@ -226,31 +230,75 @@ class _Block:
                     "model: load it with dtype=torch.float32."
                 )
         base = traces["clean"]
-        given = (model.facts, pairs, index, room, {**traces, "base": base}, self.means)
+        given = (model.facts, pairs, index, n, {**traces, "base": base}, self.means)
         resolve = Resolver(*given, base.final)
         cells = [
             [edit for i in interventions if (edit := resolve(i)) is not None]
             for interventions in self.sets.values()
         ]
+        prompts, written = tokens["clean"]
         if isinstance(self.engine, Replay):
-            return Cached(self.engine.weights, tokens["clean"], base, cells, room)
-        return Recomputed(model, tokens["clean"], base, cells)
+            room = prompts.shape[1] + n
+            return Cached(self.engine.weights, prompts, base, cells, room)
+        if not model.facts.n_encoder_layers:
+            return Recomputed(model, prompts, base, cells)
+        read = begun(start_of(model), prompts, written)
+        if isinstance(self.engine, ReplayOfTwo):
+            return self._of_two(self.engine, read, base, cells)
+        return Recomputed(model, read, base, cells, prompts)
 
-    def _decoded(self, session: Cached | Recomputed) -> tuple[Tensor, Tensor, Tensor]:
+    def _of_two(
+        self,
+        engine: ReplayOfTwo,
+        read: Int[Tensor, "batch read"],
+        base: Trace,
+        cells: Sequence[Sequence[Lasting]],
+    ) -> Cached:
+        """What is made in the encoder is made once; the decoder says what it reads of that."""
+        inside = [[one.edit for one in cell if one.edit.site.stack == "enc"] for cell in cells]
+        left, memory = engine.encoded(base, inside)
+        own = [
+            [
+                *(Lasting(edit, (), (), fixed=True) for edit in read),
+                *(one for one in cell if one.edit.site.stack == "dec"),
+            ]
+            for read, cell in zip(left, cells, strict=True)
+        ]
+        room = read.shape[1] + self.asked.n
+        return Cached(engine.stacks.decoder, read, base.of("dec"), own, room, memory)
+
+    def _decoded(self, session: Cached | Recomputed) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Token by token, until all texts have ended."""
         choose, stop, n = Chooser(self.asked.how, self.seeds), self.asked.stop, self.asked.n
-        logits, said, log_probs = session.begin(), list[Tensor](), list[Tensor]()
+        logits, said, found = session.begin(), list[Tensor](), list[list[Tensor]]()
         length = torch.full(logits.shape[:2], n, device=logits.device)
         for step in range(1, n + 1):
             said.append(choose(logits))
-            log_probs.append(self._of(logits, said[-1], step))
+            found.append([self._of(logits, said[-1], step)])
+            if isinstance(session, Cached):
+                found[-1] += self._beside(logits, said[-1], *session.beside)
             ended = stop(torch.stack(said, -1))
             length = torch.where(ended & (length == n), step, length)
             if step == n or bool((length < n).all()):
                 break
             logits = session.step(said[-1])
         tokens = torch.nn.functional.pad(torch.stack(said, -1), (0, n - len(said)))
-        return tokens, length, torch.stack(log_probs, -1)
+        numbers = [torch.stack([*each], -1) for each in zip(*found, strict=True)]
+        if isinstance(session, Recomputed):
+            after = torch.arange(n, device=tokens.device) >= length[..., None]
+            numbers += self._compared(session, tokens.masked_fill(after, 0)[..., : len(said)])
+        return tokens, length, numbers
+
+    def _beside(
+        self, logits: Tensor, tokens: Tensor, plain: Tensor, of: Int[Tensor, "cells batch"]
+    ) -> tuple[Tensor, Tensor]:
+        """The plain model's log-probability of each token, and its divergence."""
+        row = torch.arange(tokens.shape[1], device=tokens.device)
+        wide = plain if plain.dtype == torch.float64 else plain.float()
+        found = wide[of, row, tokens] - wide.logsumexp(-1)[of, row]
+        if not self.asked.kl:
+            return found, torch.full_like(found, torch.nan)
+        return found, _divergence(plain[of, row], logits)
 
     def _judged(self, session: Cached | Recomputed, tokens: Tensor) -> Tensor:
         """The log-probability of each token under the interventions."""

@@ -26,7 +26,8 @@ class Stop:
 
     def __call__(self, said: Int[Tensor, "*texts said"]) -> Bool[Tensor, "*texts"]:
         """Does the last token end each text?"""
-        ends = torch.isin(said[..., -1], said.new_tensor(self.ids))
+        ids = torch.tensor(self.ids, dtype=said.dtype, device=said.device)
+        ends = (said[..., -1, None] == ids).any(-1)
         if not self.strings:
             return ends
         flat = said.flatten(0, -2).tolist()

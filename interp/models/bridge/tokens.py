@@ -5,7 +5,7 @@ itself (perhaps nothing), `bos="none"` adds nothing. Ids are never tested for tr
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import regex
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from interp.core.errors import PairsError, nearest
+from interp.core.errors import PairsError, nearest, said
 from interp.core.prompts.columns import shown
 from interp.core.prompts.pairs import Pairs
 from interp.core.prompts.unknown import unknown
@@ -46,6 +46,52 @@ def encode(
     ids = tokenizer(**given, add_special_tokens=bos == "model")["input_ids"]
     _refuse_double_bos(tokenizer, text, ids)
     return ids
+
+
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]
+) -> list[int]:
+    """Token ids of a chat in the words of the tokenizer's own template, up to where the model
+    answers.
+
+    Raises:
+        PairsError: no template, no messages, what the template does not take, or two
+            beginning-of-sequence tokens in front.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise PairsError(
+            f"{tokenizer.name_or_path or 'the tokenizer'} has no chat template, so it is not known "
+            "how it wants a chat written. Write the prompt as text, or set "
+            "model.tokenizer.chat_template."
+        )
+    whole = messages and all(
+        isinstance(one, Mapping) and isinstance(one.get("content"), str) for one in messages
+    )
+    if not whole or not all(isinstance(one.get("role"), str) for one in messages):
+        raise PairsError(
+            f"{shown(messages)} is no chat: a chat is a list of messages, each with a role and a "
+            "content: [{'role': 'user', 'content': 'Hello'}]."
+        )
+    try:
+        ids = tokenizer.apply_chat_template(
+            [dict(one) for one in messages], add_generation_prompt=True, return_dict=False
+        )
+    except Exception as error:  # a template raises what it likes
+        raise PairsError(
+            f"the tokenizer's chat template does not take this chat: {said(error)}. Likely it "
+            "wants roles in another order (user first, then assistant)."
+        ) from error
+    _refuse_double_bos(tokenizer, messages[0]["content"], ids)
+    return list(ids)
+
+
+def leading_bos(tokenizer: PreTrainedTokenizerBase | None, ids: Sequence[int]) -> int:
+    """How many beginning-of-sequence tokens stand in front."""
+    starts = set() if tokenizer is None else {tokenizer.bos_token_id, tokenizer.cls_token_id}
+    count = 0
+    while count < len(ids) and ids[count] in starts - {None}:
+        count += 1
+    return count
 
 
 def encode_with_offsets(

@@ -113,7 +113,7 @@ def live(i: Intervention, clock: Clock) -> Live:
             "Give 'all', 'after first', 'prompt', 'generated', 'end', an index, or 'from 3'."
         )
     found = None if source is None else source[None, None]
-    nothing = torch.zeros(0, 0, dtype=torch.bool)
+    nothing = torch.zeros(1, 1, dtype=torch.bool)
     place = i.positions
     assert not hasattr(place, "rows")
     return Live(i.site, i.value, nothing, found, clock=clock, place=place)

@@ -1,5 +1,7 @@
 """Keys and values of the positions before: what is decoded reads them, and none is made again."""
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +11,6 @@ from torch import Tensor
 from interp.engine.network import forward
 from interp.engine.network.trace import Trace
 from interp.engine.network.weights import Weights
-from interp.engine.plan.edits import STEPS
 
 
 @dataclass(eq=False)
@@ -40,22 +41,28 @@ class _Held:
         end = max(at + new.shape[2], 0)
         return forward.Keys(self.shared, self.own[: len(new), :, :, :end].transpose(2, 3))
 
-    def pick(self, rows: Int[Tensor, " all"]) -> None:
-        """Go on from other rows."""
-        self.own = self.own.flatten(0, 1).index_select(0, rows).view(self.own.shape)
+    def move(self, to: Int[Tensor, " moved"], of: Int[Tensor, " moved"]) -> None:
+        """Put rows where others were, counted through the cells."""
+        flat = self.own.flatten(0, 1)
+        flat.index_copy_(0, to, flat.index_select(0, of))
+
+    def grow(self, cells: int) -> None:
+        """Have room for as many cells."""
+        more = self.own.new_zeros(cells - len(self.own), *self.own.shape[1:])
+        self.own = torch.cat([self.own, more])
 
 
 class Cache:
     """The keys and values of all cells, in their order.
 
     What no cell can have changed is the base run's, held once: in the layers before the first
-    intervention the whole prompt, in the others the positions before it.
+    intervention the whole prompt, in the others the positions before it. Before its first
+    intervention a cell has none of its own.
 
     Args:
         base: the run of the prompt, with keys and values of all layers.
-        cells: how many there are.
+        layers: from which on each cell has its own, in ascending order.
         start: the first position that any of them changes.
-        first: the layer and step at which the first of them joins.
         room: positions of the prompt and of what follows.
         turn: the rotations of that many positions.
     """
@@ -65,16 +72,16 @@ class Cache:
         w: Weights,
         base: Trace,
         *,
-        cells: int,
+        layers: Sequence[int],
         start: int,
-        first: tuple[int, int],
         room: int,
         turn: forward.Rotations,
     ) -> None:
         self.turn, pos = turn, base.final.shape[1]
         self.layers: list[tuple[_Held, _Held]] = []
         for layer, block in enumerate(w.blocks):
-            p, shared = block.attention, pos if (layer, STEPS["k"]) < first else start
+            p, cells = block.attention, bisect_right(layers, layer)
+            shared = start if cells else pos
             k = forward.head_norm(base.kept["k"][layer], p.k_norm)
             place = torch.arange(pos, device=k.device)[None]
             k = forward.rotate(k, forward.rotation(turn, p), place)
@@ -108,10 +115,22 @@ class Cache:
     def pick(self, rows: Int[Tensor, "cells batch"]) -> None:
         """Each cell goes on from other rows of its own, which share a prompt."""
         cells, batch = rows.shape
-        flat = (rows + torch.arange(cells, device=rows.device)[:, None] * batch).flatten()
+        to = torch.arange(cells * batch, device=rows.device)
+        of = (rows + torch.arange(cells, device=rows.device)[:, None] * batch).flatten()
+        self.move(to, of)
+
+    def move(self, to: Int[Tensor, " moved"], of: Int[Tensor, " moved"]) -> None:
+        """Rows, counted through the cells, go on where others were; those that a layer has."""
         for held in self.layers:
             for one in held:
-                one.pick(flat.to(one.own.device))
+                some = len(one.own) * one.own.shape[1]
+                one.move(to[:some].to(one.own.device), of[:some].to(one.own.device))
+
+    def grow(self, cells: int) -> None:
+        """Have room for as many cells in every layer."""
+        for held in self.layers:
+            for one in held:
+                one.grow(cells)
 
 
 def _held(x: Float[Tensor, "batch pos group d_head"], cells: int, shared: int, room: int) -> _Held:

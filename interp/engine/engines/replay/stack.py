@@ -30,13 +30,36 @@ class Memory:
     streams: Float[Tensor, "cells batch key d_model"]
 
 
+@dataclass(frozen=True, eq=False)
+class Entering:
+    """What cells begin with that read tokens of their own, beside those of the base run.
+
+    Attributes:
+        streams: of some texts what enters each layer, and at last what leaves the last one; only
+            the first where all cells begin there.
+        texts: which of them each cell reads, row by row.
+    """
+
+    streams: Sequence[Float[Tensor, "texts batch window d_model"]]
+    texts: Int[Tensor, "cells batch"]
+
+    def at(
+        self, kind: str, layer: int, cells: slice
+    ) -> Float[Tensor, "cells batch window d_model"]:
+        """The stream that some cells join with."""
+        stream = self.streams[layer + (kind == "resid_post")]
+        texts = self.texts[cells].to(stream.device)
+        return stream[texts, torch.arange(texts.shape[1], device=stream.device)]
+
+
 class Stack:
     """Cells in the order of their entry, and their edits by layer and kind.
 
     Args:
         begins: where the window begins, if it is all positions from there on.
         memory: of a decoder.
-        entered: are all cells there from the first layer on, with tokens of their own?
+        entries: where each cell joins: by default at its first edit.
+        entering: with what, where that is not the base run's.
     """
 
     def __init__(
@@ -47,14 +70,15 @@ class Stack:
         window: Int[Tensor, "batch window"],
         begins: int | None,
         memory: Memory | None = None,
-        entered: bool = False,
+        entries: Sequence[tuple[int, int]] | None = None,
+        entering: Entering | None = None,
     ) -> None:
         n_layers = w.facts.n_layers
         never = (n_layers - 1, STEPS["resid_post"])  # a cell without edits is the base run
         first = [
             min((entry(e.site, e.readers, n_layers) for e in cell), default=never) for cell in cells
         ]
-        first = [(0, 0)] * len(cells) if entered else first
+        first, self.entering = list(entries or first), entering
         if memory is not None:
             reads = 0, STEPS["cross.k"]
             first = [min(at, reads) if i in memory.rows else at for i, at in enumerate(first)]
@@ -103,8 +127,11 @@ class Stack:
         new = self.joined(layer, step) - len(x)
         if not new:
             return x
-        held = self.held(kind, layer, window)
-        held = held.expand(new, *held.shape)
+        if self.entering is not None:
+            held = self.entering.at(kind, layer, slice(len(x), len(x) + new))
+        else:
+            held = self.held(kind, layer, window)
+            held = held.expand(new, *held.shape)
         return torch.cat([x, held]) if len(x) else held.clone()
 
     def held(

@@ -99,6 +99,10 @@ class ReplayOfTwo(OfWeights):
         found = {name: tuple(layers) for name, layers in kept.items()}
         return Trace(self.facts, found, final, encoded=encoded)
 
+    def encoded(self, base: Trace, cells: Cells) -> tuple[list[list[Edit]], Memory | None]:
+        """What edits of the encoder leave to be made in the decoder, and what it reads of it."""
+        return _Both(self.stacks, base, False)._encoded(cells, "all", "recompute")
+
     def run(
         self,
         base: Trace,

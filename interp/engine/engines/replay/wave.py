@@ -20,7 +20,7 @@ from interp.engine.engines.protocol import NotFinite
 from interp.engine.engines.replay.cache import Cache
 from interp.engine.engines.replay.layers import Layers
 from interp.engine.engines.replay.reading import pick
-from interp.engine.engines.replay.stack import Memory, Stack
+from interp.engine.engines.replay.stack import Entering, Memory, Stack
 from interp.engine.interventions import LN, Through
 from interp.engine.network import forward
 from interp.engine.network.trace import Trace
@@ -62,7 +62,9 @@ def wave(
     watch: bool = False,
     memory: Memory | None = None,
     cache: Cache | None = None,
-    entering: Float[Tensor, "cells batch window d_model"] | None = None,
+    entries: Sequence[tuple[int, int]] | None = None,
+    entering: Entering | None = None,
+    note: list[Tensor] | None = None,
 ) -> Arrived:
     """Run stacked cells from where they join.
 
@@ -79,12 +81,14 @@ def wave(
         watch: raise NotFinite at the first site that is not.
         memory: of a decoder: what some cells read of the encoder.
         cache: keys and values before the window, where cells have their own; takes in the window's.
-        entering: what enters the first layer, of every cell, where they read tokens of their own;
-            of the base run nothing is read then.
+        entries: layer and step at which each cell joins; by default where its first edit stands.
+        entering: what cells join with that read tokens of their own: the stream before a layer, or
+            after the last.
+        note: takes what enters each layer, and what leaves the last.
     """
     turn = forward.rotations(w, base.final.shape[1]) if cache is None else cache.turn
     begins = start if through == "all" else None
-    stack = Stack(w, base, cells, window, begins, memory, entered=entering is not None)
+    stack = Stack(w, base, cells, window, begins, memory, entries, entering)
     run = Layers(w, base, stack, through, ln, turn, start, cache)
     last = w.facts.n_layers - 1
     end = max((site.layer or 0 for site in receivers), default=last)
@@ -92,7 +96,6 @@ def wave(
     crosses = reaches_mlp or any(site.cross and site.layer == end for site in receivers)
     received: dict[Site, tuple[list[int], Tensor]] = {}
     resid = base.final.new_empty(0, *window.shape, w.facts.d_model)
-    resid = resid if entering is None else entering
 
     def see(kind: Kind, activation: Tensor) -> None:
         if watch and not activation.isfinite().all():
@@ -104,6 +107,8 @@ def wave(
         here = w.blocks[layer].device
         resid, window = resid.to(here), stack.moved(window, here)
         resid = run.enter(resid, layer, window)
+        if note is not None:
+            note.append(resid)
         see("resid_pre", resid)
         for site in receivers:
             if site.layer == layer and site.kind != "mlp_out" and not site.cross:
@@ -132,6 +137,8 @@ def wave(
         see("resid_post", resid)
     if receivers:
         return Arrived(None, received)
+    if note is not None:
+        note.append(resid)
     resid, window = resid.to(home), stack.moved(window, home)
     apart: dict[tuple[int, Site], Tensor] = {}
     for row, ledger in stack.ledgers.items():
