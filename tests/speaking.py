@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+import tiny
 import torch
+from conftest import REPLAYED
 from torch import Tensor
 
 from interp import Pairs
@@ -14,6 +16,9 @@ from interp.models.model import Model
 
 N = 4
 """Tokens that are said."""
+ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert")
+"""Who say nothing, with a head or without."""
+SPEAKING = [f for f in (*REPLAYED, *tiny.EXPERTS) if not f.startswith(ENCODERS)]
 
 
 class Halved:
@@ -37,7 +42,7 @@ def widened(held: Tensor, like: Tensor) -> Tensor:
 
 def block_of(model: Model, pairs: Pairs, sets: Mapping, rows: Sequence[int], engine: str) -> _Block:
     asked = Asked(model, pairs, sets, N, How(), Stop(model), engine)
-    served = choose(model, engine, longest=pairs.longest + N, prefix=pairs.decoder)
+    served = choose(model, engine, longest=pairs.longest + N)
     return _Block(asked, served, list(sets), rows, _means(asked, served), [0] * len(rows))
 
 

@@ -40,7 +40,10 @@ def cases(
             **{**run, **mean, **positions, "sites": "heads", "method": "zero", "normalise": True},
         },
     )
-    yield interp.patch, {**run, **positions, "sites": "mlps", "direction": "noise"}
+    yield (
+        interp.patch,
+        {**run, **positions, "sites": "mlps", "direction": "noise", "normalise": True},
+    )
     path = {"senders": "heads", "receivers": "logits", "via": (), "through": "mlps"}
     ends = {"sender_positions": "end", "receiver_positions": "end", "ln": "recompute"}
     yield interp.path_patch, {**run, **path, **ends, "direction": "noise"}

@@ -9,11 +9,10 @@ import pytest
 import tiny
 import torch
 from cases import MANY, NODES, ORDINARY, TOLERANCE, Case, drawn, told
-from conftest import REPLAYED
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Change, Oracle, masked
-from speaking import Halved, N, block_of, steps, widened
+from speaking import SPEAKING, Halved, N, block_of, steps, widened
 from torch import Tensor
 
 from interp import Pairs
@@ -35,7 +34,6 @@ from interp.engine.interventions import (
     Zero,
 )
 
-SPEAKING = [f for f in (*REPLAYED, *tiny.EXPERTS) if f not in ("bert", "bert-headless", "roberta")]
 ONCE = ("end", "mid", "late", "prompt")
 LASTING = ("all", "generated", "from end", "from mid", "from 3", "after first")
 

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from interp.core.metrics import METRICS, Answers, Metric
-from interp.core.parts.sites import KINDS, Site
+from interp.core.parts.sites import KINDS, ROUTED, Site
 from interp.engine.engines.choose import choose
 from interp.engine.engines.protocol import Route
 from interp.engine.engines.replay.engine import Replay
@@ -119,7 +119,9 @@ def test_everything_is_made_where_the_model_is(tiny_model, family, reads):
     with FakeTensorMode(), Indexing(), torch.inference_mode():
         engine = Replay(moved(served.weights))
         tokens = torch.zeros(BATCH, POS, dtype=torch.long, device="cuda")
-        base = engine.trace(tokens, keep=KINDS[1 : KINDS.index("resid_post")])
+        base = engine.trace(
+            tokens, keep=[k for k in KINDS[1 : KINDS.index("resid_post")] if k not in ROUTED]
+        )
         ids = torch.ones(BATCH, dtype=torch.long, device="cuda")
         answers = Answers(ids, ids)
         mean = metric.position == "mean"

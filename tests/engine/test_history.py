@@ -158,7 +158,7 @@ def world(request, tmp_path_factory) -> World:
     kind = options.KINDS[family].model
     plain = kind.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
     exact(plain)
-    learned = family in ("gpt2", "gptj", "opt", "bert")
+    learned = family in ("gpt2", "gptj", "opt", "bert", "distilbert")
     prompts = options.rows(*(n for n in LENGTHS if n <= 16 or not learned))
     prompts += [row[::-1] for row in prompts]  # two rows of each length make a batch
     decoder = DECODER if family == "t5" else ()

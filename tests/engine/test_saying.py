@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import REPLAYED
+from speaking import SPEAKING
 from torch import Tensor
 
 from interp import Pairs
@@ -12,7 +12,6 @@ from interp.engine.decode.stopping import Stop
 from interp.engine.interventions import Add, Intervention, Scale
 from interp.models.model import Model
 
-SPEAKING = [f for f in REPLAYED if f not in ("bert", "bert-headless", "roberta")]
 N = 6
 
 

@@ -67,7 +67,7 @@ def test_together_is_one_after_the_other(case):
     for row, one in edits:
         place = right[row] if one.index is None else right[row, :, :, one.index]
         place.copy_(one(place.clone(), window))
-    for group in together(edits, CPU):
+    for group in together([(row, one.index, one) for row, one in edits], CPU):
         group.into(x, window, start)
     torch.testing.assert_close(x, right, rtol=1e-14, atol=1e-14)
 
@@ -75,7 +75,7 @@ def test_together_is_one_after_the_other(case):
 def test_heads_of_many_cells_are_one_computation():
     draw = torch.Generator().manual_seed(0)
     edits = [
-        (row, edit(draw, head, kind, everywhere=True))
+        (row, head, edit(draw, head, kind, everywhere=True))
         for row, head, kind in [(0, 1, 1), (1, 0, 1), (2, 1, 1), (3, 0, 1), (3, 1, 5), (2, 0, 5)]
     ]
     assert [len(group.edits) for group in together(edits, CPU)] == [4, 2]
@@ -84,5 +84,5 @@ def test_heads_of_many_cells_are_one_computation():
 def test_two_at_one_place_stay_in_their_order():
     draw = torch.Generator().manual_seed(0)
     first, second = (edit(draw, 0, kind, everywhere=True) for kind in (4, 2))
-    groups = together([(0, first), (0, second), (0, first)], CPU)
+    groups = together([(0, 0, first), (0, 0, second), (0, 0, first)], CPU)
     assert [len(group.edits) for group in groups] == [1, 1, 1]
