@@ -143,8 +143,9 @@ def make_plan(
     lots = _lots(facts, cells) if engine == "replay" else [[*range(len(cells))]]
     shares = _shares(lots, row, budget // 2)
     held = max(map(row, shares))
-    changed = pairs.longest - starts.first(cells, range(len(pairs)))
-    at_once = limits.work // facts.d_model**2 // max(1, changed)  # in one cell
+    together = blocks(pairs.extents, len(pairs))
+    changed = (longest_in(facts, pairs, rows) - starts.first(cells, rows) for rows in together)
+    at_once = limits.work // facts.d_model**2 // max(1, *changed)  # prompts of one cell
     most = max(1, min(budget // 2 // held, at_once))
     given = budget, itemsize, limits
     batches, largest, fits = _batches(starts, cells, shares, most, *given)
