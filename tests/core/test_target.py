@@ -85,6 +85,7 @@ def test_what_does_not_fit(changed, message):
         made(**changed)
 
 
+@pytest.mark.plain
 def test_a_target_that_contradicts_itself():
     target = made().target
     for changed, message in (

@@ -40,7 +40,7 @@ def test_symmetric_scale():
 
 
 def test_runs_write_with_the_settings_of_the_style():
-    assert runs.OUTPUT.items() <= style.RC.items()
+    assert runs.run.OUTPUT.items() <= style.RC.items()
 
 
 @pytest.mark.parametrize("name", ["heads", "bars", "positions", "attention", "pattern"])

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -372,7 +372,12 @@ class Pairs:
         *,
         clean: Sequence[Sequence[Mapping[str, str]]],
         corrupt: Sequence[Sequence[Mapping[str, str]]] | None = None,
-        **more: Any,
+        correct: Column | None = None,
+        wrong: Column | None = None,
+        positions: Mapping[str, Column] | None = None,
+        cluster: Column | None = None,
+        template: Column | None = None,
+        crossed: Column | None = None,
     ) -> "Pairs":
         """Chats in the words of the tokenizer's own template, up to where the model answers.
 
@@ -381,7 +386,7 @@ class Pairs:
         Args:
             clean, corrupt: lists of chats, each a list of messages with a role and a content; by
                 default both sides are the same.
-            more: answers, positions, clusters and templates, as `from_tokens` takes them.
+            correct, wrong, positions, cluster, template, crossed: as `from_tokens` takes them.
 
         Raises:
             PairsError: no template, what is no chat, or as `from_tokens`.
@@ -390,7 +395,9 @@ class Pairs:
         rows = {side: [model.encode_chat(chat) for chat in of] for side, of in sides.items()}
         tokens = [[tuple(model.show(ids)) for ids in of] for of in rows.values()]
         strings = tuple(zip(*tokens, strict=False))
-        return cls.from_tokens(**rows, strings=strings, bos="chat template", **more)
+        given = {"correct": correct, "wrong": wrong, "positions": positions}
+        groups = {"cluster": cluster, "template": template, "crossed": crossed}
+        return cls.from_tokens(**rows, strings=strings, bos="chat template", **given, **groups)
 
     @classmethod
     def from_tokens(

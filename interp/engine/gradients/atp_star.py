@@ -37,7 +37,7 @@ from interp.engine.network.trace import project
 from interp.engine.network.weights import Weights
 
 Changes = Float[Tensor, "batch writer pos d_model"]
-Worths = list[Float[Tensor, "place batch reader writer"]]
+Worths = list[Float[Tensor, "_ batch _ _"]]
 """What edges are worth, for each of several gradients."""
 
 

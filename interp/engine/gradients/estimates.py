@@ -163,8 +163,8 @@ class Edges:
 
     rows: Estimated
     clean: tuple[Tape, ...]
-    parts: tuple[tuple[Int[Tensor, " some"] | None, ...], ...]
-    whole: tuple[Float[Tensor, "batch writer some d_model"] | None, ...]
+    parts: tuple[tuple[Int[Tensor, " _"] | None, ...], ...]
+    whole: tuple[Float[Tensor, "batch _ _ d_model"] | None, ...]
     scores: Float[Tensor, "place batch reader writer"]
 
     @classmethod

@@ -144,7 +144,7 @@ def require_open(model: Model, points: Iterable[str]) -> None:
 
 def _call(
     model: Model, tokens: Int[Tensor, "batch pos"], written: Written
-) -> Float[Tensor, "batch written d_vocab"] | None:
+) -> Float[Tensor, "batch _ d_vocab"] | None:
     hf, inputs = model.bridge.original_model, {"input_ids": tokens}
     if model.facts.n_encoder_layers:
         inputs["decoder_input_ids"] = begun(start_of(model), tokens, written)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.parts.sites import Kind, Site
+from interp.core.parts.sites import Site
 from interp.engine.engines.replay import within
 from interp.engine.engines.replay.apart import Own, Place, of_heads
 from interp.engine.engines.replay.cache import Cache
@@ -173,7 +173,7 @@ class Layers:
         return mlp_out
 
     def _neurons(
-        self, x: Tensor, mlp_out: Tensor, layer: int, window: Tensor, source: Kind
+        self, x: Tensor, mlp_out: Tensor, layer: int, window: Tensor, source: str
     ) -> Tensor:
         """Edit neurons of all cells at once, where their writes add up."""
         stack, p, frozen = self.stack, self.w.blocks[layer].mlp, self._like(source, layer, window)

@@ -116,8 +116,8 @@ def expected_layer_interval(
 
 @door
 def expected_layer_gap(
-    first: tuple[Float[ndarray, "layer cluster"], Float[ndarray, " cluster"]],
-    then: tuple[Float[ndarray, "layer cluster"], Float[ndarray, " cluster"]],
+    first: tuple[Float[ndarray, "layer _"], Float[ndarray, " _"]],
+    then: tuple[Float[ndarray, "layer _"], Float[ndarray, " _"]],
     *,
     documents: Literal["same", "others"],
 ) -> tuple[float, float, float]:
@@ -154,9 +154,9 @@ def expected_layer_gap(
         for value, left in ((one, without), (two, less))
     ]
     frees = [max(1 / np.square(c / c.sum()).sum() - 1, 1) for _, c in (first, then)]
-    free = sum(errors) ** 2 / max(
-        sum(e**2 / f for e, f in zip(errors, frees, strict=True)), np.finfo(float).tiny
-    )
+    if not sum(errors) > 0:  # all documents say the same
+        return gap, gap, gap
+    free = sum(errors) ** 2 / sum(e**2 / f for e, f in zip(errors, frees, strict=True))
     wide = float(t.ppf((1 + stats.CONFIDENCE) / 2, free) * np.sqrt(sum(errors)))
     return gap, gap - wide, gap + wide
 
@@ -185,7 +185,7 @@ def gains(
 
 
 def _left_out(
-    totals: Float[ndarray, "layer cluster"], counts: Float[ndarray, " cluster"]
+    totals: Float[ndarray, "layer cluster"], counts: Float[ndarray, " counted"]
 ) -> tuple[Float[ndarray, " 2"], Float[ndarray, "2 cluster"]]:
     """Expected layer and whole gain, and both without each document."""
     _require_counts(totals, counts)
