@@ -11,7 +11,7 @@ next-token loss does when LEACE (Belrose et al. 2023) takes the tags away at a l
 of the documents and reported on the other half. Words that begin a row are in no score: without a
 BOS token they are attention sinks.
 
-    python -m experiments.pos                 # SmolLM2-135M, a quarter of an hour on two cores
+    python -m experiments.pos                 # SmolLM2-135M, half an hour on two cores
     python -m experiments.pos --size full     # 60,000 training words, the whole test set
 """
 
