@@ -152,7 +152,7 @@ def _fixed(
     number: int,
     one: Attended,
     at: slice,
-    changed: Sequence[Changes],
+    changed: Sequence[Float[Tensor, "batch _ _ d_model"]],
     inner: Sequence[Inner],
 ) -> Iterator[tuple[slice, int, Worths]]:
     """Edges into queries, keys and values of an attention, for each of several gradients.
