@@ -15,7 +15,7 @@ Encoder-decoders of the paper's shape are trained here on two languages of a sma
     python -m experiments.translation --size smoke
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from experiments.translation.aligning import aligned
 from experiments.translation.holding import held
 from experiments.translation.ordering import ordered
 from experiments.translation.report import Found, draw, summarise
-from experiments.translation.setting import SIZES, Size, exchanged, nouns_of, trained
+from experiments.translation.setting import SIZES, Size, Twin, exchanged, nouns_of, trained
 from experiments.translation.using import used
 from interp.core.tables.results import Results
 from interp.core.tables.scores import Scores
@@ -79,7 +79,10 @@ def asked(run: Run, model: interp.Model, depth: int, size: Size, seed: int) -> F
     moved: dict[str, tuple[Results, Results]] = {}
     for name, (read, of) in cases(twins).items():
         stage = f"{name.replace(' ', '-')}-{depth}"
-        whence: Callable[[Path], Results] = lambda _, r=read, o=of: sources(model, r, o)  # noqa: E731
+
+        def whence(_: Path, read: str = read, of: Sequence[Twin] = of) -> Results:
+            return sources(model, read, of)
+
         moved[name] = (
             run.stage(stage, partial(resolved, model, read, of)),
             run.stage(f"{stage}-sources", whence),

@@ -22,7 +22,10 @@ from transformers import (
 )
 
 from interp.core.errors import InterpError, ModelError, Unsupported, said
-from interp.models.bridge import encoders
+from interp.models.bridge import (
+    encoders,
+    unequal,  # noqa: F401 its adapters take the place of those that refuse
+)
 from interp.models.bridge.quantised import multiply_as_asked
 from interp.models.bridge.vision import ALIKE
 from interp.models.finding import bounds, folder, keys

@@ -27,7 +27,9 @@ ROOT = Path(str(getattr(find_spec("interp"), "origin", None))).parent
 IMPORTED: Mapping[str, tuple[str, ...]] = {
     "transformer_lens": ("FactoredMatrix", "HookedRootModule"),
     "transformer_lens.config": ("TransformerBridgeConfig",),
-    "transformer_lens.factories.architecture_adapter_factory": ("ArchitectureAdapterFactory",),
+    "transformer_lens.factories.architecture_adapter_factory": (
+        *("SUPPORTED_ARCHITECTURES", "ArchitectureAdapterFactory"),
+    ),
     "transformer_lens.hook_points": ("HookPoint",),
     "transformer_lens.model_bridge": ("TransformerBridge",),
     "transformer_lens.model_bridge.generalized_components": (
@@ -41,6 +43,9 @@ IMPORTED: Mapping[str, tuple[str, ...]] = {
     "transformer_lens.model_bridge.sources.native": ("NativeModel", "initialize_native_model"),
     "transformer_lens.model_bridge.sources.transformers.helpers": (
         "get_hf_model_class_for_architecture",
+    ),
+    "transformer_lens.model_bridge.supported_architectures.bart": (
+        "BartFamilyArchitectureAdapter",
     ),
     "transformer_lens.model_bridge.supported_architectures.bert": ("BertArchitectureAdapter",),
     "transformer_lens.model_bridge.supported_architectures.roberta": (

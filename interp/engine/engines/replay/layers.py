@@ -149,7 +149,7 @@ class Layers:
         source = "resid_pre" if self.w.facts.parallel else stack.mid
         frozen = self._like(source, layer, window)
         if p.down.additive and not stack.rows(layer, "router", "expert"):
-            return self._neurons(x, mlp_out, layer, window, source)
+            return self._neurons(x, mlp_out, layer, window, source, frozen)
         for row in stack.rows(layer, *within.INSIDE):
             edits = stack.edits_of(row, layer, within.INSIDE)
             own = row < len(x) and self.through != "direct"
@@ -173,10 +173,16 @@ class Layers:
         return mlp_out
 
     def _neurons(
-        self, x: Tensor, mlp_out: Tensor, layer: int, window: Tensor, source: str
+        self,
+        x: Tensor,
+        mlp_out: Tensor,
+        layer: int,
+        window: Tensor,
+        source: str,
+        frozen: Tensor | None,
     ) -> Tensor:
         """Edit neurons of all cells at once, where their writes add up."""
-        stack, p, frozen = self.stack, self.w.blocks[layer].mlp, self._like(source, layer, window)
+        stack, p = self.stack, self.w.blocks[layer].mlp
         rows = stack.rows(layer, "mlp_act")
         if not rows:
             return mlp_out
